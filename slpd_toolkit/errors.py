@@ -1,0 +1,40 @@
+"""The errors that a user can cause, each with a message that says what, got, allowed, and what to do next."""
+
+
+class SlpdError(Exception):
+    """Base of every error that is shown to the user as a message, never as a traceback.
+
+    Args:
+        message: What went wrong, with the value that was found and what is allowed.
+        hint: What to do next, in one sentence. Shown after the message and written to `failures.csv`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(SlpdError):
+    """The command, a recipe or a manifest asks for something that cannot be done. Nothing has been started."""
+
+    exit_code = 2
+
+
+class SlideError(SlpdError):
+    """One slide cannot be used. The run goes on with the others and lists it in `failures.csv`."""
+
+
+class CacheError(SlpdError):
+    """A token file or a token cache is unreadable, or disagrees with what this run expects of it."""
+
+
+class WeightsError(SlpdError):
+    """A weights file cannot be read safely, or its keys and shapes are not those of the model."""
+
+    exit_code = 2
