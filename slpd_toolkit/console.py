@@ -1,0 +1,155 @@
+"""Everything a person reads in a terminal: progress, tables, notes, errors. The only module that imports rich.
+
+On a terminal: a live bar with rate and time left. Elsewhere (a SLURM log, a pipe): a plain line now and then. rich itself is
+imported on first use, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_LOG_EVERY_S = 15.0
+_PLAIN_WIDTH = 80
+_SECONDS_PER_MINUTE = 60
+
+
+@cache
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+
+
+def note(message: str) -> None:
+    """Say something the user wants to know, on standard error, so that standard output stays for results."""
+    _console(stderr=True).print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Say something the user should act on."""
+    _console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def error(message: str, hint: str = "") -> None:
+    """Say what went wrong and what to do next."""
+    _console(stderr=True).print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    if hint:
+        _console(stderr=True).print(f"  next: {hint}", markup=False, soft_wrap=True)
+
+
+def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows of equal keys as a table that fits 80 columns; numbers are right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    if not rows:
+        return
+    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, value in rows[0].items():
+        grid.add_column(column, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row.values()))
+    _console(stderr=False).print(grid, markup=False)
+
+
+def facts(title: str, values: Mapping[str, object]) -> None:
+    """Print a two-column list of facts."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False, pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in values.items():
+        grid.add_row(name, _cell(value))
+    _console(stderr=False).print(grid, markup=False)
+
+
+def human_bytes(count: float) -> str:
+    """Format a number of bytes with a binary unit: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Format a duration: `8.3 s`, `4:05`, `1:02:33`."""
+    if seconds < _SECONDS_PER_MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _SECONDS_PER_MINUTE)
+    hours, minutes = divmod(minutes, _SECONDS_PER_MINUTE)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def progress(title: str, *, total: float, unit: str) -> Iterator[Progress]:
+    """Show one progress line for the duration of the block.
+
+    Args:
+        title: What is being done.
+        total: How many units there are, as far as is known; `Progress.expect` corrects it.
+        unit: What is counted, in the plural.
+    """
+    if not _console(stderr=True).is_terminal:
+        yield Progress(title, total, unit)
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with RichProgress(*columns, console=_console(stderr=True)) as live:
+        yield Progress(title, total, unit, live)
+
+
+class Progress:
+    """A running count with a rate: a live bar on a terminal, else a log line every 15 seconds."""
+
+    def __init__(self, title: str, total: float, unit: str, live: RichProgress | None = None) -> None:
+        self._title, self._total, self._unit, self._live = title, total, unit, live
+        self._done = 0.0
+        self._started = self._logged = time.monotonic()
+        self._task: TaskID | None = live.add_task(title, total=total, rate="-", status="") if live else None
+
+    def expect(self, total: float) -> None:
+        """Correct how many units there are."""
+        self._total = total
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, total=total)
+
+    def advance(self, count: float, status: str = "") -> None:
+        """Count `count` more units done; `status` is a few words beside the rate."""
+        self._done += count
+        now = time.monotonic()
+        rate = self._done / max(now - self._started, 1e-9)
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=self._done, rate=f"{rate:.1f}", status=status)
+        elif now - self._logged >= _LOG_EVERY_S:
+            self._logged = now
+            left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
+            note(f"{self._title}: {self._done:.0f}/{self._total:.0f} {self._unit}, {rate:.1f}/s, {left} left {status}".rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
