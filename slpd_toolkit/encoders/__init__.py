@@ -1,0 +1,1 @@
+"""Frozen patch encoders: pixels of a patch to one token."""

@@ -1,0 +1,122 @@
+"""The lattice of regions over a slide: where they lie, how large they are at level 0, which of their patches hold tissue."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.units import l0_from_px
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.slides.reader import Slide
+
+BLOCK_PX = 1024
+"""Largest side of the blocks that a region is read in: small enough to bound memory, large enough that few tiles are decoded twice."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Non-overlapping regions from level-0 (0, 0) that cover a slide; the last ones cross its border."""
+
+    width_l0: int
+    height_l0: int
+    mpp_l0: float
+    target_mpp: float
+    patch_px: int
+    region_px: int
+    region_l0: int
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a region."""
+        return self.region_px // self.patch_px
+
+    @property
+    def patch_l0(self) -> float:
+        """Side of a patch in level-0 px; not always whole."""
+        return self.region_l0 / self.grid
+
+    @property
+    def effective_mpp(self) -> float:
+        """The resolution that is really read, um/px: the target, but for the rounding of `region_l0`."""
+        return self.region_l0 * self.mpp_l0 / self.region_px
+
+    @property
+    def upsampling(self) -> float:
+        """How much level 0 is enlarged to reach the target; 1 where it is fine enough."""
+        return max(1.0, self.region_px / self.region_l0)
+
+    @property
+    def rows(self) -> int:
+        """Regions from top to bottom."""
+        return math.ceil(self.height_l0 / self.region_l0)
+
+    @property
+    def columns(self) -> int:
+        """Regions from left to right."""
+        return math.ceil(self.width_l0 / self.region_l0)
+
+    def coords_l0(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Give the top-left corners (x, y) of regions, (R, 2), from their rows and columns in the lattice, (R,) each."""
+        return np.stack([columns, rows], axis=1) * self.region_l0
+
+    def inside(self, corner_l0: tuple[int, int], rows_rc: slice, columns_rc: slice) -> npt.NDArray[np.bool_]:
+        """Say which of a region's patches touch the slide at all; the others are pure padding."""
+        index = np.arange(self.grid)
+        y_inside = corner_l0[1] + index[rows_rc] * self.patch_l0 < self.height_l0
+        x_inside = corner_l0[0] + index[columns_rc] * self.patch_l0 < self.width_l0
+        return np.outer(y_inside, x_inside)
+
+
+def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: int, max_upsample: float) -> Lattice:
+    """Lay regions of `region_px` at `target_mpp` over a slide.
+
+    A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its blocks, so that
+    every pixel is averaged over its exact area. The resolution moves by about 0.1 % at most for that; the effective one is stored.
+
+    Raises:
+        SlideError: The slide is coarser than `max_upsample` allows.
+    """
+    wanted_l0 = l0_from_px(region_px, target_mpp=target_mpp, mpp_l0=slide.mpp_l0)
+    if region_px / wanted_l0 > max_upsample * (1 + 1e-9):
+        raise SlideError(
+            f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px would enlarge it {region_px / wanted_l0:.2f}-fold, "
+            f"allowed: {max_upsample:g}.",
+            hint=f"Choose --mpp {slide.mpp_l0 / max_upsample:.2g} or coarser, or raise --max-upsample.",
+        )
+    downsample = slide.downsamples[slide.best_level(wanted_l0 / region_px)]
+    unit_l0 = blocks_across(region_px // patch_px, patch_px) * (round(downsample) if downsample == round(downsample) else 1)
+    region_l0 = max(1, round(wanted_l0 / unit_l0)) * unit_l0
+    return Lattice(slide.width_l0, slide.height_l0, slide.mpp_l0, target_mpp, patch_px, region_px, region_l0)
+
+
+def blocks_across(grid: int, patch_px: int) -> int:
+    """Give the number of blocks along a region's side: the fewest of at most `BLOCK_PX` that are whole numbers of patches."""
+    return min(count for count in range(1, grid + 1) if grid % count == 0 and (grid // count * patch_px <= BLOCK_PX or count == grid))
+
+
+def select_regions(patch_tissue: npt.NDArray[np.float32], grid: int, min_tissue: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Choose the regions to keep: tissue fraction at least `min_tissue`, and the best one in any case.
+
+    The best region is kept so that a biopsy smaller than a region's tenth is not dropped.
+
+    Args:
+        patch_tissue: (rows * grid, columns * grid) tissue fraction of every patch of the lattice; 0 outside the slide.
+        grid: Patches along one side of a region.
+        min_tissue: Least tissue fraction of a region, over its full area.
+
+    Returns:
+        Rows and columns in the lattice, (R,) each, row-major. Empty if there is no tissue anywhere.
+    """
+    rows, columns = patch_tissue.shape[0] // grid, patch_tissue.shape[1] // grid
+    region_tissue = patch_tissue.reshape(rows, grid, columns, grid).mean(axis=(1, 3), dtype=np.float64)
+    best = region_tissue.max()
+    kept = (region_tissue >= min_tissue) | ((region_tissue == best) & (best > 0))
+    row_index, column_index = np.nonzero(kept)
+    return row_index.astype(np.int64), column_index.astype(np.int64)

@@ -1,0 +1,1 @@
+"""The HDF5 token cache: schema, atomic writer, memory-mapped reader."""

@@ -1,0 +1,151 @@
+"""Reading token files: attributes through HDF5, tokens through a memory map, so that any region costs one page fault a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from slpd_toolkit.errors import CacheError
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.schema import TokenMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+_REDO = "Remove it and run `slpd embed` again."
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """One slide's tokens. Opening reads attributes, coordinates and tissue; tokens are mapped when first asked for."""
+
+    path: Path
+    meta: TokenMeta
+    coords: npt.NDArray[np.int64]
+    """(R, 2), x and y of the regions' top-left corners, level-0 px."""
+    tissue: npt.NDArray[np.float16]
+    """(R, grid, grid), tissue fraction of each patch."""
+    tokens_offset: int
+    """Where the tokens begin in the file, bytes."""
+
+    @classmethod
+    def open(cls, path: Path) -> TokenFile:
+        """Open and check a token file.
+
+        Raises:
+            CacheError: It is no HDF5 file, no token file, truncated, or its arrays do not fit each other.
+        """
+        try:
+            with h5py.File(path, "r") as file:
+                meta = TokenMeta.from_attributes(dict(file.attrs), path)
+                coords, tissue, tokens = file[schema.COORDS][...], file[schema.TISSUE][...], file[schema.TOKENS]
+                shape, dtype, offset = tokens.shape, tokens.dtype, tokens.id.get_offset()
+        except (OSError, KeyError, RuntimeError) as error:
+            raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
+        regions, grid = len(coords), meta.grid
+        expected = (regions, grid, grid, meta.embedding_dim)
+        if shape != expected or dtype != schema.TOKEN_DTYPE or coords.shape != (regions, 2) or tissue.shape != (regions, grid, grid):
+            raise CacheError(
+                f"{path}: tokens {shape} {dtype}, coords {coords.shape}, tissue {tissue.shape} do not fit; expected tokens {expected} float16.",
+                hint=_REDO,
+            )
+        size = path.stat().st_size
+        if regions and (offset is None or size < offset + int(np.prod(expected)) * dtype.itemsize):
+            raise CacheError(f"{path}: tokens are not stored contiguously, or the file is cut short at {size:,} bytes.", hint=_REDO)
+        return cls(path, meta, coords, tissue, offset or 0)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[np.float16]:
+        """(R, grid, grid, D) float16, mapped from the file: slicing copies nothing, reading faults pages in."""
+        grid, width = self.meta.grid, self.meta.embedding_dim
+        if not len(self):
+            return np.empty((0, grid, grid, width), schema.TOKEN_DTYPE)
+        try:
+            # Copy-on-write rather than read-only, because torch.from_numpy warns about arrays it may not write to.
+            return np.memmap(self.path, schema.TOKEN_DTYPE, "c", self.tokens_offset, (len(self), grid, grid, width))
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{self.path}: tokens cannot be mapped ({error}).", hint=_REDO) from error
+
+
+class TokenStore:
+    """A cache folder: all its token files, checked to hold the same encoder and geometry.
+
+    Args:
+        slides: Token files, at least one.
+
+    Raises:
+        CacheError: Two files differ in encoder or geometry; the message names both files and every attribute.
+    """
+
+    def __init__(self, slides: Sequence[TokenFile]) -> None:
+        self.slides = tuple(slides)
+        first = self.slides[0]
+        for slide in self.slides:
+            differences = schema.disagreement(slide.meta, first.meta, schema.COHORT_FIELDS)
+            if differences:
+                raise CacheError(
+                    f"{slide.path} does not belong with {first.path}: {differences}.",
+                    hint="One cache holds one encoder and one geometry: move the file to a cache of its own.",
+                )
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenStore:
+        """Open every token file of a folder, sorted by slide_id.
+
+        Raises:
+            CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong together.
+        """
+        return cls([TokenFile.open(path) for path in token_paths(folder)])
+
+    @property
+    def meta(self) -> TokenMeta:
+        """Attributes of the first slide; those of `schema.COHORT_FIELDS` hold for all."""
+        return self.slides[0].meta
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a region."""
+        return self.meta.grid
+
+    @property
+    def embedding_dim(self) -> int:
+        """Features of a token."""
+        return self.meta.embedding_dim
+
+    @cached_property
+    def slide_ids(self) -> tuple[str, ...]:
+        """One a slide, in the order of `slides`."""
+        return tuple(slide.meta.slide_id for slide in self.slides)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(slides,) number of regions of each slide."""
+        return np.array([len(slide) for slide in self.slides], np.int64)
+
+    def region(self, slide: int, region: int) -> npt.NDArray[np.float16]:
+        """Tokens of one region, (grid, grid, D) float16: a view of the file, nothing is copied."""
+        view: npt.NDArray[np.float16] = self.slides[slide].tokens[region]
+        return view
+
+
+def token_paths(folder: Path) -> list[Path]:
+    """List the token files of a cache folder, sorted.
+
+    Raises:
+        CacheError: The folder does not exist, or has none.
+    """
+    paths = sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
+    if not paths:
+        state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
+        raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
+    return paths

@@ -1,0 +1,133 @@
+"""Writing one token file: region by region into a hidden sibling, which takes the file's name only when it is complete."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from slpd_toolkit.errors import CacheError
+from slpd_toolkit.files import atomic_path
+from slpd_toolkit.store import schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.store.schema import TokenMeta
+
+
+class TokenWriter:
+    """Writes the token file of one slide; memory holds only the regions that are begun and not finished.
+
+    Tokens may arrive in any order. Use it as a context manager, or call `commit` or `abort`: the file appears, whole and synced, on
+    `commit`; `abort`, an exception in the block, or a crash leaves nothing under its name.
+
+    Args:
+        path: The token file.
+        meta: Its attributes.
+        coords: (R, 2) int64, x and y of the regions' top-left corners, level-0 px.
+        tissue: (R, grid, grid), tissue fraction of each patch.
+
+    Raises:
+        CacheError: The disk refuses (full, read-only).
+    """
+
+    def __init__(self, path: Path, meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[np.floating]) -> None:
+        self._path = path
+        self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
+        self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
+        self._missing = len(coords)
+        with ExitStack() as stack, _disk_errors(path):
+            partial = stack.enter_context(atomic_path(path))
+            self._file = stack.enter_context(h5py.File(partial, "w", libver="v110"))
+            self._file.attrs.update(meta.to_attributes())
+            self._file.create_dataset(schema.COORDS, data=coords, dtype=schema.COORD_DTYPE)
+            self._file.create_dataset(schema.TISSUE, data=tissue, dtype=schema.TISSUE_DTYPE)
+            self._tokens = self._file.create_dataset(schema.TOKENS, self._shape, schema.TOKEN_DTYPE)
+            self._tokens.attrs["layout"] = "region, row, column, feature"
+            self._tissue_and_coords_notes()
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> TokenWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.commit()
+        else:
+            self.abort()
+
+    def put(self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], tokens: npt.NDArray[np.floating]) -> None:
+        """Store the tokens of some patches of one region.
+
+        Args:
+            region: Index of the region.
+            rows: (n,) grid rows.
+            columns: (n,) grid columns.
+            tokens: (n, D) features; every patch must be given exactly once in all.
+
+        Raises:
+            CacheError: A token is not finite in float16, or the disk refuses.
+        """
+        stored = tokens.astype(schema.TOKEN_DTYPE)
+        if not np.isfinite(stored).all():
+            raise CacheError(
+                f"{self._path}: region {region} has tokens that are NaN, infinite or beyond float16.",
+                hint="Check the encoder's weights and --precision.",
+            )
+        buffer, missing = self._begun.get(region) or (np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2])
+        buffer[rows, columns] = stored
+        missing -= len(stored)
+        if missing:
+            self._begun[region] = (buffer, missing)
+            return
+        self._begun.pop(region, None)
+        self._missing -= 1
+        with _disk_errors(self._path):
+            self._tokens[region] = buffer
+
+    @property
+    def complete(self) -> bool:
+        """Whether every region has all its tokens."""
+        return self._missing == 0
+
+    def commit(self) -> None:
+        """Close, sync and name the file.
+
+        Raises:
+            CacheError: Tokens are missing, or the disk refuses; nothing is left under the file's name.
+        """
+        if not self.complete:
+            self.abort()
+            raise CacheError(f"{self._path}: {self._missing} of {self._shape[0]} regions lack tokens.")
+        with _disk_errors(self._path):
+            self._open.close()
+
+    def abort(self) -> None:
+        """Throw away what was written."""
+        reason = CacheError(f"{self._path}: abandoned.")
+        with suppress(CacheError, OSError, RuntimeError):  # a full disk makes HDF5 fail again when it closes
+            self._open.__exit__(type(reason), reason, None)
+
+    def _tissue_and_coords_notes(self) -> None:
+        self._file[schema.COORDS].attrs["unit"] = "x, y of the region's top-left corner, level-0 px"
+        self._file[schema.TISSUE].attrs["unit"] = "tissue fraction of each patch, 0-1"
+
+
+class _disk_errors:  # noqa: N801 - reads as the context it is
+    """Turn what HDF5 and the system raise when the disk refuses into a CacheError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, OSError | RuntimeError):  # HDF5 reports a full disk as either
+            raise CacheError(f"{self._path} cannot be written ({error}).", hint="Check free space, quota and permissions.") from error
