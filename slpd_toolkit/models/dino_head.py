@@ -1,0 +1,83 @@
+"""The DINO projection head: features to an L2-normalised bottleneck, and that to prototype logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slpd_toolkit.models.transformer import initialise
+
+
+@dataclass(frozen=True, slots=True)
+class DinoHeadConfig:
+    """Shape of a DINO head; the defaults are DINO's."""
+
+    input_dim: int = 192
+    """Width of the region embedding."""
+    hidden_dim: int = 2048
+    """Width of the two hidden layers."""
+    bottleneck_dim: int = 256
+    """Width of the L2-normalised bottleneck, the space of the slide prototypes."""
+    output_dim: int = 65_536
+    """Number of prototype logits."""
+
+
+class DinoHead(nn.Module):
+    """A three-layer MLP with an L2-normalised output (bottleneck) and a weight-normalised last layer (logits).
+
+    Both halves are used alone: clustering stops at the bottleneck, slide prototypes enter at the last layer.
+
+    Args:
+        config: Shape of the network.
+        generator: Source of the initial weights; None takes torch's global one.
+    """
+
+    def __init__(self, config: DinoHeadConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.mlp = nn.Sequential(
+            nn.Linear(config.input_dim, config.hidden_dim),
+            nn.GELU(),
+            nn.Linear(config.hidden_dim, config.hidden_dim),
+            nn.GELU(),
+            nn.Linear(config.hidden_dim, config.bottleneck_dim),
+        )
+        initialise(self.mlp, generator)
+        self.last_layer = WeightNormLinear(config.bottleneck_dim, config.output_dim, generator)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, input_dim) -> (N, output_dim) prototype logits."""
+        logits: Tensor = self.last_layer(self.bottleneck(features))
+        return logits
+
+    def bottleneck(self, features: Tensor) -> Tensor:
+        """(N, input_dim) -> (N, bottleneck_dim) of unit length."""
+        return F.normalize(self.mlp(features), dim=-1)
+
+
+class WeightNormLinear(nn.Module):
+    """A linear layer without bias whose rows are `weight_g * weight_v / |weight_v|`.
+
+    The gain is a buffer: it is fixed at 1 in training, and kept under its published name so that checkpoints load.
+    """
+
+    weight_g: Tensor
+
+    def __init__(self, in_dim: int, out_dim: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        bound = in_dim**-0.5  # as nn.Linear; the rows' lengths set how fast AdamW can turn them
+        self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim).uniform_(-bound, bound, generator=generator))
+        self.register_buffer("weight_g", torch.ones(out_dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_dim) -> (N, out_dim)."""
+        return F.linear(x, self.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight, (out_dim, in_dim)."""
+        lengths: Tensor = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
+        return self.weight_v * (self.weight_g / lengths)

@@ -1,0 +1,173 @@
+"""Reading and writing weights: never runs code from a file, never skips a key.
+
+Understands `.safetensors` and what DINO, HIPT, the published SLPD code and this project write with `torch.save`: a
+state dict, or a dict that holds one under `teacher`, `student` or `state_dict`, its keys with or without the prefixes
+`module.` and `backbone.`, next to keys `head.*`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from slpd_toolkit.errors import WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import nn
+
+Network = Literal["teacher", "student"]
+MAX_LISTED_KEYS = 8
+
+# DINO's checkpoints carry their argparse namespace and, in the optimiser's state, numpy scalars. Rebuilding these runs
+# no code of the file's choosing, so they may be read; any other class is refused.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a weights file to the CPU without executing anything in it.
+
+    Raises:
+        WeightsError: The file is missing, truncated, holds pickled code, or is not a dict.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        with torch.serialization.safe_globals(_HARMLESS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such weights file.", hint="Check the path.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: refused, because it is not a plain weights file ({_first_line(error)}).",
+            hint="If you trust its source, load it yourself and save its state dict as .safetensors.",
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: unreadable as weights ({_first_line(error)}).",
+            hint="The file may be truncated: download or copy it again, and compare its sha256.",
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise WeightsError(
+            f"{path}: holds a {type(checkpoint).__name__}, expected a state dict or a dict with 'teacher'.",
+            hint="Save the model's state_dict() instead.",
+        )
+    return checkpoint
+
+
+def backbone_state(
+    checkpoint: Mapping[str, Any], origin: Path | str, network: Network = "teacher"
+) -> dict[str, Tensor]:
+    """The backbone's tensors under their bare names, `head.*` left out.
+
+    Args:
+        checkpoint: What `read_checkpoint` returned.
+        origin: The file, for messages.
+        network: Which network to take where the file holds two.
+
+    Raises:
+        WeightsError: The checkpoint holds no such network.
+    """
+    bare = _bare_names(checkpoint, origin, network)
+    return {name: tensor for name, tensor in bare.items() if not name.startswith("head.")}
+
+
+def head_state(checkpoint: Mapping[str, Any], origin: Path | str, network: Network = "teacher") -> dict[str, Tensor]:
+    """The DINO head's tensors, without the prefix `head.`; empty where the file has no head. See `backbone_state`."""
+    bare = _bare_names(checkpoint, origin, network)
+    return {name.removeprefix("head."): tensor for name, tensor in bare.items() if name.startswith("head.")}
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Copy tensors into a model, all of them or none.
+
+    Raises:
+        WeightsError: A key is missing, unexpected or of another shape; the message lists them.
+    """
+    wanted = model.state_dict()
+    problems = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & state.keys())
+            if state[name].shape != wanted[name].shape
+        ],
+    }
+    found = [f"{len(names)} {kind}: {_bounded(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise WeightsError(
+            f"{origin}: not the weights of this {type(model).__name__} ({'; '.join(found)}).",
+            hint="Check that file, architecture and token width belong together; nothing was loaded.",
+        )
+    model.load_state_dict(dict(state))
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
+    """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one."""
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            torch.save(dict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def sha256_of(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Network) -> dict[str, Tensor]:
+    state = checkpoint
+    for key in (network, "state_dict"):
+        if isinstance(checkpoint.get(key), dict):
+            state = checkpoint[key]
+            break
+    bare = {
+        name.removeprefix("module.").removeprefix("backbone."): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    if not bare:
+        raise WeightsError(
+            f"{origin}: holds no {network} weights, only {_bounded(sorted(map(str, checkpoint)))}.",
+            hint="Expected a state dict, or a dict with 'teacher', 'student' or 'state_dict'.",
+        )
+    return bare
+
+
+def _bounded(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - MAX_LISTED_KEYS
+    return ", ".join(names[:MAX_LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
