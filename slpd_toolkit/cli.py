@@ -1,7 +1,7 @@
 """The `slpd` command: recipe + flags -> configuration -> stage.run(); errors become a message and an exit code.
 
-Exit codes: 0 all done; 1 done, but some slides failed (failures.csv lists them) or the work itself failed; 2 nothing was
-started because the command, recipe or manifest is wrong. torch is imported only when a stage starts.
+Exit codes: 0 all done; 1 done, but some slides failed (failures.csv lists them) or the work itself failed; 2 nothing
+was started because the command, recipe or manifest is wrong. torch is imported only when a stage starts.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -25,7 +25,9 @@ app = typer.Typer(
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
 
-Recipe = Annotated[Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")]
+Recipe = Annotated[
+    Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
+]
 
 
 def main() -> None:
@@ -44,7 +46,9 @@ def _root(
 
 
 @app.command("inspect")
-def _inspect(path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)]) -> None:
+def _inspect(
+    path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)],
+) -> None:
     """Say what is in a token file or a token cache, in words and units."""
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
@@ -52,7 +56,8 @@ def _inspect(path: Annotated[Path, typer.Argument(help="A token file (.h5) or a 
 def add_stage(name: str, config_class: type, module: str, *, argument: str) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
-    Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was given.
+    Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
+    given.
 
     Args:
         name: The command.
@@ -63,7 +68,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
-            resolved = config.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
+            resolved: Any = config.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
             return int(import_module(module).run(resolved))
 
         _guarded(work)
@@ -78,15 +83,18 @@ def _signature(config_class: type, argument: str) -> inspect.Signature:
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
         kind = _option_type(hints[item.name])
-        flag = f"--{item.name.replace('_', '-')}"
         shown = f" Default: {item.default}." if item.default and isinstance(item.default, str | int | float) else ""
-        meta: Any = (
-            typer.Argument(help=described[item.name], show_default=False)
+        text = described[item.name] + shown
+        meta = (
+            typer.Argument(help=text, show_default=False)
             if item.name == argument
-            else typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=described[item.name] + shown, show_default=False)
+            else typer.Option(_flag(item.name, kind), help=text, show_default=False)
         )
-        annotation = Annotated[Union[kind, None], meta]  # noqa: UP007 - `|` does not take a Literal held in a variable
-        parameters.append(inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        parameters.append(
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
+            )
+        )
     parameters.sort(key=lambda parameter: parameter.name != argument)
     return inspect.Signature(parameters)
 
@@ -96,6 +104,11 @@ def _option_type(hint: Any) -> Any:
     if type(None) in get_args(hint):
         hint = next(option for option in get_args(hint) if option is not type(None))
     return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+
+
+def _flag(name: str, kind: Any) -> str:
+    dashed = name.replace("_", "-")
+    return f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
 
 
 def _guarded(work: Callable[[], int | None]) -> None:

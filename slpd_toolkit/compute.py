@@ -30,8 +30,13 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"--device: got {name}, allowed: auto, cpu, cuda, cuda:<i>, mps.") from error
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"--device: {name} is not there; this torch sees {torch.cuda.device_count()} CUDA devices.", hint="Use --device auto.")
+    if not present.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(
+            f"--device: {name} is not there; this torch sees {torch.cuda.device_count()} CUDA devices.",
+            hint="Use --device auto.",
+        )
     return device
 
 
@@ -64,6 +69,6 @@ def describe(device: torch.device) -> str:
 
 def _has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     features = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16"))

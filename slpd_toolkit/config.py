@@ -1,4 +1,4 @@
-"""One frozen dataclass a stage. The docstring under each attribute is its `--help` and its line in the recipe reference."""
+"""One frozen dataclass a stage; the docstring under each attribute is its `--help` and its line in the reference."""
 
 import ast
 import inspect
@@ -131,7 +131,11 @@ def option_help(config_class: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     documented = {}
     for attribute, comment in zip(body.body, body.body[1:], strict=False):
-        if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name) and isinstance(comment, ast.Expr):
+        if (
+            isinstance(attribute, ast.AnnAssign)
+            and isinstance(attribute.target, ast.Name)
+            and isinstance(comment, ast.Expr)
+        ):
             documented[attribute.target.id] = " ".join(str(ast.literal_eval(comment.value)).split())
     return documented
 
@@ -149,7 +153,7 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
     """
     given = {name: value for name, value in flags.items() if value is not None}
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
-    required = [item.name for item in fields(config_class) if item.default is MISSING and item.default_factory is MISSING]  # type: ignore[arg-type]
+    required = [item.name for item in fields(config_class) if item.default is MISSING]  # type: ignore[arg-type]
     missing = [f"--{name.replace('_', '-')}" for name in required if name not in values]
     if missing:
         raise UsageError(f"Missing: {', '.join(missing)}.", hint="Give them as flags or in the recipe.")
@@ -207,7 +211,11 @@ def shipped_folder(name: str) -> Path:
 
 def as_recipe(config: Any) -> dict[str, Any]:
     """Give every resolved value of a configuration as plain TOML / JSON types; None values are left out."""
-    return {key: os.fspath(value) if isinstance(value, Path) else value for key, value in asdict(config).items() if value is not None}
+    return {
+        key: os.fspath(value) if isinstance(value, Path) else value
+        for key, value in asdict(config).items()
+        if value is not None
+    }
 
 
 def _typed(value: object, wanted: Any) -> Any:

@@ -1,7 +1,7 @@
 """Everything a person reads in a terminal: progress, tables, notes, errors. The only module that imports rich.
 
-On a terminal: a live bar with rate and time left. Elsewhere (a SLURM log, a pipe): a plain line now and then. rich itself is
-imported on first use, so that importing this module costs nothing.
+On a terminal: a live bar with rate and time left. Elsewhere (a SLURM log, a pipe): a plain line now and then. rich
+itself is imported on first use, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def facts(title: str, values: Mapping[str, object]) -> None:
     from rich import box
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False, pad_edge=False)
+    grid = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False, pad_edge=False
+    )
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in values.items():
@@ -146,7 +148,8 @@ class Progress:
         elif now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
-            note(f"{self._title}: {self._done:.0f}/{self._total:.0f} {self._unit}, {rate:.1f}/s, {left} left {status}".rstrip())
+            counts = f"{self._done:.0f}/{self._total:.0f} {self._unit}, {rate:.1f}/s, {left} left"
+            note(f"{self._title}: {counts}{f', {status}' if status else ''}")
 
 
 def _cell(value: object) -> str:

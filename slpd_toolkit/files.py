@@ -22,8 +22,9 @@ def is_safe_name(name: str) -> bool:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a hidden sibling of `path` to write to; on success it is synced to disk and replaces `path`.
 
-    A crash at any moment, kill -9 and power loss included, leaves either the old file or the new one. On an exception the
-    sibling is removed. Siblings of a process that was killed are named `.<name>.<random>.tmp`: see `remove_leftovers`.
+    A crash at any moment, kill -9 and power loss included, leaves either the old file or the new one. On an exception
+    the sibling is removed. Siblings of a process that was killed are named `.<name>.<random>.tmp`: see
+    `remove_leftovers`.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)

@@ -1,4 +1,4 @@
-"""Cohort CSVs: reading them and checking every row, once, before any work starts (manifests/README.md has the columns)."""
+"""Cohort CSVs: reading them and checking every row before any work starts (manifests/README.md has the columns)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ _MESSAGE_ROWS = 50
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One usable row of a manifest. `mpp_l0` is None where the slide file has to say."""
+    """One usable row of a manifest. `mpp_l0` is None where the slide file has to say; `row` counts as in `Problem`."""
 
+    row: int
     slide_id: str
     slide_path: Path
     patient_id: str
@@ -46,17 +47,21 @@ def read_table(path: Path) -> pd.DataFrame:
         path: CSV, UTF-8, with or without a byte-order mark.
 
     Returns:
-        One row a slide, all columns as `str`, surrounding blanks removed, empty cells as "". The index is the row number
-        in the file.
+        One row a slide, all columns as `str`, surrounding blanks removed, empty cells as "". The index is the row
+        number in the file.
 
     Raises:
         UsageError: The file cannot be read as CSV, a required column is missing, or there is no row.
     """
     try:
         # skip_blank_lines=False keeps row numbers true; blank lines are dropped below.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False, index_col=False)
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False, index_col=False
+        )
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise UsageError(f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md.") from error
+        raise UsageError(
+            f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md."
+        ) from error
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in REQUIRED_COLUMNS if column not in table.columns]
     if missing:
@@ -72,11 +77,11 @@ def read_table(path: Path) -> pd.DataFrame:
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise UsageError(f"Manifest {path}: has no slides.", hint="Give one row a slide below the header.")
-    return table
+    return pd.DataFrame(table)
 
 
 def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], list[Problem]]:
-    """Split a manifest's rows into usable slides and problems; looks at every row and at the file system, reads no slide.
+    """Split a manifest's rows into usable slides and problems; looks at the file system, but reads no slide.
 
     Args:
         table: From `read_table`.
@@ -94,7 +99,7 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
         problems += [Problem(int(row), slide_id, raw_path, error, hint) for error, hint in found]
         if not found:
             mpp_l0 = float(raw_mpp) if raw_mpp else None
-            entries.append(SlideEntry(slide_id, path, cells.get("patient_id") or slide_id, mpp_l0))
+            entries.append(SlideEntry(int(row), slide_id, path, cells.get("patient_id") or slide_id, mpp_l0))
     return entries, problems
 
 
@@ -111,10 +116,17 @@ def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
         return [("slide_id is empty.", "Give every slide a name of its own.")]
     found = []
     if not is_safe_name(slide_id):
-        found.append((f"slide_id {slide_id!r} cannot be a file name.", "Allowed: letters, digits, '.', '_', '-', not starting with '.'."))
+        found.append(
+            (
+                f"slide_id {slide_id!r} cannot be a file name.",
+                "Allowed: letters, digits, '.', '_', '-', not starting with '.'.",
+            )
+        )
     if len(rows) > 1:
         others = ", ".join(str(row) for row in rows)
-        found.append((f"slide_id {slide_id!r} stands in rows {others}.", "Make it unique: its token file carries this name."))
+        found.append(
+            (f"slide_id {slide_id!r} stands in rows {others}.", "Make it unique: its token file carries this name.")
+        )
     return found
 
 

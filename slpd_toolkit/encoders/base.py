@@ -53,7 +53,8 @@ class Encoder:
             (N, embedding_dim) float32 on the same device.
         """
         with torch.inference_mode(), autocast(pixels.device, precision):
-            return self.network(self._normalised(pixels)).float()
+            tokens: Tensor = self.network(self._normalised(pixels))
+        return tokens.float()
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         scale = torch.tensor([1 / (255 * std) for std in self.std], device=pixels.device)

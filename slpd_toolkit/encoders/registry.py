@@ -45,20 +45,25 @@ def make_encoder(name: str, *, weights: Path | None, patch_px: int, seed: int, a
         return _hipt(weights, patch_px)
     if family == "random" and variant in {"", "vit_tiny", "vit_small"}:
         return _random(name, variant or "vit_tiny", patch_px, seed)
-    raise UsageError(f"--encoder: got {name!r}, allowed: {KNOWN}.", hint="UNI, Virchow, H-optimus and others are timm models: see the README.")
+    raise UsageError(
+        f"--encoder: got {name!r}, allowed: {KNOWN}.",
+        hint="UNI, Virchow, H-optimus and others are timm models: see the README.",
+    )
 
 
 def _hipt(weights: Path | None, patch_px: int) -> Encoder:
     """HIPT's ViT-S/16 (vit256_small_dino.pth), any DINO ViT-S/16, or the patch ViT that published SLPD used."""
     if weights is None:
-        raise UsageError("--encoder hipt needs --weights.", hint="HIPT's file is vit256_small_dino.pth; --encoder random needs none.")
+        raise UsageError(
+            "--encoder hipt needs --weights.", hint="HIPT's file is vit256_small_dino.pth; --encoder random needs none."
+        )
     network = PatchViT()
     load_strict(network, backbone_state(read_checkpoint(weights), weights), weights)
     return Encoder("hipt", freeze(network), 384, patch_px, HIPT_MEAN, HIPT_STD, sha256(weights))
 
 
 def _random(name: str, variant: str, patch_px: int, seed: int) -> Encoder:
-    """An untrained ViT: an honest baseline (random features separate textures), and what works with nothing downloaded."""
+    """An untrained ViT: an honest baseline, and what works with nothing downloaded."""
     dim, heads = {"vit_tiny": (192, 3), "vit_small": (384, 6)}[variant]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

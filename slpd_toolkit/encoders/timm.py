@@ -27,8 +27,8 @@ def make_timm(model: str, *, weights: Path | None, allow_download: bool) -> Enco
     """Build a timm model without its classifier.
 
     Args:
-        model: What `timm.create_model` takes, `local-dir:/path` and `hf-hub:owner/name` included; constructor arguments may follow as
-            `?init_values=1e-5&dynamic_img_size=True`.
+        model: What `timm.create_model` takes, `local-dir:/path` and `hf-hub:owner/name` included; constructor arguments
+            may follow as `?init_values=1e-5&dynamic_img_size=True`.
         weights: Local weights of the model; loaded strictly, classifier keys left out.
         allow_download: Whether pretrained weights may be fetched when `weights` is None.
 
@@ -47,7 +47,9 @@ def make_timm(model: str, *, weights: Path | None, allow_download: bool) -> Enco
     try:
         network = timm.create_model(model_name, pretrained=weights is None, num_classes=0, **_arguments(query))
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError, KeyError) as error:
-        raise UsageError(f"--encoder timm:{model}: timm cannot build it ({error}).", hint="`timm.list_models()` names all models.") from error
+        raise UsageError(
+            f"--encoder timm:{model}: timm cannot build it ({error}).", hint="`timm.list_models()` names all models."
+        ) from error
     if weights is not None:
         load_strict(network, _without_classifier(read_checkpoint(weights), network, weights), weights)
     wrapped = _ClsToken(network)
@@ -86,7 +88,9 @@ def _without_classifier(checkpoint: dict[str, Any], network: torch.nn.Module, or
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
-    tensors = {name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)
+    }
     if not tensors:
         raise WeightsError(f"{origin}: holds no tensors.", hint="Expected a state dict.")
     classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or "head"
@@ -105,8 +109,9 @@ def _import_timm() -> Any:
 def _import_beside_cpu_torch(module: str) -> Any:
     """Import timm although torchvision's compiled operators may be for another torch build.
 
-    torchvision's wheels from the default index hold CUDA operators, which do not load beside a CPU torch; its Python part then stops at
-    the missing `torchvision::nms`. timm uses none of those operators, so declaring their signatures is enough.
+    torchvision's wheels from the default index hold CUDA operators, which do not load beside a CPU torch; its Python
+    part then stops at the missing `torchvision::nms`. timm uses none of those operators, so declaring their signatures
+    is enough.
     """
     try:
         return import_module(module)
@@ -115,11 +120,6 @@ def _import_beside_cpu_torch(module: str) -> Any:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] in {"torchvision", module}]:
         del sys.modules[name]
-    signatures = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
-    signatures.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    signatures.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(signatures)  # the declarations vanish with the object
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return import_module(module)
-
-
-_KEPT: list[torch.library.Library] = []

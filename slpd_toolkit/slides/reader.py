@@ -1,14 +1,14 @@
 """Reading slides by micrometres: any rectangle of level 0, at any resolution, as RGB on white.
 
-The best pyramid level is read and averaged over exact pixel areas; magnification labels are never looked at, because scanners
-with 0.35 um/px call themselves 20x as well as 40x.
+The best pyramid level is read and averaged over exact pixel areas; magnification labels are never looked at, because
+scanners with 0.35 um/px call themselves 20x as well as 40x.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from slpd_toolkit.errors import SlideError
 from slpd_toolkit.units import MPP_RANGE, is_plausible_mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -62,7 +63,8 @@ class Slide:
             self._file.set_cache(openslide.OpenSlideCache(_TILE_CACHE_BYTES))
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise SlideError(
-                f"{path} is not a slide that OpenSlide reads.", hint="Check the file; convert plain images to a tiled, pyramidal TIFF."
+                f"{path} is not a slide that OpenSlide reads.",
+                hint="Check the file; convert plain images to a tiled, pyramidal TIFF.",
             ) from error
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f"{path} cannot be opened ({error}).", hint=_DAMAGED) from error
@@ -74,10 +76,12 @@ class Slide:
             self._file.close()
             raise
 
-    def __enter__(self) -> Slide:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,14 +96,15 @@ class Slide:
     def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> RGB:
         """Read a square of level 0 as an image of another size.
 
-        Shrinking averages over exact pixel areas, so that neighbouring squares meet without a seam; enlarging is bicubic and looks
-        past the border of the square for the same reason. What lies outside the slide, or is transparent, is white.
+        Shrinking averages over exact pixel areas, so that neighbouring squares meet without a seam; enlarging is
+        bicubic and looks past the border of the square for the same reason. What lies outside the slide, or is
+        transparent, is white.
 
         Args:
             x_l0: Left border, level-0 px; may lie outside the slide, as may all of the square.
             y_l0: Top border, level-0 px.
-            side_l0: Side of the square, level-0 px. On a level with downsample d the square is rounded to whole level pixels, so
-                multiples of d are read exactly.
+            side_l0: Side of the square, level-0 px. On a level with downsample d the square is rounded to whole level
+                pixels, so multiples of d are read exactly.
             side_px: Side of the result.
 
         Returns:
@@ -125,7 +130,8 @@ class Slide:
     def thumbnail(self, mpp: float) -> Thumbnail:
         """Read the whole slide at about `mpp` um/px, in blocks, so that memory stays bounded without a pyramid too.
 
-        The step is a whole number of level-0 pixels and of pixels of the level read; so the resolution is met within 25 %.
+        The step is a whole number of level-0 pixels and of pixels of the level read; so the resolution is met within 25
+        %.
 
         Raises:
             SlideError: The pixels cannot be decoded.
@@ -139,7 +145,9 @@ class Slide:
             for left in range(0, columns, block_th):
                 height, width = min(block_th, rows - top), min(block_th, columns - left)
                 block = self._read_level(level, left * step_lv, top * step_lv, width * step_lv, height * step_lv)
-                rgb[top : top + height, left : left + width] = cv2.resize(block, (width, height), interpolation=cv2.INTER_AREA)
+                rgb[top : top + height, left : left + width] = cv2.resize(
+                    block, (width, height), interpolation=cv2.INTER_AREA
+                )
         return Thumbnail(rgb, step_l0, step_l0 * self.mpp_l0)
 
     def _thumbnail_step(self, mpp: float) -> tuple[int, int]:
@@ -157,7 +165,9 @@ class Slide:
         try:
             rgba = np.asarray(self._file.read_region(location_l0, level, (width_lv, height_lv)))
         except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(f"{self.path}: pixels at level-0 {location_l0} cannot be decoded ({error}).", hint=_DAMAGED) from error
+            raise SlideError(
+                f"{self.path}: pixels at level-0 {location_l0} cannot be decoded ({error}).", hint=_DAMAGED
+            ) from error
         return _on_white(rgba)
 
 
@@ -177,7 +187,7 @@ def _nominal(downsample: float) -> float:
     return float(whole) if abs(downsample / whole - 1) < _NOMINAL_TOLERANCE else downsample
 
 
-def _plausible_mpp(path: Path, properties: openslide.lowlevel._PropertyMap | dict[str, str]) -> float:
+def _plausible_mpp(path: Path, properties: Mapping[str, str]) -> float:
     fix = "Give the resolution of level 0 in the manifest's column `mpp`."
     raw = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
     try:
@@ -188,5 +198,7 @@ def _plausible_mpp(path: Path, properties: openslide.lowlevel._PropertyMap | dic
     if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
         raise SlideError(f"{path} says {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible is {low} to {high}.", hint=fix)
     if abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
-        raise SlideError(f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within 2 %.", hint=fix)
+        raise SlideError(
+            f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within 2 %.", hint=fix
+        )
     return (mpp_x + mpp_y) / 2

@@ -1,4 +1,4 @@
-"""The lattice of regions over a slide: where they lie, how large they are at level 0, which of their patches hold tissue."""
+"""The lattice of regions over a slide: where they lie, how large they are at level 0, which of them are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.reader import Slide
 
 BLOCK_PX = 1024
-"""Largest side of the blocks that a region is read in: small enough to bound memory, large enough that few tiles are decoded twice."""
+"""Largest side of the blocks that regions are read in: bounds memory, and few slide tiles are decoded twice."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Lattice:
         return math.ceil(self.width_l0 / self.region_l0)
 
     def coords_l0(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Give the top-left corners (x, y) of regions, (R, 2), from their rows and columns in the lattice, (R,) each."""
+        """Give the top-left corners (x, y), (R, 2), of regions at the lattice's rows and columns, (R,) each."""
         return np.stack([columns, rows], axis=1) * self.region_l0
 
     def inside(self, corner_l0: tuple[int, int], rows_rc: slice, columns_rc: slice) -> npt.NDArray[np.bool_]:
@@ -77,8 +77,9 @@ class Lattice:
 def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: int, max_upsample: float) -> Lattice:
     """Lay regions of `region_px` at `target_mpp` over a slide.
 
-    A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its blocks, so that
-    every pixel is averaged over its exact area. The resolution moves by about 0.1 % at most for that; the effective one is stored.
+    A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its
+    blocks, so that every pixel is averaged over its exact area. The resolution moves by about 0.1 % at most for that;
+    the effective one is stored.
 
     Raises:
         SlideError: The slide is coarser than `max_upsample` allows.
@@ -86,22 +87,31 @@ def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: in
     wanted_l0 = l0_from_px(region_px, target_mpp=target_mpp, mpp_l0=slide.mpp_l0)
     if region_px / wanted_l0 > max_upsample * (1 + 1e-9):
         raise SlideError(
-            f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px would enlarge it {region_px / wanted_l0:.2f}-fold, "
-            f"allowed: {max_upsample:g}.",
-            hint=f"Choose --mpp {slide.mpp_l0 / max_upsample:.2g} or coarser, or raise --max-upsample.",
+            f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px would enlarge it "
+            f"{region_px / wanted_l0:.2f}-fold, allowed: {max_upsample:g}-fold.",
+            hint=f"Choose --mpp {math.ceil(1000 * slide.mpp_l0 / max_upsample) / 1000:g} or coarser, "
+            "or raise --max-upsample.",
         )
     downsample = slide.downsamples[slide.best_level(wanted_l0 / region_px)]
-    unit_l0 = blocks_across(region_px // patch_px, patch_px) * (round(downsample) if downsample == round(downsample) else 1)
+    unit_l0 = blocks_across(region_px // patch_px, patch_px) * (
+        round(downsample) if downsample == round(downsample) else 1
+    )
     region_l0 = max(1, round(wanted_l0 / unit_l0)) * unit_l0
     return Lattice(slide.width_l0, slide.height_l0, slide.mpp_l0, target_mpp, patch_px, region_px, region_l0)
 
 
 def blocks_across(grid: int, patch_px: int) -> int:
-    """Give the number of blocks along a region's side: the fewest of at most `BLOCK_PX` that are whole numbers of patches."""
-    return min(count for count in range(1, grid + 1) if grid % count == 0 and (grid // count * patch_px <= BLOCK_PX or count == grid))
+    """Give the number of blocks along a region's side: the fewest that hold whole patches and at most `BLOCK_PX`."""
+    return min(
+        count
+        for count in range(1, grid + 1)
+        if grid % count == 0 and (grid // count * patch_px <= BLOCK_PX or count == grid)
+    )
 
 
-def select_regions(patch_tissue: npt.NDArray[np.float32], grid: int, min_tissue: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def select_regions(
+    patch_tissue: npt.NDArray[np.float32], grid: int, min_tissue: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Choose the regions to keep: tissue fraction at least `min_tissue`, and the best one in any case.
 
     The best region is kept so that a biopsy smaller than a region's tenth is not dropped.

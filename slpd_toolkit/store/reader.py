@@ -1,4 +1,4 @@
-"""Reading token files: attributes through HDF5, tokens through a memory map, so that any region costs one page fault a page."""
+"""Reading token files: attributes through HDF5, tokens through a memory map that copies nothing."""
 
 from __future__ import annotations
 
@@ -51,14 +51,22 @@ class TokenFile:
             raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
         regions, grid = len(coords), meta.grid
         expected = (regions, grid, grid, meta.embedding_dim)
-        if shape != expected or dtype != schema.TOKEN_DTYPE or coords.shape != (regions, 2) or tissue.shape != (regions, grid, grid):
+        if (
+            shape != expected
+            or dtype != schema.TOKEN_DTYPE
+            or coords.shape != (regions, 2)
+            or tissue.shape != (regions, grid, grid)
+        ):
             raise CacheError(
-                f"{path}: tokens {shape} {dtype}, coords {coords.shape}, tissue {tissue.shape} do not fit; expected tokens {expected} float16.",
+                f"{path}: tokens {shape} {dtype}, coords {coords.shape}, tissue {tissue.shape} do not fit; "
+                f"expected tokens {expected} float16.",
                 hint=_REDO,
             )
         size = path.stat().st_size
         if regions and (offset is None or size < offset + int(np.prod(expected)) * dtype.itemsize):
-            raise CacheError(f"{path}: tokens are not stored contiguously, or the file is cut short at {size:,} bytes.", hint=_REDO)
+            raise CacheError(
+                f"{path}: tokens are not stored contiguously, or the file is cut short at {size:,} bytes.", hint=_REDO
+            )
         return cls(path, meta, coords, tissue, offset or 0)
 
     def __len__(self) -> int:
@@ -103,9 +111,14 @@ class TokenStore:
         """Open every token file of a folder, sorted by slide_id.
 
         Raises:
-            CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong together.
+            CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong
+            together.
         """
-        return cls([TokenFile.open(path) for path in token_paths(folder)])
+        paths = token_paths(folder)
+        if not paths:
+            state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
+            raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
+        return cls([TokenFile.open(path) for path in paths])
 
     @property
     def meta(self) -> TokenMeta:
@@ -139,13 +152,5 @@ class TokenStore:
 
 
 def token_paths(folder: Path) -> list[Path]:
-    """List the token files of a cache folder, sorted.
-
-    Raises:
-        CacheError: The folder does not exist, or has none.
-    """
-    paths = sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
-    if not paths:
-        state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
-        raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
-    return paths
+    """List the token files of a folder, sorted; hidden ones are unfinished and left out."""
+    return sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))

@@ -74,7 +74,9 @@ class TokenMeta:
             )
         missing = [item.name for item in fields(cls) if item.name not in attributes]
         if missing:
-            raise CacheError(f"{path} lacks the attributes {', '.join(missing)}.", hint="Write it again with `slpd embed`.")
+            raise CacheError(
+                f"{path} lacks the attributes {', '.join(missing)}.", hint="Write it again with `slpd embed`."
+            )
         return cls(**{item.name: _plain(attributes[item.name]) for item in fields(cls)})
 
 
@@ -87,8 +89,11 @@ GRID_FIELDS = ("target_mpp", "patch_px", "region_px")
 COHORT_FIELDS = (*ENCODER_FIELDS, *GRID_FIELDS)
 """What all files of one cache must share."""
 
-SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0", "min_tissue")
-"""What, besides `COHORT_FIELDS`, a finished file must share with the run that wants to skip it."""
+RUN_FIELDS = (*COHORT_FIELDS, "min_tissue")
+"""What a finished file must share with the run that wants to add to its cache."""
+
+SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0")
+"""What, besides `RUN_FIELDS`, a finished file must share with the slide that a run wants to skip."""
 
 
 def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) -> str:

@@ -1,9 +1,9 @@
-"""Writing one token file: region by region into a hidden sibling, which takes the file's name only when it is complete."""
+"""Writing one token file: region by region into a hidden sibling, which is named only when it is complete."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import h5py
 import numpy as np
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class TokenWriter:
     """Writes the token file of one slide; memory holds only the regions that are begun and not finished.
 
-    Tokens may arrive in any order. Use it as a context manager, or call `commit` or `abort`: the file appears, whole and synced, on
-    `commit`; `abort`, an exception in the block, or a crash leaves nothing under its name.
+    Tokens may arrive in any order. Use it as a context manager, or call `commit` or `abort`: the file appears, whole
+    and synced, on `commit`; `abort`, an exception in the block, or a crash leaves nothing under its name.
 
     Args:
         path: The token file.
@@ -37,8 +37,10 @@ class TokenWriter:
         CacheError: The disk refuses (full, read-only).
     """
 
-    def __init__(self, path: Path, meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[np.floating]) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[np.floating]
+    ) -> None:
+        self.path = path
         self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
         self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
         self._missing = len(coords)
@@ -53,16 +55,20 @@ class TokenWriter:
             self._tissue_and_coords_notes()
             self._open = stack.pop_all()
 
-    def __enter__(self) -> TokenWriter:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.commit()
         else:
             self.abort()
 
-    def put(self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], tokens: npt.NDArray[np.floating]) -> None:
+    def put(
+        self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], tokens: npt.NDArray[np.floating]
+    ) -> None:
         """Store the tokens of some patches of one region.
 
         Args:
@@ -77,10 +83,13 @@ class TokenWriter:
         stored = tokens.astype(schema.TOKEN_DTYPE)
         if not np.isfinite(stored).all():
             raise CacheError(
-                f"{self._path}: region {region} has tokens that are NaN, infinite or beyond float16.",
+                f"{self.path}: region {region} has tokens that are NaN, infinite or beyond float16.",
                 hint="Check the encoder's weights and --precision.",
             )
-        buffer, missing = self._begun.get(region) or (np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2])
+        buffer, missing = self._begun.get(region) or (
+            np.empty(self._shape[1:], schema.TOKEN_DTYPE),
+            self._shape[1] * self._shape[2],
+        )
         buffer[rows, columns] = stored
         missing -= len(stored)
         if missing:
@@ -88,7 +97,7 @@ class TokenWriter:
             return
         self._begun.pop(region, None)
         self._missing -= 1
-        with _disk_errors(self._path):
+        with _disk_errors(self.path):
             self._tokens[region] = buffer
 
     @property
@@ -104,13 +113,13 @@ class TokenWriter:
         """
         if not self.complete:
             self.abort()
-            raise CacheError(f"{self._path}: {self._missing} of {self._shape[0]} regions lack tokens.")
-        with _disk_errors(self._path):
+            raise CacheError(f"{self.path}: {self._missing} of {self._shape[0]} regions lack tokens.")
+        with _disk_errors(self.path):
             self._open.close()
 
     def abort(self) -> None:
         """Throw away what was written."""
-        reason = CacheError(f"{self._path}: abandoned.")
+        reason = CacheError(f"{self.path}: abandoned.")
         with suppress(CacheError, OSError, RuntimeError):  # a full disk makes HDF5 fail again when it closes
             self._open.__exit__(type(reason), reason, None)
 
@@ -123,11 +132,15 @@ class _disk_errors:  # noqa: N801 - reads as the context it is
     """Turn what HDF5 and the system raise when the disk refuses into a CacheError."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, OSError | RuntimeError):  # HDF5 reports a full disk as either
-            raise CacheError(f"{self._path} cannot be written ({error}).", hint="Check free space, quota and permissions.") from error
+            raise CacheError(
+                f"{self.path} cannot be written ({error}).", hint="Check free space, quota and permissions."
+            ) from error

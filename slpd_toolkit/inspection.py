@@ -1,0 +1,114 @@
+"""`slpd inspect`: what a token file or a token cache holds, in words and units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit import console
+from slpd_toolkit.errors import CacheError, UsageError
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.reader import TokenFile, TokenStore, token_paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slpd_toolkit.store.schema import TokenMeta
+
+
+def run(path: Path) -> int:
+    """Print what is in a token file or a cache folder.
+
+    Returns:
+        0, or 1 if the cache holds files that cannot be read.
+
+    Raises:
+        UsageError: There is nothing at `path`, or no token file in it.
+        CacheError: A single file cannot be read, or the files of a cache do not belong together.
+    """
+    if path.is_file():
+        _describe_file(TokenFile.open(path))
+        return 0
+    paths = token_paths(path)
+    if not paths:
+        state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {state}.", hint="Give a .h5 file or a cache folder that `slpd embed` wrote.")
+    return _describe_cache(path, paths)
+
+
+def _describe_file(slide: TokenFile) -> None:
+    meta = slide.meta
+    console.facts(
+        f"Token file {slide.path.name}",
+        {
+            "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px at {meta.mpp_l0:.4g} um/px "
+            f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
+            "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
+            f"float16, {console.human_bytes(slide.path.stat().st_size)}",
+            **_shared_facts(meta),
+            "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
+            + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
+            "tissue": _tissue(slide),
+            "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
+            "slide fingerprint": meta.slide_fingerprint,
+            "written by": f"slpd_toolkit {meta.toolkit_version}",
+            "recipe": meta.recipe,
+        },
+    )
+
+
+def _describe_cache(folder: Path, paths: list[Path]) -> int:
+    slides, broken = [], []
+    for path in paths:
+        try:
+            slides.append(TokenFile.open(path))
+        except CacheError as error:
+            broken.append(error)
+    for error in broken:
+        console.error(error.message, error.hint)
+    if slides:
+        store = TokenStore(slides)
+        lengths = store.lengths
+        console.facts(
+            f"Token cache {folder}",
+            {
+                "slides": f"{len(slides):,}",
+                "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
+                f"median {np.median(lengths):,.0f}",
+                "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
+                "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
+                **_shared_facts(store.meta),
+            },
+        )
+    return 1 if broken else 0
+
+
+def _shared_facts(meta: TokenMeta) -> dict[str, str]:
+    return {
+        "region": f"{meta.region_px:,} px at {meta.target_mpp:g} um/px ({_millimetres(meta.region_px * meta.target_mpp)})",
+        "patch": f"{meta.patch_px} px at {meta.target_mpp:g} um/px ({meta.patch_px * meta.target_mpp:g} um)",
+        "encoder": f"{meta.encoder}, sees {meta.encoder_input_px} px, {meta.precision}",
+        "encoder weights": f"sha256 {meta.encoder_sha256}",
+        "normalisation": f"mean {_numbers(meta.mean)}, std {_numbers(meta.std)} of RGB in 0-1",
+        "schema": f"{schema.SCHEMA} {schema.VERSION}",
+    }
+
+
+def _tissue(slide: TokenFile) -> str:
+    if not len(slide):
+        return "no regions"
+    fractions = slide.tissue.astype(np.float32)
+    by_region = fractions.mean(axis=(1, 2))
+    return (
+        f"{fractions.mean():.0%} of the regions' area; a region has {by_region.min():.0%} to {by_region.max():.0%}; "
+        f"{(fractions == 0).mean():.0%} of the patches have none"
+    )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _millimetres(length_um: float) -> str:
+    return f"{length_um / 1000:.2f} mm"

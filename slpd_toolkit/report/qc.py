@@ -1,0 +1,101 @@
+"""Quality control of stage one: a picture a slide with its tissue and kept regions, and a contact sheet of all."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from slpd_toolkit.errors import CacheError
+from slpd_toolkit.files import atomic_path, is_safe_name, write_text
+from slpd_toolkit.store.reader import TokenFile, token_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.failures import Failure
+    from slpd_toolkit.slides.plan import SlidePlan
+
+TISSUE_RGB = (0, 140, 70)
+REGION_RGB = (30, 60, 200)
+_SIDE_PX = 1200
+_JPEG_QUALITY = 85
+_NOTICED_UPSAMPLING = 1.01
+
+
+def draw_overlay(path: Path, plan: SlidePlan) -> None:
+    """Write a JPEG of the slide's thumbnail with the outline of its tissue (green) and its kept regions (blue)."""
+    height_th, width_th = plan.mask.shape
+    step_l0, region_l0 = plan.thumbnail.step_l0, plan.lattice.region_l0
+    # The canvas holds whole regions, so that padding beyond the slide's border is seen as padding.
+    corners = plan.coords_l0 if len(plan) else np.zeros((0, 2), np.int64)
+    right_l0, bottom_l0 = corners.max(axis=0) + region_l0 if len(corners) else (0, 0)
+    width_l0, height_l0 = max(width_th * step_l0, int(right_l0)), max(height_th * step_l0, int(bottom_l0))
+    scale = min(_SIDE_PX / max(width_l0, height_l0), 1 / step_l0)
+    canvas = np.full((max(1, round(height_l0 * scale)), max(1, round(width_l0 * scale)), 3), 235, np.uint8)
+    size = (max(1, round(width_th * step_l0 * scale)), max(1, round(height_th * step_l0 * scale)))
+    picture = cv2.resize(plan.thumbnail.rgb, size, interpolation=cv2.INTER_AREA)
+    canvas[: size[1], : size[0]] = picture[: canvas.shape[0], : canvas.shape[1]]
+    small_mask = cv2.resize(plan.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(small_mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(canvas, outlines, -1, TISSUE_RGB, 2, cv2.LINE_AA)
+    for x_l0, y_l0 in corners:
+        first = (round(float(x_l0) * scale), round(float(y_l0) * scale))
+        last = (round(float(x_l0 + region_l0) * scale) - 1, round(float(y_l0 + region_l0) * scale) - 1)
+        cv2.rectangle(canvas, first, last, REGION_RGB, 2, cv2.LINE_AA)
+    with atomic_path(path) as partial:
+        buffer = io.BytesIO()
+        Image.fromarray(canvas).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+        partial.write_bytes(buffer.getvalue())
+
+
+def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) -> None:
+    """Write `folder`/index.html: every token file of the cache with its picture, failures first.
+
+    It shows the whole cache, not only this run, so that an array job's parts and a resumed run end with one complete
+    sheet.
+    """
+    done = []
+    for path in token_paths(cache):
+        try:
+            slide = TokenFile.open(path)
+        except CacheError:
+            continue  # the run has reported it
+        meta = slide.meta
+        done.append(
+            {
+                "slide_id": meta.slide_id,
+                "picture": _picture(folder, meta.slide_id),
+                "regions": len(slide),
+                "tissue": f"{slide.tissue.mean(dtype=np.float64):.0%}" if len(slide) else "no",
+                "mpp": f"{meta.mpp_l0:.4g} um/px at level 0, read at {meta.effective_mpp:.4g}",
+                "notice": f"enlarged {meta.upsampling:.2f} times to reach the target"
+                if meta.upsampling > _NOTICED_UPSAMPLING
+                else "",
+            }
+        )
+    failed = [{**asdict(failure), "picture": _picture(folder, failure.slide_id)} for failure in failures]
+    pages = Environment(
+        loader=PackageLoader("slpd_toolkit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = pages.get_template("contact_sheet.html").render(
+        cache=cache.resolve().name,
+        done=done,
+        failures=failed,
+        regions=sum(item["regions"] for item in done),
+        tissue_rgb=TISSUE_RGB,
+        region_rgb=REGION_RGB,
+    )
+    write_text(folder / "index.html", page)
+
+
+def _picture(folder: Path, slide_id: str) -> str:
+    name = f"{slide_id}.jpg"
+    return quote(name) if is_safe_name(slide_id) and (folder / name).is_file() else ""
