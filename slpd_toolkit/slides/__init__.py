@@ -1,0 +1,1 @@
+"""Pixels: reading slides by micrometres, finding tissue, laying the region lattice."""
