@@ -42,8 +42,8 @@ def _describe_file(slide: TokenFile) -> None:
     console.facts(
         f"Token file {slide.path.name}",
         {
-            "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px at {meta.mpp_l0:.4g} um/px "
-            f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
+            "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
+            f"at {meta.mpp_l0:.4g} um/px ({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
             "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
             f"float16, {console.human_bytes(slide.path.stat().st_size)}",
             **_shared_facts(meta),
@@ -86,7 +86,8 @@ def _describe_cache(folder: Path, paths: list[Path]) -> int:
 
 def _shared_facts(meta: TokenMeta) -> dict[str, str]:
     return {
-        "region": f"{meta.region_px:,} px at {meta.target_mpp:g} um/px ({_millimetres(meta.region_px * meta.target_mpp)})",
+        "region": f"{meta.region_px:,} px at {meta.target_mpp:g} um/px "
+        f"({_millimetres(meta.region_px * meta.target_mpp)})",
         "patch": f"{meta.patch_px} px at {meta.target_mpp:g} um/px ({meta.patch_px * meta.target_mpp:g} um)",
         "encoder": f"{meta.encoder}, sees {meta.encoder_input_px} px, {meta.precision}",
         "encoder weights": f"sha256 {meta.encoder_sha256}",

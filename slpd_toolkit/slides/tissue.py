@@ -1,0 +1,190 @@
+"""Tissue on a slide's thumbnail, and how much of it lies in each patch of each region.
+
+Tissue is told from glass by the local texture of its optical density (OD), not by its colour: glass, capture spots,
+Tissue is told from glass by the local texture of its optical density (OD), not by its colour: glass, capture spots, stain
+halos be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Image: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+
+SMOOTH_UM = 8.0  # Gaussian sigma before texture is measured: scanner noise and JPEG blocks go, nuclei stay
+WINDOW_UM = 12.0  # Gaussian sigma of the window in which OD varies; wider windows bleed further over the tissue's edge
+TEXTURE_OD = 0.016  # standard deviation of OD in the window; 0.006 (dirty glass) to 0.04 (pale fat) give one answer
+DENSE_OD = 0.35  # OD above glass that is tissue without any texture (blood, mucin, an unfocused section)
+GAP_UM = 80.0  # textured places within twice this length are one piece of tissue: bridges fat cells and thin stroma
+BLEED_UM = 24.0  # how far the window carries texture over the tissue's edge, trimmed off again
+THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibres
+HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 um/px
+SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
+WHITE = 253  # padding composited to white, allowing for JPEG; glass this bright says as little
+PADDING_UM = 250.0  # white areas at least this wide are padding
+INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
+
+COLD_OD, COLD_RATIO = 0.25, 1.25  # blue and green ink: OD of red above that of green, by difference and by ratio
+BLACK_OD, BLACK_SPREAD_OD = 1.5, 0.4  # black: the lightest channel's OD, and how much darker the darkest may be
+
+_OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+STRIP_ROWS = 1024  # float images exist only for a strip at a time: bounds memory at any thumbnail size
+
+
+def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
+    """Find the tissue on a thumbnail of a brightfield slide.
+
+    Pixels that cannot tell (white padding, blue, green or black ink, black borders) are never tissue, and their edges
+    do not count as texture. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
+
+    Args:
+        thumbnail: RGB, (H, W, 3) uint8, area-averaged to about 8 um/px.
+        mpp: Micrometres per pixel of the thumbnail.
+
+    Returns:
+        (H, W) bool, True on tissue.
+    """
+    known = ~_padding_or_ink(thumbnail, mpp)
+    textured, level = _texture(thumbnail, known, mpp)
+    glass = level[known & ~textured]
+    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
+    dense = level > (np.quantile(glass, 0.1) if glass.size else 0.0) + DENSE_OD
+    found = _dilate(known & (textured | dense), GAP_UM, mpp)
+    # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
+    found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
+    found = _dilate(found, THIN_UM, mpp) & known
+    found = _without_small_parts(found, SPECK_MM2, mpp, connectivity=8)
+    return ~_without_small_parts(~found, HOLE_MM2, mpp, connectivity=4) & known
+
+
+def tissue_fraction(
+    mask: Mask, origins: npt.ArrayLike, cell_size: tuple[float, float], grid_shape: tuple[int, int]
+) -> Floats:
+    """Measure the share of tissue in every cell of many equal grids: the patches of regions.
+
+    Cells may start and end inside a thumbnail pixel. Coverage is exact, because the integral of a piecewise constant
+    image is bilinear between the corners of its pixels. What lies beyond the thumbnail counts as glass.
+
+    Args:
+        mask: (H, W) bool.
+        origins: (R, 2), x and y of each grid's top-left corner in thumbnail pixels; (0, 0) is a corner of the image.
+        cell_size: Width and height of one cell in thumbnail pixels, both above 0.
+        grid_shape: Rows and columns of each grid.
+
+    Returns:
+        (R, rows, columns), each from 0 to 1.
+    """
+    (cell_w, cell_h), (rows, columns) = cell_size, grid_shape
+    corners = np.asarray(origins, dtype=np.float64).reshape(-1, 2)
+    integral = cv2.integral(mask.astype(np.uint8))  # (H + 1, W + 1)
+    x = corners[:, :1] + cell_w * np.arange(columns + 1)
+    y = corners[:, 1:] + cell_h * np.arange(rows + 1)
+    covered = _bilinear(integral, y[:, :, None], x[:, None, :])
+    tissue = np.diff(np.diff(covered, axis=1), axis=2)
+    return np.clip(tissue / (cell_w * cell_h), 0.0, 1.0).astype(np.float32)
+
+
+def _padding_or_ink(thumbnail: Image, mpp: float) -> Mask:
+    """Find the pixels that say nothing about tissue, with the ring of mixed pixels around them."""
+    white = np.empty(thumbnail.shape[:2], np.bool_)
+    ink = np.empty_like(white)
+    for strip in _strips(thumbnail, 2 * SMOOTH_UM, mpp):
+        white[strip.write] = thumbnail[strip.write].min(axis=2) >= WHITE
+        ink[strip.write] = _is_ink(_blur(thumbnail[strip.read], 2 * SMOOTH_UM, mpp))[strip.keep]
+    square = np.ones([2 * round(PADDING_UM / 2 / mpp) + 1] * 2, np.uint8)
+    padding = cv2.dilate(cv2.morphologyEx(white.view(np.uint8), cv2.MORPH_OPEN, square), np.ones((3, 3), np.uint8))
+    return padding.astype(np.bool_) | _dilate(_erode(ink, INK_UM / 2, mpp), INK_UM / 2 + INK_UM, mpp)
+
+
+def _is_ink(smooth: Image | Floats) -> Mask:
+    """Tell ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
+
+    Haematoxylin absorbs green at least as much as red, and the darkest of its nuclei leave some blue.
+    """
+    red, green, blue = cv2.split(cv2.LUT(smooth, _OD_OF_UINT8))
+    blue_or_green = (red > green + COLD_OD) & (red > COLD_RATIO * green)
+    lightest = np.minimum(np.minimum(red, green), blue)
+    darkest = np.maximum(np.maximum(red, green), blue)
+    return blue_or_green | ((lightest > BLACK_OD) & (darkest - lightest < BLACK_SPREAD_OD))
+
+
+def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
+    """Measure where OD varies, and its local mean.
+
+    Both are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of padding
+    or ink is no texture.
+
+    Returns:
+        (H, W) bool, True where the standard deviation of OD exceeds `TEXTURE_OD`, and (H, W) float32, the mean OD.
+    """
+    textured = np.empty(known.shape, np.bool_)
+    level = np.empty(known.shape, np.float32)
+    for strip in _strips(thumbnail, SMOOTH_UM + WINDOW_UM, mpp):
+        weight = known[strip.read].astype(np.float32)
+        density = cv2.transform(cv2.LUT(thumbnail[strip.read], _OD_OF_UINT8), np.full((1, 3), 1 / 3))
+        density = _blur(density * weight, SMOOTH_UM, mpp) * weight / np.maximum(_blur(weight, SMOOTH_UM, mpp), 1e-3)
+        total = np.maximum(_blur(weight, WINDOW_UM, mpp), 1e-3)
+        mean = _blur(density, WINDOW_UM, mpp) / total
+        variance = _blur(density * density, WINDOW_UM, mpp) / total - mean * mean
+        textured[strip.write] = (variance > TEXTURE_OD**2)[strip.keep]
+        level[strip.write] = mean[strip.keep]
+    return textured, level
+
+
+class _Strip(NamedTuple):
+    """Rows to read (with a margin for the filters), those of them to keep, and where these belong."""
+
+    read: slice
+    keep: slice
+    write: slice
+
+
+def _strips(image: Image, sigma_um: float, mpp: float) -> Iterator[_Strip]:
+    height, margin = len(image), math.ceil(4 * sigma_um / mpp) + 2
+    for top in range(0, height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, height)
+        first = max(top - margin, 0)
+        yield _Strip(slice(first, bottom + margin), slice(top - first, bottom - first), slice(top, bottom))
+
+
+def _blur(image: npt.NDArray[Any], sigma_um: float, mpp: float) -> npt.NDArray[Any]:
+    return cv2.GaussianBlur(image, (0, 0), sigma_um / mpp)
+
+
+def _dilate(mask: Mask, radius_um: float, mpp: float) -> Mask:
+    return cv2.dilate(mask.view(np.uint8), _disc(radius_um / mpp)).astype(np.uint8, copy=False).view(np.bool_)
+
+
+def _erode(mask: Mask, radius_um: float, mpp: float) -> Mask:
+    return cv2.erode(mask.view(np.uint8), _disc(radius_um / mpp)).astype(np.uint8, copy=False).view(np.bool_)
+
+
+def _disc(radius: float) -> Image:
+    offset = np.arange(-math.floor(radius), math.floor(radius) + 1)
+    return (offset**2 + offset[:, None] ** 2 <= radius**2).astype(np.uint8)
+
+
+def _without_small_parts(mask: Mask, least_mm2: float, mpp: float, *, connectivity: int) -> Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
+    large: Mask = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= least_mm2
+    large[0] = False  # label 0 is what is not in the mask
+    found: Mask = large[labels]
+    return found
+
+
+def _bilinear(table: npt.NDArray[Any], y: Doubles, x: Doubles) -> Doubles:
+    """Sample a table between its entries, its border extended outwards."""
+    y, x = np.clip(y, 0, table.shape[0] - 1), np.clip(x, 0, table.shape[1] - 1)
+    top, left = np.minimum(y.astype(np.intp), table.shape[0] - 2), np.minimum(x.astype(np.intp), table.shape[1] - 2)
+    dy, dx = y - top, x - left
+    upper = table[top, left] * (1 - dx) + table[top, left + 1] * dx
+    lower = table[top + 1, left] * (1 - dx) + table[top + 1, left + 1] * dx
+    between: Doubles = upper * (1 - dy) + lower * dy
+    return between
