@@ -43,7 +43,8 @@ def _describe_file(slide: TokenFile) -> None:
         f"Token file {slide.path.name}",
         {
             "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
-            f"at {meta.mpp_l0:.4g} um/px ({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
+            f"at {meta.mpp_l0:.4g} um/px "
+            f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
             "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
             f"float16, {console.human_bytes(slide.path.stat().st_size)}",
             **_shared_facts(meta),
@@ -65,8 +66,8 @@ def _describe_cache(folder: Path, paths: list[Path]) -> int:
             slides.append(TokenFile.open(path))
         except CacheError as error:
             broken.append(error)
-    for error in broken:
-        console.error(error.message, error.hint)
+    for problem in broken:
+        console.error(problem.message, problem.hint)
     if slides:
         store = TokenStore(slides)
         lengths = store.lengths
