@@ -1,0 +1,96 @@
+"""Stage one, end to end, against the encoder alone: the same patches, batch and precision, measured in turns in one run.
+
+    python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small] [--rounds 3] [--out
+    benchmarks/results]
+
+Encoder alone means batches of random bytes through `Encoder.embed`, normalisation included. The share that is missing
+from 100 % is what reading, decoding, resampling, tissue detection, pictures and writing cost that was not hidden behind
+the encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmarks.machine import peak_rss_bytes, report
+from slpd_toolkit import compute
+from slpd_toolkit.config import EmbedConfig
+from slpd_toolkit.embed import run
+from slpd_toolkit.encoders.registry import make_encoder
+from slpd_toolkit.store.reader import TokenStore
+
+if TYPE_CHECKING:
+    from slpd_toolkit.encoders.base import Encoder
+
+CPU_BATCH, GPU_BATCH = 32, 256
+
+
+def encoder_alone(encoder: Encoder, device: torch.device, batch_size: int, patches: int) -> float:
+    """Patches a second through the encoder."""
+    precision = compute.resolve_precision("auto", device)
+    pixels = torch.randint(0, 256, (batch_size, 256, 256, 3), dtype=torch.uint8, device=device)
+    tokens = encoder.embed(pixels, precision)
+    rounds = max(1, patches // batch_size)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        tokens = encoder.embed(pixels, precision)
+    tokens.cpu()  # wait for the device
+    return rounds * batch_size / (time.perf_counter() - started)
+
+
+def end_to_end(slide: Path, mpp_l0: str, encoder: str) -> tuple[float, int]:
+    """Patches a second of `slpd embed` on one slide, and how many patches that were encoded."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.csv"
+        manifest.write_text(f"slide_id,slide_path,mpp\nslide,{slide.resolve()},{mpp_l0}\n", encoding="utf-8")
+        config = EmbedConfig(manifest=manifest, out=Path(folder) / "cache", encoder=encoder)
+        started = time.perf_counter()
+        assert run(config) == 0
+        seconds = time.perf_counter() - started
+        tokens = TokenStore.open(config.out).slides[0].tokens
+        # Padding gets the token of white without being encoded: count what the encoder really saw.
+        patches = len(tokens) * 256
+        shutil.rmtree(config.out)
+    return patches / seconds, patches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slide", type=Path, help="any slide; one without padded regions gives the honest figure")
+    parser.add_argument("--mpp-l0", default="", help="resolution of level 0 to pretend, um/px")
+    parser.add_argument("--encoder", default="random:vit_small")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    device = compute.resolve_device("auto")
+    batch_size = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    encoder = make_encoder(options.encoder, weights=None, patch_px=256, seed=0, allow_download=False)
+    encoder.network.to(device)
+    rows = []
+    patches = 10 * batch_size
+    for _ in range(options.rounds):
+        before = encoder_alone(encoder, device, batch_size, patches)
+        whole, patches = end_to_end(options.slide, options.mpp_l0, options.encoder)
+        after = encoder_alone(encoder, device, batch_size, patches)
+        rows.append({"encoder_alone": (before + after) / 2, "end_to_end": whole, "share": 2 * whole / (before + after)})
+    results = {
+        "encoder": options.encoder,
+        "precision": compute.resolve_precision("auto", device),
+        "batch": batch_size,
+        "patches_per_round": patches,
+        "rounds": rows,
+        "median_share": sorted(row["share"] for row in rows)[len(rows) // 2],
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+    report(f"embed-{options.encoder.replace(':', '-')}-{device.type}", results, options.out)
+
+
+if __name__ == "__main__":
+    main()
