@@ -1,4 +1,4 @@
-"""Stage one, end to end, against the encoder alone: the same patches, batch and precision, measured in turns in one run.
+"""Stage one, end to end, against the encoder alone: same patches, batch and precision, measured in turns in one run.
 
     python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small] [--rounds 3] [--out
     benchmarks/results]
@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.machine import peak_rss_bytes, report
 from slpd_toolkit import compute
-from slpd_toolkit.config import EmbedConfig
+from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.embed import run
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.store.reader import TokenStore

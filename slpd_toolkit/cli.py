@@ -14,7 +14,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from slpd_toolkit import __version__, config, console
+from slpd_toolkit import __version__, console
+from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.errors import SlpdError
 
 app = typer.Typer(
@@ -68,7 +70,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
-            resolved: Any = config.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
+            resolved: Any = recipes.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
             return int(import_module(module).run(resolved))
 
         _guarded(work)
@@ -79,7 +81,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
 
 
 def _signature(config_class: type, argument: str) -> inspect.Signature:
-    hints, described = get_type_hints(config_class), config.option_help(config_class)
+    hints, described = get_type_hints(config_class), recipes.option_help(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
         kind = _option_type(hints[item.name])
@@ -127,4 +129,4 @@ def _guarded(work: Callable[[], int | None]) -> None:
     raise typer.Exit(code)
 
 
-add_stage("embed", config.EmbedConfig, "slpd_toolkit.embed", argument="manifest")
+add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")

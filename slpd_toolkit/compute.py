@@ -10,7 +10,7 @@ import torch
 from slpd_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from slpd_toolkit.config import Precision
+    from slpd_toolkit.config.checks import Precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit import __version__, compute, console
-from slpd_toolkit.config import EmbedConfig, as_recipe
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stream import encode_stream
 from slpd_toolkit.errors import CacheError, SlideError, UsageError

@@ -14,7 +14,7 @@ from slpd_toolkit.compute import autocast
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from slpd_toolkit.config import Precision
+    from slpd_toolkit.config.checks import Precision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

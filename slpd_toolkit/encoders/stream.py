@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from slpd_toolkit.config import Precision
+    from slpd_toolkit.config.checks import Precision
     from slpd_toolkit.encoders.base import Encoder
 
 Key = TypeVar("Key")

@@ -1,0 +1,23 @@
+"""Checks that configurations make of themselves, and the types that several of them share."""
+
+from typing import Literal
+
+from slpd_toolkit.errors import UsageError
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def require(condition: bool, flag: str, got: object, allowed: str, hint: str = "") -> None:  # noqa: FBT001
+    """Raise a `UsageError` that names the flag, the value and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise UsageError(f"{flag}: got {got}, allowed: {allowed}.", hint=hint)
+
+
+def require_at_least(least: float, name: str, got: float) -> None:
+    """Raise a `UsageError` unless the attribute `name` is a finite number of at least `least`."""
+    require(least <= got < float("inf"), flag(name), got, f"at least {least}")
+
+
+def flag(name: str) -> str:
+    """Give the command-line flag of an attribute."""
+    return f"--{name.replace('_', '-')}"
