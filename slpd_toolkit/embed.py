@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit import __version__, compute, console
-from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stream import encode_stream
@@ -28,6 +27,7 @@ from slpd_toolkit.errors import CacheError, SlideError, UsageError
 from slpd_toolkit.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.files import fingerprint, remove_leftovers
 from slpd_toolkit.manifest import check_rows, read_table, summarise
+from slpd_toolkit.readahead import read_ahead
 from slpd_toolkit.report.qc import draw_overlay, write_contact_sheet
 from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
 from slpd_toolkit.slides.reader import Slide
@@ -38,17 +38,17 @@ from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import TypeVar
 
     import numpy.typing as npt
 
+    from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.encoders.base import Encoder
     from slpd_toolkit.manifest import SlideEntry
     from slpd_toolkit.slides.plan import Block, SlidePlan
 
-    T = TypeVar("T")
     K = TypeVar("K")
 
 STAGE = "embed"
@@ -392,19 +392,6 @@ class EmbedStage:
             console.note(
                 f"Look at {self._config.out / QC_FOLDER / 'index.html'}: is the outlined tissue what you would outline?"
             )
-
-
-def read_ahead(
-    pool: ThreadPoolExecutor, tasks: Iterable[tuple[K, Callable[[], T]]], depth: int
-) -> Iterator[tuple[K, Future[T]]]:
-    """Run tasks in a pool, at most `depth` ahead of the consumer, and give their futures in order."""
-    pending: deque[tuple[K, Future[T]]] = deque()
-    for key, task in tasks:
-        pending.append((key, pool.submit(task)))
-        if len(pending) > depth:
-            yield pending.popleft()
-    while pending:
-        yield pending.popleft()
 
 
 def require_same(path: Path, meta: TokenMeta) -> None:

@@ -1,8 +1,8 @@
 """Tissue on a slide's thumbnail, and how much of it lies in each patch of each region.
 
 Tissue is told from glass by the local texture of its optical density (OD), not by its colour: glass, capture spots,
-stain halos and uneven light vary slowly, tissue varies from cell to cell. The threshold is absolute, so that a slide may
-be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
+stain halos and uneven light vary slowly, tissue varies from cell to cell. The threshold is absolute, so that a slide
+may be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
 """
 
 import math
