@@ -38,3 +38,7 @@ class WeightsError(SlpdError):
     """A weights file cannot be read safely, or its keys and shapes are not those of the model."""
 
     exit_code = 2
+
+
+class TrainingError(SlpdError):
+    """Training cannot go on: the loss is no longer finite. The last good checkpoint is kept."""

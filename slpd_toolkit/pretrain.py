@@ -1,0 +1,94 @@
+"""Stage two: train the region ViT on cached tokens with the SLPD objectives. `train` is the loop."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from slpd_toolkit import compute, console
+from slpd_toolkit.objectives.crops import cut_crops, draw_crops
+from slpd_toolkit.objectives.optim import clip_each, set_step
+from slpd_toolkit.report.curves import draw_curves
+from slpd_toolkit.training.metrics import read_metrics
+from slpd_toolkit.training.processes import join_processes
+from slpd_toolkit.training.sampling import Stream, generator
+from slpd_toolkit.training.signals import stop_requests
+from slpd_toolkit.training.trainer import METRICS, REGION_VIT, Trainer
+
+if TYPE_CHECKING:
+    from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.console import Progress
+    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.training.signals import StopRequest
+
+CURVES = "curves.svg"
+
+
+def run(config: PretrainConfig) -> int:
+    """Train, or go on training, in `config.out`.
+
+    Returns:
+        0 when the run is complete; 128 plus the signal's number when it was asked to stop and has saved its state.
+
+    Raises:
+        UsageError: Cache, settings or an earlier run in the folder do not fit together; nothing was started.
+        CacheError: The cache is empty, mixed, damaged, or can no longer be read.
+        WeightsError: `--init` holds other weights.
+        TrainingError: The loss is no longer finite.
+    """
+    with (
+        join_processes(config.device) as processes,
+        stop_requests() as stop,
+        closing(Trainer(config, processes)) as trainer,
+    ):
+        if not trainer.steps_left:
+            console.note(f"{config.out} is complete: {trainer.steps} steps. Its result is {config.out / REGION_VIT}.")
+            return 0
+        trainer.announce()
+        with console.progress("pretrain", total=trainer.steps_left, unit="steps") as bar:
+            train(trainer, stop, bar)
+        code = trainer.finish(stop)
+        if code == 0 and processes.first:
+            draw_curves(config.out / CURVES, read_metrics(config.out / METRICS))
+            console.note(f"Done: {config.out / REGION_VIT}. Look at {config.out / CURVES}.")
+        return code
+
+
+def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
+    """Train until the last step, or until asked to stop; either way the state is saved.
+
+    Raises:
+        TrainingError: The loss is no longer finite; the last checkpoint is from before that.
+        CacheError: Tokens can no longer be read.
+    """
+    config, slpd, student = run.config, run.slpd, run.slpd.student
+    for step, regions, tokens in run.meter.waiting(run.batches()):
+        epoch = run.schedule.epoch_of(step)
+        if step % run.schedule.steps_per_epoch == 0:
+            run.begin_epoch(epoch)
+        set_step(run.optimiser, learning_rate=run.lr[step], weight_decay=run.weight_decay[step])
+        plan = draw_crops(
+            run.crops, run.schedule.global_batch, run.grid, generator(config.seed, Stream.VIEWS, step)
+        ).of_regions(run.schedule.part)
+        depth = generator(config.seed, Stream.DEPTH, step, run.processes.rank, device=run.device)
+        tokens, regions = tokens.to(run.device, non_blocking=True), regions.to(run.device)  # noqa: PLW2901
+        losses: list[SlpdLosses] = []
+        for part in run.parts:
+            with run.gradient_exchange(part):
+                with compute.autocast(run.device, run.precision):
+                    views = cut_crops(tokens[part], run.crops, plan.of_regions(part))
+                    losses.append(run.model(views, run.targets(regions[part]), depth))
+                run.scaler.scale(losses[-1].total / len(run.parts)).backward()
+        if epoch < config.freeze_last_layer:
+            student.head.last_layer.zero_grad()
+        run.scaler.unscale_(run.optimiser)
+        gradient_norm = clip_each(student.parameters(), config.clip_grad or float("inf"))
+        run.scaler.step(run.optimiser)
+        run.scaler.update()
+        run.optimiser.zero_grad()
+        slpd.update_teacher(run.teacher_momentum[step])
+        slpd.update_centres(losses)
+        run.meter.count(step, losses, slpd.centre, gradient_norm)
+        bar.advance(1, run.status)
+        if run.end_step(step, stop):
+            return

@@ -1,0 +1,42 @@
+"""curves.svg: what happened during training, on one page."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from slpd_toolkit.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+PANELS = (
+    ("Losses", ("loss", "dino", "intra", "inter")),
+    ("Entropy of the teacher's targets (nats)", ("target_entropy",)),
+    ("Norm of gradients and centre", ("gradient_norm", "centre_norm")),
+    ("Learning rate", ("lr",)),
+    ("Regions a second", ("regions_per_s",)),
+    ("Share of clusters that are empty or degenerate", ("clusters_empty", "clusters_degenerate")),
+)
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Draw the columns of metrics.csv over steps, losses first; columns without a value are left out."""
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+        for column in columns:
+            points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+            if points and (any(value for _, value in points) or len(columns) == 1):
+                axes.plot(*zip(*points, strict=True), label=column.replace("_", " "), linewidth=1.3)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(columns) > 1 and axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write_text(path, buffer.getvalue())

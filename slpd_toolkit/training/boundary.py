@@ -1,0 +1,89 @@
+"""Between epochs: the teacher embeds every region, slides are clustered and matched."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from slpd_toolkit.compute import autocast
+from slpd_toolkit.objectives.crops import centre_crop
+from slpd_toolkit.objectives.prototypes import build_bank
+from slpd_toolkit.readahead import read_ahead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slpd_toolkit.config.checks import Precision
+    from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.models.network import RegionNetwork
+    from slpd_toolkit.objectives.prototypes import PrototypeBank
+    from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.training.processes import Processes
+
+_REGIONS_AT_ONCE = 256
+
+
+@torch.inference_mode()
+def embed_cohort(
+    network: RegionNetwork, tokens: CohortTokens, side: int, processes: Processes, precision: Precision, workers: int
+) -> tuple[Tensor, Tensor]:
+    """Embed the central crop of every region, each process its share.
+
+    Args:
+        network: The teacher, in eval mode.
+        tokens: All regions.
+        side: Side of the crop, in tokens: that of the global views.
+        processes: All of them get the whole result.
+        precision: Arithmetic.
+        workers: Threads that read ahead.
+
+    Returns:
+        (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
+    """
+    mine = np.arange(len(tokens))[processes.share(len(tokens))]
+    parts = [mine[start : start + _REGIONS_AT_ONCE] for start in range(0, len(mine), _REGIONS_AT_ONCE)]
+    device = processes.device
+    embedded = []
+    with ThreadPoolExecutor(workers, thread_name_prefix="token-reader") as pool:
+        tasks = ((None, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
+        for _, future in read_ahead(pool, tasks, workers + 1):
+            grids = centre_crop(future.result().to(device, non_blocking=True), side)
+            with autocast(device, precision):
+                embedded.append(network.backbone(grids).float())
+    features = torch.cat(embedded) if embedded else torch.empty(0, network.backbone.config.embed_dim, device=device)
+    features = processes.gather(features, len(tokens))
+    with autocast(device, precision):
+        bottleneck = torch.cat([network.head.bottleneck(part) for part in features.split(_REGIONS_AT_ONCE)])
+    return features, F.normalize(bottleneck.float(), dim=-1)
+
+
+def make_prototypes(
+    config: PretrainConfig, network: RegionNetwork, tokens: CohortTokens, processes: Processes, precision: Precision
+) -> tuple[PrototypeBank, Tensor]:
+    """Embed, cluster and match the cohort with the teacher as it is.
+
+    Every process does the clustering on the same numbers with the same seed, and so comes to the same bank.
+
+    Returns:
+        The bank, and the (R, d) bottleneck vectors it was made from, both on the device.
+
+    Raises:
+        UsageError: Too few slides have enough regions.
+    """
+    features, bottleneck = embed_cohort(network, tokens, config.global_side, processes, precision, config.workers)
+    bank = build_bank(
+        bottleneck,
+        torch.from_numpy(tokens.slide_of_region),
+        k=config.clusters,
+        min_regions=config.min_regions,
+        r=config.neighbours,
+        correspondence=config.correspondence,
+        cluster_features=features if config.cluster_features == "backbone" else None,
+        seed=config.seed,
+    )
+    return bank.to(processes.device), bottleneck

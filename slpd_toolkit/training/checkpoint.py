@@ -1,0 +1,99 @@
+"""last.pt: all that a run needs to go on as if it had never stopped, readable without running code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.files import remove_leftovers
+from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
+from slpd_toolkit.objectives.prototypes import PrototypeBank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from torch.optim import Optimizer
+
+    from slpd_toolkit.objectives.slpd import Slpd
+
+MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
+"""Settings that a resumed run may change, because they do not change what it computes."""
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0
+    """Steps done."""
+    bank: PrototypeBank | None = None
+    """Prototypes of the current epoch."""
+    sums: torch.Tensor | None = None
+    """Metrics summed since the last row of metrics.csv."""
+    summed: int = 0
+    """Steps in `sums`."""
+
+
+def save_checkpoint(
+    path: Path,
+    slpd: Slpd,
+    optimiser: Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    recipe: Mapping[str, Any],
+) -> None:
+    """Write `path` atomically."""
+    bank = progress.bank
+    write_checkpoint(
+        {
+            "slpd": slpd.state_dict(),  # student, teacher and both centres
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+            "step": progress.step,
+            "bank": None if bank is None else {item.name: getattr(bank, item.name) for item in fields(bank)},
+            "sums": progress.sums,
+            "summed": progress.summed,
+            "recipe": dict(recipe),
+        },
+        path,
+    )
+
+
+def load_checkpoint(
+    path: Path,
+    slpd: Slpd,
+    optimiser: Optimizer,
+    scaler: torch.amp.GradScaler,
+    recipe: Mapping[str, Any],
+    device: torch.device,
+) -> Progress:
+    """Restore a run.
+
+    Raises:
+        UsageError: It was started with other settings; all are named with both values.
+        WeightsError: The file is unreadable.
+    """
+    remove_leftovers(path)
+    saved = read_checkpoint(path)
+    refuse_other_recipe(path, saved["recipe"], recipe)
+    slpd.load_state_dict(saved["slpd"])
+    optimiser.load_state_dict(saved["optimiser"])
+    scaler.load_state_dict(saved["scaler"])
+    bank = None if saved["bank"] is None else PrototypeBank(**saved["bank"]).to(device)
+    sums = None if saved["sums"] is None else saved["sums"].to(device)
+    return Progress(saved["step"], bank, sums, saved["summed"])
+
+
+def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise a UsageError that names every setting that would change what the run computes."""
+    names = sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
+    pairs = [(name, found.get(name), wanted.get(name)) for name in names]
+    changed = [f"{name}: {one} there, {other} here" for name, one, other in pairs if one != other]
+    if changed:
+        raise UsageError(
+            f"{path.parent} holds a run with other settings: {'; '.join(changed)}.",
+            hint="Choose another --out, or the same settings to go on.",
+        )

@@ -1,0 +1,82 @@
+"""What a run measures of itself between two rows of metrics.csv, without making the GPU wait at every step."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.training.processes import Processes
+
+    T = TypeVar("T")
+
+MEANS = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
+
+
+class Meter:
+    """Sums on the device; reading them is the only synchronisation.
+
+    Args:
+        processes: Losses are averaged over all of them.
+        sums: (7,) sums since the last row, to go on from; None starts at zero.
+        summed: Steps in `sums`.
+    """
+
+    def __init__(self, processes: Processes, sums: Tensor | None, summed: int) -> None:
+        self._processes = processes
+        self.sums = torch.zeros(len(MEANS), device=processes.device) if sums is None else sums
+        self.summed = summed
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
+        self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass batches on, and count the time that they let the caller wait."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
+
+    @torch.no_grad()
+    def count(self, step: int, losses: Sequence[SlpdLosses], centre: Tensor, gradient_norm: Tensor) -> None:
+        """Add a step, whose gradients came in one part or several."""
+        means = torch.stack([torch.stack(part[:5]).float() for part in losses]).mean(0)
+        values = torch.cat([means, centre.norm().view(1), gradient_norm.float().view(1)])
+        self.sums += values
+        self.summed += 1
+        self._steps_timed += 1
+        bad = ~torch.isfinite(means[0]) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, step, self._first_bad)
+
+    def first_bad_step(self) -> int | None:
+        """The first step whose loss was not finite in some process, or None. Waits for the device."""
+        step = int(self._first_bad)
+        (bad,) = self._processes.any(step >= 0)
+        return step if bad else None
+
+    def row(self, regions_a_step: int) -> dict[str, float]:
+        """Means since the last call, regions a second and the share of time waited; starts afresh."""
+        means = (self._processes.mean(self.sums) / max(1, self.summed)).tolist()
+        seconds = time.perf_counter() - self._since
+        timed = {
+            "regions_per_s": round(self._steps_timed * regions_a_step / seconds, 2),
+            "data_wait": round(self._waited / seconds, 5),
+        }
+        self.sums, self.summed = torch.zeros_like(self.sums), 0
+        self.restart_clock()
+        return dict(zip(MEANS, means, strict=True)) | timed
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last row out of account: the epoch boundary is not training."""
+        self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0

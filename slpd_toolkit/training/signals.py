@@ -1,0 +1,40 @@
+"""Leaving in good order: SIGTERM (a preempted SLURM job) and Ctrl-C finish the step and save."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+@dataclass
+class StopRequest:
+    """Whether someone asked the run to stop, and the exit code that says who."""
+
+    exit_code: int = 0
+
+    def __bool__(self) -> bool:
+        return self.exit_code != 0
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Catch SIGTERM and SIGINT for the duration of the block; a second Ctrl-C interrupts at once."""
+    request = StopRequest()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        request.exit_code = 128 + number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

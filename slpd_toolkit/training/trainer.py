@@ -1,0 +1,316 @@
+"""What the training loop needs: built from the settings and the cache, or restored from the run folder."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tomli_w
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from slpd_toolkit import __version__, compute, console
+from slpd_toolkit.config.recipe import as_recipe
+from slpd_toolkit.errors import TrainingError, UsageError
+from slpd_toolkit.files import write_csv, write_text
+from slpd_toolkit.models.dino_head import DinoHeadConfig
+from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.objectives.crops import MultiCrop
+from slpd_toolkit.objectives.optim import make_optimiser
+from slpd_toolkit.objectives.schedules import cosine
+from slpd_toolkit.objectives.slpd import Slpd, SlpdConfig
+from slpd_toolkit.store.cohort import CohortTokens
+from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.store.schema import COHORT_FIELDS
+from slpd_toolkit.training.boundary import make_prototypes
+from slpd_toolkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from slpd_toolkit.training.meter import Meter
+from slpd_toolkit.training.metrics import MetricsLog
+from slpd_toolkit.training.prototype_file import describe_prototypes
+from slpd_toolkit.training.sampling import Schedule, Stream, generator, read_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.training.processes import Processes
+    from slpd_toolkit.training.signals import StopRequest
+
+LAST, REGION_VIT, PROTOTYPES = "last.pt", "region_vit.pt", "prototypes.h5"
+METRICS, RECIPE, SLIDES = "metrics.csv", "recipe.toml", "slides.csv"
+_LR_REFERENCE_BATCH = 256
+
+
+class Trainer:
+    """Everything that the loop needs: built from the settings, or restored from the run folder."""
+
+    def __init__(self, config: PretrainConfig, processes: Processes) -> None:
+        self.config, self.processes, self.device = config, processes, processes.device
+        self.precision = compute.resolve_precision(config.precision, self.device)
+        self.store = TokenStore.open(config.cache)
+        self.tokens = CohortTokens(self.store)
+        self.grid = (self.store.grid, self.store.grid)
+        self._check_cohort()
+        self.schedule = Schedule(len(self.tokens), config.batch_size, processes.rank, processes.world, config.seed)
+        self.steps = config.epochs * self.schedule.steps_per_epoch
+        self.lr, self.weight_decay, self.teacher_momentum = self._schedules()
+        self.crops = MultiCrop(
+            config.global_crops,
+            config.global_side,
+            config.local_crops,
+            config.local_side,
+            config.flip_left_right,
+            config.flip_up_down,
+        )
+        size = config.batch_size // config.accumulate
+        self.parts = [slice(first, first + size) for first in range(0, config.batch_size, size)]
+        self.slpd = self._build_networks().to(self.device).train()
+        self.model: nn.Module = self.slpd
+        if processes.world > 1:
+            gpu = [self.device] if self.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.slpd, device_ids=gpu, broadcast_buffers=False)
+        self.optimiser = make_optimiser(config.optimiser, self.slpd.student)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.recipe = as_recipe(config) | {"precision": self.precision, "processes": processes.world}
+        self.progress = self._restore()
+        self.meter = Meter(processes, self.progress.sums, self.progress.summed)
+        self.metrics = self._open_folder()
+        self.status = ""
+        self._saved_at = time.monotonic()
+
+    @property
+    def steps_left(self) -> int:
+        """Steps still to do."""
+        return self.steps - self.progress.step
+
+    def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Give the batches of the steps that are left, see `read_batches`."""
+        pin = self.device.type == "cuda"
+        left = range(self.progress.step, self.steps)
+        return read_batches(self.tokens, self.schedule, left, workers=self.config.workers, pin_memory=pin)
+
+    def targets(self, regions: Tensor) -> PrototypeTargets | None:
+        """Prototypes that these regions are pulled towards, once there are any."""
+        return None if self.progress.bank is None else self.progress.bank.targets(regions)
+
+    def gradient_exchange(self, part: slice) -> AbstractContextManager[object]:
+        """Exchange gradients between processes with the last part of a step only."""
+        if isinstance(self.model, DistributedDataParallel) and part != self.parts[-1]:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Make the prototypes of an epoch that has any."""
+        if self.config.uses_prototypes and epoch >= self.config.prototype_epoch:
+            self._make_prototypes()
+            self.meter.restart_clock()
+
+    def end_step(self, step: int, stop: StopRequest) -> bool:
+        """Count a step; write metrics and checkpoints when they are due. Gives whether training was asked to stop."""
+        self.progress.step = step + 1
+        if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
+            self._log()
+        due = time.monotonic() - self._saved_at > self.config.save_every_min * 60
+        stopping, due = self.processes.any(bool(stop), due)
+        epoch_ends = self.progress.step % self.schedule.steps_per_epoch == 0
+        if stopping or due or epoch_ends:
+            self._save()
+        return stopping
+
+    def announce(self) -> None:
+        """Say what is about to happen."""
+        config, store = self.config, self.store
+        console.note(
+            f"{len(store.slides):,} slides, {len(self.tokens):,} regions of {store.grid} x {store.grid} tokens "
+            f"({store.meta.encoder}, {store.embedding_dim}-d); {self.precision} on {compute.describe(self.device)}"
+            + (f", {self.processes.world} processes" if self.processes.world > 1 else "")
+        )
+        if self.progress.step:
+            console.note(f"Going on at step {self.progress.step:,} of {self.steps:,}.")
+        if config.uses_prototypes:
+            console.note(f"Prototypes from epoch {config.prototype_epoch}: {config.clusters} a slide.")
+
+    def finish(self, stop: StopRequest) -> int:
+        """Cluster with the final teacher, if the run is complete. Gives the exit code."""
+        if self.steps_left:
+            console.note(f"Stopped at step {self.progress.step:,}; the same command goes on from there.")
+            return stop.exit_code
+        if self._slides_with_prototypes() > self.config.neighbours:
+            self._make_prototypes()
+        return 0
+
+    def close(self) -> None:
+        """Release files."""
+        self.tokens.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _check_cohort(self) -> None:
+        """Refuse, before any work, what the cache cannot give."""
+        config, grid = self.config, self.store.grid
+        if config.global_side > grid:
+            raise UsageError(
+                f"--global-side: {config.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
+                hint=f"HIPT and SLPD take 14 of 16 tokens: use {max(1, round(grid * 14 / 16))} of {grid}.",
+            )
+        if not config.uses_prototypes:
+            return
+        if config.min_regions < config.clusters:
+            raise UsageError(
+                f"--min-regions: got {config.min_regions}, allowed: at least --clusters ({config.clusters}).",
+                hint="A slide cannot have more prototypes than regions.",
+            )
+        usable = self._slides_with_prototypes()
+        if usable <= config.neighbours:
+            raise UsageError(
+                f"{usable} of {len(self.store.slides)} slides have at least --min-regions ({config.min_regions}) "
+                f"regions; --neighbours {config.neighbours} needs {config.neighbours + 1}.",
+                hint=f"The median slide has {int(np.median(self.store.lengths))} regions: lower --min-regions, "
+                "or train without prototypes (--intra-weight 0 --inter-weight 0).",
+            )
+
+    def _slides_with_prototypes(self) -> int:
+        return int((self.store.lengths >= max(self.config.min_regions, self.config.clusters)).sum())
+
+    def _schedules(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Learning rate, weight decay and teacher momentum of every step."""
+        config, steps = self.config, self.steps
+        peak = config.lr * self.schedule.global_batch / _LR_REFERENCE_BATCH
+        warmup = config.warmup_epochs * self.schedule.steps_per_epoch
+        return (
+            cosine(peak, config.min_lr, iterations=steps, warmup_iterations=warmup),
+            cosine(config.weight_decay, config.weight_decay_end, iterations=steps),
+            cosine(config.teacher_momentum, 1.0, iterations=steps),
+        )
+
+    def _build_networks(self) -> Slpd:
+        config = self.config
+        shape = RegionViTConfig(
+            input_dim=self.store.embedding_dim,
+            grid=config.global_side,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            drop_path=config.drop_path,
+        )
+        head = DinoHeadConfig(
+            hidden_dim=config.hidden_dim, bottleneck_dim=config.bottleneck_dim, output_dim=config.out_dim
+        )
+        student = RegionNetwork(shape, head, generator(config.seed, Stream.WEIGHTS))
+        if config.init is not None:
+            student.backbone.load_state_dict(RegionViT.from_file(config.init, shape).state_dict())
+        objective = SlpdConfig(
+            weight_dino=config.dino_weight,
+            weight_intra=config.intra_weight,
+            weight_inter=config.inter_weight,
+            student_temp=config.student_temp,
+            teacher_temp=config.teacher_temp,
+            centre_momentum=config.centre_momentum,
+            variant=config.view_rule,
+        )
+        return Slpd(objective, student)
+
+    def _restore(self) -> Progress:
+        path = self.config.out / LAST
+        if not path.exists():
+            self._check_tokens()
+            return Progress()
+        return load_checkpoint(path, self.slpd, self.optimiser, self.scaler, self.recipe, self.device)
+
+    def _check_tokens(self) -> None:
+        """Read every region once: a damaged file is found now, not in the night."""
+        share = self.processes.share(len(self.tokens))
+        regions = np.arange(share.start, share.stop)
+        with console.progress("check tokens", total=len(regions), unit="regions") as bar:
+            for part in np.array_split(regions, max(1, len(regions) // 256)):
+                self.tokens.read(part)
+                bar.advance(len(part))
+
+    def _open_folder(self) -> MetricsLog | None:
+        """Write the recipe and the list of slides; open metrics.csv."""
+        if not self.processes.first:
+            return None
+        out = self.config.out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--out: {out} cannot be made ({error}).", hint="Choose a folder that you may write to."
+            ) from error
+        about = {"toolkit": __version__, "torch": torch.__version__, "device": compute.describe(self.device)}
+        write_text(out / RECIPE, tomli_w.dumps({**self.recipe, "about": about}))
+        slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.slides]
+        write_csv(out / SLIDES, ["slide_id", "regions"], slides)
+        return MetricsLog(out / METRICS, self.progress.step)
+
+    def _make_prototypes(self) -> None:
+        """Cluster and match the cohort anew, and write prototypes.h5."""
+        bank, bottleneck = make_prototypes(self.config, self.slpd.teacher, self.tokens, self.processes, self.precision)
+        self.progress.bank = bank
+        if self.processes.first:
+            found = describe_prototypes(self.store, bank, bottleneck, self.progress.step)
+            found.write(self.config.out / PROTOTYPES)
+        health = bank.quality()
+        console.note(
+            f"Prototypes of {len(bank.slides):,} slides: clusters of {health.smallest} to {health.largest} regions, "
+            f"median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
+        )
+
+    def _log(self) -> None:
+        """Write a row of metrics.csv."""
+        self._stop_if_not_finite()
+        step = self.progress.step
+        row = self.meter.row(self.schedule.global_batch)
+        health = self.progress.bank.quality() if self.progress.bank else None
+        self.status = f"loss {row['loss']:.3f}, dino {row['dino']:.3f}" + (
+            f", intra {row['intra']:.3f}, inter {row['inter']:.3f}" if health else ""
+        )
+        if self.metrics is not None:
+            self.metrics.add(
+                {
+                    "step": step,
+                    "epoch": self.schedule.epoch_of(step - 1),
+                    "lr": self.lr[step - 1],
+                    "weight_decay": self.weight_decay[step - 1],
+                    "teacher_momentum": self.teacher_momentum[step - 1],
+                    **row,
+                    **(
+                        {}
+                        if health is None
+                        else {f"clusters_{name}": value for name, value in health._asdict().items()}
+                    ),
+                }
+            )
+
+    def _stop_if_not_finite(self) -> None:
+        bad = self.meter.first_bad_step()
+        if bad is not None:
+            last = self.config.out / LAST
+            kept = f"{last} is from before that. " if last.exists() else ""
+            raise TrainingError(
+                f"The loss is not finite at step {bad} (recipe {self.config.out / RECIPE}, {self.precision}, "
+                f"learning rate {self.lr[max(bad, 0)]:.3g}).",
+                hint=(f"{kept} is from before that. " if kept.exists() else "")
+                + "Try --precision fp32 or a lower --lr.",
+            )
+
+    def _save(self) -> None:
+        """Write last.pt and region_vit.pt, unless the loss has gone bad."""
+        self._stop_if_not_finite()
+        self._saved_at = time.monotonic()
+        if not self.processes.first:
+            return
+        out, meta = self.config.out, self.store.meta
+        self.progress.sums, self.progress.summed = self.meter.sums, self.meter.summed
+        save_checkpoint(out / LAST, self.slpd, self.optimiser, self.scaler, self.progress, self.recipe)
+        provenance = {name: getattr(meta, name) for name in COHORT_FIELDS} | {"step": self.progress.step}
+        self.slpd.teacher.backbone.save(out / REGION_VIT, provenance)
