@@ -1,4 +1,4 @@
-"""Where the shared data lies."""
+"""Where the shared data lies, and what every test runs under."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.published import PublishedNumbers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Test tensors are tiny: waking a second thread costs more than it saves, on a busy machine far more."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,8 @@ class DinoHead(nn.Module):
 
     def bottleneck(self, features: Tensor) -> Tensor:
         """(N, input_dim) -> (N, bottleneck_dim) of unit length."""
-        return F.normalize(self.mlp(features), dim=-1)
+        hidden: Tensor = self.mlp(features)
+        return F.normalize(hidden.to(self.last_layer.weight_v.dtype), dim=-1)  # in full precision under autocast
 
 
 class WeightNormLinear(nn.Module):
@@ -74,10 +75,9 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_dim) -> (N, out_dim)."""
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight_v) * self.scale().squeeze(1)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective weight, (out_dim, in_dim)."""
+    def scale(self) -> Tensor:
+        """What turns rows of `weight_v` into rows of the effective weight: gain / length, (out_dim, 1)."""
         lengths: Tensor = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
-        return self.weight_v * (self.weight_g / lengths)
+        return self.weight_g / lengths

@@ -24,7 +24,7 @@ def test_bottleneck_and_logits_are_those_of_the_published_code(published: Publis
 def test_every_row_of_the_last_layer_has_the_length_of_its_gain() -> None:
     layer = WeightNormLinear(8, 5)
     layer.weight_g.copy_(torch.arange(1.0, 6.0).unsqueeze(1))
-    torch.testing.assert_close(layer.weight.norm(dim=1), torch.arange(1.0, 6.0))
+    torch.testing.assert_close((layer.weight_v * layer.scale()).norm(dim=1), torch.arange(1.0, 6.0))
     x = torch.randn(3, 8)
     torch.testing.assert_close(layer(x), x @ (F.normalize(layer.weight_v, dim=1) * layer.weight_g).T)
 

@@ -1,0 +1,45 @@
+"""Student or teacher: a region ViT and a DINO head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
+from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class RegionNetwork(nn.Module):
+    """Backbone and head under the names `backbone.*` and `head.*` of DINO's checkpoints.
+
+    Args:
+        backbone: Shape of the region ViT.
+        head: Shape of the head; its input width is the backbone's embedding.
+        generator: Source of the initial weights; None takes torch's global one.
+    """
+
+    def __init__(
+        self, backbone: RegionViTConfig, head: DinoHeadConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = RegionViT(backbone, generator)
+        self.head = DinoHead(replace(head, input_dim=backbone.embed_dim), generator)
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """Bottleneck of views of several sizes.
+
+        Args:
+            views: Token grids (n_i, h_i, w_i, D), one tensor a size; each size is one pass of the backbone.
+            generator: Source of stochastic depth, see `RegionViT.forward`.
+
+        Returns:
+            (sum of n_i, bottleneck_dim) unit vectors, in the order of `views`.
+        """
+        features = torch.cat([self.backbone(view, generator) for view in views if len(view)])
+        return self.head.bottleneck(features)

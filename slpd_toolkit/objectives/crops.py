@@ -1,0 +1,133 @@
+"""Multi-crop views of token grids, cut for a whole batch on its device in one gather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from slpd_toolkit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class MultiCrop:
+    """How many crops are taken of each region, and how large; the defaults are SLPD's."""
+
+    global_crops: int = 2
+    """Number of global crops: views of student and teacher."""
+    global_side: int = 14
+    """Side of the global crops, in tokens."""
+    local_crops: int = 8
+    """Number of local crops: views of the student alone."""
+    local_side: int = 6
+    """Side of the local crops, in tokens."""
+    flip_left_right: float = 0.5
+    """Probability that a crop is mirrored left to right."""
+    flip_up_down: float = 0.0
+    """Probability that a crop is mirrored top to bottom."""
+
+    def __post_init__(self) -> None:
+        if self.global_crops < 1 or self.local_crops < 0 or self.global_crops + self.local_crops < 2:
+            raise UsageError(
+                f"a region needs a global crop and a second view of it, got {self.global_crops} global and "
+                f"{self.local_crops} local crops.",
+                hint="SLPD takes 2 global and 8 local crops.",
+            )
+        if min(self.global_side, self.local_side) < 1:
+            raise UsageError(
+                f"crops must be at least 1 token wide, got {self.global_side} (global) and {self.local_side} (local).",
+                hint="SLPD takes 14 and 6 tokens.",
+            )
+
+    def sides(self) -> tuple[int, ...]:
+        """The side of each of the V crops, global ones first."""
+        return (self.global_side,) * self.global_crops + (self.local_side,) * self.local_crops
+
+
+class CropPlan(NamedTuple):
+    """Where every view of every region is cut; V crops (global ones first) of B regions, on the CPU."""
+
+    top: Tensor
+    """(V, B) int64: first row."""
+    left: Tensor
+    """(V, B) int64: first column."""
+    flip_rows: Tensor
+    """(V, B) bool: mirrored top to bottom."""
+    flip_columns: Tensor
+    """(V, B) bool: mirrored left to right."""
+
+    def of_regions(self, part: slice) -> CropPlan:
+        """The plan of a part of the batch, so that processes can draw one plan and cut their share."""
+        return CropPlan(*(field[:, part] for field in self))
+
+
+class Views(NamedTuple):
+    """The crops of a batch of B regions, of two sizes."""
+
+    global_crops: Tensor
+    """(Vg, B, side, side, D)."""
+    local_crops: Tensor
+    """(Vl, B, side, side, D)."""
+
+
+def draw_crops(crops: MultiCrop, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:
+    """Draw uniform offsets and flips for a batch.
+
+    Args:
+        crops: Number and size of the crops.
+        regions: Batch size B.
+        grid: Rows and columns of the regions' token grids.
+        generator: CPU generator; the same state gives the same plan.
+
+    Raises:
+        ValueError: A crop is larger than the grid.
+    """
+    side = torch.tensor(crops.sides()).unsqueeze(1)
+    if side.max() > min(grid):
+        raise ValueError(f"crops of {int(side.max())} tokens do not fit into a grid of {grid[0]} x {grid[1]}")
+    size = (len(side), regions)
+
+    def uniform() -> Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    return CropPlan(
+        top=(uniform() * (grid[0] - side + 1)).long(),
+        left=(uniform() * (grid[1] - side + 1)).long(),
+        flip_rows=uniform() < crops.flip_up_down,
+        flip_columns=uniform() < crops.flip_left_right,
+    )
+
+
+def cut_crops(tokens: Tensor, crops: MultiCrop, plan: CropPlan) -> Views:
+    """Cut all views of a batch with one gather of token rows, on the tokens' device.
+
+    Args:
+        tokens: (B, H, W, D) token grids, contiguous.
+        crops: Number and size of the crops.
+        plan: Offsets and flips of this batch.
+    """
+    _, height, width, dim = tokens.shape
+    global_part = CropPlan(*(field[: crops.global_crops] for field in plan))
+    local_part = CropPlan(*(field[crops.global_crops :] for field in plan))
+    parts = ((global_part, crops.global_side), (local_part, crops.local_side))
+    rows = [_token_rows(part, side, height, width).to(tokens.device, non_blocking=True) for part, side in parts]
+    cut = tokens.reshape(-1, dim)[torch.cat([index.flatten() for index in rows])]
+    global_crops, local_crops = torch.split(cut, [index.numel() for index in rows])
+    return Views(global_crops.view(*rows[0].shape, dim), local_crops.view(*rows[1].shape, dim))
+
+
+def centre_crop(tokens: Tensor, side: int) -> Tensor:
+    """The central side x side tokens: (B, H, W, D) -> (B, side, side, D), a view; rounds towards the top left."""
+    top, left = (tokens.shape[1] - side) // 2, (tokens.shape[2] - side) // 2
+    return tokens[:, top : top + side, left : left + side]
+
+
+def _token_rows(plan: CropPlan, side: int, height: int, width: int) -> Tensor:
+    """Rows of the (B * height * width, D) token matrix that make up the crops: (V, B, side, side) int64."""
+    steps = torch.arange(side)
+    down = torch.where(plan.flip_rows.unsqueeze(-1), side - 1 - steps, steps) + plan.top.unsqueeze(-1)
+    across = torch.where(plan.flip_columns.unsqueeze(-1), side - 1 - steps, steps) + plan.left.unsqueeze(-1)
+    region = torch.arange(plan.top.shape[1]).view(1, -1, 1, 1) * (height * width)
+    return region + down.unsqueeze(-1) * width + across.unsqueeze(-2)

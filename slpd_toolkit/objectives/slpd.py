@@ -1,0 +1,168 @@
+"""The SLPD objective: student, teacher and centres, and the losses of a batch."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import torch
+from torch import Tensor, distributed, nn
+
+from slpd_toolkit.objectives.distillation import CrossViewEntropy, cross_view_entropy
+from slpd_toolkit.objectives.optim import update_average
+from slpd_toolkit.objectives.terms import SlpdConfig, Term, active_terms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.models.network import RegionNetwork
+    from slpd_toolkit.objectives.crops import Views
+    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+
+
+class SlpdLosses(NamedTuple):
+    """Losses of a batch. Each process of a distributed run holds its share: their mean is the whole batch's loss."""
+
+    total: Tensor
+    """Weighted sum of the terms; a scalar, the only one with a gradient."""
+    dino: Tensor
+    """Self-distillation, unweighted; 0 where a term is off or has no targets yet."""
+    intra: Tensor
+    """Intra-slide distillation, unweighted."""
+    inter: Tensor
+    """Inter-slide distillation, unweighted."""
+    target_entropy: Tensor
+    """Mean entropy of all targets in nats: near 0 or near log O means collapse."""
+    centre: Tensor
+    """(O,) what the centre of self-distillation moves to after the step."""
+    prototype_centre: Tensor
+    """(O,) what the prototype terms' centre moves to after the step."""
+
+
+class Slpd(nn.Module):
+    """Student, teacher and the two centres: all the state of the objective.
+
+    A training step is `forward`, the backward pass, the optimiser's step, then `update_centres` and `update_teacher`.
+    Neither happens on its own, so a step that is given up leaves no trace.
+
+    Args:
+        config: Weights and constants.
+        student: The network to train; the teacher starts as its copy.
+    """
+
+    centre: Tensor
+    prototype_centre: Tensor
+
+    def __init__(self, config: SlpdConfig, student: RegionNetwork) -> None:
+        super().__init__()
+        self.config = config
+        self.student = student
+        self.teacher = deepcopy(student).requires_grad_(requires_grad=False).eval()
+        self.register_buffer("centre", torch.zeros(student.head.config.output_dim))
+        self.register_buffer("prototype_centre", torch.zeros(student.head.config.output_dim))
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001  # nn.Module's signature
+        """Set the student's mode; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(
+        self, views: Views, prototypes: PrototypeTargets | None = None, generator: torch.Generator | None = None
+    ) -> SlpdLosses:
+        """Losses of a batch. Changes no state.
+
+        Args:
+            views: Crops of B regions: the student sees all V, the teacher the global ones.
+            prototypes: Targets of the two prototype terms; None before the first clustering.
+            generator: Source of the student's stochastic depth, on the views' device; None takes torch's global one.
+
+        Raises:
+            ValueError: No term is switched on that has targets.
+        """
+        crops = [view.flatten(0, 1) for view in views]
+        regions = (-1, views.global_crops.shape[1])
+        with torch.no_grad():
+            teacher = self.teacher(crops[:1]).unflatten(0, regions)
+        student = self.student(crops, generator).unflatten(0, regions)
+        terms = active_terms(self.config, teacher, prototypes, len(student))
+        counts, used, centres = self._move_centres(terms)
+        entropies = cross_view_entropy(
+            student,
+            self.student.head.last_layer,
+            torch.cat([term.targets for term in terms]),
+            self.teacher.head.last_layer,
+            used,
+            student_temp=self.config.student_temp,
+            teacher_temp=self.config.teacher_temp,
+        )
+        losses = _term_losses(terms, counts, entropies.cross_entropy)
+        total = torch.stack([term.weight * losses[term.name] for term in terms]).sum()
+        off = total.new_zeros(())
+        dino, intra, inter = (losses.get(name, off).detach() for name in ("dino", "intra", "inter"))
+        return SlpdLosses(total, dino, intra, inter, _mean_entropy(terms, entropies), *centres)
+
+    @torch.no_grad()
+    def update_centres(self, losses: Sequence[SlpdLosses]) -> None:
+        """Move both centres, once a step: c <- m * c + (1 - m) * mean of the targets' logits.
+
+        Args:
+            losses: What `forward` returned in this step; several where gradients are accumulated.
+        """
+        self.centre.copy_(torch.stack([part.centre for part in losses]).mean(0))
+        self.prototype_centre.copy_(torch.stack([part.prototype_centre for part in losses]).mean(0))
+
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher, the last layer included: teacher <- momentum * teacher + (1 - momentum) * student."""
+        update_average(self.teacher, self.student, momentum)
+
+    @torch.no_grad()
+    def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Where each term finds and leaves its centre.
+
+        The two prototype terms share one centre, which the first moves before the second uses it. The mean over a batch
+        is taken before the last layer, which is linear: processes exchange d numbers a term instead of O.
+
+        Returns:
+            (T,) regions of each term on all processes; (Q, O) centre of each target; both centres after the step.
+        """
+        counts, means = _global_means(terms)
+        with torch.autocast(means.device.type, enabled=False):
+            logits = self.teacher.head.last_layer(means)
+        own, shared = self.centre, self.prototype_centre
+        used = []
+        for term, count, mean in zip(terms, counts, logits, strict=True):
+            found = own if term.name == "dino" else shared
+            left = torch.where(count > 0, torch.lerp(mean, found, self.config.centre_momentum), found)
+            own, shared = (left, shared) if term.name == "dino" else (own, left)
+            used.append(found.expand(len(term.targets), -1))
+        return counts, torch.cat(used), (own, shared)
+
+
+def _global_means(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
+    """(T,) valid regions and (T, d) mean target of each term, over the batches of all processes."""
+    sums = torch.stack([(term.targets * term.valid.unsqueeze(-1)).mean(0).sum(0) for term in terms])
+    packed = torch.cat((sums, torch.stack([term.valid.sum() for term in terms]).unsqueeze(1)), dim=1)
+    if _processes() > 1:
+        distributed.all_reduce(packed)
+    counts = packed[:, -1]
+    return counts, packed[:, :-1] / counts.clamp(min=1).unsqueeze(1)
+
+
+def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -> dict[str, Tensor]:
+    """This process's share of each term: sum over its regions, times processes, over the regions of all processes."""
+    blocks = torch.split(cross_entropy, [len(term.targets) for term in terms])
+    losses: dict[str, Tensor] = {}
+    for term, count, block in zip(terms, counts, blocks, strict=True):
+        per_region = torch.einsum("qvb,qv->b", block, term.pairs.to(block.dtype)) * term.valid
+        losses[term.name] = per_region.sum() * _processes() / count.clamp(min=1)
+    return losses
+
+
+def _mean_entropy(terms: Sequence[Term], entropies: CrossViewEntropy) -> Tensor:
+    valid = torch.cat([term.valid.expand(len(term.targets), -1) for term in terms])
+    return (entropies.target_entropy * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, centre_crop, cut_crops, draw_crops
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def cut_one(tokens: Tensor, plan: CropPlan, view: int, region: int, side: int) -> Tensor:
+    """One crop by slicing, as the published code cuts them one by one."""
+    top, left = int(plan.top[view, region]), int(plan.left[view, region])
+    crop = tokens[region, top : top + side, left : left + side]
+    if plan.flip_rows[view, region]:
+        crop = crop.flip(0)
+    if plan.flip_columns[view, region]:
+        crop = crop.flip(1)
+    return crop
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 4), st.integers(3, 9), st.integers(3, 9), st.integers(1, 3), st.integers(0, 3), st.integers(0, 99)
+)
+def test_one_gather_cuts_what_slicing_cuts(
+    regions: int, height: int, width: int, global_crops: int, local_crops: int, seed: int
+) -> None:
+    if global_crops + local_crops < 2:
+        local_crops = 1
+    crops = MultiCrop(global_crops, 3, local_crops, 2, flip_left_right=0.5, flip_up_down=0.5)
+    tokens = torch.randn(regions, height, width, 4, generator=generator(seed))
+    plan = draw_crops(crops, regions, (height, width), generator(seed))
+    views = cut_crops(tokens, crops, plan)
+    for view in range(global_crops):
+        for b in range(regions):
+            assert torch.equal(views.global_crops[view, b], cut_one(tokens, plan, view, b, 3))
+    for view in range(local_crops):
+        for b in range(regions):
+            assert torch.equal(views.local_crops[view, b], cut_one(tokens, plan, global_crops + view, b, 2))
+
+
+def test_offsets_are_uniform_over_every_place_that_fits() -> None:
+    crops = MultiCrop(global_crops=1, global_side=14, local_crops=1, local_side=6)
+    plan = draw_crops(crops, 20_000, (16, 18), generator())
+    for offsets, places in (
+        (plan.top[0], 3),
+        (plan.left[0], 5),
+        (plan.top[1], 11),
+        (plan.left[1], 13),
+    ):
+        counts = torch.bincount(offsets)
+        assert len(counts) == places
+        assert (counts / 20_000 - 1 / places).abs().max() < 0.02
+
+
+def test_flips_happen_with_their_own_probability_on_their_own_axis() -> None:
+    plan = draw_crops(MultiCrop(flip_left_right=0.5), 5_000, (16, 16), generator())
+    assert not plan.flip_rows.any()
+    assert abs(float(plan.flip_columns.double().mean()) - 0.5) < 0.02
+    plan = draw_crops(MultiCrop(flip_left_right=0.0, flip_up_down=0.25), 5_000, (16, 16), generator())
+    assert not plan.flip_columns.any()
+    assert abs(float(plan.flip_rows.double().mean()) - 0.25) < 0.02
+
+
+def test_a_plan_follows_its_generator_alone() -> None:
+    first, again, other = (draw_crops(MultiCrop(), 7, (16, 16), generator(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.top, other.top)
+
+
+def test_processes_that_share_a_plan_cut_the_same_views_as_one() -> None:
+    tokens = torch.randn(6, 16, 16, 2, generator=generator())
+    crops = MultiCrop()
+    plan = draw_crops(crops, 6, (16, 16), generator())
+    whole = cut_crops(tokens, crops, plan)
+    second = cut_crops(tokens[3:], crops, plan.of_regions(slice(3, 6)))
+    assert torch.equal(whole.local_crops[:, 3:], second.local_crops)
+    assert torch.equal(whole.global_crops[:, 3:], second.global_crops)
+
+
+def test_the_centre_crop_lies_in_the_middle() -> None:
+    tokens = torch.arange(16 * 16.0).view(1, 16, 16, 1)
+    crop = centre_crop(tokens, 14)
+    assert crop.shape == (1, 14, 14, 1)
+    assert crop[0, 0, 0, 0] == 17
+    assert torch.equal(centre_crop(tokens, 16), tokens)
+
+
+def test_a_crop_larger_than_the_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="14 tokens do not fit into a grid of 16 x 8"):
+        draw_crops(MultiCrop(), 2, (16, 8), generator())
+
+
+@pytest.mark.parametrize("arguments", [{"global_crops": 0}, {"global_crops": 1, "local_crops": 0}, {"local_side": 0}])
+def test_crops_that_leave_nothing_to_learn_from_are_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        MultiCrop(**arguments)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
+from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.region_vit import RegionViTConfig
+from slpd_toolkit.objectives.crops import MultiCrop, Views, cut_crops, draw_crops
+from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
+from slpd_toolkit.objectives.prototypes import PrototypeTargets
+from slpd_toolkit.objectives.slpd import Slpd, SlpdLosses
+from slpd_toolkit.objectives.terms import SlpdConfig
+from tests.objectives.oracle import Oracle
+from tests.published import relative_error
+
+if TYPE_CHECKING:
+    from tests.published import PublishedNumbers
+
+REGIONS, BOTTLENECK, OUTPUTS = 4, 6, 30
+CROPS = MultiCrop(global_crops=2, global_side=4, local_crops=3, local_side=2)
+BACKBONE = RegionViTConfig(input_dim=5, grid=4, embed_dim=8, depth=2, heads=2, mlp_ratio=2)
+HEAD = DinoHeadConfig(hidden_dim=16, bottleneck_dim=BOTTLENECK, output_dim=OUTPUTS)
+
+
+def build(config: SlpdConfig, seed: int = 0) -> Slpd:
+    """A small objective in double precision, with a teacher unlike its student and weights large enough to matter."""
+    rng = torch.Generator().manual_seed(seed)
+    slpd = Slpd(config, RegionNetwork(BACKBONE, HEAD)).double().train()
+    for network in (slpd.student, slpd.teacher):
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.5, generator=rng)
+    return slpd
+
+
+def draw_views(step: int) -> Views:
+    rng = torch.Generator().manual_seed(100 + step)
+    tokens = torch.randn(REGIONS, 5, 6, 5, generator=rng, dtype=torch.float64)
+    return cut_crops(tokens, CROPS, draw_crops(CROPS, REGIONS, (5, 6), rng))
+
+
+def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, True, True)) -> PrototypeTargets:
+    rng = torch.Generator().manual_seed(200 + step)
+    mask = torch.tensor(valid)
+    unit = F.normalize(torch.randn(1 + r, REGIONS, BOTTLENECK, generator=rng, dtype=torch.float64), dim=-1)
+    unit = unit * mask.unsqueeze(-1)
+    return PrototypeTargets(mask, unit[0], unit[1:])
+
+
+def crops_of(views: Views) -> list[list[Tensor]]:
+    return [list(view) for size in views for view in size]
+
+
+@pytest.mark.parametrize(
+    ("settings", "r"),
+    [
+        ({}, 1),
+        ({"variant": "published"}, 1),
+        ({"variant": "published", "weight_intra": 0.3, "weight_inter": 2.0}, 3),
+        ({"weight_intra": 0.3, "weight_inter": 2.0, "student_temp": 0.2, "teacher_temp": 0.07}, 2),
+        ({"weight_intra": 0.0, "centre_momentum": 0.5}, 2),
+        ({"weight_inter": 0.0}, 1),
+        ({"weight_dino": 0.0}, 1),
+        ({"weight_intra": 0.0, "weight_inter": 0.0}, 1),
+    ],
+)
+def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> None:
+    config = SlpdConfig(**settings)
+    slpd = build(config)
+    oracle = Oracle(config, build(config).student)
+    oracle.teacher.load_state_dict(slpd.teacher.state_dict())
+    optimiser = make_optimiser("adamw", slpd.student)
+    for step in range(4):
+        rate, decay, momentum = 0.01 * (step + 1), 0.1 * (4 - step), 0.9 + 0.02 * step
+        views = draw_views(step)
+        prototypes = None if step == 0 and config.weight_dino else draw_prototypes(step, r)
+        losses = slpd(views, prototypes)
+        optimiser.zero_grad()
+        losses.total.backward()
+        gradients = {name: p.grad.clone() for name, p in slpd.student.named_parameters() if p.grad is not None}
+        clip = float(torch.stack([gradient.norm() for gradient in gradients.values()]).median())
+        clip_each(slpd.student.parameters(), clip)
+        set_step(optimiser, learning_rate=rate, weight_decay=decay)
+        optimiser.step()
+        slpd.update_centres([losses])
+        slpd.update_teacher(momentum)
+
+        expected = oracle.losses(crops_of(views), prototypes)
+        total = sum(getattr(config, f"weight_{name}") * value for name, value in expected.items())
+        assert isinstance(total, Tensor)
+        expected_gradients = oracle.step(total, rate=rate, decay=decay, clip=clip, momentum=momentum)
+
+        torch.testing.assert_close(losses.total, total)
+        for name in ("dino", "intra", "inter"):
+            torch.testing.assert_close(getattr(losses, name), expected.get(name, torch.tensor(0.0)).double().detach())
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected_gradients[name], msg=f"gradient of {name}, step {step}")
+        torch.testing.assert_close(slpd.centre, oracle.centre)
+        torch.testing.assert_close(slpd.prototype_centre, oracle.prototype_centre)
+        for ours, theirs in ((slpd.student, oracle.student), (slpd.teacher, oracle.teacher)):
+            for (name, got), wanted in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+                torch.testing.assert_close(got, wanted, msg=f"{name}, step {step}")
+
+
+class _Features(nn.Module):
+    """A network whose backbone is a table: views are features already, or are replaced by `features`."""
+
+    def __init__(self, head: DinoHead, features: Tensor | None = None) -> None:
+        super().__init__()
+        self.head = head
+        self.features = features
+
+    def forward(self, views: list[Tensor], generator: None = None) -> Tensor:
+        return self.head.bottleneck(torch.cat(views) if self.features is None else self.features)
+
+
+def test_losses_and_centres_over_two_calls_are_those_of_the_published_code(published: PublishedNumbers) -> None:
+    batch, r = published.meta["B"], published.meta["r"]
+    head = DinoHead(DinoHeadConfig(output_dim=published.meta["out_dim"]))
+    published.load_into(head)
+    student: Any = _Features(head)
+    slpd = Slpd(SlpdConfig(variant="published"), student)
+    teacher: Any = _Features(head, published.input("teacher_features", 2 * batch, 192))
+    slpd.teacher = teacher
+    features = published.input("region_features", 10 * batch, 192).view(10, batch, 192)
+    views = Views(features[:2], features[2:])
+    prototypes = PrototypeTargets(
+        torch.ones(batch, dtype=torch.bool),
+        F.normalize(published.input("prototypes", batch, 256), dim=-1),
+        F.normalize(published.input("neighbour_prototypes", r * batch, 256), dim=-1).view(r, batch, 256),
+    )
+    first = slpd(views, prototypes)
+    slpd.update_centres([first])
+    assert relative_error(slpd.prototype_centre, published["loss/prototype_center_after_both"][0]) < 1e-5
+    second = slpd(views, prototypes)
+    slpd.update_centres([second])
+    assert relative_error(slpd.centre, published["loss/dino_center"][0]) < 1e-5
+    dino = published["loss/dino"]
+    assert float(first.dino) == pytest.approx(float(dino[0]), rel=1e-5)
+    assert float(second.dino) == pytest.approx(float(dino[1]), rel=1e-5)
+    assert float(first.intra) == pytest.approx(float(published["loss/intra_first_call"]), rel=1e-5)
+    assert float(first.inter) == pytest.approx(float(published["loss/inter_second_call_same_center"]), rel=1e-5)
+
+
+def test_a_forward_pass_changes_no_state() -> None:
+    slpd = build(SlpdConfig())
+    before = {name: tensor.clone() for name, tensor in slpd.state_dict().items()}
+    first = slpd(draw_views(0), draw_prototypes(0, 2))
+    again = slpd(draw_views(0), draw_prototypes(0, 2))
+    assert torch.equal(first.total, again.total)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in slpd.state_dict().items())
+
+
+def test_a_batch_without_any_prototypes_moves_no_prototype_centre_and_costs_nothing() -> None:
+    slpd = build(SlpdConfig())
+    slpd.prototype_centre.normal_()
+    losses = slpd(draw_views(0), draw_prototypes(0, 2, valid=(False,) * REGIONS))
+    assert losses.intra == losses.inter == 0
+    assert torch.equal(losses.total, losses.dino)
+    assert torch.equal(losses.prototype_centre, slpd.prototype_centre)
+
+
+def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
+    slpd = build(SlpdConfig())
+    slpd.centre.normal_()
+    slpd.prototype_centre.normal_()
+    views, prototypes = draw_views(0), draw_prototypes(0, 2, valid=(True,) * REGIONS)
+    whole = slpd(views, prototypes)
+    halves = []
+    for part in (slice(0, 2), slice(2, 4)):
+        half = PrototypeTargets(prototypes.valid[part], prototypes.own[part], prototypes.neighbours[:, part])
+        halves.append(slpd(Views(*(view[:, part] for view in views)), half))
+    slpd.update_centres(halves)
+    torch.testing.assert_close(slpd.centre, whole.centre)
+    torch.testing.assert_close(slpd.prototype_centre, whole.prototype_centre)
+    torch.testing.assert_close((halves[0].dino + halves[1].dino) / 2, whole.dino)
+
+
+def test_the_teacher_starts_as_the_student_stays_in_eval_mode_and_learns_nothing_by_gradient() -> None:
+    network = RegionNetwork(replace(BACKBONE, drop_path=0.5), HEAD)
+    slpd = Slpd(SlpdConfig(), network).train()
+    assert slpd.student.training
+    assert not any(module.training for module in slpd.teacher.modules())
+    for (name, ours), theirs in zip(slpd.teacher.named_parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+        assert not ours.requires_grad
+        assert theirs.requires_grad
+        assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_entropy_lies_between_collapse_and_uniform() -> None:
+    slpd = build(SlpdConfig(teacher_temp=1e3))
+    uniform = slpd(draw_views(0), draw_prototypes(0, 1)).target_entropy
+    assert float(uniform) == pytest.approx(float(torch.tensor(float(OUTPUTS)).log()), rel=1e-4)
+    slpd.config = SlpdConfig(teacher_temp=1e-4)
+    assert slpd(draw_views(0), draw_prototypes(0, 1)).target_entropy < 1e-3
+
+
+def test_state_holds_both_networks_and_both_centres() -> None:
+    slpd, other = build(SlpdConfig(), seed=0), build(SlpdConfig(), seed=1)
+    slpd.update_centres([slpd(draw_views(0), draw_prototypes(0, 1))])
+    other.load_state_dict(slpd.state_dict())
+    losses: list[SlpdLosses] = [model(draw_views(1), draw_prototypes(1, 1)) for model in (slpd, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+def test_prototype_terms_alone_need_prototypes() -> None:
+    with pytest.raises(ValueError, match="no term has targets"):
+        build(SlpdConfig(weight_dino=0.0))(draw_views(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_dino": 0, "weight_intra": 0, "weight_inter": 0}, "one must be positive, got dino 0, intra 0"),
+        ({"weight_intra": -1.0}, "must not be negative"),
+        ({"teacher_temp": 0.0}, "temperatures must be positive"),
+        ({"centre_momentum": 1.0}, r"centre_momentum must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_constants_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SlpdConfig(**settings)
