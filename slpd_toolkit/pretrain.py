@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import torch
+
 from slpd_toolkit import compute, console
 from slpd_toolkit.objectives.crops import cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, set_step
@@ -78,7 +80,7 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
                 with compute.autocast(run.device, run.precision):
                     views = cut_crops(tokens[part], run.crops, plan.of_regions(part))
                     losses.append(run.model(views, run.targets(regions[part]), depth))
-                run.scaler.scale(losses[-1].total / len(run.parts)).backward()
+                torch.autograd.backward(run.scaler.scale(losses[-1].total / len(run.parts)))
         if epoch < config.freeze_last_layer:
             student.head.last_layer.zero_grad()
         run.scaler.unscale_(run.optimiser)

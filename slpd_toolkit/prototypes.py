@@ -1,4 +1,4 @@
-"""`slpd prototypes`: what a run's prototypes are, as a table and as an atlas with the regions nearest to each centre."""
+"""`slpd prototypes`: what the prototypes of a run are, as a table and as an atlas with the regions nearest to each."""
 
 from __future__ import annotations
 

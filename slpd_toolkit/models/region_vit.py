@@ -12,6 +12,7 @@ from slpd_toolkit.models import weights
 from slpd_toolkit.models.transformer import VisionTransformer, initialise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -99,10 +100,16 @@ class RegionViT(VisionTransformer):
         weights.load_strict(model, weights.backbone_state(checkpoint, path), path)
         return model.eval()
 
-    def save(self, path: Path | str) -> None:
-        """Write config and weights for `from_file`: what users share. Atomic; stochastic depth is left behind."""
+    def save(self, path: Path | str, provenance: Mapping[str, object] | None = None) -> None:
+        """Write config and weights for `from_file`: what users share. Atomic; stochastic depth is left behind.
+
+        Args:
+            path: The file.
+            provenance: What the network was trained on, kept beside the weights.
+        """
         config = asdict(self.config) | {"drop_path": 0.0}
-        weights.write_checkpoint({"config": config, "state_dict": self.state_dict()}, path)
+        stored = {"config": config, "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
+        weights.write_checkpoint(stored, path)
 
 
 def _config_of(checkpoint: dict[str, object], path: Path | str) -> RegionViTConfig:

@@ -8,10 +8,7 @@ state dict, or a dict that holds one under `teacher`, `student` or `state_dict`,
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slpd_toolkit.errors import WeightsError
+from slpd_toolkit.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -126,22 +124,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | st
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
     """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def sha256_of(path: Path | str) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with atomic_path(Path(path)) as partial:
+        torch.save(dict(checkpoint), partial)
 
 
 def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Network) -> dict[str, Tensor]:

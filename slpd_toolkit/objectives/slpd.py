@@ -154,7 +154,8 @@ def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -
     blocks = torch.split(cross_entropy, [len(term.targets) for term in terms])
     losses: dict[str, Tensor] = {}
     for term, count, block in zip(terms, counts, blocks, strict=True):
-        per_region = torch.einsum("qvb,qv->b", block, term.pairs.to(block.dtype)) * term.valid
+        # A sum rather than an einsum, which autocast would round to bf16.
+        per_region = (block * term.pairs.unsqueeze(-1)).sum((0, 1)) * term.valid
         losses[term.name] = per_region.sum() * _processes() / count.clamp(min=1)
     return losses
 

@@ -1,4 +1,4 @@
-"""The prototype atlas: for each slide its prototypes, where they lie, and the regions nearest to each of their centres."""
+"""The prototype atlas: for each slide its prototypes, where they lie, and the regions nearest to each centre."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def embed_cohort(
     features = torch.cat(embedded) if embedded else torch.empty(0, network.backbone.config.embed_dim, device=device)
     features = processes.gather(features, len(tokens))
     with autocast(device, precision):
-        bottleneck = torch.cat([network.head.bottleneck(part) for part in features.split(_REGIONS_AT_ONCE)])
+        bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, _REGIONS_AT_ONCE)])
     return features, F.normalize(bottleneck.float(), dim=-1)
 
 

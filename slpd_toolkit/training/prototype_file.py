@@ -109,7 +109,7 @@ def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tens
         slide_ids=np.array([slide.meta.slide_id for slide in slides], object),
         prototypes=bank.prototypes.cpu().numpy(),
         neighbours=bank.neighbours.cpu().numpy(),
-        similarity=bank.similarity.cpu().numpy() / bank.prototypes.shape[1],
+        similarity=(bank.similarity / bank.prototypes.shape[1]).float().cpu().numpy(),
         counterpart=bank.counterpart.cpu().numpy(),
         region_row=bank.row.cpu().numpy(),
         region_cluster=bank.cluster.cpu().numpy(),

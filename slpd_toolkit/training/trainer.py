@@ -21,7 +21,8 @@ from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.objectives.crops import MultiCrop
 from slpd_toolkit.objectives.optim import make_optimiser
 from slpd_toolkit.objectives.schedules import cosine
-from slpd_toolkit.objectives.slpd import Slpd, SlpdConfig
+from slpd_toolkit.objectives.slpd import Slpd
+from slpd_toolkit.objectives.terms import SlpdConfig
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -299,8 +300,7 @@ class Trainer:
             raise TrainingError(
                 f"The loss is not finite at step {bad} (recipe {self.config.out / RECIPE}, {self.precision}, "
                 f"learning rate {self.lr[max(bad, 0)]:.3g}).",
-                hint=(f"{kept} is from before that. " if kept.exists() else "")
-                + "Try --precision fp32 or a lower --lr.",
+                hint=f"{kept}Try --precision fp32 or a lower --lr.",
             )
 
     def _save(self) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from slpd_toolkit.models.weights import (
     head_state,
     load_strict,
     read_checkpoint,
-    sha256_of,
     write_checkpoint,
 )
 
@@ -133,8 +131,3 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_checkpoint({"bad": lambda: None}, path)
     assert torch.equal(read_checkpoint(path)["bias"], STATE["bias"])
     assert [file.name for file in tmp_path.iterdir()] == ["w.pt"]
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"weights")
-    assert sha256_of(tmp_path / "w") == hashlib.sha256(b"weights").hexdigest()

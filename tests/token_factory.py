@@ -1,0 +1,75 @@
+"""Token caches without slides: what stages two and three read, in the real format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.store.schema import TokenMeta
+from slpd_toolkit.store.writer import TokenWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+META = TokenMeta(
+    slide_id="",
+    slide_width_l0=100_000,
+    slide_height_l0=80_000,
+    slide_fingerprint="0-0",
+    mpp_l0=0.5,
+    target_mpp=0.5,
+    effective_mpp=0.5,
+    upsampling=1.0,
+    patch_px=256,
+    region_px=4096,
+    region_l0=4096,
+    min_tissue=0.1,
+    encoder="planted",
+    encoder_sha256="0" * 64,
+    encoder_input_px=256,
+    embedding_dim=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    precision="fp32",
+    toolkit_version="0",
+    recipe="{}",
+)
+
+
+def write_cache(
+    folder: Path, lengths: Sequence[int], *, grid: int = 6, dim: int = 8, kinds: int = 3, seed: int = 0
+) -> Path:
+    """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    centres = generator.standard_normal((kinds, dim))
+    for number, length in enumerate(lengths):
+        kind = generator.integers(kinds, size=length)
+        tokens = centres[kind][:, None, None] + 0.5 * generator.standard_normal((length, grid, grid, dim))
+        write_slide(folder, f"slide{number:03}", tokens)
+    return folder
+
+
+def write_slide(folder: Path, slide_id: str, tokens: np.ndarray, **attributes: object) -> Path:
+    """Write one token file; regions lie side by side in rows of eight."""
+    regions, grid, _, dim = tokens.shape
+    region_px = grid * META.patch_px
+    meta = replace(
+        META,
+        slide_id=slide_id,
+        embedding_dim=dim,
+        region_px=region_px,
+        region_l0=region_px,
+        **attributes,  # type: ignore[arg-type]
+    )
+    index = np.arange(regions)
+    coords = np.stack([index % 8, index // 8], axis=1) * region_px
+    path = folder / f"{slide_id}.h5"
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    with TokenWriter(path, meta, coords, np.ones((regions, grid, grid), np.float32)) as writer:
+        for region in range(regions):
+            writer.put(region, rows, columns, tokens[region].reshape(-1, dim))
+    return path
