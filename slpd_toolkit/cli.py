@@ -17,6 +17,7 @@ import typer
 from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.errors import SlpdError
@@ -134,3 +135,4 @@ def _guarded(work: Callable[[], int | None]) -> None:
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
+add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")

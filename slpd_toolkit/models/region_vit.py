@@ -100,6 +100,10 @@ class RegionViT(VisionTransformer):
         weights.load_strict(model, weights.backbone_state(checkpoint, path), path)
         return model.eval()
 
+    def config_dict(self) -> dict[str, int | float]:
+        """The shape as plain values, without stochastic depth, which only training has."""
+        return asdict(self.config) | {"drop_path": 0.0}
+
     def save(self, path: Path | str, provenance: Mapping[str, object] | None = None) -> None:
         """Write config and weights for `from_file`: what users share. Atomic; stochastic depth is left behind.
 
@@ -107,8 +111,7 @@ class RegionViT(VisionTransformer):
             path: The file.
             provenance: What the network was trained on, kept beside the weights.
         """
-        config = asdict(self.config) | {"drop_path": 0.0}
-        stored = {"config": config, "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
+        stored = {"config": self.config_dict(), "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
         weights.write_checkpoint(stored, path)
 
 

@@ -8,14 +8,15 @@ state dict, or a dict that holds one under `teacher`, `student` or `state_dict`,
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from slpd_toolkit.errors import WeightsError
@@ -51,7 +52,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(_HARMLESS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -126,6 +127,19 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
     """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one."""
     with atomic_path(Path(path)) as partial:
         torch.save(dict(checkpoint), partial)
+
+
+def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object], path: Path | str) -> None:
+    """Write tensors as .safetensors, atomically; the config goes into the file's metadata as JSON."""
+    with atomic_path(Path(path)) as partial:
+        save_file(dict(state), partial, metadata={"config": json.dumps(dict(config)), "format": "pt"})
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        config = (file.metadata() or {}).get("config")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+    return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
 
 
 def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Network) -> dict[str, Tensor]:

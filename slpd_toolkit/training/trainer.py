@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    import numpy.typing as npt
     from torch import Tensor, nn
 
     from slpd_toolkit.config.pretrain import PretrainConfig
@@ -181,15 +180,15 @@ class Trainer:
     def _slides_with_prototypes(self) -> int:
         return int((self.store.lengths >= max(self.config.min_regions, self.config.clusters)).sum())
 
-    def _schedules(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _schedules(self) -> tuple[list[float], list[float], list[float]]:
         """Learning rate, weight decay and teacher momentum of every step."""
         config, steps = self.config, self.steps
         peak = config.lr * self.schedule.global_batch / _LR_REFERENCE_BATCH
         warmup = config.warmup_epochs * self.schedule.steps_per_epoch
         return (
-            cosine(peak, config.min_lr, iterations=steps, warmup_iterations=warmup),
-            cosine(config.weight_decay, config.weight_decay_end, iterations=steps),
-            cosine(config.teacher_momentum, 1.0, iterations=steps),
+            cosine(peak, config.min_lr, iterations=steps, warmup_iterations=warmup).tolist(),
+            cosine(config.weight_decay, config.weight_decay_end, iterations=steps).tolist(),
+            cosine(config.teacher_momentum, 1.0, iterations=steps).tolist(),
         )
 
     def _build_networks(self) -> Slpd:
