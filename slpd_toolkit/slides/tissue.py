@@ -1,8 +1,8 @@
 """Tissue on a slide's thumbnail, and how much of it lies in each patch of each region.
 
 Tissue is told from glass by the local texture of its optical density (OD), not by its colour: glass, capture spots,
-stain halos and uneven light vary slowly, tissue varies from cell to cell. The threshold is absolute, so that a slide may
-be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
+stain halos and uneven light vary slowly, tissue varies from cell to cell. The threshold is absolute, so that a slide
+may be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
 """
 
 import math
@@ -29,6 +29,7 @@ HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
 WHITE = 253  # padding composited to white, allowing for JPEG; glass this bright says as little
 PADDING_UM = 250.0  # white areas at least this wide are padding
+INK_MPP = 16.0  # ink is looked for at this resolution: coarse enough to blend nuclei with what surrounds them
 INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
 
 COLD_OD, COLD_RATIO = 0.25, 1.25  # blue and green ink: OD of red above that of green, by difference and by ratio
@@ -52,11 +53,7 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
         (H, W) bool, True on tissue.
     """
     known = ~_padding_or_ink(thumbnail, mpp)
-    textured, level = _texture(thumbnail, known, mpp)
-    glass = level[known & ~textured]
-    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
-    dense = level > (np.quantile(glass, 0.1) if glass.size else 0.0) + DENSE_OD
-    found = _dilate(known & (textured | dense), GAP_UM, mpp)
+    found = _dilate(known & _textured_or_dense(thumbnail, known, mpp), GAP_UM, mpp)
     # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
     found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
     found = _dilate(found, THIN_UM, mpp) & known
@@ -93,36 +90,33 @@ def tissue_fraction(
 
 def _padding_or_ink(thumbnail: Image, mpp: float) -> Mask:
     """Find the pixels that say nothing about tissue, with the ring of mixed pixels around them."""
-    white = np.empty(thumbnail.shape[:2], np.bool_)
-    ink = np.empty_like(white)
-    for strip in _strips(thumbnail, 2 * SMOOTH_UM, mpp):
-        white[strip.write] = thumbnail[strip.write].min(axis=2) >= WHITE
-        ink[strip.write] = _is_ink(_blur(thumbnail[strip.read], 2 * SMOOTH_UM, mpp))[strip.keep]
+    white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3)
     square = np.ones([2 * round(PADDING_UM / 2 / mpp) + 1] * 2, np.uint8)
-    padding = cv2.dilate(cv2.morphologyEx(white.view(np.uint8), cv2.MORPH_OPEN, square), np.ones((3, 3), np.uint8))
-    return padding.astype(np.bool_) | _dilate(_erode(ink, INK_UM / 2, mpp), INK_UM / 2 + INK_UM, mpp)
+    padding = cv2.dilate(cv2.morphologyEx(white, cv2.MORPH_OPEN, square), np.ones((3, 3), np.uint8))
+    return padding.astype(np.bool_) | _ink(thumbnail, mpp)
 
 
-def _is_ink(smooth: Image | Floats) -> Mask:
-    """Tell ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
+def _ink(thumbnail: Image, mpp: float) -> Mask:
+    """Find ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
 
     Haematoxylin absorbs green at least as much as red, and the darkest of its nuclei leave some blue.
     """
-    red, green, blue = cv2.split(cv2.LUT(smooth, _OD_OF_UINT8))
+    height, width = thumbnail.shape[:2]
+    scale = min(mpp / INK_MPP, 1.0)
+    small = cv2.resize(thumbnail, (math.ceil(width * scale), math.ceil(height * scale)), interpolation=cv2.INTER_AREA)
+    red, green, blue = cv2.split(cv2.LUT(small, _OD_OF_UINT8))
     blue_or_green = (red > green + COLD_OD) & (red > COLD_RATIO * green)
-    lightest = np.minimum(np.minimum(red, green), blue)
-    darkest = np.maximum(np.maximum(red, green), blue)
-    return blue_or_green | ((lightest > BLACK_OD) & (darkest - lightest < BLACK_SPREAD_OD))
+    lightest, darkest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    black = (lightest > BLACK_OD) & (darkest - lightest < BLACK_SPREAD_OD)
+    ink = _dilate(_erode(blue_or_green | black, INK_UM / 2, mpp / scale), INK_UM / 2 + INK_UM, mpp / scale)
+    return cv2.resize(ink.view(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR).astype(np.bool_)
 
 
-def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
-    """Measure where OD varies, and its local mean.
+def _textured_or_dense(thumbnail: Image, known: Mask, mpp: float) -> Mask:
+    """Find where OD varies, or is far above that of the glass.
 
-    Both are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of padding
-    or ink is no texture.
-
-    Returns:
-        (H, W) bool, True where the standard deviation of OD exceeds `TEXTURE_OD`, and (H, W) float32, the mean OD.
+    Local moments are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of
+    padding or ink is no texture.
     """
     textured = np.empty(known.shape, np.bool_)
     level = np.empty(known.shape, np.float32)
@@ -135,7 +129,11 @@ def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
         variance = _blur(density * density, WINDOW_UM, mpp) / total - mean * mean
         textured[strip.write] = (variance > TEXTURE_OD**2)[strip.keep]
         level[strip.write] = mean[strip.keep]
-    return textured, level
+    glass = level[known & ~textured]
+    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
+    glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
+    dense: Mask = level > glass_od + DENSE_OD
+    return textured | dense
 
 
 class _Strip(NamedTuple):
