@@ -28,15 +28,16 @@ THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, 
 HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 um/px
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
 WHITE = 253  # padding composited to white, allowing for JPEG; glass this bright says as little
+NEARLY_WHITE, JPEG_UM = 240, 64.0  # what compression makes of padding within a block of its edge
 PADDING_UM = 250.0  # white areas at least this wide are padding
 INK_MPP = 16.0  # ink is looked for at this resolution: coarse enough to blend nuclei with what surrounds them
 INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
-
 COLD_OD, COLD_RATIO = 0.25, 1.25  # blue and green ink: OD of red above that of green, by difference and by ratio
 BLACK_OD, BLACK_SPREAD_OD = 1.5, 0.4  # black: the lightest channel's OD, and how much darker the darkest may be
+DARKEST = 25  # below this, colour is compression noise
+STRIP_ROWS = 1024  # float images exist for this many rows at a time, which bounds memory
 
 _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-STRIP_ROWS = 1024  # float images exist only for a strip at a time: bounds memory at any thumbnail size
 
 
 def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
@@ -52,13 +53,12 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     Returns:
         (H, W) bool, True on tissue.
     """
-    known = ~_padding_or_ink(thumbnail, mpp)
+    known = ~(_padding(thumbnail, mpp) | _ink(thumbnail, mpp))
     found = _dilate(known & _textured_or_dense(thumbnail, known, mpp), GAP_UM, mpp)
     # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
     found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
     found = _dilate(found, THIN_UM, mpp) & known
-    found = _without_small_parts(found, SPECK_MM2, mpp, connectivity=8)
-    return ~_without_small_parts(~found, HOLE_MM2, mpp, connectivity=4) & known
+    return _with_small_holes_filled(_without_specks(found, mpp), mpp) & known
 
 
 def tissue_fraction(
@@ -88,12 +88,17 @@ def tissue_fraction(
     return np.clip(tissue / (cell_w * cell_h), 0.0, 1.0).astype(np.float32)
 
 
-def _padding_or_ink(thumbnail: Image, mpp: float) -> Mask:
-    """Find the pixels that say nothing about tissue, with the ring of mixed pixels around them."""
-    white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3)
-    square = np.ones([2 * round(PADDING_UM / 2 / mpp) + 1] * 2, np.uint8)
-    padding = cv2.dilate(cv2.morphologyEx(white, cv2.MORPH_OPEN, square), np.ones((3, 3), np.uint8))
-    return padding.astype(np.bool_) | _ink(thumbnail, mpp)
+def _padding(thumbnail: Image, mpp: float) -> Mask:
+    """Find wide white areas, what compression left of their whiteness near their edge, and the ring of mixed pixels."""
+    side = 2 * round(PADDING_UM / 2 / mpp) + 1
+    # The world beyond the thumbnail is white too, so that a narrow margin counts as padding.
+    white = cv2.copyMakeBorder(
+        cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3), side, side, side, side, cv2.BORDER_CONSTANT, value=255
+    )
+    white = cv2.morphologyEx(white, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))[side:-side, side:-side]
+    nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
+    padding = (white > 0) | (nearly & _dilate(white > 0, JPEG_UM, mpp))
+    return _dilate(padding, 1.5, 1.0)
 
 
 def _ink(thumbnail: Image, mpp: float) -> Mask:
@@ -104,6 +109,7 @@ def _ink(thumbnail: Image, mpp: float) -> Mask:
     height, width = thumbnail.shape[:2]
     scale = min(mpp / INK_MPP, 1.0)
     small = cv2.resize(thumbnail, (math.ceil(width * scale), math.ceil(height * scale)), interpolation=cv2.INTER_AREA)
+    small = np.maximum(small, DARKEST)
     red, green, blue = cv2.split(cv2.LUT(small, _OD_OF_UINT8))
     blue_or_green = (red > green + COLD_OD) & (red > COLD_RATIO * green)
     lightest, darkest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
@@ -169,12 +175,23 @@ def _disc(radius: float) -> Image:
     return (offset**2 + offset[:, None] ** 2 <= radius**2).astype(np.uint8)
 
 
-def _without_small_parts(mask: Mask, least_mm2: float, mpp: float, *, connectivity: int) -> Mask:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
-    large: Mask = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= least_mm2
+def _without_specks(mask: Mask, mpp: float) -> Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= SPECK_MM2
     large[0] = False  # label 0 is what is not in the mask
-    found: Mask = large[labels]
-    return found
+    kept: Mask = large[labels]
+    return kept
+
+
+def _with_small_holes_filled(mask: Mask, mpp: float) -> Mask:
+    """Fill holes below `HOLE_MM2`. Glass that touches the frame is no hole: it may go on outside."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    left, top, width, height, area = stats.T
+    enclosed = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    small = enclosed & (area * (mpp / 1000) ** 2 < HOLE_MM2)
+    small[0] = False  # label 0 is the mask itself
+    filled: Mask = mask | small[labels]
+    return filled
 
 
 def _bilinear(table: npt.NDArray[Any], y: Doubles, x: Doubles) -> Doubles:
