@@ -27,9 +27,9 @@ BLEED_UM = 24.0  # how far the window carries texture over the tissue's edge, tr
 THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibres
 HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 um/px
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
-WHITE = 253  # padding composited to white, allowing for JPEG; glass this bright says as little
+WHITE = 253  # padding composited to white, allowing for JPEG
 NEARLY_WHITE, JPEG_UM = 240, 64.0  # what compression makes of padding within a block of its edge
-PADDING_UM = 250.0  # white areas at least this wide are padding
+SEAM_UM = 150.0  # padding is set aside this far from glass; texture reaches less far
 INK_MPP = 16.0  # ink is looked for at this resolution: coarse enough to blend nuclei with what surrounds them
 INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
 COLD_OD, COLD_RATIO = 0.25, 1.25  # blue and green ink: OD of red above that of green, by difference and by ratio
@@ -43,8 +43,8 @@ _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.fl
 def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     """Find the tissue on a thumbnail of a brightfield slide.
 
-    Pixels that cannot tell (white padding, blue, green or black ink, black borders) are never tissue, and their edges
-    do not count as texture. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
+    Blue, green or black ink, black borders and white padding are never tissue, and neither are their edges. Tissue under
+    ink is lost. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
 
     Args:
         thumbnail: RGB, (H, W, 3) uint8, area-averaged to about 8 um/px.
@@ -53,8 +53,14 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     Returns:
         (H, W) bool, True on tissue.
     """
-    known = ~(_padding(thumbnail, mpp) | _ink(thumbnail, mpp))
-    found = _dilate(known & _textured_or_dense(thumbnail, known, mpp), GAP_UM, mpp)
+    known = ~_ink(thumbnail, mpp)
+    white = _white(thumbnail, mpp)
+    known &= ~_seam(thumbnail, white, known, mpp)
+    textured, level = _texture(thumbnail, known, mpp)
+    glass = level[known & ~textured & ~white]
+    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
+    glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
+    found = _dilate(known & (textured | (level > glass_od + DENSE_OD)), GAP_UM, mpp)
     # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
     found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
     found = _dilate(found, THIN_UM, mpp) & known
@@ -88,17 +94,23 @@ def tissue_fraction(
     return np.clip(tissue / (cell_w * cell_h), 0.0, 1.0).astype(np.float32)
 
 
-def _padding(thumbnail: Image, mpp: float) -> Mask:
-    """Find wide white areas, what compression left of their whiteness near their edge, and the ring of mixed pixels."""
-    side = 2 * round(PADDING_UM / 2 / mpp) + 1
-    # The world beyond the thumbnail is white too, so that a narrow margin counts as padding.
-    white = cv2.copyMakeBorder(
-        cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3), side, side, side, side, cv2.BORDER_CONSTANT, value=255
-    )
-    white = cv2.morphologyEx(white, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))[side:-side, side:-side]
+def _white(thumbnail: Image, mpp: float) -> Mask:
+    """Find areas composited to white, with what compression left of their whiteness near their edge."""
+    white = _opened(cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0, THIN_UM, mpp)
     nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
-    padding = (white > 0) | (nearly & _dilate(white > 0, JPEG_UM, mpp))
-    return _dilate(padding, 1.5, 1.0)
+    return white | (nearly & _dilate(white, JPEG_UM, mpp))
+
+
+def _seam(thumbnail: Image, white: Mask, known: Mask, mpp: float) -> Mask:
+    """Find the white beside flat glass that is less white: padding, and the edge between them is artificial.
+
+    White beside tissue stays known: it is overexposed glass, and the contrast to it is what shows pale tissue.
+    """
+    if not white.any():
+        return white
+    textured, _ = _texture(thumbnail, known & ~white, mpp)
+    glass = _opened(known & ~white & ~textured, THIN_UM, mpp)
+    return _dilate(white & _dilate(glass, SEAM_UM, mpp), 1.5, 1.0)  # and the ring of mixed pixels
 
 
 def _ink(thumbnail: Image, mpp: float) -> Mask:
@@ -118,11 +130,14 @@ def _ink(thumbnail: Image, mpp: float) -> Mask:
     return cv2.resize(ink.view(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR).astype(np.bool_)
 
 
-def _textured_or_dense(thumbnail: Image, known: Mask, mpp: float) -> Mask:
-    """Find where OD varies, or is far above that of the glass.
+def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
+    """Measure where OD varies, and its local mean.
 
-    Local moments are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of
-    padding or ink is no texture.
+    Both are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of padding
+    or ink is no texture.
+
+    Returns:
+        (H, W) bool, True where the standard deviation of OD exceeds `TEXTURE_OD`, and (H, W) float32, the mean OD.
     """
     textured = np.empty(known.shape, np.bool_)
     level = np.empty(known.shape, np.float32)
@@ -135,11 +150,7 @@ def _textured_or_dense(thumbnail: Image, known: Mask, mpp: float) -> Mask:
         variance = _blur(density * density, WINDOW_UM, mpp) / total - mean * mean
         textured[strip.write] = (variance > TEXTURE_OD**2)[strip.keep]
         level[strip.write] = mean[strip.keep]
-    glass = level[known & ~textured]
-    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
-    glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
-    dense: Mask = level > glass_od + DENSE_OD
-    return textured | dense
+    return textured, level
 
 
 class _Strip(NamedTuple):
@@ -168,6 +179,10 @@ def _dilate(mask: Mask, radius_um: float, mpp: float) -> Mask:
 
 def _erode(mask: Mask, radius_um: float, mpp: float) -> Mask:
     return cv2.erode(mask.view(np.uint8), _disc(radius_um / mpp)).astype(np.uint8, copy=False).view(np.bool_)
+
+
+def _opened(mask: Mask, radius_um: float, mpp: float) -> Mask:
+    return _dilate(_erode(mask, radius_um, mpp), radius_um, mpp)
 
 
 def _disc(radius: float) -> Image:
