@@ -43,8 +43,8 @@ _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.fl
 def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     """Find the tissue on a thumbnail of a brightfield slide.
 
-    Blue, green or black ink, black borders and white padding are never tissue, and neither are their edges. Tissue under
-    ink is lost. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
+    Blue, green or black ink, black borders and white padding are never tissue, and neither are their edges. Tissue
+    under ink is lost. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
 
     Args:
         thumbnail: RGB, (H, W, 3) uint8, area-averaged to about 8 um/px.
@@ -96,7 +96,10 @@ def tissue_fraction(
 
 def _white(thumbnail: Image, mpp: float) -> Mask:
     """Find areas composited to white, with what compression left of their whiteness near their edge."""
-    white = _opened(cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0, THIN_UM, mpp)
+    white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0
+    if not white.any():
+        return white
+    white = _opened(white, THIN_UM, mpp)
     nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
     return white | (nearly & _dilate(white, JPEG_UM, mpp))
 
