@@ -27,22 +27,24 @@ BLEED_UM = 24.0  # how far the window carries texture over the tissue's edge, tr
 THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibres
 HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 um/px
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
-WHITE = 253  # padding composited to white, allowing for JPEG; glass this bright says as little
-PADDING_UM = 250.0  # white areas at least this wide are padding
+WHITE = 253  # padding composited to white, allowing for JPEG
+NEARLY_WHITE, JPEG_UM = 240, 64.0  # what compression makes of padding within a block of its edge
+SEAM_UM = 150.0  # padding is set aside this far from glass; texture reaches less far
+INK_MPP = 16.0  # ink is looked for at this resolution: coarse enough to blend nuclei with what surrounds them
 INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
-
 COLD_OD, COLD_RATIO = 0.25, 1.25  # blue and green ink: OD of red above that of green, by difference and by ratio
 BLACK_OD, BLACK_SPREAD_OD = 1.5, 0.4  # black: the lightest channel's OD, and how much darker the darkest may be
+DARKEST = 25  # below this, colour is compression noise
+STRIP_ROWS = 1024  # float images exist for this many rows at a time, which bounds memory
 
 _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-STRIP_ROWS = 1024  # float images exist only for a strip at a time: bounds memory at any thumbnail size
 
 
 def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     """Find the tissue on a thumbnail of a brightfield slide.
 
-    Pixels that cannot tell (white padding, blue, green or black ink, black borders) are never tissue, and their edges
-    do not count as texture. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
+    Blue, green or black ink, black borders and white padding are never tissue, and neither are their edges. Tissue
+    under ink is lost. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
 
     Args:
         thumbnail: RGB, (H, W, 3) uint8, area-averaged to about 8 um/px.
@@ -51,17 +53,18 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     Returns:
         (H, W) bool, True on tissue.
     """
-    known = ~_padding_or_ink(thumbnail, mpp)
+    known = ~_ink(thumbnail, mpp)
+    white = _white(thumbnail, mpp)
+    known &= ~_seam(thumbnail, white, known, mpp)
     textured, level = _texture(thumbnail, known, mpp)
-    glass = level[known & ~textured]
+    glass = level[known & ~textured & ~white]
     # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
-    dense = level > (np.quantile(glass, 0.1) if glass.size else 0.0) + DENSE_OD
-    found = _dilate(known & (textured | dense), GAP_UM, mpp)
+    glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
+    found = _dilate(known & (textured | (level > glass_od + DENSE_OD)), GAP_UM, mpp)
     # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
     found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
     found = _dilate(found, THIN_UM, mpp) & known
-    found = _without_small_parts(found, SPECK_MM2, mpp, connectivity=8)
-    return ~_without_small_parts(~found, HOLE_MM2, mpp, connectivity=4) & known
+    return _with_small_holes_filled(_without_specks(found, mpp), mpp) & known
 
 
 def tissue_fraction(
@@ -91,28 +94,43 @@ def tissue_fraction(
     return np.clip(tissue / (cell_w * cell_h), 0.0, 1.0).astype(np.float32)
 
 
-def _padding_or_ink(thumbnail: Image, mpp: float) -> Mask:
-    """Find the pixels that say nothing about tissue, with the ring of mixed pixels around them."""
-    white = np.empty(thumbnail.shape[:2], np.bool_)
-    ink = np.empty_like(white)
-    for strip in _strips(thumbnail, 2 * SMOOTH_UM, mpp):
-        white[strip.write] = thumbnail[strip.write].min(axis=2) >= WHITE
-        ink[strip.write] = _is_ink(_blur(thumbnail[strip.read], 2 * SMOOTH_UM, mpp))[strip.keep]
-    square = np.ones([2 * round(PADDING_UM / 2 / mpp) + 1] * 2, np.uint8)
-    padding = cv2.dilate(cv2.morphologyEx(white.view(np.uint8), cv2.MORPH_OPEN, square), np.ones((3, 3), np.uint8))
-    return padding.astype(np.bool_) | _dilate(_erode(ink, INK_UM / 2, mpp), INK_UM / 2 + INK_UM, mpp)
+def _white(thumbnail: Image, mpp: float) -> Mask:
+    """Find areas composited to white, with what compression left of their whiteness near their edge."""
+    white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0
+    if not white.any():
+        return white
+    white = _opened(white, THIN_UM, mpp)
+    nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
+    return white | (nearly & _dilate(white, JPEG_UM, mpp))
 
 
-def _is_ink(smooth: Image | Floats) -> Mask:
-    """Tell ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
+def _seam(thumbnail: Image, white: Mask, known: Mask, mpp: float) -> Mask:
+    """Find the white beside flat glass that is less white: padding, and the edge between them is artificial.
+
+    White beside tissue stays known: it is overexposed glass, and the contrast to it is what shows pale tissue.
+    """
+    if not white.any():
+        return white
+    textured, _ = _texture(thumbnail, known & ~white, mpp)
+    glass = _opened(known & ~white & ~textured, THIN_UM, mpp)
+    return _dilate(white & _dilate(glass, SEAM_UM, mpp), 1.5, 1.0)  # and the ring of mixed pixels
+
+
+def _ink(thumbnail: Image, mpp: float) -> Mask:
+    """Find ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
 
     Haematoxylin absorbs green at least as much as red, and the darkest of its nuclei leave some blue.
     """
-    red, green, blue = cv2.split(cv2.LUT(smooth, _OD_OF_UINT8))
+    height, width = thumbnail.shape[:2]
+    scale = min(mpp / INK_MPP, 1.0)
+    small = cv2.resize(thumbnail, (math.ceil(width * scale), math.ceil(height * scale)), interpolation=cv2.INTER_AREA)
+    small = np.maximum(small, DARKEST)
+    red, green, blue = cv2.split(cv2.LUT(small, _OD_OF_UINT8))
     blue_or_green = (red > green + COLD_OD) & (red > COLD_RATIO * green)
-    lightest = np.minimum(np.minimum(red, green), blue)
-    darkest = np.maximum(np.maximum(red, green), blue)
-    return blue_or_green | ((lightest > BLACK_OD) & (darkest - lightest < BLACK_SPREAD_OD))
+    lightest, darkest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    black = (lightest > BLACK_OD) & (darkest - lightest < BLACK_SPREAD_OD)
+    ink = _dilate(_erode(blue_or_green | black, INK_UM / 2, mpp / scale), INK_UM / 2 + INK_UM, mpp / scale)
+    return cv2.resize(ink.view(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR).astype(np.bool_)
 
 
 def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
@@ -166,17 +184,32 @@ def _erode(mask: Mask, radius_um: float, mpp: float) -> Mask:
     return cv2.erode(mask.view(np.uint8), _disc(radius_um / mpp)).astype(np.uint8, copy=False).view(np.bool_)
 
 
+def _opened(mask: Mask, radius_um: float, mpp: float) -> Mask:
+    return _dilate(_erode(mask, radius_um, mpp), radius_um, mpp)
+
+
 def _disc(radius: float) -> Image:
     offset = np.arange(-math.floor(radius), math.floor(radius) + 1)
     return (offset**2 + offset[:, None] ** 2 <= radius**2).astype(np.uint8)
 
 
-def _without_small_parts(mask: Mask, least_mm2: float, mpp: float, *, connectivity: int) -> Mask:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
-    large: Mask = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= least_mm2
+def _without_specks(mask: Mask, mpp: float) -> Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= SPECK_MM2
     large[0] = False  # label 0 is what is not in the mask
-    found: Mask = large[labels]
-    return found
+    kept: Mask = large[labels]
+    return kept
+
+
+def _with_small_holes_filled(mask: Mask, mpp: float) -> Mask:
+    """Fill holes below `HOLE_MM2`. Glass that touches the frame is no hole: it may go on outside."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    left, top, width, height, area = stats.T
+    enclosed = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    small = enclosed & (area * (mpp / 1000) ** 2 < HOLE_MM2)
+    small[0] = False  # label 0 is the mask itself
+    filled: Mask = mask | small[labels]
+    return filled
 
 
 def _bilinear(table: npt.NDArray[Any], y: Doubles, x: Doubles) -> Doubles:
