@@ -73,7 +73,7 @@ def write_repeated_slide(path: Path, tile: RGB, tiles_across: int, *, mpp: float
             side = tiles_across * side_px // downsample
             tiles = itertools.chain([encoded], itertools.repeat(b"-", across**2 - 1))
             _write_tiles(file, tiles, (side, side, 3), mpp if level == 0 else None, level, side_px)
-    with tifffile.TiffFile(path, mode="r+b") as written:
+    with tifffile.TiffFile(path, mode="r+") as written:
         for page in written.pages:
             assert isinstance(page, tifffile.TiffPage)
             for name in ("TileOffsets", "TileByteCounts"):
@@ -87,7 +87,8 @@ def area_mean(rgb: RGB, downsample: int) -> RGB:
     """Average squares of `downsample` pixels; what is left over at the right and bottom is cut off."""
     rows, columns = rgb.shape[0] // downsample, rgb.shape[1] // downsample
     squares = rgb[: rows * downsample, : columns * downsample].reshape(rows, downsample, columns, downsample, 3)
-    return np.round(squares.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
+    means: npt.NDArray[np.float64] = squares.mean(axis=(1, 3), dtype=np.float64)
+    return np.round(means).astype(np.uint8)
 
 
 def noise(height: int, width: int, seed: int = 0) -> RGB:
@@ -119,7 +120,8 @@ def tissue(height: int, width: int, *, mpp: float, seed: int = 0) -> RGB:
     for centre_x, centre_y, r in zip(x.ravel(), y.ravel(), radius.ravel(), strict=True):
         cv2.circle(picture, (round(centre_x), round(centre_y)), max(1, round(r)), HAEMATOXYLIN, -1)
     grain = rng.integers(-6, 7, (height, width, 1))
-    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+    grainy: RGB = np.clip(picture + grain, 0, 255).astype(np.uint8)
+    return grainy
 
 
 def tissue_on_glass(
@@ -192,7 +194,7 @@ def _write_tiles(
 
 
 def _declare_jpeg(path: Path) -> None:
-    with tifffile.TiffFile(path, mode="r+b") as file:
+    with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
             assert isinstance(page, tifffile.TiffPage)
             page.tags["Compression"].overwrite(tifffile.COMPRESSION.JPEG)
