@@ -129,6 +129,9 @@ def _guarded(work: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (`| head`) has left; nothing more can be said
         raise typer.Exit(1) from None
+    except OSError as error:
+        console.error(f"{error}.", "Check the path, its permissions, free space and quota.")
+        raise typer.Exit(1) from None
     raise typer.Exit(code)
 
 

@@ -125,21 +125,30 @@ def run(config: EmbedConfig) -> int:
         console.warn(f"{config.manifest}: {len(problems)} problems; these rows are left out:\n{summarise(problems)}")
     index, count = config.shard_of_n
     mine = set(table.index[index - 1 :: count])
-    stage = EmbedStage(config)
-    stage.check_cache({entry.slide_id for entry in entries if entry.row in mine})
+    stage = EmbedStage(config, {entry.slide_id for entry in entries})
     for problem in problems:
         if problem.row in mine:
             stage.failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, problem.error, problem.hint))
     stage.embed([entry for entry in entries if entry.row in mine])
-    write_contact_sheet(config.out, config.out / QC_FOLDER, stage.failures.rows)
+    if config.qc:
+        write_contact_sheet(config.out, config.out / QC_FOLDER, stage.failures.rows)
     stage.print_summary()
     return 1 if stage.failures.rows else 0
 
 
 class EmbedStage:
-    """One run of stage one: its settings and encoder, and the loop that joins reading, encoding and writing."""
+    """One run of stage one: its settings and encoder, and the loop that joins reading, encoding and writing.
 
-    def __init__(self, config: EmbedConfig) -> None:
+    Args:
+        config: Settings.
+        slide_ids: All slides of the manifest, which `--overwrite` may replace, by this part of an array job or another.
+
+    Raises:
+        UsageError: A setting cannot be met, or the cache holds another encoder or geometry; nothing was written.
+        WeightsError: The encoder's weights do not fit.
+    """
+
+    def __init__(self, config: EmbedConfig, slide_ids: set[str]) -> None:
         self._config = config
         self._device = compute.resolve_device(config.device)
         self._precision = compute.resolve_precision(config.precision, self._device)
@@ -147,7 +156,8 @@ class EmbedStage:
         self._workers = config.workers or min(os.cpu_count() or 1, _MAX_WORKERS)
         self._batch_size = config.batch_size or (32 if self._device.type == "cpu" else 256)
         self._recipe = json.dumps(as_recipe(config), sort_keys=True)
-        _make_folder(config.out / QC_FOLDER)
+        self._check_cache(slide_ids)
+        _make_folder(config.out / QC_FOLDER if config.qc else config.out)
         part, parts = config.shard_of_n
         name = FILENAME if parts == 1 else FILENAME.replace(".csv", f".{part}-of-{parts}.csv")
         self.failures = FailureLog(config.out / name)
@@ -173,15 +183,8 @@ class EmbedStage:
             )
         return encoder
 
-    def check_cache(self, slide_ids: set[str]) -> None:
-        """Refuse to mix encoders or geometries in one cache, before any work starts.
-
-        Args:
-            slide_ids: The slides of this run, which `--overwrite` replaces.
-
-        Raises:
-            UsageError: A token file disagrees; it names the file, the attributes and both values.
-        """
+    def _check_cache(self, slide_ids: set[str]) -> None:
+        """Refuse to mix encoders or geometries in one cache, before any work starts."""
         lattice = Lattice(0, 0, 1.0, self._config.mpp, self._config.patch_px, self._config.region_px, 1)
         wanted = self._meta("", lattice, "")
         for path in token_paths(self._config.out):
@@ -230,7 +233,7 @@ class EmbedStage:
 
     def _jobs(self, entries: Iterable[SlideEntry], readers: ThreadPoolExecutor, jobs: deque[Job]) -> Iterator[Job]:
         """Open and plan slides, a few ahead of the one that is read."""
-        tasks = ((entry, partial(self._open, entry)) for entry in entries)
+        tasks = ((entry, partial(self._open, entry, jobs)) for entry in entries)
         for entry, future in read_ahead(readers, tasks, _SLIDES_AHEAD):
             try:
                 job = future.result()
@@ -241,16 +244,20 @@ class EmbedStage:
             if job is None:
                 self._tally.skipped += 1
                 continue
-            while jobs and jobs[0].over:
+            while jobs[0].over:
                 jobs.popleft()
-            jobs.append(job)
             self._tally.planned += 1
             self._tally.patches_planned += len(job.plan) * job.plan.lattice.grid**2
             yield job
 
-    def _open(self, entry: SlideEntry) -> Job | None:
-        """Open a slide, find its tissue and regions, draw its picture, open its writer; None if it is complete."""
+    def _open(self, entry: SlideEntry, jobs: deque[Job]) -> Job | None:
+        """Open a slide, find its tissue and regions, draw its picture, open its writer; None if it is complete.
+
+        Runs in a reader thread. The job goes into `jobs` here, so that a run that ends before it comes to this slide
+        knows of its unfinished file.
+        """
         config, path = self._config, self._config.out / f"{entry.slide_id}{schema.SUFFIX}"
+        remove_leftovers(path)
         slide = Slide(entry.slide_path, entry.mpp_l0)
         try:
             lattice = lay_lattice(
@@ -269,11 +276,12 @@ class EmbedStage:
             if config.qc:
                 draw_overlay(config.out / QC_FOLDER / f"{entry.slide_id}.jpg", plan)
             require_tissue(plan, entry.slide_id)
-            remove_leftovers(path)
-            return Job(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
+            job = Job(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
         except BaseException:
             slide.close()
             raise
+        jobs.append(job)
+        return job
 
     def _blocks(
         self, jobs: Iterable[Job], readers: ThreadPoolExecutor
@@ -286,7 +294,8 @@ class EmbedStage:
             try:
                 patches, inside = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
-                self._fail(job, error)
+                if not job.over:
+                    self._fail(job, error)
                 continue
             if job.over:
                 continue
@@ -331,9 +340,8 @@ class EmbedStage:
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        if job.over:
-            return
-        job.end(keep=False)
+        if not job.over:  # it is when the file was complete, and the disk refused its last bytes
+            job.end(keep=False)
         self.failures.add(Failure.of(STAGE, job.entry.slide_id, job.entry.slide_path, error))
         console.warn(f"{job.entry.slide_id}: {error}")
 

@@ -29,6 +29,8 @@ class Failure:
         """Describe an exception; one that is not the user's keeps its type's name."""
         if isinstance(error, SlpdError):
             return cls(stage, slide_id, str(path), error.message, error.hint)
+        if isinstance(error, OSError):
+            return cls(stage, slide_id, str(path), f"{error}.", "Check the file, its permissions and the disk.")
         return cls(
             stage,
             slide_id,

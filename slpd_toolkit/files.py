@@ -11,6 +11,7 @@ from pathlib import Path
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINGERPRINT_BYTES = 1 << 20
+_RANDOM_CHARACTERS = 8  # in the names that `tempfile` gives
 
 
 def is_safe_name(name: str) -> bool:
@@ -52,8 +53,8 @@ def publish(partial: Path, path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the hidden siblings that killed writers of `path` left behind."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    """Remove the hidden siblings that killed writers of `path` left behind, and no other file's."""
+    for leftover in path.parent.glob(f".{path.name}.{'?' * _RANDOM_CHARACTERS}.tmp"):
         leftover.unlink(missing_ok=True)
 
 

@@ -7,6 +7,8 @@ scanners with 0.35 um/px call themselves 20x as well as 40x.
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +21,7 @@ from slpd_toolkit.errors import SlideError
 from slpd_toolkit.units import MPP_RANGE, is_plausible_mpp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -48,6 +50,8 @@ class Thumbnail:
 class Slide:
     """An open whole-slide image. May be read from several threads at once; close it, or use it as a context manager.
 
+    Closing waits for reads that other threads have begun, because OpenSlide would free the memory they read into.
+
     Args:
         path: Any file that OpenSlide reads.
         mpp_l0: Micrometres per level-0 pixel; None takes the file's.
@@ -58,6 +62,7 @@ class Slide:
 
     def __init__(self, path: Path, mpp_l0: float | None = None) -> None:
         self.path = path
+        self._reading, self._closed, self._idle = 0, False, threading.Condition()
         try:
             self._file = openslide.OpenSlide(path)
             self._file.set_cache(openslide.OpenSlideCache(_TILE_CACHE_BYTES))
@@ -71,7 +76,8 @@ class Slide:
         try:
             self.width_l0, self.height_l0 = self._file.dimensions
             self.mpp_l0 = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
-            self.downsamples = tuple(_nominal(downsample) for downsample in self._file.level_downsamples)
+            self._sizes_lv, self._exact_downsamples = self._file.level_dimensions, self._file.level_downsamples
+            self.downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
         except BaseException:
             self._file.close()
             raise
@@ -85,8 +91,11 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+        """Release the file; reads that begin later raise a SlideError."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: self._reading == 0)
+            self._file.close()
 
     def best_level(self, scale: float) -> int:
         """Give the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
@@ -159,16 +168,45 @@ class Slide:
         return max(1, round(wanted_l0)), 0
 
     def _read_level(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
+        """Read a rectangle of a level, white where it leaves the slide."""
+        level_width, level_height = self._sizes_lv[level]
+        left, right = max(left_lv, 0), min(left_lv + width_lv, level_width)
+        top, bottom = max(top_lv, 0), min(top_lv + height_lv, level_height)
+        if (right - left, bottom - top) == (width_lv, height_lv):
+            return self._decode(level, left, top, width_lv, height_lv)
+        white = np.full((height_lv, width_lv, 3), 255, np.uint8)
+        if left < right and top < bottom:
+            # Cut to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
+            inside = self._decode(level, left, top, right - left, bottom - top)
+            white[top - top_lv : bottom - top_lv, left - left_lv : right - left_lv] = inside
+        return white
+
+    def _decode(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
         # OpenSlide divides the location by its own downsample, which the rounding of level sizes makes 4.0004, not 4.
-        exact = self._file.level_downsamples[level]
+        # What is left of a whole pixel (an eighth at most, on a level of 4) it interpolates.
+        exact = self._exact_downsamples[level]
         location_l0 = (round(left_lv * exact), round(top_lv * exact))
         try:
-            rgba = np.asarray(self._file.read_region(location_l0, level, (width_lv, height_lv)))
+            with self._held_open():
+                rgba = np.asarray(self._file.read_region(location_l0, level, (width_lv, height_lv)))
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(
                 f"{self.path}: pixels at level-0 {location_l0} cannot be decoded ({error}).", hint=_DAMAGED
             ) from error
         return _on_white(rgba)
+
+    @contextmanager
+    def _held_open(self) -> Iterator[None]:
+        with self._idle:
+            if self._closed:
+                raise SlideError(f"{self.path} is closed.")
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._reading -= 1
+                self._idle.notify_all()
 
 
 def _on_white(rgba: npt.NDArray[np.uint8]) -> RGB:
