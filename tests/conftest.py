@@ -29,5 +29,5 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def published(shared: Path) -> PublishedNumbers:
-    return PublishedNumbers.read(shared)
+def published() -> PublishedNumbers:
+    return PublishedNumbers.read()
