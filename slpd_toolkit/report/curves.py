@@ -22,14 +22,16 @@ PANELS = (
     ("Share of clusters that are empty or degenerate", ("clusters_empty", "clusters_degenerate")),
 )
 
+_TERMS = frozenset({"dino", "intra", "inter"})  # a term that is switched off is 0 all along: not drawn
+
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Draw the columns of metrics.csv over steps, losses first; columns without a value are left out."""
+    """Draw the columns of metrics.csv over steps; columns without a value are left out."""
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     for axes, (title, columns) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         for column in columns:
             points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-            if points and (any(value for _, value in points) or len(columns) == 1):
+            if any(value for _, value in points) or (points and column not in _TERMS):
                 axes.plot(*zip(*points, strict=True), label=column.replace("_", " "), linewidth=1.3)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=8)
