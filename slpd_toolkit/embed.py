@@ -257,7 +257,9 @@ class EmbedStage:
         knows of its unfinished file.
         """
         config, path = self._config, self._config.out / f"{entry.slide_id}{schema.SUFFIX}"
-        remove_leftovers(path)
+        picture = config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
+        for target in (path, picture):
+            remove_leftovers(target)
         slide = Slide(entry.slide_path, entry.mpp_l0)
         try:
             lattice = lay_lattice(
@@ -274,8 +276,8 @@ class EmbedStage:
                 return None
             plan = plan_slide(slide, lattice, config.min_tissue)
             if config.qc:
-                draw_overlay(config.out / QC_FOLDER / f"{entry.slide_id}.jpg", plan)
-            require_tissue(plan, entry.slide_id)
+                draw_overlay(picture, plan)
+            require_tissue(plan)
             job = Job(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
         except BaseException:
             slide.close()

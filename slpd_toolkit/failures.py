@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.errors import SlpdError
-from slpd_toolkit.files import write_csv
+from slpd_toolkit.files import remove_leftovers, write_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,7 @@ class FailureLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Failure] = []
+        remove_leftovers(path)
         self._write()
 
     def __len__(self) -> int:
@@ -60,10 +61,9 @@ class FailureLog:
         """Record a failure; one of a slide that failed before is put beside the first."""
         for index, known in enumerate(self.rows):
             if failure.slide_id and (known.stage, known.slide_id) == (failure.stage, failure.slide_id):
-                hints = " ".join(dict.fromkeys(filter(None, (known.hint, failure.hint))))
-                self.rows[index] = Failure(
-                    known.stage, known.slide_id, known.path, f"{known.error} {failure.error}", hints
-                )
+                error = _joined(known.error, failure.error)
+                hint = _joined(known.hint, failure.hint)
+                self.rows[index] = replace(known, error=error, hint=hint)
                 break
         else:
             self.rows.append(failure)
@@ -71,3 +71,8 @@ class FailureLog:
 
     def _write(self) -> None:
         write_csv(self.path, [item.name for item in fields(Failure)], [asdict(row) for row in self.rows])
+
+
+def _joined(*sentences: str) -> str:
+    """Put sentences beside each other, each once."""
+    return " ".join(dict.fromkeys(filter(None, sentences)))

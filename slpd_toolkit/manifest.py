@@ -133,8 +133,12 @@ def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
 def _path_problems(path: Path, raw_path: str) -> list[tuple[str, str]]:
     if not raw_path:
         return [("slide_path is empty.", "Give the slide's file.")]
-    if "\0" in raw_path or not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte is a ValueError
         return [(f"no such file: {path}.", "Paths are absolute, or relative to the manifest or --slides-root.")]
+    except OSError as error:
+        return [(f"{path} cannot be reached ({error.strerror}).", "Check the path and its permissions.")]
     return []
 
 

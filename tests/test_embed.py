@@ -341,9 +341,11 @@ def test_leftovers_of_a_killed_run_are_removed_even_beside_a_complete_slide(mani
     (cache / ".s0.h5.abcd1234.tmp").write_bytes(b"half")
     (cache / ".s2.h5.abcd1234.tmp").write_bytes(b"half")
     (cache / "s2.h5").unlink()
+    (cache / "qc" / ".s2.jpg.abcd1234.tmp").write_bytes(b"half")
+    (cache / ".failures.csv.abcd1234.tmp").write_bytes(b"half")
     (cache / ".notes.tmp").write_text("the user's")
     embed.run(small_config(manifest, cache))
-    assert sorted(path.name for path in cache.iterdir() if path.name.startswith(".")) == [".notes.tmp"]
+    assert [path.name for path in cache.rglob(".*")] == [".notes.tmp"]
 
 
 def test_a_slide_that_would_be_enlarged_too_far_is_refused_and_less_is_recorded(tmp_path: Path) -> None:

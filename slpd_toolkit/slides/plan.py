@@ -98,10 +98,10 @@ def read_block(slide: Slide, plan: SlidePlan, block: Block) -> tuple[npt.NDArray
     return patches[inside], inside
 
 
-def require_tissue(plan: SlidePlan, name: str) -> None:
+def require_tissue(plan: SlidePlan) -> None:
     """Raise a SlideError if no region was kept."""
     if not len(plan):
         raise SlideError(
-            f"{name}: no tissue found in {plan.lattice.width_l0} x {plan.lattice.height_l0} px.",
+            f"no tissue found in {plan.lattice.width_l0} x {plan.lattice.height_l0} px.",
             hint="Look at its picture in qc/; if there is tissue, --min-tissue 0 keeps every region.",
         )

@@ -64,12 +64,18 @@ class Slide:
         self.path = path
         self._reading, self._closed, self._idle = 0, False, threading.Condition()
         try:
+            path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
+        except OSError as error:
+            raise SlideError(
+                f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."
+            ) from error
+        try:
             self._file = openslide.OpenSlide(path)
             self._file.set_cache(openslide.OpenSlideCache(_TILE_CACHE_BYTES))
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise SlideError(
                 f"{path} is not a slide that OpenSlide reads.",
-                hint="Check the file; convert plain images to a tiled, pyramidal TIFF.",
+                hint="It may be truncated: compare its size with the source's. Plain images: convert to a tiled TIFF.",
             ) from error
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f"{path} cannot be opened ({error}).", hint=_DAMAGED) from error

@@ -22,10 +22,9 @@ SMOOTH_UM = 8.0  # Gaussian sigma before texture is measured: scanner noise and 
 WINDOW_UM = 12.0  # Gaussian sigma of the window in which OD varies; wider windows bleed further over the tissue's edge
 TEXTURE_OD = 0.016  # standard deviation of OD in the window; 0.006 (dirty glass) to 0.04 (pale fat) give one answer
 DENSE_OD = 0.35  # OD above glass that is tissue without any texture (blood, mucin, an unfocused section)
-GAP_UM = 80.0  # textured places within twice this length are one piece of tissue: bridges fat cells and thin stroma
+GAP_UM = 80.0  # textured places within twice this are one piece: bridges fat cells, fills holes below about 0.2 mm
 BLEED_UM = 24.0  # how far the window carries texture over the tissue's edge, trimmed off again
 THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibres
-HOLE_MM2 = 0.03  # smaller holes are filled: about two patches of 256 px at 0.5 um/px
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
 WHITE = 253  # padding composited to white, allowing for JPEG
 NEARLY_WHITE, JPEG_UM = 240, 64.0  # what compression makes of padding within a block of its edge
@@ -60,11 +59,7 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     glass = level[known & ~textured & ~white]
     # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
     glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
-    found = _dilate(known & (textured | (level > glass_od + DENSE_OD)), GAP_UM, mpp)
-    # Unknown pixels, like the world beyond the thumbnail, are no reason to trim: texture does not bleed into them.
-    found = _erode(found | ~known, GAP_UM + BLEED_UM + THIN_UM, mpp)
-    found = _dilate(found, THIN_UM, mpp) & known
-    return _with_small_holes_filled(_without_specks(found, mpp), mpp) & known
+    return _pieces(known & (textured | (level > glass_od + DENSE_OD)), known, mpp)
 
 
 def tissue_fraction(
@@ -99,7 +94,9 @@ def _white(thumbnail: Image, mpp: float) -> Mask:
     white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0
     if not white.any():
         return white
-    white = _opened(white, THIN_UM, mpp)
+    pad = math.ceil(THIN_UM / mpp) + 1
+    # The world beyond the thumbnail is white too, so that a narrow margin counts as well.
+    white = _opened(_bordered(white, pad, cv2.BORDER_CONSTANT, value=True), THIN_UM, mpp)[pad:-pad, pad:-pad]
     nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
     return white | (nearly & _dilate(white, JPEG_UM, mpp))
 
@@ -156,6 +153,21 @@ def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
     return textured, level
 
 
+def _pieces(found: Mask, known: Mask, mpp: float) -> Mask:
+    """Join what is found into pieces of tissue, trimmed to its edge, and drop what is too thin or too small."""
+    pad = math.ceil((GAP_UM + BLEED_UM + THIN_UM) / mpp)
+    # What touches the frame goes on beyond it; what does not, such as a scale bar near it, must not be joined to it.
+    joined = _dilate(_bordered(found, pad, cv2.BORDER_REPLICATE), GAP_UM, mpp)
+    # Unknown pixels are no reason to trim: texture does not bleed into them.
+    joined |= _bordered(~known, pad, cv2.BORDER_REPLICATE)
+    pieces = _dilate(_erode(joined, GAP_UM + BLEED_UM + THIN_UM, mpp), THIN_UM, mpp)[pad:-pad, pad:-pad] & known
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces.view(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= SPECK_MM2
+    large[0] = False  # label 0 is what is not in the mask
+    kept: Mask = large[labels]
+    return kept
+
+
 class _Strip(NamedTuple):
     """Rows to read (with a margin for the filters), those of them to keep, and where these belong."""
 
@@ -188,28 +200,14 @@ def _opened(mask: Mask, radius_um: float, mpp: float) -> Mask:
     return _dilate(_erode(mask, radius_um, mpp), radius_um, mpp)
 
 
+def _bordered(mask: Mask, width: int, kind: int, *, value: bool = False) -> Mask:
+    bordered = cv2.copyMakeBorder(mask.view(np.uint8), width, width, width, width, kind, value=int(value))
+    return bordered.astype(np.uint8, copy=False).view(np.bool_)
+
+
 def _disc(radius: float) -> Image:
     offset = np.arange(-math.floor(radius), math.floor(radius) + 1)
     return (offset**2 + offset[:, None] ** 2 <= radius**2).astype(np.uint8)
-
-
-def _without_specks(mask: Mask, mpp: float) -> Mask:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= SPECK_MM2
-    large[0] = False  # label 0 is what is not in the mask
-    kept: Mask = large[labels]
-    return kept
-
-
-def _with_small_holes_filled(mask: Mask, mpp: float) -> Mask:
-    """Fill holes below `HOLE_MM2`. Glass that touches the frame is no hole: it may go on outside."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
-    left, top, width, height, area = stats.T
-    enclosed = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
-    small = enclosed & (area * (mpp / 1000) ** 2 < HOLE_MM2)
-    small[0] = False  # label 0 is the mask itself
-    filled: Mask = mask | small[labels]
-    return filled
 
 
 def _bilinear(table: npt.NDArray[Any], y: Doubles, x: Doubles) -> Doubles:

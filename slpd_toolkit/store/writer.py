@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.errors import CacheError
 from slpd_toolkit.files import atomic_path
 from slpd_toolkit.store import schema
+from slpd_toolkit.store.layout import lay_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,15 +44,16 @@ class TokenWriter:
         self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
         self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
         self._missing = len(coords)
+        layout = lay_out(meta, coords, tissue)
+        self._tokens_offset = layout.tokens_offset
         with ExitStack() as stack, _disk_errors(path):
             partial = stack.enter_context(atomic_path(path))
-            self._file = stack.enter_context(h5py.File(partial, "w", libver="v110"))
-            self._file.attrs.update(meta.to_attributes())
-            self._file.create_dataset(schema.COORDS, data=coords, dtype=schema.COORD_DTYPE)
-            self._file.create_dataset(schema.TISSUE, data=tissue, dtype=schema.TISSUE_DTYPE)
-            self._tokens = self._file.create_dataset(schema.TOKENS, self._shape, schema.TOKEN_DTYPE)
-            self._tokens.attrs["layout"] = "region, row, column, feature"
-            self._tissue_and_coords_notes()
+            self._file = stack.enter_context(partial.open("r+b"))
+            self._file.truncate(layout.size)
+            for offset, data in layout.parts.items():
+                self._file.seek(offset)
+                self._file.write(data)
+            self._file.flush()
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -80,7 +81,8 @@ class TokenWriter:
         Raises:
             CacheError: A token is not finite in float16, or the disk refuses.
         """
-        stored = tokens.astype(schema.TOKEN_DTYPE)
+        with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and is refused below
+            stored = tokens.astype(schema.TOKEN_DTYPE)
         if not np.isfinite(stored).all():
             raise CacheError(
                 f"{self.path}: region {region} has tokens that are NaN, infinite or beyond float16.",
@@ -98,7 +100,8 @@ class TokenWriter:
         self._begun.pop(region, None)
         self._missing -= 1
         with _disk_errors(self.path):
-            self._tokens[region] = buffer
+            self._file.seek(self._tokens_offset + region * buffer.nbytes)
+            self._file.write(buffer.data)
 
     @property
     def complete(self) -> bool:
@@ -120,16 +123,12 @@ class TokenWriter:
     def abort(self) -> None:
         """Throw away what was written."""
         reason = CacheError(f"{self.path}: abandoned.")
-        with suppress(CacheError, OSError, RuntimeError):  # a full disk makes HDF5 fail again when it closes
+        with suppress(CacheError, OSError):  # a full disk refuses again what is written at closing
             self._open.__exit__(type(reason), reason, None)
-
-    def _tissue_and_coords_notes(self) -> None:
-        self._file[schema.COORDS].attrs["unit"] = "x, y of the region's top-left corner, level-0 px"
-        self._file[schema.TISSUE].attrs["unit"] = "tissue fraction of each patch, 0-1"
 
 
 class _disk_errors:  # noqa: N801 - reads as the context it is
-    """Turn what HDF5 and the system raise when the disk refuses into a CacheError."""
+    """Turn what the system raises when the disk refuses into a CacheError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -140,7 +139,7 @@ class _disk_errors:  # noqa: N801 - reads as the context it is
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError | RuntimeError):  # HDF5 reports a full disk as either
+        if isinstance(error, OSError):
             raise CacheError(
                 f"{self.path} cannot be written ({error}).", hint="Check free space, quota and permissions."
             ) from error
