@@ -80,7 +80,7 @@ def _open_events(folder: Path, after_step: int) -> SummaryWriter:
         raise UsageError(
             f"--tensorboard needs TensorBoard ({error}).", hint="Run: pip install 'slpd-toolkit[tensorboard]'"
         ) from error
-    return SummaryWriter(folder, purge_step=after_step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder, purge_step=after_step + 1)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
