@@ -185,10 +185,20 @@ def test_the_edge_between_white_padding_and_glass_is_no_tissue(level: int, quali
     core = disc(image, 350, 300, 500)
     image = stain(image, core)
     image[:180, :170], image[:, 440:], image[392:] = 255, 255, 255
-    image[180, :171] = image[:181, 170] = 255 - (255 - level) // 3  # pixels across the edge
     mask = tissue_mask(image if quality is None else jpeg(image, quality), MPP)
     assert not mask[~disc(image, 350, 300, 600)].any()
     assert mask[core].mean() > 0.95
+
+
+@pytest.mark.parametrize("level", [235, 200])
+@pytest.mark.parametrize("quality", [None, 90, 75, 50])
+def test_the_lanes_of_a_patchwork_of_scanned_fields_are_no_tissue(level: int, quality: int | None) -> None:
+    fine: Array = np.kron(glass(200, 240, (level, level - 4, level)), np.ones((3, 3, 1), np.uint8))
+    for left, top in [(20, 31), (223, 31), (430, 31), (20, 322), (223, 322), (430, 322)]:
+        fine[top : top + 230, left : left + 143] = 255  # lanes of 160 um and wider; edges lie inside pixels
+    fine[:, -11:] = 255  # a margin of 29 um
+    image = cv2.resize(fine, (240, 200), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    assert not tissue_mask(image if quality is None else jpeg(image, quality), MPP).any()
 
 
 def test_tissue_reaches_up_to_padding_and_to_the_frame() -> None:
