@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional as F
 
 from slpd_toolkit.errors import UsageError
 
 Correspondence = Literal["matched", "nearest"]
-BLOCK_VALUES = 2**22
+BLOCK_VALUES = 2**20  # cosines a block: they stay in a core's cache
+MIN_BLOCK_SLIDES = 16
+PAIRS = 2**8  # matched at a time, for the same reason
+SPARE_SEEDS = 2
 MAX_ENUMERATED = math.factorial(5)
 
 
@@ -45,8 +49,8 @@ def match(cosines: Tensor) -> tuple[Tensor, Tensor]:
     k = cosines.shape[-1]
     if math.factorial(k) <= MAX_ENUMERATED:
         permutations = torch.tensor(list(itertools.permutations(range(k))), device=cosines.device)
-        totals = cosines[:, torch.arange(k, device=cosines.device), permutations].sum(-1)
-        best = permutations[totals.argmax(-1)]
+        chosen = F.one_hot(permutations, k).to(cosines.dtype).flatten(1)  # (K!, K * K)
+        best = permutations[(cosines.flatten(1) @ chosen.T).argmax(-1)]
     else:
         assigned = [linear_sum_assignment(pair, maximize=True)[1] for pair in cosines.cpu().numpy()]
         best = torch.from_numpy(np.array(assigned, dtype=np.int64).reshape(-1, k)).to(cosines.device)
@@ -56,9 +60,9 @@ def match(cosines: Tensor) -> tuple[Tensor, Tensor]:
 def nearest_slides(prototypes: Tensor, r: int) -> Neighbours:
     """Find the r slides whose prototypes match a slide's own best, never the slide itself.
 
-    Exact: an upper bound of the matching's value is computed for every pair of slides, and pairs are matched in
-    falling order of their bound until no other can be better. The bound is the value of Hungarian reduction, rows then
-    columns, so it is attained wherever the rows' best partners differ. Memory is a block of slides times all slides.
+    Exact: the value of every pair's best matching is bounded from above, and only pairs whose bound reaches the best
+    values found so far are matched. The bounds may be computed in bfloat16: its rounding is allowed for.
+    Memory is a block of slides times all slides.
 
     Args:
         prototypes: (N, K, d) unit vectors, on any device.
@@ -73,10 +77,13 @@ def nearest_slides(prototypes: Tensor, r: int) -> Neighbours:
             f"{r} neighbours were asked for, but only {n} slides have prototypes.",
             hint="Lower neighbours or min_regions, or add slides.",
         )
-    rows = max(1, BLOCK_VALUES // (n * k * k))
-    blocks = [_nearest_of_block(prototypes, range(start, min(start + rows, n)), r) for start in range(0, n, rows)]
-    index, similarity, permutation = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return Neighbours(index, similarity, permutation)
+    fast = prototypes.transpose(0, 1).to(_fast_dtype(prototypes.device)).contiguous()
+    margin = k * _largest_change(prototypes, fast)
+    size = max(MIN_BLOCK_SLIDES, BLOCK_VALUES // (n * k * k))
+    blocks = [
+        _nearest_of_block(prototypes, fast, range(n)[start : start + size], r, margin) for start in range(0, n, size)
+    ]
+    return Neighbours(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
 def corresponding(prototypes: Tensor, neighbours: Neighbours, correspondence: Correspondence) -> Tensor:
@@ -99,45 +106,61 @@ def corresponding(prototypes: Tensor, neighbours: Neighbours, correspondence: Co
     return torch.stack(columns, dim=-1)
 
 
-def _nearest_of_block(prototypes: Tensor, block: range, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbours of the slides in a block: index (b, r), similarity (b, r), permutation (b, r, K)."""
-    n, b = len(prototypes), len(block)
-    slides = torch.arange(block.start, block.stop, device=prototypes.device)
-    bound = _matching_bound(prototypes, block)
-    bound[torch.arange(b), slides] = -torch.inf
-    found = torch.full((b, n), -torch.inf, device=prototypes.device)  # exact values, where they are known
-    open_rows = torch.arange(b, device=prototypes.device)
-    tried = 0
-    while len(open_rows):
-        width = min(2 * tried or r + 2, n - 1)
-        candidates = bound[open_rows].topk(width).indices[:, tried:]
-        similarity, _ = match(_cosines(prototypes, slides[open_rows], candidates))
-        found[open_rows.unsqueeze(1), candidates] = similarity.view(candidates.shape)
-        tried = width
-        if tried == n - 1:
-            break
-        worst_kept = found[open_rows].topk(r).values[:, -1]
-        best_left = bound[open_rows].topk(tried + 1).values[:, -1]
-        open_rows = open_rows[best_left > worst_kept]
-    similarity, index = found.topk(r)
-    _, permutation = match(_cosines(prototypes, slides, index))
-    return index, similarity, permutation.view(b, r, -1)
+def _nearest_of_block(
+    prototypes: Tensor, fast: Tensor, block: range, r: int, margin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Neighbours of the slides in a block, as `Neighbours` has them.
 
-
-def _matching_bound(prototypes: Tensor, block: range) -> Tensor:
-    """Upper bound of the best matching of a block's slides with every slide: (b, N).
-
-    For any u, v with cosine[k, l] <= u[k] + v[l] the sum of u and v bounds every matching (linear-programming duality).
+    Args:
+        prototypes: (N, K, d).
+        fast: (K, N, d), the same in the type of the bounds.
+        block: Consecutive slides.
+        r: Neighbours wanted.
+        margin: The most by which rounding the prototypes can have lowered a bound.
     """
-    n, k, d = prototypes.shape
-    by_prototype = prototypes.transpose(0, 1)  # k first, so that the maxima below run over whole rows of slides
-    own = by_prototype[:, block.start : block.stop].reshape(-1, d)
-    slack = (own @ by_prototype.reshape(-1, d).T).view(k, len(block), k, n)
-    u = slack.amax(2)
-    v = slack.sub_(u.unsqueeze(2)).amax(0)
-    return u.sum(0) + v.sum(1)
+    bound = _matching_bound(fast, block)
+    own = torch.arange(len(block), device=bound.device)
+    bound[own, own + block.start] = -torch.inf
+    seeds = bound.topk(min(r + SPARE_SEEDS, len(prototypes) - 1)).indices
+    values, _ = _match_pairs(prototypes, own.repeat_interleave(seeds.shape[1]) + block.start, seeds.flatten())
+    kept = values.view_as(seeds).topk(r).values[:, -1:]
+    limit = kept - margin - (kept.abs() + margin) * torch.finfo(fast.dtype).eps  # the bound itself is rounded as well
+    rows, others = torch.nonzero(bound >= limit, as_tuple=True)
+    values, permutations = _match_pairs(prototypes, rows + block.start, others)
+    order = values.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]  # by row, best first
+    best = order[torch.searchsorted(rows, own).unsqueeze(1) + torch.arange(r, device=own.device)]
+    return others[best], values[best], permutations[best]
 
 
-def _cosines(prototypes: Tensor, slides: Tensor, others: Tensor) -> Tensor:
-    """(b,) slides and (b, c) others of each -> (b * c, K, K) cosines."""
-    return torch.einsum("bkd,bcld->bckl", prototypes[slides], prototypes[others]).flatten(0, 1)
+def _matching_bound(fast: Tensor, block: range) -> Tensor:
+    """At least the best matching of each slide in a block with every slide, from (K, N, d) prototypes: (b, N).
+
+    A matching takes at most each row's largest cosine, and at most each column's.
+    """
+    k, n, d = fast.shape
+    cosines = (fast[:, block.start : block.stop].reshape(-1, d) @ fast.view(-1, d).T).view(k, -1, k, n)
+    by_row, by_column = cosines.amax(2), cosines.amax(0)
+    return torch.minimum(by_row.sum(0, dtype=torch.float32), by_column.sum(1, dtype=torch.float32))
+
+
+def _match_pairs(prototypes: Tensor, slides: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """`match` for (P,) pairs of slides, a bounded number at a time."""
+    parts = [
+        match(torch.bmm(prototypes.index_select(0, a), prototypes.index_select(0, b).mT))
+        for a, b in zip(torch.split(slides, PAIRS), torch.split(others, PAIRS), strict=True)
+    ]
+    values, permutations = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(permutations)
+
+
+def _largest_change(prototypes: Tensor, fast: Tensor) -> Tensor:
+    """The most by which rounding the factors can change a cosine of unit vectors (Cauchy-Schwarz)."""
+    largest: Tensor = torch.linalg.vector_norm(prototypes - fast.transpose(0, 1), dim=-1).max()
+    return 2 * largest + torch.finfo(prototypes.dtype).eps
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """The type of the bounds: bfloat16 on GPUs and on processors whose libraries have a kernel for it."""
+    has_kernel = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.bfloat16 if has_kernel else torch.float32

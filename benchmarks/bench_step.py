@@ -1,0 +1,154 @@
+"""One training step against the published one, side by side on the same tokens: time, and peak memory of the losses.
+
+python -m benchmarks.bench_step --batch 32 --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.baseline_step import BaselineStep, last_layer
+from benchmarks.measure import interleaved, peak_mib, report, summary
+from slpd_toolkit.models.dino_head import DinoHeadConfig
+from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.region_vit import RegionViTConfig
+from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, cut_crops, draw_crops
+from slpd_toolkit.objectives.distillation import cross_view_entropy
+from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
+from slpd_toolkit.objectives.prototypes import PrototypeTargets
+from slpd_toolkit.objectives.slpd import Slpd
+from slpd_toolkit.objectives.terms import SlpdConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class OurStep:
+    def __init__(self, student: RegionNetwork, crops: MultiCrop, device: str, *, bf16: bool) -> None:
+        self.crops, self.device, self.bf16 = crops, device, bf16
+        self.slpd = Slpd(SlpdConfig(variant="published"), student).train()
+        self.optimiser = make_optimiser("adamw", student)
+        set_step(self.optimiser, learning_rate=1e-4, weight_decay=0.04)
+
+    def __call__(self, tokens: Tensor, plan: CropPlan, targets: PrototypeTargets) -> float:
+        views = cut_crops(tokens, self.crops, plan)
+        with autocast(self.device, enabled=self.bf16):
+            losses = self.slpd(views, targets)
+        self.optimiser.zero_grad()
+        losses.total.backward()
+        clip_each(self.slpd.student.parameters(), 3.0)
+        self.optimiser.step()
+        self.slpd.update_centres([losses])
+        self.slpd.update_teacher(0.996)
+        return float(losses.total.detach())
+
+
+def autocast(device: str, *, enabled: bool) -> AbstractContextManager[Any]:
+    return torch.autocast(device, torch.bfloat16) if enabled else nullcontext()
+
+
+def network(drop_path: float, device: str) -> RegionNetwork:
+    torch.manual_seed(0)
+    return RegionNetwork(RegionViTConfig(drop_path=drop_path), DinoHeadConfig()).to(device).train()
+
+
+def loss_memory(batch: int, device: str) -> dict[str, float]:
+    """Peak of the losses alone, from the bottlenecks to their gradients and the last layer's."""
+    crops = MultiCrop()
+    views, q = len(crops.sides()), crops.global_crops + 2
+    vectors = F.normalize(torch.randn(views + q, batch, 256, device=device), dim=-1)
+    student = vectors[:views].clone().requires_grad_()
+    teacher = vectors[views : views + crops.global_crops]
+    targets = PrototypeTargets(torch.ones(batch, dtype=torch.bool, device=device), vectors[-2], vectors[-1:])
+    baseline = BaselineStep(network(0.0, device), crops)
+    centres = torch.zeros(q, baseline.student.head.config.output_dim, device=device)
+
+    def theirs() -> None:
+        logits = last_layer(baseline.student, student.flatten(0, 1))
+        with torch.no_grad():
+            seen = last_layer(baseline.teacher, teacher.flatten(0, 1))
+        torch.autograd.grad(
+            baseline.losses(logits, seen, targets), (student, baseline.student.head.last_layer.weight_v)
+        )
+
+    def ours(*, bf16: bool) -> None:
+        with autocast(device, enabled=bf16):
+            result = cross_view_entropy(
+                student,
+                baseline.student.head.last_layer,
+                vectors[views:],
+                baseline.teacher.head.last_layer,
+                centres,
+                student_temp=0.1,
+                teacher_temp=0.04,
+            )
+        torch.autograd.grad(result.cross_entropy.mean(), (student, baseline.student.head.last_layer.weight_v))
+
+    functions: dict[str, Callable[[], None]] = {
+        "baseline": theirs,
+        "ours_fp32": partial(ours, bf16=False),
+        "ours_bf16": partial(ours, bf16=True),
+    }
+    for function in functions.values():
+        function()
+    return {name: round(peak_mib(function), 1) for name, function in functions.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    crops, device = MultiCrop(), args.device
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randn(args.batch, 16, 16, 384, generator=rng).to(device)
+    channels_first = tokens.permute(0, 3, 1, 2).contiguous()
+    plan = draw_crops(crops, args.batch, (16, 16), rng)
+    unit = F.normalize(torch.randn(2, args.batch, 256, generator=rng), dim=-1).to(device)
+    targets = PrototypeTargets(torch.ones(args.batch, dtype=torch.bool, device=device), unit[0], unit[1:])
+
+    baseline = BaselineStep(network(0.0, device), crops)
+    ours = OurStep(network(0.0, device), crops, device, bf16=False)
+    first = {"baseline": baseline(channels_first, plan, targets), "ours_fp32": ours(tokens, plan, targets)}
+    assert abs(first["ours_fp32"] / first["baseline"] - 1) < 1e-5, first
+
+    baseline = BaselineStep(network(0.1, device), crops)
+
+    def baseline_bf16() -> None:
+        with autocast(device, enabled=True):
+            baseline(channels_first, plan, targets)
+
+    seconds = interleaved(
+        {
+            "baseline_fp32": partial(baseline, channels_first, plan, targets),
+            "baseline_bf16": baseline_bf16,
+            "ours_fp32": partial(OurStep(network(0.1, device), crops, device, bf16=False), tokens, plan, targets),
+            "ours_bf16": partial(OurStep(network(0.1, device), crops, device, bf16=True), tokens, plan, targets),
+        },
+        args.repeats,
+    )
+    memory = loss_memory(args.batch, device)
+    best = {name: min(values) for name, values in seconds.items()}
+    report(
+        {
+            "loss_at_first_step": first,
+            "step": {name: summary(values) for name, values in seconds.items()},
+            "speedup_fp32": round(best["baseline_fp32"] / best["ours_fp32"], 2),
+            "speedup_bf16": round(best["baseline_fp32"] / best["ours_bf16"], 2),
+            "speedup_bf16_over_baseline_bf16": round(best["baseline_bf16"] / best["ours_bf16"], 2),
+            "loss_peak_mib": memory,
+            "loss_peak_share": round(memory["ours_fp32"] / memory["baseline"], 3),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Timing two things in turn, peak memory of one, and the facts of the machine that a figure needs."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from ctypes import CDLL
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every function, run in turn so that a busy machine is busy for all of them; one round of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(repeats + 1):
+        for name, function in functions.items():
+            _synchronise()
+            start = time.perf_counter()
+            function()
+            _synchronise()
+            if round_ > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    return {"best_s": round(min(seconds), 3), "median_s": round(statistics.median(seconds), 3)}
+
+
+def peak_mib(function: Callable[[], object]) -> float:
+    """Peak memory above what was in use before, in MiB: allocated memory on CUDA, resident memory on Linux."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = _status_kib("VmRSS")
+    function()
+    return (_status_kib("VmHWM") - before) / 2**10
+
+
+def report(result: dict[str, Any]) -> None:
+    """Print the result with the command and the machine, as JSON."""
+    machine = {
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps({"command": " ".join(sys.argv), "machine": machine, **result}, indent=2))
+
+
+def _status_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
