@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from slpd_toolkit.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, fre
 from slpd_toolkit.models.patch_vit import PatchViT
 from slpd_toolkit.models.transformer import initialise
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 from tests.slide_factory import tissue_on_glass, write_slide
+from tests.token_factory import META
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.store.schema import TokenMeta
     from tests.slide_factory import Compression
 
 SMALL: dict[str, Any] = {
@@ -98,30 +100,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def token_meta(**changes: Any) -> TokenMeta:
     """Attributes of a token file with a grid of 4 x 4 and 8 features."""
-    values: dict[str, Any] = {
-        "slide_id": "s0",
-        "slide_width_l0": 5000,
-        "slide_height_l0": 4000,
-        "slide_fingerprint": "123-abc",
-        "mpp_l0": 0.25,
-        "target_mpp": 0.5,
-        "effective_mpp": 0.5001,
-        "upsampling": 1.0,
-        "patch_px": 64,
-        "region_px": 256,
-        "region_l0": 512,
-        "min_tissue": 0.1,
-        "encoder": "random",
-        "encoder_sha256": "f" * 64,
-        "encoder_input_px": 64,
-        "embedding_dim": 8,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "precision": "fp32",
-        "toolkit_version": "0.1.0",
-        "recipe": "{}",
-    }
-    return TokenMeta(**(values | changes))
+    small: dict[str, Any] = {"slide_id": "s0", "encoder": "random", "patch_px": 64, "region_px": 256, "region_l0": 512}
+    return replace(META, **(small | {"encoder_input_px": 64} | changes))
 
 
 def write_token_file(path: Path, regions: int = 3, seed: int = 0, **changes: Any) -> npt.NDArray[np.float16]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _REDO = "Remove it and run `slpd embed` again."
+# What h5py raises where bytes of a header are wrong, or where something else stands under a name of ours.
+_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class TokenFile:
                 meta = TokenMeta.from_attributes(dict(file.attrs), path)
                 coords, tissue, tokens = file[schema.COORDS][...], file[schema.TISSUE][...], file[schema.TOKENS]
                 shape, dtype, offset = tokens.shape, tokens.dtype, tokens.id.get_offset()
-        except (OSError, KeyError, RuntimeError) as error:
+                regions, grid = len(coords), meta.grid
+        except _DAMAGES as error:
             raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
-        regions, grid = len(coords), meta.grid
         expected = (regions, grid, grid, meta.embedding_dim)
         if (
             shape != expected

@@ -66,7 +66,7 @@ class TokenMeta:
         Raises:
             CacheError: `path` is no token file, of another version, or lacks an attribute.
         """
-        schema, version = attributes.get("schema"), attributes.get("schema_version")
+        schema, version = _plain(attributes.get("schema")), _plain(attributes.get("schema_version"))
         if schema != SCHEMA or version != VERSION:
             raise CacheError(
                 f"{path} is no token file of this version: schema {schema!r} {version!r}, needed {SCHEMA!r} {VERSION}.",
