@@ -40,7 +40,14 @@ META = TokenMeta(
 
 
 def write_cache(
-    folder: Path, lengths: Sequence[int], *, grid: int = 6, dim: int = 8, kinds: int = 3, seed: int = 0
+    folder: Path,
+    lengths: Sequence[int],
+    *,
+    grid: int = 6,
+    dim: int = 8,
+    kinds: int = 3,
+    seed: int = 0,
+    **attributes: object,
 ) -> Path:
     """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +56,7 @@ def write_cache(
     for number, length in enumerate(lengths):
         kind = generator.integers(kinds, size=length)
         tokens = centres[kind][:, None, None] + 0.5 * generator.standard_normal((length, grid, grid, dim))
-        write_slide(folder, f"slide{number:03}", tokens)
+        write_slide(folder, f"slide{number:03}", tokens, **attributes)
     return folder
 
 
