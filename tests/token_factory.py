@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+LENGTHS = (9, 3, 6, 7, 5)
+"""Regions of the slides of the usual cohort; with `min_regions` 5 the second slide has no prototypes."""
+
 META = TokenMeta(
     slide_id="",
     slide_width_l0=100_000,

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.training.signals import StopRequest
 
-LENGTHS = (9, 3, 6, 7, 5)
-"""Regions of the slides of the usual cohort; with `min_regions` 5 the second slide has no prototypes."""
-
 TINY: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 8,

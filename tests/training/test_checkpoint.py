@@ -10,11 +10,13 @@ import torch
 
 from slpd_toolkit import pretrain
 from slpd_toolkit.errors import UsageError, WeightsError
-from tests.token_factory import write_cache
-from tests.training.runs import LENGTHS, assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
+from tests.token_factory import LENGTHS, write_cache
+from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.mark.parametrize(
