@@ -97,14 +97,18 @@ def human_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def progress(title: str, *, total: float, unit: str) -> Iterator[Progress]:
+def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iterator[Progress]:
     """Show one progress line for the duration of the block.
 
     Args:
         title: What is being done.
         total: How many units there are, as far as is known; `Progress.expect` corrects it.
         unit: What is counted, in the plural.
+        shown: False where another process speaks for this one.
     """
+    if not shown:
+        yield Progress(title, total, unit, log_every_s=float("inf"))
+        return
     if not _console(stderr=True).is_terminal:
         yield Progress(title, total, unit)
         return
@@ -126,8 +130,16 @@ def progress(title: str, *, total: float, unit: str) -> Iterator[Progress]:
 class Progress:
     """A running count with a rate: a live bar on a terminal, else a log line every 15 seconds."""
 
-    def __init__(self, title: str, total: float, unit: str, live: RichProgress | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: float,
+        unit: str,
+        live: RichProgress | None = None,
+        log_every_s: float = _LOG_EVERY_S,
+    ) -> None:
         self._title, self._total, self._unit, self._live = title, total, unit, live
+        self._log_every_s = log_every_s
         self._done = 0.0
         self._started = self._logged = time.monotonic()
         self._task: TaskID | None = live.add_task(title, total=total, rate="-", status="") if live else None
@@ -145,7 +157,7 @@ class Progress:
         rate = self._done / max(now - self._started, 1e-9)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=self._done, rate=f"{rate:.1f}", status=status)
-        elif now - self._logged >= _LOG_EVERY_S:
+        elif now - self._logged >= self._log_every_s:
             self._logged = now
             left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
             counts = f"{self._done:.0f}/{self._total:.0f} {self._unit}, {rate:.1f}/s, {left} left"

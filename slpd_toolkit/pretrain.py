@@ -15,15 +15,13 @@ from slpd_toolkit.training.metrics import read_metrics
 from slpd_toolkit.training.processes import join_processes
 from slpd_toolkit.training.sampling import Stream, generator
 from slpd_toolkit.training.signals import stop_requests
-from slpd_toolkit.training.trainer import METRICS, REGION_VIT, Trainer
+from slpd_toolkit.training.trainer import CURVES, METRICS, REGION_VIT, Trainer
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.pretrain import PretrainConfig
     from slpd_toolkit.console import Progress
     from slpd_toolkit.objectives.slpd import SlpdLosses
     from slpd_toolkit.training.signals import StopRequest
-
-CURVES = "curves.svg"
 
 
 def run(config: PretrainConfig) -> int:
@@ -43,16 +41,16 @@ def run(config: PretrainConfig) -> int:
         stop_requests() as stop,
         closing(Trainer(config, processes)) as trainer,
     ):
-        if not trainer.steps_left:
-            console.note(f"{config.out} is complete: {trainer.steps} steps. Its result is {config.out / REGION_VIT}.")
+        if not trainer.steps_left and (config.out / CURVES).exists():  # what a run writes last
+            trainer.say(f"{config.out} is complete: {trainer.steps} steps. Its result is {config.out / REGION_VIT}.")
             return 0
         trainer.announce()
-        with console.progress("pretrain", total=trainer.steps_left, unit="steps") as bar:
+        with console.progress("pretrain", total=trainer.steps_left, unit="steps", shown=processes.first) as bar:
             train(trainer, stop, bar)
         code = trainer.finish(stop)
         if code == 0 and processes.first:
             draw_curves(config.out / CURVES, read_metrics(config.out / METRICS))
-            console.note(f"Done: {config.out / REGION_VIT}. Look at {config.out / CURVES}.")
+            trainer.say(f"Done: {config.out / REGION_VIT}. Look at {config.out / CURVES}.")
         return code
 
 

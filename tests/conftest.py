@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from slpd_toolkit import pretrain
 from tests.published import PublishedNumbers
+from tests.token_factory import LENGTHS, write_cache
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -31,3 +33,15 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def published() -> PublishedNumbers:
     return PublishedNumbers.read()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The usual cohort of tokens; not to be changed."""
+    return write_cache(tmp_path_factory.mktemp("cohort") / "cache", LENGTHS)
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes longer than a tiny run does."""
+    monkeypatch.setattr(pretrain, "draw_curves", lambda path, _rows: path.write_text("<svg/>"))

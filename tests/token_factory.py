@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+LENGTHS = (9, 3, 6, 7, 5)
+"""Regions of the slides of the usual cohort; with `min_regions` 5 the second slide has no prototypes."""
+
 META = TokenMeta(
     slide_id="",
     slide_width_l0=100_000,
@@ -40,7 +43,14 @@ META = TokenMeta(
 
 
 def write_cache(
-    folder: Path, lengths: Sequence[int], *, grid: int = 6, dim: int = 8, kinds: int = 3, seed: int = 0
+    folder: Path,
+    lengths: Sequence[int],
+    *,
+    grid: int = 6,
+    dim: int = 8,
+    kinds: int = 3,
+    seed: int = 0,
+    **attributes: object,
 ) -> Path:
     """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +59,7 @@ def write_cache(
     for number, length in enumerate(lengths):
         kind = generator.integers(kinds, size=length)
         tokens = centres[kind][:, None, None] + 0.5 * generator.standard_normal((length, grid, grid, dim))
-        write_slide(folder, f"slide{number:03}", tokens)
+        write_slide(folder, f"slide{number:03}", tokens, **attributes)
     return folder
 
 

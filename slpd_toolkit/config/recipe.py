@@ -17,6 +17,9 @@ from slpd_toolkit.errors import UsageError
 
 Config = TypeVar("Config")
 
+ABOUT = "about"
+"""Table of a recipe that a run wrote: where it ran. Read as a recipe again, it is passed over."""
+
 
 @cache
 def option_help(config_class: type) -> dict[str, str]:
@@ -66,6 +69,7 @@ def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"Recipe {recipe}: cannot be read ({error}).", hint="It must be a TOML file.") from error
     types_by_name = get_type_hints(config_class)
+    table.pop(ABOUT, None)
     problems, values = [], {}
     for key, value in table.items():
         if key not in types_by_name:

@@ -72,7 +72,7 @@ class CohortTokens:
         """
         grid, width = self._store.grid, self._store.embedding_dim
         tokens = torch.empty((len(regions), grid, grid, width), dtype=torch.float16, pin_memory=pin_memory)
-        rows = tokens.view(len(regions), -1).view(torch.uint8).numpy()
+        rows = tokens.flatten(1).view(torch.uint8).numpy()
         slides = self.slide_of_region[regions]
         for row, slide, local in zip(rows, slides, regions - self._starts[slides], strict=True):
             self._read_region(int(slide), int(local), row)

@@ -80,7 +80,7 @@ def make_prototypes(
         bottleneck,
         torch.from_numpy(tokens.slide_of_region),
         k=config.clusters,
-        min_regions=config.min_regions,
+        min_regions=max(config.min_regions, config.clusters),
         r=config.neighbours,
         correspondence=config.correspondence,
         cluster_features=features if config.cluster_features == "backbone" else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.errors import UsageError
-from slpd_toolkit.files import remove_leftovers
 from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
 from slpd_toolkit.objectives.prototypes import PrototypeBank
+from slpd_toolkit.store.schema import COHORT_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from slpd_toolkit.objectives.slpd import Slpd
+    from slpd_toolkit.store.reader import TokenStore
 
 MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
 """Settings that a resumed run may change, because they do not change what it computes."""
@@ -73,11 +75,12 @@ def load_checkpoint(
     """Restore a run.
 
     Raises:
-        UsageError: It was started with other settings; all are named with both values.
+        UsageError: It is no checkpoint, or was started with other settings; all are named with both values.
         WeightsError: The file is unreadable.
     """
-    remove_leftovers(path)
     saved = read_checkpoint(path)
+    if "recipe" not in saved:
+        raise UsageError(f"{path} was not written by `slpd pretrain`.", hint="Choose another --out.")
     refuse_other_recipe(path, saved["recipe"], recipe)
     slpd.load_state_dict(saved["slpd"])
     optimiser.load_state_dict(saved["optimiser"])
@@ -85,6 +88,15 @@ def load_checkpoint(
     bank = None if saved["bank"] is None else PrototypeBank(**saved["bank"]).to(device)
     sums = None if saved["sums"] is None else saved["sums"].to(device)
     return Progress(saved["step"], bank, sums, saved["summed"])
+
+
+def describe_cohort(store: TokenStore) -> str:
+    """Say which regions these are, in words and a digest: a run's order and prototypes mean them by their number."""
+    digest = hashlib.sha256(repr([getattr(store.meta, name) for name in COHORT_FIELDS]).encode())
+    for slide in store.slides:
+        digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes())
+    regions = int(store.lengths.sum())
+    return f"{len(store.slides)} slides, {regions} regions of {store.meta.encoder} ({digest.hexdigest()[:8]})"
 
 
 def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

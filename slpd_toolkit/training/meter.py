@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_NEVER = 2**62
 MEANS = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
 
 
@@ -33,7 +34,7 @@ class Meter:
         self._processes = processes
         self.sums = torch.zeros(len(MEANS), device=processes.device) if sums is None else sums
         self.summed = summed
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=processes.device)
+        self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=processes.device)
         self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
@@ -56,14 +57,16 @@ class Meter:
         self.sums += values
         self.summed += 1
         self._steps_timed += 1
-        bad = ~torch.isfinite(means[0]) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, step, self._first_bad)
+        self._first_bad = torch.where(torch.isfinite(means[0]), self._first_bad, self._first_bad.clamp(max=step))
 
     def first_bad_step(self) -> int | None:
         """The first step whose loss was not finite in some process, or None. Waits for the device."""
-        step = int(self._first_bad)
-        (bad,) = self._processes.any(step >= 0)
-        return step if bad else None
+        (latest,) = self._processes.max(-int(self._first_bad))
+        return None if latest == -_NEVER else -latest
+
+    def shared_sums(self) -> Tensor:
+        """The sums as every process may go on from them after a resume: their mean. All must call it."""
+        return self._processes.mean(self.sums)
 
     def row(self, regions_a_step: int) -> dict[str, float]:
         """Means since the last call, regions a second and the share of time waited; starts afresh."""

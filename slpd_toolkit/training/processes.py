@@ -30,20 +30,21 @@ class Processes:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each flag is set in any process. All must call it."""
+    def max(self, *numbers: int) -> tuple[int, ...]:
+        """The largest that any process has of each number. All must call it."""
         if self.world == 1:
-            return flags
-        shared = torch.tensor(flags, dtype=torch.uint8, device=self.device)
+            return numbers
+        shared = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-        return tuple(bool(flag) for flag in shared.tolist())
+        return tuple(shared.tolist())
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over the processes. All must call it."""
         if self.world == 1:
             return values
-        distributed.all_reduce(values)
-        return values / self.world
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total / self.world
 
     def share(self, count: int) -> slice:
         """This process's part of `count` things, in runs that differ by at most one."""

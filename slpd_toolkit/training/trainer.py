@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from slpd_toolkit import __version__, compute, console
-from slpd_toolkit.config.recipe import as_recipe
-from slpd_toolkit.errors import TrainingError, UsageError
-from slpd_toolkit.files import write_csv, write_text
+from slpd_toolkit.config.recipe import ABOUT, as_recipe
+from slpd_toolkit.errors import CacheError, TrainingError, UsageError
+from slpd_toolkit.files import remove_leftovers, write_csv, write_text
 from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
@@ -27,7 +28,7 @@ from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.boundary import make_prototypes
-from slpd_toolkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from slpd_toolkit.training.checkpoint import Progress, describe_cohort, load_checkpoint, save_checkpoint
 from slpd_toolkit.training.meter import Meter
 from slpd_toolkit.training.metrics import MetricsLog
 from slpd_toolkit.training.prototype_file import describe_prototypes
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.training.signals import StopRequest
 
 LAST, REGION_VIT, PROTOTYPES = "last.pt", "region_vit.pt", "prototypes.h5"
-METRICS, RECIPE, SLIDES = "metrics.csv", "recipe.toml", "slides.csv"
+METRICS, RECIPE, SLIDES, CURVES = "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"
 _LR_REFERENCE_BATCH = 256
 
 
@@ -57,6 +58,7 @@ class Trainer:
         self.precision = compute.resolve_precision(config.precision, self.device)
         self.store = TokenStore.open(config.cache)
         self.tokens = CohortTokens(self.store)
+        self.say = console.note if processes.first else _say_nothing
         self.grid = (self.store.grid, self.store.grid)
         self._check_cohort()
         self.schedule = Schedule(len(self.tokens), config.batch_size, processes.rank, processes.world, config.seed)
@@ -79,7 +81,9 @@ class Trainer:
             self.model = DistributedDataParallel(self.slpd, device_ids=gpu, broadcast_buffers=False)
         self.optimiser = make_optimiser(config.optimiser, self.slpd.student)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.recipe = as_recipe(config) | {"precision": self.precision, "processes": processes.world}
+        self.recipe = as_recipe(config) | {"precision": self.precision}
+        self.started_with = {**self.recipe, "processes": processes.world, "cohort": describe_cohort(self.store)}
+        self._claim_folder()
         self.progress = self._restore()
         self.meter = Meter(processes, self.progress.sums, self.progress.summed)
         self.metrics = self._open_folder()
@@ -119,29 +123,29 @@ class Trainer:
         if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
             self._log()
         due = time.monotonic() - self._saved_at > self.config.save_every_min * 60
-        stopping, due = self.processes.any(bool(stop), due)
+        stop.exit_code, save = self.processes.max(stop.exit_code, int(due))
         epoch_ends = self.progress.step % self.schedule.steps_per_epoch == 0
-        if stopping or due or epoch_ends:
+        if stop or save or epoch_ends:
             self._save()
-        return stopping
+        return bool(stop)
 
     def announce(self) -> None:
         """Say what is about to happen."""
         config, store = self.config, self.store
-        console.note(
+        self.say(
             f"{len(store.slides):,} slides, {len(self.tokens):,} regions of {store.grid} x {store.grid} tokens "
             f"({store.meta.encoder}, {store.embedding_dim}-d); {self.precision} on {compute.describe(self.device)}"
             + (f", {self.processes.world} processes" if self.processes.world > 1 else "")
         )
         if self.progress.step:
-            console.note(f"Going on at step {self.progress.step:,} of {self.steps:,}.")
+            self.say(f"Going on at step {self.progress.step:,} of {self.steps:,}.")
         if config.uses_prototypes:
-            console.note(f"Prototypes from epoch {config.prototype_epoch}: {config.clusters} a slide.")
+            self.say(f"Prototypes from epoch {config.prototype_epoch}: {config.clusters} a slide.")
 
     def finish(self, stop: StopRequest) -> int:
         """Cluster with the final teacher, if the run is complete. Gives the exit code."""
         if self.steps_left:
-            console.note(f"Stopped at step {self.progress.step:,}; the same command goes on from there.")
+            self.say(f"Stopped at step {self.progress.step:,}; the same command goes on from there.")
             return stop.exit_code
         if self._slides_with_prototypes() > self.config.neighbours:
             self._make_prototypes()
@@ -156,6 +160,11 @@ class Trainer:
     def _check_cohort(self) -> None:
         """Refuse, before any work, what the cache cannot give."""
         config, grid = self.config, self.store.grid
+        if not len(self.tokens):
+            raise CacheError(
+                f"Token cache {config.cache}: none of its {len(self.store.slides)} slides has a region.",
+                hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
+            )
         if config.global_side > grid:
             raise UsageError(
                 f"--global-side: {config.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
@@ -224,30 +233,47 @@ class Trainer:
         if not path.exists():
             self._check_tokens()
             return Progress()
-        return load_checkpoint(path, self.slpd, self.optimiser, self.scaler, self.recipe, self.device)
+        return load_checkpoint(path, self.slpd, self.optimiser, self.scaler, self.started_with, self.device)
 
     def _check_tokens(self) -> None:
         """Read every region once: a damaged file is found now, not in the night."""
         share = self.processes.share(len(self.tokens))
         regions = np.arange(share.start, share.stop)
-        with console.progress("check tokens", total=len(regions), unit="regions") as bar:
+        shown = self.processes.first
+        with console.progress("check tokens", total=len(regions), unit="regions", shown=shown) as bar:
             for part in np.array_split(regions, max(1, len(regions) // 256)):
                 self.tokens.read(part)
                 bar.advance(len(part))
+
+    def _claim_folder(self) -> None:
+        """Make the run folder and clear away what a killed run left half written: before hours of work, not after."""
+        if not self.processes.first:
+            return
+        out = self.config.out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=out):  # a folder that exists may still be read-only or full
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"--out: {out} cannot be written to ({error}).", hint="Choose a folder that you may write to."
+            ) from error
+        for name in (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES):
+            remove_leftovers(out / name)
 
     def _open_folder(self) -> MetricsLog | None:
         """Write the recipe and the list of slides; open metrics.csv."""
         if not self.processes.first:
             return None
         out = self.config.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"--out: {out} cannot be made ({error}).", hint="Choose a folder that you may write to."
-            ) from error
-        about = {"toolkit": __version__, "torch": torch.__version__, "device": compute.describe(self.device)}
-        write_text(out / RECIPE, tomli_w.dumps({**self.recipe, "about": about}))
+        about = {
+            "toolkit": __version__,
+            "torch": torch.__version__,
+            "device": compute.describe(self.device),
+            "processes": self.processes.world,
+            "cohort": self.started_with["cohort"],
+        }
+        write_text(out / RECIPE, tomli_w.dumps({**self.recipe, ABOUT: about}))
         slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.slides]
         write_csv(out / SLIDES, ["slide_id", "regions"], slides)
         return MetricsLog(out / METRICS, self.progress.step)
@@ -260,7 +286,7 @@ class Trainer:
             found = describe_prototypes(self.store, bank, bottleneck, self.progress.step)
             found.write(self.config.out / PROTOTYPES)
         health = bank.quality()
-        console.note(
+        self.say(
             f"Prototypes of {len(bank.slides):,} slides: clusters of {health.smallest} to {health.largest} regions, "
             f"median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
         )
@@ -297,8 +323,8 @@ class Trainer:
             last = self.config.out / LAST
             kept = f"{last} is from before that. " if last.exists() else ""
             raise TrainingError(
-                f"The loss is not finite at step {bad} (recipe {self.config.out / RECIPE}, {self.precision}, "
-                f"learning rate {self.lr[max(bad, 0)]:.3g}).",
+                f"The loss is not finite at step {bad + 1} (recipe {self.config.out / RECIPE}, {self.precision}, "
+                f"learning rate {self.lr[bad]:.3g}).",
                 hint=f"{kept}Try --precision fp32 or a lower --lr.",
             )
 
@@ -306,10 +332,15 @@ class Trainer:
         """Write last.pt and region_vit.pt, unless the loss has gone bad."""
         self._stop_if_not_finite()
         self._saved_at = time.monotonic()
+        self.progress.sums, self.progress.summed = self.meter.shared_sums(), self.meter.summed
         if not self.processes.first:
             return
         out, meta = self.config.out, self.store.meta
-        self.progress.sums, self.progress.summed = self.meter.sums, self.meter.summed
-        save_checkpoint(out / LAST, self.slpd, self.optimiser, self.scaler, self.progress, self.recipe)
         provenance = {name: getattr(meta, name) for name in COHORT_FIELDS} | {"step": self.progress.step}
+        # last.pt comes last: a run killed between the two does the steps again, and writes both.
         self.slpd.teacher.backbone.save(out / REGION_VIT, provenance)
+        save_checkpoint(out / LAST, self.slpd, self.optimiser, self.scaler, self.progress, self.started_with)
+
+
+def _say_nothing(_message: str) -> None:
+    """Leave the talking to the first process."""

@@ -1,0 +1,104 @@
+"""Small training runs: what the tests of stage two start, stop, resume and compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slpd_toolkit import pretrain
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.training.metrics import read_metrics
+from slpd_toolkit.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from torch import Tensor
+
+    from slpd_toolkit.training.signals import StopRequest
+
+TINY: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 8,
+    "warmup_epochs": 1,
+    "prototype_epoch": 1,
+    "clusters": 2,
+    "min_regions": 5,
+    "global_side": 5,
+    "local_side": 3,
+    "local_crops": 2,
+    "embed_dim": 24,
+    "heads": 3,
+    "depth": 2,
+    "hidden_dim": 32,
+    "bottleneck_dim": 16,
+    "out_dim": 64,
+    "lr": 0.05,
+    "log_every": 2,
+    "device": "cpu",
+    "precision": "fp32",
+}
+"""30 regions in steps of 8: 3 epochs of 3 steps, prototypes in the last two."""
+
+TIMINGS = ("regions_per_s", "data_wait")
+
+
+def tiny(cache: Path, out: Path, **changes: Any) -> PretrainConfig:
+    return PretrainConfig(cache=cache, out=out, **{**TINY, **changes})
+
+
+def run_until(patch: pytest.MonkeyPatch, config: PretrainConfig, steps: int) -> int:
+    """Train for at most `steps` more steps, as if SIGTERM came then."""
+
+    end_step, left = Trainer.end_step, iter(range(steps - 1, -1, -1))
+
+    def end_step_and_ask(trainer: Trainer, step: int, stop: StopRequest) -> bool:
+        if next(left) == 0:
+            stop.exit_code = 143
+        return end_step(trainer, step, stop)
+
+    with patch.context() as inside:
+        inside.setattr(Trainer, "end_step", end_step_and_ask)
+        return pretrain.run(config)
+
+
+def metrics(out: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv without the columns that depend on the clock."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMINGS} for row in read_metrics(out / "metrics.csv")
+    ]
+
+
+def checkpoint(out: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(out / "last.pt", weights_only=True)
+    return state
+
+
+def weights(out: Path, network: str = "student") -> dict[str, Tensor]:
+    """Parameters of the student or teacher by name."""
+    state: dict[str, Tensor] = checkpoint(out)["slpd"]
+    return {name: value for name, value in state.items() if name.startswith(network)}
+
+
+def differences(one: Any, other: Any, name: str = "") -> list[str]:
+    """Where two nested states differ in any bit; settings and places are left out."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = (one.keys() | other.keys()) - {"recipe"}
+        return [found for key in keys for found in differences(one.get(key), other.get(key), f"{name}/{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{name}/{i}")
+        ]
+    return [] if one == other else [f"{name}: {one} and {other}"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Metrics, the whole checkpoint and the shared weights of two runs are equal in every bit."""
+    assert metrics(one) == metrics(other)
+    assert differences(checkpoint(one), checkpoint(other)) == []
+    shared = [torch.load(out / "region_vit.pt", weights_only=True) for out in (one, other)]
+    assert differences(*shared) == []

@@ -1,0 +1,156 @@
+"""A run that stops and goes on computes, to the bit, what a run that never stopped does."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from slpd_toolkit import pretrain
+from slpd_toolkit.errors import UsageError, WeightsError
+from tests.token_factory import LENGTHS, write_cache
+from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"drop_path": 0.3},
+        {"drop_path": 0.3, "precision": "bf16", "optimiser": "sgd", "log_every": 4, "accumulate": 2, "local_crops": 0},
+        {"optimiser": "lars", "cluster_features": "backbone", "correspondence": "nearest", "neighbours": 2, "seed": 3},
+    ],
+)
+def test_a_run_stopped_after_every_single_step_equals_one_that_was_not(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    assert pretrain.run(tiny(cache, tmp_path / "whole", **changes)) == 0
+    codes: list[int] = []
+    while not codes or codes[-1]:
+        codes.append(run_until(monkeypatch, tiny(cache, tmp_path / "stopped", **changes), 1))
+        assert checkpoint(tmp_path / "stopped")["step"] == len(codes)
+    assert codes == [143] * 8 + [0]
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_every_setting_that_may_change_may_change(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay the same to the bit; with another `log_every` the metrics' rows are other means of the same run."""
+    pretrain.run(tiny(cache, tmp_path / "whole"))
+    out = tmp_path / "stopped"
+    run_until(monkeypatch, tiny(cache, out, log_every=3), 4)
+    moved = shutil.copytree(cache, tmp_path / "moved")
+    out = out.rename(tmp_path / "elsewhere")
+    pretrain.run(tiny(moved, out, log_every=5, workers=1, save_every_min=0.0, device="auto"))
+    assert differences(weights(tmp_path / "whole"), weights(out)) == []
+    assert [int(row["step"]) for row in metrics(out)] == [3, 5, 9]
+
+
+def test_means_of_a_row_count_each_step_once_when_log_every_changes(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain.run(tiny(cache, tmp_path / "whole", log_every=1))
+    run_until(monkeypatch, tiny(cache, tmp_path / "out", log_every=4), 5)
+    pretrain.run(tiny(cache, tmp_path / "out", log_every=7))
+    single = [float(row["loss"]) for row in metrics(tmp_path / "whole")]
+    row = metrics(tmp_path / "out")[1]
+    assert row["step"] == "7"
+    assert float(row["loss"]) == pytest.approx(sum(single[4:7]) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.01}, "lr: 0.05 there, 0.01 here"),
+        ({"seed": 1, "clusters": 3}, "clusters: 2 there, 3 here; seed: 0 there, 1 here"),
+        ({"precision": "bf16"}, "precision: fp32 there, bf16 here"),
+        ({"epochs": 4}, "epochs: 3 there, 4 here"),
+        ({"accumulate": 4}, "accumulate: 1 there, 4 here"),
+    ],
+)
+def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "out"
+    run_until(monkeypatch, tiny(cache, out), 2)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UsageError, match=message):
+        pretrain.run(tiny(cache, out, **changes))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["a slide less", "a slide more", "other regions", "another encoder"])
+def test_another_cohort_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Steps, order and prototypes are numbered by region: on other regions they would mean something else."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    run_until(monkeypatch, tiny(cache, out), 2)
+    lengths = {"a slide less": LENGTHS[:-1], "a slide more": (*LENGTHS, 4), "other regions": LENGTHS[::-1]}
+    write_cache(other, lengths.get(change, LENGTHS), encoder="another" if change == "another encoder" else "planted")
+    with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* there, . slides, "):
+        pretrain.run(tiny(other, out))
+
+
+def test_a_complete_run_is_left_alone(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(cache, tmp_path / "out", epochs=1)
+    pretrain.run(config)
+    before = {path.name: path.read_bytes() for path in config.out.iterdir()}
+    assert pretrain.run(config) == 0
+    assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
+    assert "is complete: 3 steps" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("lost", ["after the last step", "between clustering and curves"])
+def test_a_run_killed_after_its_last_step_is_finished(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    config = tiny(cache, tmp_path / "out")
+    pretrain.run(config)
+    prototypes = (config.out / "prototypes.h5").read_bytes()
+    (config.out / "curves.svg").unlink()
+    if lost == "after the last step":
+        run_until(monkeypatch, tiny(cache, tmp_path / "early"), 7)
+        shutil.copy(tmp_path / "early" / "prototypes.h5", config.out / "prototypes.h5")
+    assert pretrain.run(config) == 0
+    assert (config.out / "prototypes.h5").read_bytes() == prototypes
+    assert (config.out / "curves.svg").exists()
+
+
+def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain.run(tiny(cache, tmp_path / "whole"))
+    out = tmp_path / "out"
+    run_until(monkeypatch, tiny(cache, out), 5)
+    for name in ("last.pt", "region_vit.pt", "prototypes.h5", "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"):
+        (out / f".{name}.abc123.tmp").write_bytes(b"half")
+    with (out / "metrics.csv").open("a") as file:
+        file.write("6,1,2.5,1.0,0.5,1.0,0.3,0.1,9.0,0.1,0.1,0.99,1,2,3,0.0,0.0,100.0,0.0\n8,2,2.5,1.0,0.")
+    assert pretrain.run(tiny(cache, out)) == 0
+    assert_same_run(tmp_path / "whole", out)
+    assert not list(out.glob(".*"))
+
+
+def test_leftovers_of_a_run_killed_in_its_first_save_are_cleared_away(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".last.pt.abc123.tmp").write_bytes(b"half")
+    pretrain.run(tiny(cache, out, epochs=1))
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(("content", "error"), [(b"no checkpoint", WeightsError), ({"model": 1}, UsageError)])
+def test_a_file_that_is_no_checkpoint_is_named(
+    cache: Path, tmp_path: Path, content: Any, error: type[Exception]
+) -> None:
+    path = tmp_path / "last.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(error, match=r"last\.pt"):
+        pretrain.run(tiny(cache, tmp_path))
