@@ -1,7 +1,6 @@
 """Stage one, end to end, against the encoder alone: same patches, batch and precision, measured in turns in one run.
 
-    python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small] [--rounds 3] [--out
-    benchmarks/results]
+    python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small] [--rounds 3]
 
 Encoder alone means batches of random bytes through `Encoder.embed`, normalisation included. The share that is missing
 from 100 % is what reading, decoding, resampling, tissue detection, pictures and writing cost that was not hidden behind
@@ -11,6 +10,7 @@ the encoder.
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import tempfile
 import time
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.machine import peak_rss_bytes, report
+from benchmarks.measure import report
 from slpd_toolkit import compute
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.embed import run
@@ -67,7 +67,6 @@ def main() -> None:
     parser.add_argument("--mpp-l0", default="", help="resolution of level 0 to pretend, um/px")
     parser.add_argument("--encoder", default="random:vit_small")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = compute.resolve_device("auto")
     batch_size = CPU_BATCH if device.type == "cpu" else GPU_BATCH
@@ -87,9 +86,9 @@ def main() -> None:
         "patches_per_round": patches,
         "rounds": rows,
         "median_share": sorted(row["share"] for row in rows)[len(rows) // 2],
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    report(f"embed-{options.encoder.replace(':', '-')}-{device.type}", results, options.out)
+    report(results)
 
 
 if __name__ == "__main__":

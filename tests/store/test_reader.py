@@ -96,7 +96,7 @@ def test_files_that_do_not_belong_together_are_refused_by_name(
 
 def test_slides_may_differ_in_what_is_a_slide_s_own(tmp_path: Path) -> None:
     write_token_file(tmp_path / "a.h5")
-    own = {
+    own: dict[str, Any] = {
         "mpp_l0": 0.5,
         "effective_mpp": 0.4999,
         "region_l0": 256,
