@@ -127,7 +127,7 @@ def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
     out = tmp_path / "out"
     run_until(monkeypatch, tiny(cache, out), 5)
     for name in ("last.pt", "region_vit.pt", "prototypes.h5", "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"):
-        (out / f".{name}.abc123.tmp").write_bytes(b"half")
+        (out / f".{name}.abcd1234.tmp").write_bytes(b"half")
     with (out / "metrics.csv").open("a") as file:
         file.write("6,1,2.5,1.0,0.5,1.0,0.3,0.1,9.0,0.1,0.1,0.99,1,2,3,0.0,0.0,100.0,0.0\n8,2,2.5,1.0,0.")
     assert pretrain.run(tiny(cache, out)) == 0
@@ -138,7 +138,7 @@ def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
 def test_leftovers_of_a_run_killed_in_its_first_save_are_cleared_away(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".last.pt.abc123.tmp").write_bytes(b"half")
+    (out / ".last.pt.abcd1234.tmp").write_bytes(b"half")
     pretrain.run(tiny(cache, out, epochs=1))
     assert not list(out.glob(".*"))
 
