@@ -38,14 +38,21 @@ def make_timm(model: str, *, weights: Path | None, allow_download: bool) -> Enco
     """
     timm = _import_timm()
     model_name, _, query = model.partition("?")
-    local_folder = model_name.startswith("local-dir:")
-    if weights is None and not local_folder and not allow_download:
+    source = model_name.partition(":")[0].lower()
+    from_hub = source in {"hf-hub", "hf_hub"}  # its configuration lies there, even where the weights are at hand
+    if not allow_download and (from_hub or (weights is None and source != "local-dir")):
         raise UsageError(
-            f"--encoder timm:{model} needs weights, and nothing may be downloaded.",
-            hint="Give --weights FILE, or timm:local-dir:/folder (config.json and weights in it), or --allow-download.",
+            f"--encoder timm:{model} needs {'the hub' if from_hub else 'weights'}, and nothing may be downloaded.",
+            hint="Give timm:<architecture> with --weights FILE, or timm:local-dir:/folder (config.json and weights in "
+            "it), or --allow-download.",
         )
     try:
-        network = timm.create_model(model_name, pretrained=weights is None, num_classes=0, **_arguments(query))
+        if weights is None:
+            # With its own classifier first: timm loads a model that was asked for without one leniently.
+            network = timm.create_model(model_name, pretrained=True, **_arguments(query))
+            network.reset_classifier(0)
+        else:
+            network = timm.create_model(model_name, num_classes=0, **_arguments(query))
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError, KeyError) as error:
         raise UsageError(
             f"--encoder timm:{model}: timm cannot build it ({error}).", hint="`timm.list_models()` names all models."
