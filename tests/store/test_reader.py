@@ -89,7 +89,7 @@ def test_files_that_do_not_belong_together_are_refused_by_name(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     write_token_file(tmp_path / "a.h5")
-    write_token_file(tmp_path / "b.h5", **changes)
+    write_token_file(tmp_path / "b.h5", 3, 0, **changes)
     with pytest.raises(CacheError, match=rf"b\.h5 does not belong with .*a\.h5: .*{said}"):
         TokenStore.open(tmp_path)
 
@@ -105,7 +105,7 @@ def test_slides_may_differ_in_what_is_a_slide_s_own(tmp_path: Path) -> None:
         "recipe": "{}",
     }
     own |= {"upsampling": 1.2, "min_tissue": 0.5, "slide_fingerprint": "x"}
-    write_token_file(tmp_path / "b.h5", **own)
+    write_token_file(tmp_path / "b.h5", 3, 0, **own)
     assert len(TokenStore.open(tmp_path).slides) == 2
 
 
