@@ -185,7 +185,7 @@ class EmbedStage:
 
     def _check_cache(self, slide_ids: set[str]) -> None:
         """Refuse to mix encoders or geometries in one cache, before any work starts."""
-        lattice = Lattice(0, 0, 1.0, self._config.mpp, self._config.patch_px, self._config.region_px, 1)
+        lattice = Lattice(0, 0, 1.0, self._config.mpp, self._config.patch_px, self._config.region_px, 1, 1)
         wanted = self._meta("", lattice, "")
         for path in token_paths(self._config.out):
             if self._config.overwrite and path.stem in slide_ids:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.errors import SlideError
-from slpd_toolkit.slides.regions import blocks_across, select_regions
+from slpd_toolkit.slides.regions import select_regions
 from slpd_toolkit.slides.tissue import tissue_fraction, tissue_mask
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class SlidePlan:
 
     def blocks(self) -> Iterator[Block]:
         """All blocks, region by region, row-major."""
-        grid, patch_px = self.lattice.grid, self.lattice.patch_px
-        side = grid // blocks_across(grid, patch_px)
+        grid = self.lattice.grid
+        side = grid // self.lattice.blocks_across
         for region in range(len(self)):
             for top in range(0, grid, side):
                 for left in range(0, grid, side):

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.reader import Slide
 
 BLOCK_PX = 1024
-"""Largest side of the blocks that regions are read in: bounds memory, and few slide tiles are decoded twice."""
+"""Largest side of the blocks that regions are read in, target px: bounds memory, and few tiles are decoded twice."""
+
+BLOCK_LV = 2048
+"""Largest side of the same, in pixels of the level that is read: bounds memory where a pyramid is coarse or missing."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Lattice:
     patch_px: int
     region_px: int
     region_l0: int
+    blocks_across: int
+    """Blocks along a region's side, each of whole patches; a block's side is a whole number of level-0 px."""
 
     @property
     def grid(self) -> int:
@@ -78,8 +83,8 @@ def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: in
     """Lay regions of `region_px` at `target_mpp` over a slide.
 
     A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its
-    blocks, so that every pixel is averaged over its exact area. The resolution moves by about 0.1 % at most for that;
-    the effective one is stored.
+    blocks, so that every pixel is averaged over its exact area. The resolution moves by half a pixel a block for that,
+    0.1 % at the usual sizes; the effective one is stored.
 
     Raises:
         SlideError: The slide is coarser than `max_upsample` allows.
@@ -93,19 +98,25 @@ def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: in
             "or raise --max-upsample.",
         )
     downsample = slide.downsamples[slide.best_level(wanted_l0 / region_px)]
-    unit_l0 = blocks_across(region_px // patch_px, patch_px) * (
-        round(downsample) if downsample == round(downsample) else 1
-    )
+    across = count_blocks(region_px // patch_px, patch_px, wanted_l0 / region_px / downsample)
+    unit_l0 = across * (round(downsample) if downsample == round(downsample) else 1)
     region_l0 = max(1, round(wanted_l0 / unit_l0)) * unit_l0
-    return Lattice(slide.width_l0, slide.height_l0, slide.mpp_l0, target_mpp, patch_px, region_px, region_l0)
+    return Lattice(slide.width_l0, slide.height_l0, slide.mpp_l0, target_mpp, patch_px, region_px, region_l0, across)
 
 
-def blocks_across(grid: int, patch_px: int) -> int:
-    """Give the number of blocks along a region's side: the fewest that hold whole patches and at most `BLOCK_PX`."""
+def count_blocks(grid: int, patch_px: int, shrinkage: float) -> int:
+    """Give the number of blocks along a region's side: the fewest that hold whole patches and keep the bounds.
+
+    Args:
+        grid: Patches along one side of a region.
+        patch_px: Side of a patch.
+        shrinkage: Pixels of the level that is read per target pixel.
+    """
+    largest_px = min(BLOCK_PX, BLOCK_LV / shrinkage)
     return min(
         count
         for count in range(1, grid + 1)
-        if grid % count == 0 and (grid // count * patch_px <= BLOCK_PX or count == grid)
+        if grid % count == 0 and (grid // count * patch_px <= largest_px or count == grid)
     )
 
 
