@@ -100,7 +100,7 @@ class Slpd(nn.Module):
         total = torch.stack([term.weight * losses[term.name] for term in terms]).sum()
         off = total.new_zeros(())
         dino, intra, inter = (losses.get(name, off).detach() for name in ("dino", "intra", "inter"))
-        return SlpdLosses(total, dino, intra, inter, _mean_entropy(terms, entropies), *centres)
+        return SlpdLosses(total, dino, intra, inter, _mean_entropy(terms, counts, entropies), *centres)
 
     @torch.no_grad()
     def update_centres(self, losses: Sequence[SlpdLosses]) -> None:
@@ -160,9 +160,11 @@ def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -
     return losses
 
 
-def _mean_entropy(terms: Sequence[Term], entropies: CrossViewEntropy) -> Tensor:
+def _mean_entropy(terms: Sequence[Term], counts: Tensor, entropies: CrossViewEntropy) -> Tensor:
+    """This process's share of the mean entropy of all targets on all processes."""
     valid = torch.cat([term.valid.expand(len(term.targets), -1) for term in terms])
-    return (entropies.target_entropy * valid).sum() / valid.sum().clamp(min=1)
+    targets = torch.stack([count * len(term.targets) for term, count in zip(terms, counts, strict=True)]).sum()
+    return (entropies.target_entropy * valid).sum() * _processes() / targets.clamp(min=1)
 
 
 def _processes() -> int:

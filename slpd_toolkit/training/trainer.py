@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import nullcontext
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -78,7 +79,9 @@ class Trainer:
         self.model: nn.Module = self.slpd
         if processes.world > 1:
             gpu = [self.device] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.slpd, device_ids=gpu, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # its new name is unknown to torch 2.6
+                self.model = DistributedDataParallel(self.slpd, device_ids=gpu, broadcast_buffers=False)
         self.optimiser = make_optimiser(config.optimiser, self.slpd.student)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.recipe = as_recipe(config) | {"precision": self.precision}
@@ -123,11 +126,13 @@ class Trainer:
         if self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps:
             self._log()
         due = time.monotonic() - self._saved_at > self.config.save_every_min * 60
-        stop.exit_code, save = self.processes.max(stop.exit_code, int(due))
+        exit_code, save = self.processes.max(stop.exit_code, int(due))
         epoch_ends = self.progress.step % self.schedule.steps_per_epoch == 0
-        if stop or save or epoch_ends:
+        if exit_code or save or epoch_ends:
             self._save()
-        return bool(stop)
+        if exit_code:  # else a signal that came since stops all processes after the next step
+            stop.exit_code = exit_code
+        return exit_code != 0
 
     def announce(self) -> None:
         """Say what is about to happen."""

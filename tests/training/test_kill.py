@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from slpd_toolkit import cli, pretrain
+from slpd_toolkit import pretrain
+from tests.training.processes import exit_code, start
 from tests.training.runs import assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slpd_toolkit.config.pretrain import PretrainConfig
 
-FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "tempfile.mkstemp", "os.chmod"})
 START, SAVE = 24, 12
 """Events of starting, and of writing region_vit.pt and last.pt; a run of `tiny` has some two hundred."""
-
-
-def _train(config: PretrainConfig, number: int, event: int) -> None:
-    """Train as `slpd pretrain` does; signal `number` comes at the given event in the run folder (0: never)."""
-    torch.set_num_threads(1)
-    left = iter(range(event - 1, -1, -1))
-    folder = str(config.out)
-
-    def count(name: str, arguments: tuple[object, ...]) -> None:
-        if name in FILE_EVENTS and str(arguments[0]).startswith(folder) and next(left, None) == 0:
-            os.kill(os.getpid(), number)
-
-    sys.addaudithook(count)
-    cli._guarded(lambda: pretrain.run(config))
-
-
-def _exit_code(config: PretrainConfig, number: int, event: int) -> int | None:
-    context = multiprocessing.get_context("forkserver")  # torch is imported once, not for every process
-    context.set_forkserver_preload([__name__, "tests.training.runs", "faiss", "matplotlib.figure"])
-    process = context.Process(target=_run_and_exit, args=(config, number, event))
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def _run_and_exit(config: PretrainConfig, number: int, event: int) -> None:
-    try:
-        _train(config, number, event)
-    except Exception as error:  # noqa: BLE001 - typer's Exit carries the code
-        sys.exit(getattr(error, "exit_code", 99))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +39,7 @@ def test_a_run_killed_again_and_again_equals_one_that_was_not(
     codes: list[int | None] = []
     while not codes or codes[-1] == -signal.SIGKILL:
         event = draw.randint(START + 2, START + 4 * SAVE) if len(codes) < kills else 0
-        codes.append(_exit_code(config, signal.SIGKILL, event))
+        codes.append(exit_code(start(config, number=signal.SIGKILL, event=event)))
     assert codes[-1] == 0
     assert len(codes) > 2
     assert_same_run(tmp_path / "whole", config.out)
@@ -87,7 +52,7 @@ def test_a_signal_is_answered_with_a_saved_state_and_its_exit_code(
     cache: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     config = tiny(cache, tmp_path / "out")
-    assert _exit_code(config, number, START + 3) == code
+    assert exit_code(start(config, number=number, event=START + 3)) == code
     assert checkpoint(config.out)["step"] < 9
     assert (config.out / "region_vit.pt").exists()
     assert not (config.out / "curves.svg").exists()

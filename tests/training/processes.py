@@ -1,0 +1,76 @@
+"""Real processes that train: forked from one server that has imported torch, so that each costs little."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import torch
+
+from slpd_toolkit import cli, pretrain
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from slpd_toolkit.config.pretrain import PretrainConfig
+
+FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "tempfile.mkstemp", "os.chmod"})
+PATIENCE_S = 120
+
+
+def start(
+    config: PretrainConfig, *, number: int = 0, event: int = 0, environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """Train as `slpd pretrain` does; signal `number` comes at the given event in the run folder (0: never)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "tests.training.runs", "faiss", "matplotlib.figure"])
+    process = context.Process(target=_train, args=(config, number, event, environment or {}))
+    process.start()
+    return process
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """Wait for it; None if it hangs."""
+    process.join(PATIENCE_S)
+    code: int | None = process.exitcode
+    if code is None:
+        process.kill()
+    return code
+
+
+def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0) -> list[BaseProcess]:
+    """Start two processes as torchrun does; the signal reaches the first."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(
+            config,
+            number=number,
+            event=event if rank == 0 else 0,
+            environment={"RANK": str(rank), "LOCAL_RANK": str(rank)} | common,
+        )
+        for rank in range(2)
+    ]
+
+
+def _train(config: PretrainConfig, number: int, event: int, environment: dict[str, str]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    left = iter(range(event - 1, -1, -1))
+    folder = str(config.out)
+
+    def count(name: str, arguments: tuple[object, ...]) -> None:
+        if name in FILE_EVENTS and str(arguments[0]).startswith(folder) and next(left, None) == 0:
+            os.kill(os.getpid(), number)
+
+    sys.addaudithook(count)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        cli._guarded(lambda: pretrain.run(config))
+    except Exception as error:  # noqa: BLE001 - typer's Exit carries the code
+        sys.exit(getattr(error, "exit_code", repr(error)))

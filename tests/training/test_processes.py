@@ -1,0 +1,128 @@
+"""Two processes on a CPU (gloo) train as one does with twice the batch, and stop and fail together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from slpd_toolkit import pretrain
+from slpd_toolkit.training.processes import Processes
+from tests.training.processes import PATIENCE_S, exit_code, start_two
+from tests.training.runs import checkpoint, metrics, tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+
+TOLERANCE = 1e-4
+"""Relative; fp32 sums in another order, over two epochs of steps that each start from the one before."""
+CALM: dict[str, Any] = {"drop_path": 0.0, "optimiser": "sgd", "lr": 0.2, "log_every": 1, "epochs": 2}
+
+
+def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> None:
+    for mine, theirs in zip(metrics(one), metrics(other), strict=True):
+        for name in mine:
+            if mine[name] or theirs[name]:
+                assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=tolerance, abs=1e-6), name
+    for name, value in checkpoint(one)["slpd"].items():
+        error = (value - checkpoint(other)["slpd"][name]).norm()
+        assert error <= tolerance * value.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_regions": 7, "batch_size": 2},
+        pytest.param({"accumulate": 2, "intra_weight": 0.0, "inter_weight": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"cluster_features": "backbone", "neighbours": 2, "optimiser": "adamw"}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """With 16 of 30 regions in slides that have prototypes, some batches of two hold none in one of the processes."""
+    changes = {"batch_size": 4} | CALM | changes
+    config = tiny(cache, tmp_path / "two", **changes)
+    assert [exit_code(process) for process in start_two(config)] == [0, 0]
+    pretrain.run(tiny(cache, tmp_path / "one", **changes | {"batch_size": 2 * config.batch_size}))
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_signal_to_one_process_stops_both_and_both_go_on(cache: Path, tmp_path: Path) -> None:
+    """With rows of four steps and a stop before the fourth, the row after it averages both processes' sums."""
+    changes = CALM | {"batch_size": 4, "log_every": 4, "save_every_min": 0.0}
+    config = tiny(cache, tmp_path / "two", **changes)
+    assert [exit_code(process) for process in start_two(config, number=signal.SIGTERM, event=26)] == [143, 143]
+    assert checkpoint(config.out)["step"] in {1, 2, 3}
+    assert [exit_code(process) for process in start_two(config)] == [0, 0]
+    pretrain.run(tiny(cache, tmp_path / "one", **changes | {"batch_size": 8}))
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("moment", ["before training", pytest.param("during training", marks=pytest.mark.slow)])
+def test_one_process_that_fails_leaves_none_waiting(cache: Path, tmp_path: Path, moment: str) -> None:
+    damaged = shutil.copytree(cache, tmp_path / "cache")
+    config = tiny(damaged, tmp_path / "out", **CALM | {"batch_size": 4})
+    if moment == "during training":
+        whole = start_two(tiny(damaged, config.out, **CALM | {"batch_size": 4}), number=signal.SIGTERM, event=26)
+        assert [exit_code(process) for process in whole] == [143, 143]
+    with h5py.File(damaged / "slide004.h5", "r+") as file:
+        file["tokens"][:] = np.nan
+    codes = [exit_code(process) for process in start_two(config)]
+    assert 1 in codes
+    assert None not in codes
+    assert 0 not in codes
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigterm_on_and_the_state_is_saved(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = tiny(cache, out, **CALM | {"batch_size": 4, "epochs": 4000})
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in vars(settings).items()
+        if value is not None and name not in {"cache", "tensorboard"}
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "-m", "slpd_toolkit", "pretrain", str(cache), *flags], env=environment)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (out / "last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        steps = checkpoint(out)["step"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) != 0
+    finally:
+        process.terminate()  # a healthy torchrun ends its workers
+        process.wait()
+    assert checkpoint(out)["step"] >= steps
+    rows = metrics(out)
+    assert int(rows[-1]["step"]) == checkpoint(out)["step"]
+
+
+@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 3), (2, 3), (0, 2), (7, 7)])
+def test_shares_are_even_and_cover_everything_once(count: int, world: int) -> None:
+    shares = [Processes(rank, world, torch.device("cpu")).share(count) for rank in range(world)]
+    assert [i for share in shares for i in range(count)[share]] == list(range(count))
+    sizes = [len(range(count)[share]) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_accumulated_parts_equal_one_large_batch(cache: Path, tmp_path: Path) -> None:
+    """For self-distillation. With prototypes a part's loss is the mean over its own regions that have some, so parts
+    weigh the same whatever their number: that differs from one large batch where they hold unequal numbers.
+    """
+    changes = CALM | {"intra_weight": 0.0, "inter_weight": 0.0}
+    pretrain.run(tiny(cache, tmp_path / "whole", **changes))
+    pretrain.run(tiny(cache, tmp_path / "parts", **changes, accumulate=4))
+    assert_close_runs(tmp_path / "whole", tmp_path / "parts", 1e-5)
