@@ -11,7 +11,7 @@ import sys
 import time
 from ctypes import CDLL
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,22 +19,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+class Seconds(NamedTuple):
+    wall: float
+    cpu: float
+    """Of all threads of this process: what other work on the machine takes away is not in it."""
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
     """Seconds of every function, run in turn so that a busy machine is busy for all of them; one round of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():
             _synchronise()
-            start = time.perf_counter()
+            start = Seconds(time.perf_counter(), time.process_time())
             function()
             _synchronise()
             if round_ > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(Seconds(time.perf_counter() - start.wall, time.process_time() - start.cpu))
     return seconds
 
 
-def summary(seconds: list[float]) -> dict[str, float]:
-    return {"best_s": round(min(seconds), 3), "median_s": round(statistics.median(seconds), 3)}
+def summary(seconds: list[Seconds]) -> dict[str, float]:
+    walls, cpus = zip(*seconds, strict=True)
+    return {
+        "best_wall_s": round(min(walls), 3),
+        "median_wall_s": round(statistics.median(walls), 3),
+        "best_cpu_s": round(min(cpus), 3),
+    }
+
+
+def ratio(slower: list[Seconds], faster: list[Seconds]) -> dict[str, float]:
+    """How many times as fast, by the best wall and the best CPU seconds."""
+    return {
+        "wall": round(min(s.wall for s in slower) / min(s.wall for s in faster), 2),
+        "cpu": round(min(s.cpu for s in slower) / min(s.cpu for s in faster), 2),
+    }
 
 
 def peak_mib(function: Callable[[], object]) -> float:

@@ -41,5 +41,5 @@ class RegionNetwork(nn.Module):
         Returns:
             (sum of n_i, bottleneck_dim) unit vectors, in the order of `views`.
         """
-        features = torch.cat([self.backbone(view, generator) for view in views if len(view)])
+        features = torch.cat([self.backbone(view, generator) for view in views])
         return self.head.bottleneck(features)

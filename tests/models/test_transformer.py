@@ -44,6 +44,25 @@ def test_the_cls_row_alone_equals_the_first_row_of_the_whole_block() -> None:
     torch.testing.assert_close(block.forward_cls(x, scale), block(x, scale)[:, :1])
 
 
+def test_autocast_stays_close_to_full_precision_in_training_and_without_gradients() -> None:
+    model = RegionViT(TINY, torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randn(6, 5, 4, 12, generator=torch.Generator().manual_seed(2))
+    outputs, gradients = [], []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = model(tokens)
+        outputs.append(output)
+        weight = model.get_parameter("blocks.0.attn.qkv.weight")
+        gradients.append(torch.autograd.grad(output.square().sum(), weight)[0])
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        outputs.append(model(tokens))
+    for output in outputs[1:]:
+        assert 0 < (output - outputs[0]).norm() / outputs[0].norm() < 0.02
+    assert 0 < (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 0.05
+
+
 def test_the_learned_grid_keeps_its_position_embedding() -> None:
     pos_embed = torch.randn(1, 17, 8)
     assert resize_position_embedding(pos_embed, 4, 4, 4) is pos_embed

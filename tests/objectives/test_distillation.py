@@ -96,6 +96,30 @@ def test_autocast_multiplies_in_bfloat16_and_stays_close() -> None:
         assert (got - expected).norm() / expected.norm() < 0.03
 
 
+class _ProductTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the types that large matrices are multiplied in."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mm.default:
+            self.types |= {args[0].dtype, args[1].dtype}
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_decides_the_type_of_all_products_forward_and_backward() -> None:
+    case = Case(torch.float32)
+    inputs = (case.student, case.layers[0].weight_v)
+    for enabled, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        with _ProductTypes() as seen:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                pairs = case.ours().cross_entropy
+            torch.autograd.grad(pairs.sum(), inputs)
+        assert seen.types == {dtype}
+
+
 def test_tiny_temperatures_neither_overflow_nor_lose_the_value() -> None:
     case = Case(torch.float32)
     pairs, _ = case.naive(1e-3, 1e-3)

@@ -202,6 +202,29 @@ def test_entropy_lies_between_collapse_and_uniform() -> None:
     assert slpd(draw_views(0), draw_prototypes(0, 1)).target_entropy < 1e-3
 
 
+def test_entropy_is_the_mean_over_the_targets_that_exist() -> None:
+    slpd = build(SlpdConfig(weight_dino=0.0))
+    prototypes = draw_prototypes(0, 2)
+    losses = slpd(draw_views(0), prototypes)
+    vectors = torch.cat((prototypes.own.unsqueeze(0), prototypes.neighbours))[:, prototypes.valid]
+    logits = slpd.teacher.head.last_layer(vectors)
+    moved = 0.1 * logits[0].mean(0)  # the centre that the second term finds
+    p = ((logits - torch.stack((torch.zeros_like(moved), moved, moved)).unsqueeze(1)) / 0.04).softmax(-1)
+    torch.testing.assert_close(losses.target_entropy, -torch.xlogy(p, p).sum(-1).mean())
+
+
+def test_global_crops_alone_are_enough() -> None:
+    slpd = build(SlpdConfig())
+    views = draw_views(0)
+    alone = Views(views.global_crops, views.local_crops[:0])
+    oracle = Oracle(SlpdConfig(), slpd.student)
+    oracle.teacher = slpd.teacher
+    prototypes = draw_prototypes(0, 1)
+    losses = slpd(alone, prototypes)
+    for name, value in oracle.losses(crops_of(alone), prototypes).items():
+        torch.testing.assert_close(getattr(losses, name), value.detach())
+
+
 def test_state_holds_both_networks_and_both_centres() -> None:
     slpd, other = build(SlpdConfig(), seed=0), build(SlpdConfig(), seed=1)
     slpd.update_centres([slpd(draw_views(0), draw_prototypes(0, 1))])
