@@ -40,14 +40,20 @@ def main() -> None:
     app()
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature of a callback
+    if wanted:
+        typer.echo(f"slpd_toolkit {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"slpd_toolkit {__version__}")
-        raise typer.Exit
+    pass
 
 
 @app.command("inspect")

@@ -27,25 +27,27 @@ _SECONDS_PER_MINUTE = 60
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+    console = Console(stderr=stderr, highlight=False, markup=False)  # a "[" in a path is no markup
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
 
 
 def note(message: str) -> None:
     """Say something the user wants to know, on standard error, so that standard output stays for results."""
-    _console(stderr=True).print(message, markup=False, soft_wrap=True)
+    _console(stderr=True).print(message, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Say something the user should act on."""
-    _console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    _console(stderr=True).print(f"warning: {message}", style="yellow", soft_wrap=True)
 
 
 def error(message: str, hint: str = "") -> None:
     """Say what went wrong and what to do next."""
-    _console(stderr=True).print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    _console(stderr=True).print(f"error: {message}", style="bold red", soft_wrap=True)
     if hint:
-        _console(stderr=True).print(f"  next: {hint}", markup=False, soft_wrap=True)
+        _console(stderr=True).print(f"  next: {hint}", soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
@@ -60,7 +62,7 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         grid.add_column(column, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(_cell(value) for value in row.values()))
-    _console(stderr=False).print(grid, markup=False)
+    _console(stderr=False).print(grid)
 
 
 def facts(title: str, values: Mapping[str, object]) -> None:
@@ -75,7 +77,7 @@ def facts(title: str, values: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in values.items():
         grid.add_row(name, _cell(value))
-    _console(stderr=False).print(grid, markup=False)
+    _console(stderr=False).print(grid)
 
 
 def human_bytes(count: float) -> str:
@@ -116,11 +118,11 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn(f"{{task.fields[rate]}} {unit}/s"),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeRemainingColumn(compact=True),
     )
     with RichProgress(*columns, console=_console(stderr=True)) as live:

@@ -61,8 +61,7 @@ class FailureLog:
         """Record a failure; one of a slide that failed before is put beside the first."""
         for index, known in enumerate(self.rows):
             if failure.slide_id and (known.stage, known.slide_id) == (failure.stage, failure.slide_id):
-                error = _joined(known.error, failure.error)
-                hint = _joined(known.hint, failure.hint)
+                error, hint = _beside(known.error, failure.error), _beside(known.hint, failure.hint)
                 self.rows[index] = replace(known, error=error, hint=hint)
                 break
         else:
@@ -73,6 +72,6 @@ class FailureLog:
         write_csv(self.path, [item.name for item in fields(Failure)], [asdict(row) for row in self.rows])
 
 
-def _joined(*sentences: str) -> str:
-    """Put sentences beside each other, each once."""
-    return " ".join(dict.fromkeys(filter(None, sentences)))
+def _beside(known: str, more: str) -> str:
+    """Put a sentence beside others, unless it stands there already."""
+    return known if more in known else f"{known} {more}".strip()

@@ -54,15 +54,17 @@ def read_table(path: Path) -> pd.DataFrame:
         UsageError: The file cannot be read as CSV, a required column is missing, or there is no row.
     """
     try:
-        # skip_blank_lines=False keeps row numbers true; blank lines are dropped below.
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False, index_col=False
+        # skip_blank_lines=False keeps row numbers true; blank lines are dropped below. The header is read as a row, so
+        # that pandas neither renames a column that stands there twice nor takes a row that is too long for an index.
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
         )
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
         raise UsageError(
             f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md."
         ) from error
-    table.columns = [str(column).strip() for column in table.columns]
+    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
+    table = table.loc[:, table.columns != ""]  # what spreadsheets leave at the right
     missing = [column for column in REQUIRED_COLUMNS if column not in table.columns]
     if missing:
         raise UsageError(
@@ -73,7 +75,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if len(twice):
         raise UsageError(f"Manifest {path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
     table = table.fillna("").apply(lambda column: column.str.strip())
-    table.index = table.index + _HEADER_ROWS + 1
+    table.index = table.index + 1
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise UsageError(f"Manifest {path}: has no slides.", hint="Give one row a slide below the header.")

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from slpd_toolkit.config.checks import flag
 from slpd_toolkit.errors import UsageError
 
 Config = TypeVar("Config")
@@ -51,9 +50,9 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
     given = {name: value for name, value in flags.items() if value is not None}
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
     required = [item.name for item in fields(config_class) if item.default is MISSING]  # type: ignore[arg-type]
-    missing = [flag(name) for name in required if name not in values]
+    missing = [name for name in required if name not in values]
     if missing:
-        raise UsageError(f"Missing: {', '.join(missing)}.", hint="Give them as flags or in the recipe.")
+        raise UsageError(f"Missing: {', '.join(missing)}.", hint="Give them on the command line or in the recipe.")
     return config_class(**values)
 
 
