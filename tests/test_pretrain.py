@@ -154,7 +154,10 @@ def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stoppe
     [
         ({"lr": 1e30, "log_every": 1, "save_every_min": 0.0}, "weights are not finite at step 2"),
         ({"lr": 1e30, "log_every": 1}, "loss is not finite at step [3-5]"),
-        ({"lr": 1e30, "log_every": 100, "precision": "bf16", "optimiser": "sgd"}, "(loss is|weights are) not finite at step 3"),
+        (
+            {"lr": 1e30, "log_every": 100, "precision": "bf16", "optimiser": "sgd"},
+            "(loss is|weights are) not finite at step 3",
+        ),
     ],
 )
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
