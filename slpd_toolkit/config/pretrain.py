@@ -174,6 +174,7 @@ class PretrainConfig:
             require_at_least(0, name, getattr(self, name))
         for name in ("flip_left_right", "flip_up_down", "drop_path", "centre_momentum", "teacher_momentum"):
             require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "0 to 1")
+        require(0 <= self.seed < 2**31, "--seed", self.seed, "0 to 2147483647")  # faiss takes 31 bits
         for name in ("student_temp", "teacher_temp"):
             require(getattr(self, name) > 0, flag(name), getattr(self, name), "above 0")
         require(
@@ -199,6 +200,12 @@ class PretrainConfig:
             "--dino-weight, --intra-weight, --inter-weight",
             "0, 0, 0",
             "at least one above 0",
+        )
+        require(
+            self.dino_weight > 0 or (self.uses_prototypes and self.prototype_epoch == 0),
+            "--prototype-epoch",
+            self.prototype_epoch,
+            "0 with --dino-weight 0: until there are prototypes, self-distillation is all there is to learn from",
         )
         require(
             self.dino_weight == 0 or self.global_crops + self.local_crops > 1,

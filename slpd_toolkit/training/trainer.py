@@ -325,17 +325,22 @@ class Trainer:
     def _stop_if_not_finite(self) -> None:
         bad = self.meter.first_bad_step()
         if bad is not None:
-            last = self.config.out / LAST
-            kept = f"{last} is from before that. " if last.exists() else ""
-            raise TrainingError(
-                f"The loss is not finite at step {bad + 1} (recipe {self.config.out / RECIPE}, {self.precision}, "
-                f"learning rate {self.lr[bad]:.3g}).",
-                hint=f"{kept}Try --precision fp32 or a lower --lr.",
-            )
+            raise self._not_finite("loss is", bad)
+
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        last = self.config.out / LAST
+        kept = f"{last} is from before that. " if last.exists() else ""
+        return TrainingError(
+            f"The {what} not finite at step {step + 1} (recipe {self.config.out / RECIPE}, {self.precision}, "
+            f"learning rate {self.lr[step]:.3g}).",
+            hint=f"{kept}Try --precision fp32 or a lower --lr.",
+        )
 
     def _save(self) -> None:
-        """Write last.pt and region_vit.pt, unless the loss has gone bad."""
+        """Write last.pt and region_vit.pt, unless the loss has gone bad, or the weights: the next loss would tell."""
         self._stop_if_not_finite()
+        if not all(norm.isfinite() for norm in torch._foreach_norm(list(self.slpd.parameters()))):  # noqa: SLF001
+            raise self._not_finite("weights are", self.progress.step - 1)
         self._saved_at = time.monotonic()
         self.progress.sums, self.progress.summed = self.meter.shared_sums(), self.meter.summed
         if not self.processes.first:

@@ -45,7 +45,7 @@ def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> N
     [
         {"min_regions": 7, "batch_size": 2},
         pytest.param({"accumulate": 2, "intra_weight": 0.0, "inter_weight": 0.0}, marks=pytest.mark.slow),
-        pytest.param({"cluster_features": "backbone", "neighbours": 2, "optimiser": "adamw"}, marks=pytest.mark.slow),
+        pytest.param({"cluster_features": "backbone", "neighbours": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
