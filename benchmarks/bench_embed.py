@@ -1,6 +1,6 @@
 """Stage one, end to end, against the encoder alone: same patches, batch and precision, measured in turns in one run.
 
-    python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small] [--rounds 3]
+    python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small]
 
 Encoder alone means batches of random bytes through `Encoder.embed`, normalisation included. The share that is missing
 from 100 % is what reading, decoding, resampling, tissue detection, pictures and writing cost that was not hidden behind
@@ -55,16 +55,17 @@ def encoder_alone(encoder: Encoder, device: torch.device, batch_size: int, patch
     return Rate(count / (time.perf_counter() - started), count / (time.process_time() - started_cpu))
 
 
-def end_to_end(slide: Path, mpp_l0: str, encoder: str) -> tuple[Rate, int]:
-    """Patches a second of `slpd embed` on one slide, and how many patches were encoded."""
+def end_to_end(slide: Path, mpp_l0: str, encoder: str, copies: int) -> tuple[Rate, int]:
+    """Patches a second of `slpd embed`, and how many patches were encoded; some copies, or the start would weigh."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.csv"
-        manifest.write_text(f"slide_id,slide_path,mpp\nslide,{slide.resolve()},{mpp_l0}\n", encoding="utf-8")
+        rows = [f"slide{number},{slide.resolve()},{mpp_l0}" for number in range(copies)]
+        manifest.write_text("\n".join(["slide_id,slide_path,mpp", *rows]), encoding="utf-8")
         config = EmbedConfig(manifest=manifest, out=Path(folder) / "cache", encoder=encoder)
         started, started_cpu = time.perf_counter(), time.process_time()
         assert run(config) == 0
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-        patches = encoded_patches(TokenStore.open(config.out).slides[0])
+        patches = sum(encoded_patches(file) for file in TokenStore.open(config.out).slides)
     return Rate(patches / seconds, patches / cpu_seconds), patches
 
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("slide", type=Path, help="any slide; one without padded regions gives the honest figure")
     parser.add_argument("--mpp-l0", default="", help="resolution of level 0 to pretend, um/px")
     parser.add_argument("--encoder", default="random:vit_small")
+    parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = compute.resolve_device("auto")
@@ -97,11 +99,11 @@ def main() -> None:
     encoder = make_encoder(options.encoder, weights=None, patch_px=256, seed=0, allow_download=False)
     encoder.network.to(device)
     rows = []
-    patches = 10 * batch_size
+    patches = 0
     for _ in range(options.rounds):
-        before = encoder_alone(encoder, device, batch_size, patches)
-        whole, patches = end_to_end(options.slide, options.mpp_l0, options.encoder)
-        after = encoder_alone(encoder, device, batch_size, patches)
+        before = encoder_alone(encoder, device, batch_size, 20 * batch_size)
+        whole, patches = end_to_end(options.slide, options.mpp_l0, options.encoder, options.copies)
+        after = encoder_alone(encoder, device, batch_size, 20 * batch_size)
         rows.append(
             {
                 "encoder_alone": (before.wall + after.wall) / 2,
