@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 from slpd_toolkit.errors import UsageError
 
 Correspondence = Literal["matched", "nearest"]
-BLOCK_VALUES = 2**20  # cosines a block: they stay in a core's cache
+BLOCK_VALUES = 2**21  # cosines a block: they stay in cache
 MIN_BLOCK_SLIDES = 16
-PAIRS = 2**8  # matched at a time, for the same reason
-SPARE_SEEDS = 2
+PAIRS = 2**9  # matched at a time, for the same reason
+SPARE_SEEDS = 2  # pairs matched beyond the r most promising of a slide, to find a good value early
 MAX_ENUMERATED = math.factorial(5)
 
 
@@ -48,9 +49,9 @@ def match(cosines: Tensor) -> tuple[Tensor, Tensor]:
     """
     k = cosines.shape[-1]
     if math.factorial(k) <= MAX_ENUMERATED:
-        permutations = torch.tensor(list(itertools.permutations(range(k))), device=cosines.device)
-        chosen = F.one_hot(permutations, k).to(cosines.dtype).flatten(1)  # (K!, K * K)
-        best = permutations[(cosines.flatten(1) @ chosen.T).argmax(-1)]
+        permutations, chosen = _every_permutation(k)
+        totals = cosines.flatten(1) @ chosen.to(cosines)
+        best = permutations.to(cosines.device)[totals.argmax(-1)]
     else:
         assigned = [linear_sum_assignment(pair, maximize=True)[1] for pair in cosines.cpu().numpy()]
         best = torch.from_numpy(np.array(assigned, dtype=np.int64).reshape(-1, k)).to(cosines.device)
@@ -106,6 +107,18 @@ def corresponding(prototypes: Tensor, neighbours: Neighbours, correspondence: Co
     return torch.stack(columns, dim=-1)
 
 
+class _Pairs(NamedTuple):
+    rows: Tensor  # (P,) slides of a block, counted from its first
+    others: Tensor  # (P,) slides
+
+
+@functools.cache
+def _every_permutation(k: int) -> tuple[Tensor, Tensor]:
+    """(K!, K) permutations, and the (K * K, K!) matrix that sums what each of them picks."""
+    permutations = torch.tensor(list(itertools.permutations(range(k))))
+    return permutations, F.one_hot(permutations, k).flatten(1).T.float().contiguous()
+
+
 def _nearest_of_block(
     prototypes: Tensor, fast: Tensor, block: range, r: int, margin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,15 +135,20 @@ def _nearest_of_block(
     own = torch.arange(len(block), device=bound.device)
     bound[own, own + block.start] = -torch.inf
     seeds = bound.topk(min(r + SPARE_SEEDS, len(prototypes) - 1)).indices
-    values, _ = _match_pairs(prototypes, own.repeat_interleave(seeds.shape[1]) + block.start, seeds.flatten())
-    kept = values.view_as(seeds).topk(r).values[:, -1:]
+    seeded = _Pairs(own.repeat_interleave(seeds.shape[1]), seeds.flatten())
+    seed_values, seed_permutations = _match_pairs(prototypes, seeded, block.start)
+    kept = seed_values.view_as(seeds).topk(r).values[:, -1:]
     limit = kept - margin - (kept.abs() + margin) * torch.finfo(fast.dtype).eps  # the bound itself is rounded as well
-    rows, others = torch.nonzero(bound >= limit, as_tuple=True)
-    values, permutations = _match_pairs(prototypes, rows + block.start, others)
+    left = _Pairs(*torch.nonzero(bound.scatter_(1, seeds, -torch.inf) >= limit, as_tuple=True))
+    left_values, left_permutations = _match_pairs(prototypes, left, block.start)
+
+    rows, others = (torch.cat(parts) for parts in zip(seeded, left, strict=True))
+    values = torch.cat((seed_values, left_values))
     order = values.argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]  # by row, best first
-    best = order[torch.searchsorted(rows, own).unsqueeze(1) + torch.arange(r, device=own.device)]
-    return others[best], values[best], permutations[best]
+    first = torch.searchsorted(rows[order], own)
+    best = order[first.unsqueeze(1) + torch.arange(r, device=own.device)]
+    return others[best], values[best], torch.cat((seed_permutations, left_permutations))[best]
 
 
 def _matching_bound(fast: Tensor, block: range) -> Tensor:
@@ -144,13 +162,15 @@ def _matching_bound(fast: Tensor, block: range) -> Tensor:
     return torch.minimum(by_row.sum(0, dtype=torch.float32), by_column.sum(1, dtype=torch.float32))
 
 
-def _match_pairs(prototypes: Tensor, slides: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """`match` for (P,) pairs of slides, a bounded number at a time."""
-    parts = [
-        match(torch.bmm(prototypes.index_select(0, a), prototypes.index_select(0, b).mT))
-        for a, b in zip(torch.split(slides, PAIRS), torch.split(others, PAIRS), strict=True)
-    ]
-    values, permutations = zip(*parts, strict=True)
+def _match_pairs(prototypes: Tensor, pairs: _Pairs, start: int) -> tuple[Tensor, Tensor]:
+    """`match` for the pairs of a block that begins at slide `start`, a bounded number at a time."""
+    k = prototypes.shape[1]
+    values, permutations = [prototypes.new_empty(0)], [pairs.rows.new_empty(0, k)]
+    for rows, others in zip(torch.split(pairs.rows, PAIRS), torch.split(pairs.others, PAIRS), strict=True):
+        own, theirs = prototypes.index_select(0, rows + start), prototypes.index_select(0, others)
+        value, permutation = match(torch.bmm(own, theirs.mT))
+        values.append(value)
+        permutations.append(permutation)
     return torch.cat(values), torch.cat(permutations)
 
 
