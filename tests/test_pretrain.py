@@ -14,12 +14,14 @@ from slpd_toolkit.errors import TrainingError
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.objectives.crops import cut_crops
 from slpd_toolkit.objectives.optim import clip_each
+from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 from slpd_toolkit.training import boundary, trainer
 from slpd_toolkit.training.metrics import COLUMNS, read_metrics
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
+from slpd_toolkit.training.sampling import Stream, generator
 from slpd_toolkit.training.trainer import Trainer
 from tests.training.plain_run import schedules, train_plainly
 from tests.training.runs import checkpoint, metrics, run_until, tiny
@@ -147,6 +149,24 @@ def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stoppe
             run_until(monkeypatch, tiny(cache, tmp_path / name), steps)
     assert seen["whole"] == seen["stopped"]
     assert len({str(plan) for plan in seen["whole"]}) == 9
+
+
+def test_stochastic_depth_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, forward = [], Slpd.forward
+
+    def record(slpd: Slpd, views: Any, targets: Any, depth: torch.Generator) -> Any:
+        drawn.append((depth.initial_seed(), depth.get_state().numpy().tobytes()))
+        return forward(slpd, views, targets, depth)
+
+    monkeypatch.setattr(Slpd, "forward", record)
+    pretrain.run(tiny(cache, tmp_path / "out", accumulate=2, drop_path=0.5))
+    assert len(drawn) == len(set(drawn)) == 18
+    seeds = [seed for seed, _ in drawn]
+    assert seeds[::2] == seeds[1::2]
+    assert len(set(seeds)) == 9
+    assert seeds[::2] == [generator(0, Stream.DEPTH, step, 0).initial_seed() for step in range(9)]
 
 
 @pytest.mark.parametrize(

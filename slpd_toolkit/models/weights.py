@@ -124,9 +124,16 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | st
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
-    """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one."""
+    """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one.
+
+    Raises:
+        OSError: The disk refuses (full, quota).
+    """
     with atomic_path(Path(path)) as partial:
-        torch.save(dict(checkpoint), partial)
+        try:
+            torch.save(dict(checkpoint), partial)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"{path} cannot be written in full ({_first_line(error)})") from error
 
 
 def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object], path: Path | str) -> None:

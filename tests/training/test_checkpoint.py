@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,27 @@ pytestmark = pytest.mark.usefixtures("no_curves")
     "changes",
     [
         {"drop_path": 0.3},
-        {"drop_path": 0.3, "precision": "bf16", "optimiser": "sgd", "log_every": 4, "accumulate": 2, "local_crops": 0},
-        {"optimiser": "lars", "cluster_features": "backbone", "correspondence": "nearest", "neighbours": 2, "seed": 3},
+        pytest.param(
+            {
+                "drop_path": 0.3,
+                "precision": "bf16",
+                "optimiser": "sgd",
+                "accumulate": 2,
+                "local_crops": 0,
+                "log_every": 4,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "optimiser": "lars",
+                "cluster_features": "backbone",
+                "correspondence": "nearest",
+                "neighbours": 2,
+                "seed": 3,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_stopped_after_every_single_step_equals_one_that_was_not(
@@ -154,3 +174,19 @@ def test_a_file_that_is_no_checkpoint_is_named(
         torch.save(content, path)
     with pytest.raises(error, match=r"last\.pt"):
         pretrain.run(tiny(cache, tmp_path))
+
+
+def test_a_full_disk_keeps_the_state_before(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(cache, tmp_path / "out")
+    run_until(monkeypatch, config, 2)
+    before = (config.out / "last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"(region_vit|last)\.pt cannot be written in full"):
+            pretrain.run(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (config.out / "last.pt").read_bytes() == before
+    assert not list(config.out.glob(".*"))
+    assert pretrain.run(config) == 0
