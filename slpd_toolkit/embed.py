@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +57,7 @@ STAGE = "embed"
 QC_FOLDER = "qc"
 _MAX_WORKERS = 16
 _SLIDES_AHEAD = 2
+_LOWEST_PRIORITY = 19
 
 
 @dataclass
@@ -216,7 +219,8 @@ class EmbedStage:
     def embed(self, entries: list[SlideEntry]) -> None:
         """Embed slides; complete ones are skipped, failing ones are recorded, and the others go on."""
         jobs: deque[Job] = deque()
-        readers = ThreadPoolExecutor(self._workers, thread_name_prefix="slide-reader")
+        initializer = _give_way if self._device.type == "cpu" else None
+        readers = ThreadPoolExecutor(self._workers, thread_name_prefix="slide-reader", initializer=initializer)
         try:
             with console.progress("embed", total=1, unit="patches") as progress:
                 for key, first, values in self._encode(self._blocks(self._jobs(entries, readers, jobs), readers)):
@@ -419,6 +423,16 @@ def _read_unless_over(job: Job, block: Block) -> tuple[npt.NDArray[np.uint8], np
     if job.over:  # the slide failed while this block waited its turn
         raise SlideError("abandoned")
     return read_block(job.slide, job.plan, block)
+
+
+def _give_way() -> None:
+    """Let this thread run only where the encoder leaves a core idle.
+
+    A CPU encoder computes in step on all cores: a reader that takes one of them keeps the others waiting too, so each
+    second of reading would cost two. At low priority it runs when the encoder has nothing to do, and then on all cores.
+    """
+    if sys.platform == "linux":  # elsewhere, priorities are of processes only
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 def _make_folder(folder: Path) -> None:

@@ -374,3 +374,15 @@ def test_the_cache_is_readable_for_the_group(manifest: Path, tmp_path: Path) -> 
     finally:
         os.umask(mask)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()} == {0o640}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_readers_on_a_cpu_give_way_to_the_encoder_and_nobody_else_does() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def priority_of_a_reader() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with ThreadPoolExecutor(1, initializer=embed._give_way) as readers:
+        assert readers.submit(priority_of_a_reader).result() == 19
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
