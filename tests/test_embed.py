@@ -14,6 +14,7 @@ from PIL import Image
 from slpd_toolkit import embed
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.files import fingerprint
+from slpd_toolkit.slides import regions
 from slpd_toolkit.store.reader import TokenFile, TokenStore
 from tests.cohorts import (
     mean_colour_encoder,
@@ -96,8 +97,12 @@ def test_a_planted_colour_is_found_at_its_row_and_column(
     assert patch_corner.tolist() == [left, top]
 
 
-def test_every_token_is_the_patch_of_its_coordinates(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_px", [64, 128, 1024])
+def test_every_token_is_the_patch_of_its_coordinates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_px: int
+) -> None:
     """Each token against the mean of its patch of the picture, white where the slide ends; batches cross regions."""
+    monkeypatch.setattr(regions, "BLOCK_PX", block_px)
     picture = smooth_noise(600, 850)
     manifest = one_slide(tmp_path, picture, mpp=1.0, downsamples=())
     config = small_config(manifest, tmp_path / "cache", min_tissue=0.0, batch_size=5, workers=3)
