@@ -91,6 +91,16 @@ def test_the_bound_is_never_below_the_best_matching_and_sometimes_reaches_it() -
 
 
 @pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
+def test_no_cosine_changes_by_more_than_the_margin_when_its_factors_are_rounded(fast: torch.dtype) -> None:
+    prototypes = random_prototypes(50, 3, 16, seed=7)
+    rounded = prototypes.to(fast)
+    allowed = matching._largest_change(prototypes, rounded.transpose(0, 1))
+    a, b = prototypes.flatten(0, 1).double(), rounded.flatten(0, 1).double()
+    assert (a @ a.T - b @ b.T).abs().max() <= allowed
+    assert (allowed > 1e-3) == (fast == torch.bfloat16)
+
+
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
 def test_slides_that_differ_by_less_than_a_rounding_are_still_told_apart(
     fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
