@@ -1,5 +1,6 @@
-"""Names for the array types that the evaluation passes around, and how its messages list names."""
+"""Names for the array types that the evaluation passes around, and how it lists and sorts names."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,3 +19,12 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _MESSAGE_NAMES
     return ", ".join(names[:_MESSAGE_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def natural_key(name: str) -> tuple[bool, float, str]:
+    """Sort key: numbers by their value, then everything else by its letters."""
+    try:
+        value = float(name)
+    except ValueError:
+        value = math.nan
+    return (False, value, name) if math.isfinite(value) else (True, 0.0, name)

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from slpd_toolkit.errors import UsageError
-from slpd_toolkit.mil.arrays import listed
+from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.training_subsets import pick_patients
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def from_column(cohort: Cohort, values: StrArray, *, seed: int = 0) -> list[Spli
         raise UsageError(
             f"{len(empty)} slides have no fold: {listed(empty)}.", hint="Fill the column, or leave these slides out."
         )
-    names = sorted(set(values.tolist()), key=_natural)
+    names = sorted(set(values.tolist()), key=natural_key)
     if set(names) <= {"train", "val", "test"}:
         return [_named(cohort, values, seed)]
     if len(names) < _MIN_FOLDS:
@@ -171,13 +171,6 @@ def _named(cohort: Cohort, values: StrArray, seed: int) -> Split:
 
 def _ids(cohort: Cohort, chosen: BoolArray) -> tuple[str, ...]:
     return tuple(sorted(cohort.slides[chosen].tolist()))
-
-
-def _natural(name: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(name), name)
-    except ValueError:
-        return (1, 0.0, name)
 
 
 def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> None:
