@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaler:
+    """Mean and standard deviation of each of D features; 1 where a feature does not vary."""
+
+    mean: NDArray[np.float32]
+    sd: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Bags:
     """The region embeddings of S slides, M regions in all, of width D. Only batches made from it are padded."""
 
@@ -81,8 +89,14 @@ class Bags:
         bags = np.split(self.features, self.offsets[1:-1])
         return np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32)
 
-    def padded(self, index: IntArray) -> tuple[NDArray[np.float32], BoolArray]:
-        """A batch of B bags, padded with zeros to the largest of them, N.
+    def scaler(self, index: IntArray) -> Scaler:
+        """Standardisation by the regions of the slides at these positions: the training ones, or test leaks into it."""
+        regions = self.features[self.regions_of(index)]
+        mean, sd = regions.mean(axis=0, dtype=np.float64), regions.std(axis=0, dtype=np.float64)
+        return Scaler(mean.astype(np.float32), np.where(sd > 0, sd, 1).astype(np.float32))
+
+    def padded(self, index: IntArray, scaler: Scaler) -> tuple[NDArray[np.float32], BoolArray]:
+        """A batch of B bags, standardised, and padded with zeros to the largest of them, N.
 
         Returns:
             Bags (B, N, D), and the mask (B, N) that is true where there is a region.
@@ -90,7 +104,7 @@ class Bags:
         sizes = self.sizes[index]
         mask = np.arange(sizes.max()) < sizes[:, None]
         batch = np.zeros((*mask.shape, self.width), dtype=np.float32)
-        batch[mask] = self.features[self.regions_of(index)]
+        batch[mask] = (self.features[self.regions_of(index)] - scaler.mean) / scaler.sd
         return batch, mask
 
 

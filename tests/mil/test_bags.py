@@ -20,11 +20,12 @@ def test_a_padded_batch_holds_each_bag_and_zeros(sizes: list[int], data: st.Data
     loose = random_bags(sizes)
     bags = Bags.pack(loose)
     index = np.array(data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=5)))
-    batch, mask = bags.padded(index)
+    scaler = bags.scaler(np.array([0]))
+    batch, mask = bags.padded(index, scaler)
     assert batch.shape == (len(index), max(sizes[i] for i in index), 3)
     assert batch.dtype == np.float32
     for row, i in enumerate(index):
-        np.testing.assert_array_equal(batch[row][mask[row]], loose[f"s{i}"])
+        np.testing.assert_array_equal(batch[row][mask[row]], (loose[f"s{i}"] - scaler.mean) / scaler.sd)
         assert not batch[row][~mask[row]].any()
         assert mask[row, : sizes[i]].all()
 
@@ -38,6 +39,16 @@ def test_means_and_region_rows_are_those_of_the_loose_bags() -> None:
     )
     assert bags.sizes.tolist() == [3, 1, 5]
     assert bags.width == 3
+
+
+def test_a_scaler_knows_only_the_slides_it_is_given_and_leaves_constant_features_alone() -> None:
+    loose = random_bags([4, 3, 5])
+    for bag in loose.values():
+        bag[:, 1] = 7
+    scaler = Bags.pack(loose).scaler(np.array([0, 2]))
+    known = np.concatenate([loose["s0"], loose["s2"]])
+    np.testing.assert_allclose(scaler.mean, known.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(scaler.sd, [known[:, 0].std(), 1, known[:, 2].std()], rtol=1e-6)
 
 
 def test_means_are_summed_in_double_precision() -> None:
