@@ -91,8 +91,11 @@ class Bags:
 
     def scaler(self, index: IntArray) -> Scaler:
         """Standardisation by the regions of the slides at these positions: the training ones, or test leaks into it."""
-        regions = self.features[self.regions_of(index)]
-        mean, sd = regions.mean(axis=0, dtype=np.float64), regions.std(axis=0, dtype=np.float64)
+        # Slide by slide: a copy of all training regions in double precision would outweigh the bags.
+        bags = [self.features[self.offsets[i] : self.offsets[i + 1]] for i in index]
+        count = self.sizes[index].sum()
+        mean = sum(bag.sum(axis=0, dtype=np.float64) for bag in bags) / count
+        sd = np.sqrt(sum(np.square(bag - mean).sum(axis=0) for bag in bags) / count)
         return Scaler(mean.astype(np.float32), np.where(sd > 0, sd, 1).astype(np.float32))
 
     def padded(self, index: IntArray, scaler: Scaler) -> tuple[NDArray[np.float32], BoolArray]:

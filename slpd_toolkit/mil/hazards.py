@@ -37,10 +37,15 @@ def hazard_loss(logits: Tensor, interval: Tensor, stopped: Tensor) -> Tensor:
     Returns:
         (B,)
     """
-    here = F.one_hot(interval, logits.shape[1]).to(logits.dtype)
-    passed = 1 - here.cumsum(dim=1) + here * (~stopped).unsqueeze(1)
-    log_likelihood = here * stopped.unsqueeze(1) * F.logsigmoid(logits) + passed * F.logsigmoid(-logits)
-    return -log_likelihood.sum(dim=1)
+    stops, passes = stops_and_passes(interval, stopped, logits.shape[1])
+    return -(stops * F.logsigmoid(logits) + passes * F.logsigmoid(-logits)).sum(dim=1)
+
+
+def stops_and_passes(interval: Tensor, stopped: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
+    """(B,) where cases stopped or were censored -> (B, J) 1 where they stopped, and (B, J) 1 where they passed."""
+    here = F.one_hot(interval, intervals).float()
+    stops = here * stopped.unsqueeze(1)
+    return stops, 1 - here.cumsum(dim=1) + here - stops
 
 
 def survival_curve(logits: Tensor) -> Tensor:

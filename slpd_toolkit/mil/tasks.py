@@ -73,7 +73,7 @@ class Classification:
                 f"A training part has no slide of {listed(absent)}.", hint="Use other folds, or leave it out."
             )
         balance = len(train) / (len(self.classes) * counts)
-        labels, weights = torch.from_numpy(self.targets), torch.from_numpy(balance[self.targets]).float()
+        labels, weights = torch.tensor(self.targets), torch.tensor(balance[self.targets]).float()
         if not self.ordinal:
             return CrossEntropy(labels, weights, len(self.classes))
         last = len(self.classes) - 2
@@ -116,8 +116,8 @@ class Survival:
             UsageError: No event in the training part.
         """
         edges = time_bin_edges(self.times[train], self.events[train], self.bins)
-        interval, weights = torch.from_numpy(time_bins(self.times, edges)), torch.ones(len(self.times))
-        return Hazards(interval, torch.from_numpy(self.events), weights, len(edges) + 1, labels=None)
+        interval, weights = torch.tensor(time_bins(self.times, edges)), torch.ones(len(self.times))
+        return Hazards(interval, torch.tensor(self.events), weights, len(edges) + 1, labels=None)
 
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
         """See `metrics.survival`."""

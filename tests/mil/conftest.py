@@ -1,11 +1,17 @@
-"""Where the TCGA label tables lie."""
+"""Where the TCGA label tables lie, and one thread a test: small sums are slower on many."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -17,3 +23,12 @@ def tcga_labels() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs TCGA label tables, and {folder} is no folder (set SLPD_SHARED)")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _single_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
