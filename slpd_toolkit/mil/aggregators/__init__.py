@@ -1,0 +1,1 @@
+"""Aggregators: a bag of region embeddings to the logits of a slide. Small networks, one file each."""

@@ -1,0 +1,126 @@
+"""Bags of region embeddings, packed: the regions of all slides below one another, and where each slide begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.mil.arrays import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from slpd_toolkit.mil.arrays import BoolArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """Mean and standard deviation of each of D features; 1 where a feature does not vary."""
+
+    mean: NDArray[np.float32]
+    sd: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Bags:
+    """The region embeddings of S slides, M regions in all, of width D. Only batches made from it are padded."""
+
+    slides: tuple[str, ...]
+    """S slide ids."""
+    features: NDArray[np.float32]
+    """(M, D) region embeddings, slide after slide."""
+    offsets: IntArray
+    """(S + 1,) slide i owns the rows from offsets[i] up to offsets[i + 1]."""
+
+    @classmethod
+    def pack(cls, bag_of_slide: Mapping[str, NDArray[np.floating]]) -> Bags:
+        """Pack one (N_i, D) array a slide; the slides keep their order.
+
+        Raises:
+            UsageError: No slide, a slide without a region, unequal widths, or values that are not finite.
+        """
+        if not bag_of_slide:
+            raise UsageError("There is no slide to evaluate.", hint="Check the manifest and the cache.")
+        _require_shapes(bag_of_slide)
+        broken = [slide for slide, bag in bag_of_slide.items() if not np.isfinite(bag).all()]
+        if broken:
+            raise UsageError(
+                f"Embeddings of {len(broken)} slides hold NaN or infinity: {listed(broken)}.", hint="Redo them."
+            )
+        sizes = [len(bag) for bag in bag_of_slide.values()]
+        features = np.concatenate([np.asarray(bag, dtype=np.float32) for bag in bag_of_slide.values()])
+        return cls(tuple(bag_of_slide), features, np.concatenate([[0], np.cumsum(sizes)]))
+
+    @property
+    def width(self) -> int:
+        """D, the width of an embedding."""
+        return int(self.features.shape[1])
+
+    @property
+    def sizes(self) -> IntArray:
+        """(S,) number of regions of each slide."""
+        return np.diff(self.offsets)
+
+    def index_of(self, slides: Sequence[str]) -> IntArray:
+        """Positions of slides by their ids.
+
+        Raises:
+            UsageError: A slide has no bag.
+        """
+        position = {slide: index for index, slide in enumerate(self.slides)}
+        missing = [slide for slide in slides if slide not in position]
+        if missing:
+            raise UsageError(
+                f"{len(missing)} slides have no embedding: {listed(missing)}.", hint="Embed them, or leave them out."
+            )
+        return np.array([position[slide] for slide in slides], dtype=np.int64)
+
+    def regions_of(self, index: IntArray) -> IntArray:
+        """Rows of `features` that belong to the slides at these positions, slide after slide."""
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
+
+    def mean(self) -> NDArray[np.float32]:
+        """(S, D) mean embedding of each slide."""
+        bags = np.split(self.features, self.offsets[1:-1])
+        return np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32)
+
+    def scaler(self, index: IntArray) -> Scaler:
+        """Standardisation by the regions of the slides at these positions: the training ones, or test leaks into it."""
+        # Slide by slide: a copy of all training regions in double precision would outweigh the bags.
+        bags = [self.features[self.offsets[i] : self.offsets[i + 1]] for i in index]
+        count = self.sizes[index].sum()
+        mean = sum(bag.sum(axis=0, dtype=np.float64) for bag in bags) / count
+        sd = np.sqrt(sum(np.square(bag - mean).sum(axis=0) for bag in bags) / count)
+        return Scaler(mean.astype(np.float32), np.where(sd > 0, sd, 1).astype(np.float32))
+
+    def padded(self, index: IntArray, scaler: Scaler) -> tuple[NDArray[np.float32], BoolArray]:
+        """A batch of B bags, standardised, and padded with zeros to the largest of them, N.
+
+        Returns:
+            Bags (B, N, D), and the mask (B, N) that is true where there is a region.
+        """
+        sizes = self.sizes[index]
+        mask = np.arange(sizes.max()) < sizes[:, None]
+        batch = np.zeros((*mask.shape, self.width), dtype=np.float32)
+        batch[mask] = (self.features[self.regions_of(index)] - scaler.mean) / scaler.sd
+        return batch, mask
+
+
+def _require_shapes(bag_of_slide: Mapping[str, NDArray[np.floating]]) -> None:
+    width = next(iter(bag_of_slide.values())).shape[-1]
+    odd = [f"{slide} {bag.shape}" for slide, bag in bag_of_slide.items() if bag.ndim != 2 or bag.shape[1] != width]
+    if odd:
+        raise UsageError(
+            f"{len(odd)} slides do not have (regions, {width}) embeddings: {listed(odd)}.",
+            hint="All bags of one evaluation come from one model.",
+        )
+    empty = [slide for slide, bag in bag_of_slide.items() if len(bag) == 0]
+    if empty:
+        raise UsageError(
+            f"{len(empty)} slides have no region: {listed(empty)}.", hint="Leave them out of the manifest."
+        )

@@ -1,0 +1,56 @@
+"""Cohorts with a known answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.cohort import Cohort
+from slpd_toolkit.mil.tasks import Classification
+
+
+def make_cohort(slides_of_patient: list[int], labels: list[str], sites: list[str] | None = None) -> Cohort:
+    """Patient p has slides_of_patient[p] slides, labels[p] and sites[p]; slide ids are `p007-1`."""
+    of_slide = np.repeat(np.arange(len(slides_of_patient)), slides_of_patient)
+    number = np.concatenate([np.arange(count) for count in slides_of_patient])
+    slides = np.array([f"p{patient:03d}-{index}" for patient, index in zip(of_slide, number, strict=True)])
+    patients = np.array([f"p{patient:03d}" for patient in of_slide])
+    return Cohort(slides, patients, np.array(labels)[of_slide], None if sites is None else np.array(sites)[of_slide])
+
+
+def planted_bags(
+    cohort: Cohort,
+    *,
+    signal: float,
+    width: int = 8,
+    sizes: tuple[int, int] = (4, 12),
+    patient_mark: float = 0.0,
+    seed: int = 0,
+) -> Bags:
+    """Noise, plus what the caller plants into each slide's regions.
+
+    Args:
+        cohort: Slides, patients and labels.
+        signal: Class i shifts a third of its regions by `signal` along axis i.
+        width: Width of an embedding.
+        sizes: Fewest and most regions of a slide.
+        patient_mark: Size of a random vector that marks all regions of a patient.
+        seed: Source of everything.
+    """
+    rng = np.random.default_rng(seed)
+    assert cohort.strata is not None
+    classes = np.unique(cohort.strata).tolist()
+    marks = {patient: rng.normal(size=width) for patient in sorted(set(cohort.patients.tolist()))}
+    bags = {}
+    for slide, patient, label in zip(cohort.slides, cohort.patients, cohort.strata, strict=True):
+        bag = rng.normal(size=(rng.integers(*sizes, endpoint=True), width))
+        bag[: len(bag) // 3 + 1, classes.index(label)] += signal
+        bags[str(slide)] = (bag + patient_mark * marks[str(patient)]).astype(np.float32)
+    return Bags.pack(bags)
+
+
+def task_of(cohort: Cohort, *, ordinal: bool = False) -> Classification:
+    """The labels of a cohort as a task."""
+    assert cohort.strata is not None
+    classes, targets = np.unique(cohort.strata, return_inverse=True)
+    return Classification(tuple(classes.tolist()), targets.astype(np.int64), ordinal)
