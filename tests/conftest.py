@@ -22,11 +22,11 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of shared data: $SLPD_SHARED, or `shared` beside the repository."""
-    folder = Path(os.environ.get("SLPD_SHARED", REPOSITORY.parent / "shared"))
+def data() -> Path:
+    """The folder of real slides and their ground truth: $SLPD_DATA, or `shared/data` beside the repository."""
+    folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"needs the shared data, and {folder} is no folder (set SLPD_SHARED)")
+        pytest.skip(f"needs real slides, and {folder} is no folder (set SLPD_DATA)")
     return folder
 
 

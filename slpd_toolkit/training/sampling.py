@@ -1,7 +1,7 @@
 """Which regions a step sees, and every random draw, as functions of seed and step alone: nothing to save or to lose.
 
-The draws of a step are made for the regions of all processes and then cut, so that two processes train as one does with
-twice the batch.
+Order and views are drawn for the regions of all processes and then cut, so that two processes train as one does with
+twice the batch; stochastic depth alone is drawn by each process for itself.
 """
 
 from __future__ import annotations

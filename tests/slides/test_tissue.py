@@ -24,9 +24,9 @@ EOSIN = (205, 140, 185)
 HAEMATOXYLIN = (58, 61, 115)  # the darkest 1 % of a real section at 8 um/px
 
 
-def thumbnail(shared: Path, name: str, mpp: float = MPP, mpp_l0: float | None = None) -> tuple[Array, float]:
+def thumbnail(data: Path, name: str, mpp: float = MPP, mpp_l0: float | None = None) -> tuple[Array, float]:
     """Read a slide's whole area from its best pyramid level, area-averaged; also level-0 um/px."""
-    with openslide.OpenSlide(shared / "data" / "slides" / name) as slide:
+    with openslide.OpenSlide(data / "slides" / name) as slide:
         mpp_l0 = mpp_l0 or float(slide.properties[openslide.PROPERTY_NAME_MPP_X])
         level = slide.get_best_level_for_downsample(0.5 * mpp / mpp_l0)
         image = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]).convert("RGB"))
@@ -34,9 +34,9 @@ def thumbnail(shared: Path, name: str, mpp: float = MPP, mpp_l0: float | None = 
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), mpp_l0
 
 
-def spot_scores(shared: Path, mask: Array, slide: str, mpp: float, mpp_l0: float) -> tuple[float, float]:
+def spot_scores(data: Path, mask: Array, slide: str, mpp: float, mpp_l0: float) -> tuple[float, float]:
     """Recall and specificity of discs 100 um wide, which are tissue when over half of them is in the mask."""
-    spots = pd.read_csv(shared / "data" / "spots" / f"{slide}.csv")
+    spots = pd.read_csv(data / "spots" / f"{slide}.csv")
     offsets = np.stack(np.meshgrid(*[np.arange(-50.0, 51.0, 2.0)] * 2), axis=-1).reshape(-1, 2)
     offsets = offsets[(offsets**2).sum(axis=1) <= 50**2] / mpp
     centres = spots[["x_l0", "y_l0"]].to_numpy() * mpp_l0 / mpp
@@ -73,25 +73,25 @@ PERTURBATIONS: dict[str, Callable[[Array], Array]] = {
 
 @pytest.mark.parametrize("perturbation", PERTURBATIONS)
 @pytest.mark.parametrize("slide", ["her2st-B4", "her2st-C2"])
-def test_finds_the_spots_that_the_authors_called_tissue(shared: Path, slide: str, perturbation: str) -> None:
-    image, mpp_l0 = thumbnail(shared, f"{slide}.tiff")
+def test_finds_the_spots_that_the_authors_called_tissue(data: Path, slide: str, perturbation: str) -> None:
+    image, mpp_l0 = thumbnail(data, f"{slide}.tiff")
     mask = tissue_mask(PERTURBATIONS[perturbation](image), MPP)
-    recall, specificity = spot_scores(shared, mask, slide, MPP, mpp_l0)
+    recall, specificity = spot_scores(data, mask, slide, MPP, mpp_l0)
     assert recall >= 0.995
     assert specificity >= 0.97
     assert not mask[780:, 700:].any(), "the scale bar in the corner"
 
 
 @pytest.mark.parametrize("mpp", [6.0, 7.3, 10.0])
-def test_resolution_hardly_matters(shared: Path, mpp: float) -> None:
-    image, mpp_l0 = thumbnail(shared, "her2st-B4.tiff", mpp)
-    recall, specificity = spot_scores(shared, tissue_mask(image, mpp), "her2st-B4", mpp, mpp_l0)
+def test_resolution_hardly_matters(data: Path, mpp: float) -> None:
+    image, mpp_l0 = thumbnail(data, "her2st-B4.tiff", mpp)
+    recall, specificity = spot_scores(data, tissue_mask(image, mpp), "her2st-B4", mpp, mpp_l0)
     assert recall >= 0.995
     assert specificity >= 0.97
 
 
-def test_finds_the_fragments_of_a_nearly_empty_slide_and_nothing_else(shared: Path) -> None:
-    mask = tissue_mask(thumbnail(shared, "luna-1065626.svs")[0], MPP)
+def test_finds_the_fragments_of_a_nearly_empty_slide_and_nothing_else(data: Path) -> None:
+    mask = tissue_mask(thumbnail(data, "luna-1065626.svs")[0], MPP)
     for x, y in [(185, 117), (311, 402), (337, 411), (276, 430), (465, 442), (512, 459)]:
         assert mask[y - 5 : y + 6, x - 5 : x + 6].mean() > 0.9, (x, y)
     for left, top, right, bottom in [(150, 90, 205, 155), (255, 380, 355, 455), (430, 420, 545, 490)]:
@@ -99,8 +99,8 @@ def test_finds_the_fragments_of_a_nearly_empty_slide_and_nothing_else(shared: Pa
     assert not mask.any()
 
 
-def test_a_frozen_section_stops_at_the_stitched_white_and_at_its_large_hole(shared: Path) -> None:
-    image, _ = thumbnail(shared, "tcga-cr-7395-01a-01-ts1.svs", mpp_l0=1.0)
+def test_a_frozen_section_stops_at_the_stitched_white_and_at_its_large_hole(data: Path) -> None:
+    image, _ = thumbnail(data, "tcga-cr-7395-01a-01-ts1.svs", mpp_l0=1.0)
     mask = tissue_mask(image, MPP)
     assert 0.63 < mask.mean() < 0.69  # outlined by eye: about 0.64
     assert not mask[:60, :340].any()
@@ -109,13 +109,13 @@ def test_a_frozen_section_stops_at_the_stitched_white_and_at_its_large_hole(shar
 
 
 @pytest.mark.parametrize("rows", [slice(170, 210), slice(100, 240), slice(280, 320)])
-def test_a_frame_inside_tissue_is_all_tissue(shared: Path, rows: slice) -> None:
-    image, _ = thumbnail(shared, "tcga-cr-7395-01a-01-ts1.svs", mpp_l0=1.0)
+def test_a_frame_inside_tissue_is_all_tissue(data: Path, rows: slice) -> None:
+    image, _ = thumbnail(data, "tcga-cr-7395-01a-01-ts1.svs", mpp_l0=1.0)
     assert tissue_mask(image[rows, 130:250], MPP).mean() > 0.995
 
 
-def test_skin_that_nearly_fills_a_small_frame(shared: Path) -> None:
-    mask = tissue_mask(thumbnail(shared, "cmu-1-small-region.svs")[0], MPP)
+def test_skin_that_nearly_fills_a_small_frame(data: Path) -> None:
+    mask = tissue_mask(thumbnail(data, "cmu-1-small-region.svs")[0], MPP)
     assert mask[60:, 58:78].mean() > 0.99
     assert not mask[90:, :25].any()
     assert not mask[:, 128:].any()
