@@ -11,6 +11,8 @@ import torch
 
 from slpd_toolkit import pretrain
 from slpd_toolkit.errors import UsageError, WeightsError
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.training import trainer
 from tests.token_factory import LENGTHS, write_cache
 from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
 
@@ -138,6 +140,25 @@ def test_a_run_killed_after_its_last_step_is_finished(
     assert pretrain.run(config) == 0
     assert (config.out / "prototypes.h5").read_bytes() == prototypes
     assert (config.out / "curves.svg").exists()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(RegionViT, "save"), (trainer, "save_checkpoint")])
+def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    pretrain.run(tiny(cache, tmp_path / "whole"))
+    config = tiny(cache, tmp_path / "out")
+    run_until(monkeypatch, config, 8)
+
+    def die(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(config)
+    assert pretrain.run(config) == 0
+    assert_same_run(tmp_path / "whole", config.out)
 
 
 def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
