@@ -16,7 +16,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -293,7 +293,6 @@ class EmbedStage:
         self, jobs: Iterable[Job], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[BlockKey, npt.NDArray[np.uint8]]]:
         """Read blocks of patches ahead, in order; patches that are pure padding get the token of white at once."""
-        white = self._white_token()
         depth = 2 * self._workers + 2 * self._batch_size // 16
         tasks = (((job, block), partial(_read_unless_over, job, block)) for job in jobs for block in job.plan.blocks())
         for (job, block), future in read_ahead(readers, tasks, depth):
@@ -312,14 +311,15 @@ class EmbedStage:
                     block.region,
                     rows + block.rows_rc.start,
                     columns + block.columns_rc.start,
-                    white.repeat(len(rows), 0),
+                    self._white_token.repeat(len(rows), 0),
                 )
                 self._tally.patches_planned -= len(rows)
             rows, columns = np.nonzero(inside)
             yield BlockKey(job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start), patches
 
+    @cached_property
     def _white_token(self) -> npt.NDArray[np.float32]:
-        """Give the token of a white patch, (1, D), which all padding outside a slide gets without being encoded."""
+        """The token of a white patch, (1, D), which all padding outside a slide gets; it costs one batch."""
         patch_px = self._config.patch_px
         white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
         return next(tokens for _, _, tokens in self._encode([(None, white)]))
