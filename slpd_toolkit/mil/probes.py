@@ -87,7 +87,8 @@ def fit_neighbours(known: FloatArray, objective: Objective, rows: Tensor) -> Ite
         shares.scatter_add_(1, nearest, torch.ones(nearest.shape))
         return objective.estimate(shares / (count + 1), rows)
 
-    for count in sorted({min(count, len(rows)) for count in _NEIGHBOURS}):
+    # With more than half of the slides as neighbours, all slides look alike.
+    for count in [count for count in _NEIGHBOURS if 2 * count <= len(rows)] or [max(1, len(rows) // 2)]:
         yield f"{count} neighbours", partial(fitted, count=count)
 
 

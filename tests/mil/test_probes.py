@@ -64,10 +64,12 @@ def test_rare_classes_have_votes_that_weigh_more() -> None:
     np.testing.assert_allclose(objective.predict(objective.estimate(shares, torch.arange(10))), [[0.5, 0.5]])
 
 
-def test_settings_never_ask_for_more_neighbours_than_there_are() -> None:
-    objective = Classification(("a", "b"), np.arange(CASES) % 2).objective(np.arange(6))
-    settings = [setting for setting, _ in fit_neighbours(EMBEDDINGS[:6], objective, torch.arange(6))]
-    assert settings == ["5 neighbours", "6 neighbours"]
+@pytest.mark.parametrize(("cases", "expected"), [(2, [1]), (6, [3]), (20, [5, 10]), (90, [5, 10, 20, 40])])
+def test_at_most_half_of_the_slides_are_neighbours(cases: int, expected: list[int]) -> None:
+    rows = np.arange(cases)
+    objective = Classification(("a", "b"), np.arange(CASES) % 2).objective(rows)
+    settings = [setting for setting, _ in fit_neighbours(EMBEDDINGS[:cases], objective, torch.tensor(rows))]
+    assert settings == [f"{count} neighbours" for count in expected]
 
 
 @pytest.mark.parametrize("task", ["classes", "two classes"])
