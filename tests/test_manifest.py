@@ -202,7 +202,7 @@ def test_the_shipped_examples_are_manifests(path: Path, tmp_path: Path) -> None:
     assert problems == []
 
 
-def test_the_shipped_examples_name_slides_that_are_there(shared: Path) -> None:
-    entries, problems = check_rows(read_table(REPOSITORY / "manifests" / "example.csv"), shared / "data" / "slides")
+def test_the_shipped_examples_name_slides_that_are_there(data: Path) -> None:
+    entries, problems = check_rows(read_table(REPOSITORY / "manifests" / "example.csv"), data / "slides")
     assert len(entries) == 5
     assert problems == []
