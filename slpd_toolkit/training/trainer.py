@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 LAST, REGION_VIT, PROTOTYPES = "last.pt", "region_vit.pt", "prototypes.h5"
 METRICS, RECIPE, SLIDES, CURVES = "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"
+TENSORBOARD = "tensorboard"
 _LR_REFERENCE_BATCH = 256
 
 
@@ -281,7 +282,8 @@ class Trainer:
         write_text(out / RECIPE, tomli_w.dumps({**self.recipe, ABOUT: about}))
         slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.slides]
         write_csv(out / SLIDES, ["slide_id", "regions"], slides)
-        return MetricsLog(out / METRICS, self.progress.step)
+        events = out / TENSORBOARD if self.config.tensorboard else None
+        return MetricsLog(out / METRICS, self.progress.step, events)
 
     def _make_prototypes(self) -> None:
         """Cluster and match the cohort anew, and write prototypes.h5."""

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slpd_toolkit import pretrain
 from slpd_toolkit.training.metrics import COLUMNS, MetricsLog, read_metrics
+from tests.training.runs import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +52,18 @@ def test_a_row_cut_short_anywhere_but_in_its_last_number_is_dropped(tmp_path: Pa
         write(path, range(2, 3), 2)
         assert steps(path) == [1, 2], end
         assert path.read_bytes() == whole, end
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.csv", 0, tmp_path / "events")
+    log.add({"step": 7, "loss": 2.5})
+    log.close()
+    (events,) = (tmp_path / "events").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
+def test_a_run_writes_events_only_when_asked(cache: Path, tmp_path: Path, no_curves: None) -> None:
+    for wanted in (False, True):
+        out = tmp_path / str(wanted)
+        pretrain.run(tiny(cache, out, epochs=1, warmup_epochs=0, tensorboard=wanted))
+        assert (out / "tensorboard").is_dir() == wanted
