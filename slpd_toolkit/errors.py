@@ -47,6 +47,10 @@ class TrainingError(SlpdError):
     """Training cannot go on: the loss is no longer finite. The last good checkpoint is kept."""
 
 
+class DeviceMemoryError(SlpdError):
+    """The device has too little memory for these settings. What was written before is kept."""
+
+
 class Problems:
     """Gathers what several checks find, so that a user is told everything at once."""
 

@@ -207,7 +207,7 @@ def _about(
         "scikit_learn": sklearn.__version__,
         "device": compute.describe(device),
         "manifest_sha256": sha256(config.manifest),
-        "models": {model.name: model.digest for model in models},
+        "models": {model.name: model.digest for model in models if model.digest},
         **(
             {}
             if cache is None

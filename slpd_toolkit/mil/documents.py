@@ -35,7 +35,7 @@ _PREDICTION_COLUMNS = ("model", "aggregator", "repeat", "fold", "slide_id", "pat
 def correction(evaluation: Evaluation) -> str:
     """Say what p-values were adjusted for."""
     count = len(evaluation.comparisons)
-    return f"Holm over {count} comparison{'s' * (count != 1)} of {evaluation.task.headline}, each test by itself"
+    return f"Holm over {count} comparison{'s' * (count != 1)}, each test by itself"
 
 
 def metrics_document(evaluation: Evaluation) -> dict[str, Any]:

@@ -31,10 +31,10 @@ def print_summary(evaluation: Evaluation) -> None:
         "Mean ± sd over them, 95 % interval over patients.",
         [_row(result, headline) for result in evaluation.results],
     )
-    if evaluation.comparisons:
+    for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
-            f"First minus second, {_spoken(headline)}. p-values: {correction(evaluation)}.",
-            [_comparison_row(each, headline) for each in evaluation.comparisons],
+            f"{aggregator}: first minus second, {_spoken(headline)}; p: {correction(evaluation)}",
+            [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
     console.facts("Leakage audit", audit_facts(evaluation))
     for note in evaluation.notes:
@@ -62,10 +62,9 @@ def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
     comparison = paired.metrics[headline]
     return {
         "first - second": f"{paired.first} - {paired.second}",
-        "by": paired.aggregator,
-        "difference": f"{comparison.difference:+.3f}",
+        "mean": f"{comparison.difference:+.3f}",
         "95 % interval": _interval(comparison.interval, signed=True),
-        "p corr. t": _p(paired.adjusted["corrected_t"]),
+        "p t": _p(paired.adjusted["corrected_t"]),
         "p perm.": _p(paired.adjusted["permutation"]),
         "p DeLong": _p(paired.adjusted["delong"]),
     }

@@ -85,7 +85,7 @@ def open_models(sources: Sequence[Source], cache: Cache | None, frozen: Frozen) 
             if source.kind is Kind.MEAN_TOKENS:
                 models.append(
                     RegionModel(
-                        source.name, source.kind.value, "none", cache, _mean_tokens(cache.store), pretraining_known=True
+                        source.name, source.kind.value, "", cache, _mean_tokens(cache.store), pretraining_known=True
                     )
                 )
             elif source.kind is Kind.UNTRAINED:
