@@ -68,8 +68,10 @@ def run(config: MilEvalConfig) -> int:
         UsageError: Manifest, cache, models, splits and settings do not fit together; nothing was started.
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
         WeightsError: A model's file is no region ViT.
+        DeviceMemoryError: Embedding regions does not fit the device.
     """
     with ExitStack() as stack:
+        stack.enter_context(compute.within_memory("Use --device cpu, or wait until the device is free."))
         device = compute.resolve_device(config.device)
         precision = compute.resolve_precision(config.precision, device)
         table = _read_manifest(config.manifest)

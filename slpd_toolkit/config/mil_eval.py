@@ -37,7 +37,7 @@ class MilEvalConfig:
     """Manifest column of the classes."""
 
     classes: tuple[str, ...] = ()
-    """The classes; repeat, ordinal ones from low to high. Others are an error. Default: those that occur."""
+    """The classes; repeat, ordinal ones from low to high. --allow-missing leaves others out. Default: all there are."""
 
     time_column: str | None = None
     """Manifest column of the follow-up times of survival. Default for --task survival: time."""
@@ -49,7 +49,7 @@ class MilEvalConfig:
     """Time bins of survival heads, with equally many training events each."""
 
     allow_missing: bool = False
-    """Leave out slides that have no target or no embedding, and say so, instead of stopping."""
+    """Leave out slides without target or embedding, and say so, instead of stopping. Also for slides of --splits."""
 
     folds: int = 5
     """Folds of the cross-validation: whole patients, classes balanced. One tests, the next selects, others train."""

@@ -65,6 +65,8 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     if _PATIENT not in table:
         notes.append("The manifest has no column patient_id: every slide counts as a patient of its own.")
     labelled = (table[columns] != "").all(axis=1)
+    if config.classes:
+        labelled &= table[config.target].isin(config.classes)
     usable = labelled & table.index.isin(set.intersection(*map(set, embedded.values())))
     for finding in _findings(table, labelled, columns, embedded):
         if config.allow_missing:
@@ -113,9 +115,14 @@ def _findings(
     """Slides that cannot be used, source by source."""
     go_on = "--allow-missing leaves them out."
     found = []
-    bare = table.index[~labelled]
+    empty = (table[columns] == "").any(axis=1)
+    bare, other = table.index[empty], table[~labelled & ~empty]
     if len(bare):
         found.append(UsageError(f"{len(bare)} slides have no {' or no '.join(columns)}: {listed(bare)}.", hint=go_on))
+    if len(other):
+        counts = other[columns[0]].value_counts()
+        labels = listed(f"{name} {count}" for name, count in counts.items())
+        found.append(UsageError(f"{len(other)} slides have a {columns[0]} not in --classes: {labels}.", hint=go_on))
     for source, slides in embedded.items():
         without = table.index[labelled & ~table.index.isin(list(slides))]
         if len(without):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit import console
 from slpd_toolkit.mil.arrays import listed
-from slpd_toolkit.mil.documents import correction
 from slpd_toolkit.mil.statistics import mean_and_sd
 
 if TYPE_CHECKING:
@@ -24,16 +23,15 @@ _SECOND = "balanced_accuracy"
 def print_summary(evaluation: Evaluation) -> None:
     """Print results, comparisons and audit to standard output, notes to standard error."""
     headline = evaluation.task.headline
-    cohort, first = evaluation.cohort, evaluation.results[0]
+    cohort = evaluation.cohort
     patients = len(set(cohort.patients.tolist()))
     console.table(
-        f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients, {len(first.folds)} test parts. "
-        "Mean ± sd over them, 95 % interval over patients.",
+        f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients",
         [_row(result, headline) for result in evaluation.results],
     )
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
-            f"{aggregator}: first minus second, {_spoken(headline)}; p: {correction(evaluation)}",
+            f"{aggregator}: {_spoken(headline)}, first - second; p by Holm over {len(evaluation.comparisons)}",
             [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
     console.facts("Leakage audit", audit_facts(evaluation))
@@ -52,10 +50,10 @@ def _row(result: Result, headline: str) -> dict[str, object]:
     row: dict[str, object] = {
         "model": result.model,
         "aggregator": result.aggregator,
-        _spoken(headline): _mean(result, headline),
+        f"{_spoken(headline)} ± sd": _mean(result, headline),
         "95 % interval": _interval(result.intervals[headline]),
     }
-    return row | ({_spoken(_SECOND): _mean(result, _SECOND)} if _SECOND in result.values else {})
+    return row | ({f"{_spoken(_SECOND)} ± sd": _mean(result, _SECOND)} if _SECOND in result.values else {})
 
 
 def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
@@ -80,7 +78,7 @@ def _patients_line(audits: Sequence[SplitAudit]) -> str:
     example = next(iter(leaking[0].shared_patients.values()))
     return (
         f"LEAK: {len(leaking)} of {len(audits)} splits have patients in two parts ({', '.join(shares)}), "
-        f"{_range(counts)} patients a split, such as {listed(example[:2])}. Results are too good to be true for these."
+        f"{_range(counts)} patients a split, such as {listed(example[:2])}. Their results flatter."
     )
 
 
