@@ -54,7 +54,7 @@ def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, T
 
 
 def crops_of(views: Views) -> list[list[Tensor]]:
-    return [list(view) for size in views for view in size]
+    return [list(view) for size in views[:2] for view in size]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class _Features(nn.Module):
         self.head = head
         self.features = features
 
-    def forward(self, views: list[Tensor], generator: None = None) -> Tensor:
+    def forward(self, views: list[Tensor], generator: None = None, present: None = None) -> Tensor:
         return self.head.bottleneck(torch.cat(views) if self.features is None else self.features)
 
 
@@ -175,7 +175,7 @@ def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
     halves = []
     for part in (slice(0, 2), slice(2, 4)):
         half = PrototypeTargets(prototypes.valid[part], prototypes.own[part], prototypes.neighbours[:, part])
-        halves.append(slpd(Views(*(view[:, part] for view in views)), half))
+        halves.append(slpd(Views(views.global_crops[:, part], views.local_crops[:, part]), half))
     slpd.update_centres(halves)
     torch.testing.assert_close(slpd.centre, whole.centre)
     torch.testing.assert_close(slpd.prototype_centre, whole.prototype_centre)
