@@ -177,7 +177,7 @@ def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, mon
     run = save_region_vit(tmp_path / "runs" / "tiny")
     first = separable.evaluate(tmp_path / "out", model=(str(run),))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_named: object) -> None:
         raise AssertionError("embedded again")
 
     monkeypatch.setattr(RegionViT, "forward", refuse)

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from slpd_toolkit.console import Progress
     from slpd_toolkit.store.cohort import CohortTokens
     from slpd_toolkit.store.reader import TokenFile, TokenStore
+    from slpd_toolkit.store.streaming import RegionBatch
 
     Bag = npt.NDArray[np.float32]
-    EmbedRegions = Callable[[Tensor, npt.NDArray[np.int64]], Tensor]
-    """(n, grid, grid, D) tokens on the device, and the (n,) regions of the cohort that they are -> (n, E)."""
+    EmbedRegions = Callable[[RegionBatch], Tensor]
+    """n regions -> (n, E)."""
 
 
 class Model(Protocol):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
     from torch import Tensor
 
     from slpd_toolkit.config.checks import Precision
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.representations.sources import Source
     from slpd_toolkit.store.reader import TokenStore
     from slpd_toolkit.store.schema import TokenMeta
+    from slpd_toolkit.store.streaming import RegionBatch
 
 _SLIDES = "slides.csv"
 _STORED = "region_embeddings"
@@ -125,8 +125,8 @@ def _open_table(source: Source) -> VectorTable:
 def _mean_tokens(store: TokenStore) -> EmbedRegions:
     tissue = torch.from_numpy(np.concatenate([slide.tissue for slide in store.slides]))
 
-    def embed(grids: Tensor, regions: npt.NDArray[np.int64]) -> Tensor:
-        return mean_of_tissue(grids, tissue[regions].to(grids.device))
+    def embed(batch: RegionBatch) -> Tensor:
+        return mean_of_tissue(batch.tokens, tissue[batch.regions].to(batch.tokens.device))
 
     return embed
 
@@ -171,12 +171,14 @@ def _untrained(source: Source, cache: Cache, shape: RegionViTConfig, frozen: Fro
 
 
 def _forward(network: RegionViT, cache: Cache, frozen: Frozen) -> EmbedRegions:
-    def embed(grids: Tensor, _regions: npt.NDArray[np.int64]) -> Tensor:
+    def embed(batch: RegionBatch) -> Tensor:
         network.to(cache.device)
+        grids, present = batch.tokens, batch.present
         if frozen.view == "centre":
             grids = centre_crop(grids, network.config.grid)
+            present = None if present is None else centre_crop(present, network.config.grid)
         with autocast(cache.device, frozen.precision):
-            embedded: Tensor = network(grids)
+            embedded: Tensor = network(grids, present=present)
         return embedded
 
     return embed

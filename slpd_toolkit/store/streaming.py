@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from slpd_toolkit.readahead import read_ahead
 
@@ -21,8 +21,19 @@ if TYPE_CHECKING:
 REGIONS_AT_ONCE = 256
 
 
+class RegionBatch(NamedTuple):
+    """Regions that are read together."""
+
+    tokens: Tensor
+    """(n, grid, grid, D) float16, on the device."""
+    present: Tensor | None
+    """(n, grid, grid) bool, on the device: patches that are there; None where the cache has no gaps."""
+    regions: npt.NDArray[np.int64]
+    """(n,) which regions of the cohort they are."""
+
+
 def map_regions(
-    work: Callable[[Tensor, npt.NDArray[np.int64]], Tensor],
+    work: Callable[[RegionBatch], Tensor],
     tokens: CohortTokens,
     parts: Iterable[npt.NDArray[np.int64]],
     *,
@@ -32,7 +43,7 @@ def map_regions(
     """Apply `work` to the tokens of each part.
 
     Args:
-        work: From (n, grid, grid, D) float16 tokens on the device, and the (n,) regions they belong to, to a result.
+        work: From a batch to a result.
         tokens: All regions.
         parts: Regions that are read together; `in_parts` makes them.
         device: Where the work is done.
@@ -47,7 +58,9 @@ def map_regions(
     with ThreadPoolExecutor(workers, thread_name_prefix="token-reader") as pool:
         tasks = ((part, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
         for part, future in read_ahead(pool, tasks, workers + 1):
-            yield work(future.result().to(device, non_blocking=True), part)
+            present = tokens.present(part)
+            on_device = None if present is None else present.to(device)
+            yield work(RegionBatch(future.result().to(device, non_blocking=True), on_device, part))
 
 
 def in_parts(regions: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -14,7 +14,6 @@ from slpd_toolkit.objectives.prototypes import build_bank
 from slpd_toolkit.store.streaming import REGIONS_AT_ONCE, in_parts, map_regions
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
     from slpd_toolkit.config.checks import Precision
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.prototypes import PrototypeBank
     from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.training.processes import Processes
 
 
@@ -43,9 +43,10 @@ def embed_cohort(
         (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
     """
 
-    def embed(grids: Tensor, _regions: npt.NDArray[np.int64]) -> Tensor:
+    def embed(batch: RegionBatch) -> Tensor:
+        present = None if batch.present is None else centre_crop(batch.present, side)
         with autocast(processes.device, precision):
-            embedded: Tensor = network.backbone(centre_crop(grids, side))
+            embedded: Tensor = network.backbone(centre_crop(batch.tokens, side), present=present)
         return embedded.float()
 
     device = processes.device
