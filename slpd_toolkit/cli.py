@@ -18,6 +18,7 @@ from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.errors import SlpdError
@@ -145,3 +146,4 @@ add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
 add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
+add_stage("heatmap", HeatmapConfig, "slpd_toolkit.heatmap", argument="scores")

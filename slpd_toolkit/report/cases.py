@@ -76,7 +76,9 @@ def choose_classified(
     def case(place: int) -> Case:
         row = int(found.rows[place])
         ranked = np.argsort(-found.outputs[place], kind="stable")[:3]
-        shares = ", ".join(f"{task.classes[index]} {number(float(found.outputs[place, index]), digits=2)}" for index in ranked)
+        shares = ", ".join(
+            f"{task.classes[index]} {number(float(found.outputs[place, index]), digits=2)}" for index in ranked
+        )
         cells = {
             "patient": str(cohort.patients[row]),
             "fold": found.folds[place],
@@ -116,7 +118,7 @@ def choose_survival(result: Result, task: Survival, cohort: Cohort, limit: int) 
             "time": f"{task.times[row]:.4g}",
             "event": "seen" if task.events[row] else "censored",
             "rank of risk (0–1)": number(ranks[row] / counts[row], digits=2),
-            "pairs in order": f"{share:.0%} of {pairs[row]:.0f}",
+            "pairs in order": f"{100 * share:.0f} % of {pairs[row]:.0f}",
         }
         return Case(row, str(cohort.slides[row]), cells, right=bool(share > 0.5))
 

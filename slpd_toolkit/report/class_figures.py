@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
 _WIDE_CLASSES = 5
 _DARK_SHARE = 0.55
+_LABEL_ROOM = 24
 
 
 def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:
@@ -70,9 +71,7 @@ def draw_roc(groups: Mapping[str, Sequence[Result]], task: Classification, style
     return panels("roc", f"ROC curves {what}; bands are ± 1 sd over folds", len(names), fill)
 
 
-def draw_class_rocs(
-    name: str, results: Sequence[Result], task: Classification, styles: Mapping[str, Look]
-) -> Picture:
+def draw_class_rocs(name: str, results: Sequence[Result], task: Classification, styles: Mapping[str, Look]) -> Picture:
     """Draw a panel for each class against the rest, for the models under one aggregator."""
 
     def fill(index: int, axes: Axes) -> None:
@@ -105,7 +104,9 @@ def draw_calibration(
                 curve = reliability(targets == outputs.argmax(axis=1), outputs.max(axis=1))
             error = expected_calibration_error(targets, outputs)
             label = f"{look.label} (ECE {number(error)})"
-            axes.plot(curve.predicted, curve.observed, color=look.colour, linestyle=look.line, linewidth=1.3, label=label)
+            axes.plot(
+                curve.predicted, curve.observed, color=look.colour, linestyle=look.line, linewidth=1.3, label=label
+            )
             areas = 10 + 90 * curve.counts / curve.counts.max()
             axes.scatter(curve.predicted, curve.observed, areas, color=look.colour, marker=look.marker, alpha=0.7)
         axes.set_xlim(-0.02, 1.02)
@@ -142,13 +143,14 @@ def draw_confusion(name: str, results: Sequence[Result], task: Classification) -
             axes.text(
                 column,
                 row,
-                f"{_cases(matrix[row, column])}\n{share:.0%}",
+                f"{_cases(float(matrix[row, column]))}\n{100 * share:.0f} %",
                 ha="center",
                 va="center",
                 fontsize=7 if crowded else 9,
                 color="white" if share > _DARK_SHARE else "black",
             )
-        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+        slanted = sum(map(len, labels)) > _LABEL_ROOM
+        axes.set_xticks(range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center")
         axes.set_yticks(range(len(labels)), labels)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")

@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from slpd_toolkit import __version__
 from slpd_toolkit.files import is_safe_name, write_text
 from slpd_toolkit.mil.tasks import Classification, Survival
 from slpd_toolkit.report import wording
+from slpd_toolkit.report.attention import show_attention
 from slpd_toolkit.report.cases import choose_classified, choose_survival, wrong_in
 from slpd_toolkit.report.class_figures import draw_calibration, draw_class_rocs, draw_confusion, draw_roc
 from slpd_toolkit.report.fold_figures import draw_folds, draw_intervals
-from slpd_toolkit.report.outcome import best_first, comparison_rows, fold_facts, leaks, sentences, verdict
-from slpd_toolkit.report.overlays import colour_values, colours, draw_overlay
+from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, fold_facts, leaks, sentences, verdict
+from slpd_toolkit.report.overlays import colours
 from slpd_toolkit.report.pictures import looks
-from slpd_toolkit.report.predictions import mean_attention
-from slpd_toolkit.report.scores import slide_scores
 from slpd_toolkit.report.survival_figures import draw_kaplan_meier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
     from slpd_toolkit.mil.results import Evaluation, Representation, Result
-    from slpd_toolkit.report.cases import Case, Choice
+    from slpd_toolkit.report.cases import Choice
     from slpd_toolkit.report.pictures import Look, Picture
 
-    RGB = npt.NDArray[np.uint8]
-
 FIGURES = "figures"
+_FOREMOST = 6
 _HARDEST = 15
-_OVERLAYS = 4
-_OVERLAY_MODELS = 4
-_OVERLAY_PX = 300
-_JPEG_QUALITY = 80
 _STEPS = 11
 
 
-@dataclass(frozen=True)
-class Attention:
-    """One slide with the attention of each model that has any."""
-
-    case: Case
-    slide: str
-    """Data URI of its thumbnail; empty where there is none."""
-    pictures: Sequence[tuple[str, str]]
-    """Model, and data URI of the overlay."""
-
-
-def write_report(
-    path: Path, evaluation: Evaluation, thumbnails: Callable[[str], npt.NDArray[np.uint8] | None]
-) -> None:
+def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], npt.NDArray[np.uint8] | None]) -> None:
     """Write the page, and its figures as SVG into `figures/` beside it.
 
     Args:
@@ -74,6 +51,7 @@ def write_report(
     by_aggregator = _by_aggregator(evaluation.results)
     figures = _figures(evaluation, by_aggregator, styles)
     choices = _choices(evaluation, ranked)
+    verdicts = [verdict(paired, headline) for paired in evaluation.comparisons]
     metrics = list(evaluation.results[0].values)
     folder = path.parent / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +74,9 @@ def write_report(
         classes=task.classes if isinstance(task, Classification) else (),
         ordinal=isinstance(task, Classification) and task.ordinal,
         said=sentences(evaluation),
-        verdicts=[verdict(paired, headline) for paired in evaluation.comparisons],
+        verdicts=verdicts,
+        foremost=sorted(verdicts, key=lambda each: (not each.differs, each.p_value))[:_FOREMOST],
+        alarm=alarm(evaluation.audits),
         facts=_facts(evaluation),
         strata=_strata(evaluation),
         representations=[_described(each, evaluation) for each in evaluation.representations],
@@ -105,10 +85,12 @@ def write_report(
         by_aggregator=by_aggregator,
         ranked=ranked,
         figures=figures,
-        comparisons={name: comparison_rows(evaluation.comparisons, name, headline) for name in metrics},
+        confusions=_of_kind(figures, by_aggregator, "confusion"),
+        class_rocs=_of_kind(figures, by_aggregator, "roc-classes"),
+        comparisons={name: comparison_table(evaluation.comparisons, name, headline) for name in metrics},
         replicates=max((each.intervals[headline].replicates for each in evaluation.results), default=0),
         choices=choices,
-        attention=_attention(evaluation, ranked, choices, thumbnails),
+        attention=show_attention(evaluation.representations, choices, thumbnails),
         steps=[_css(colour) for colour in colours(np.linspace(0, 1, _STEPS)).tolist()],
         recipe=flatten(evaluation.recipe),
     )
@@ -147,12 +129,17 @@ def _figures(
         if not task.ordinal:
             drawn.append(draw_roc(groups, task, styles))
         drawn.append(draw_calibration(groups, task, styles))
-        for number, (aggregator, results) in enumerate(groups.items()):
-            stem = aggregator if is_safe_name(aggregator) else str(number)
-            drawn.append(draw_confusion(f"confusion-{stem}", results, task))
+        for aggregator, results in groups.items():
+            drawn.append(draw_confusion(f"confusion-{aggregator}", results, task))
             if len(task.classes) > 2 and not task.ordinal:
-                drawn.append(draw_class_rocs(f"roc-classes-{stem}", results, task, styles))
-    return {picture.name: picture for picture in drawn}
+                drawn.append(draw_class_rocs(f"roc-classes-{aggregator}", results, task, styles))
+    assert all(is_safe_name(each.name) for each in drawn), "aggregators come from a list of ours"
+    return {each.name: each for each in drawn}
+
+
+def _of_kind(figures: Mapping[str, Picture], aggregators: Iterable[str], kind: str) -> dict[str, str]:
+    """Aggregator -> name of its figure of a kind, where the task has one."""
+    return {each: f"{kind}-{each}" for each in aggregators if f"{kind}-{each}" in figures}
 
 
 def _facts(evaluation: Evaluation) -> dict[str, str]:
@@ -203,63 +190,6 @@ def _choices(evaluation: Evaluation, ranked: Sequence[Result]) -> list[tuple[Res
     return [
         (result, choose_classified(result, task, cohort, wrong, len(evaluation.results), _HARDEST)) for result in ranked
     ]
-
-
-def _attention(
-    evaluation: Evaluation,
-    ranked: Sequence[Result],
-    choices: Sequence[tuple[Result, Choice]],
-    thumbnails: Callable[[str], RGB | None],
-) -> tuple[str, dict[str, list[Attention]]]:
-    """The aggregator that is shown, and slides with the attention of each model under it.
-
-    It is the best one that has attention; slides are chosen by its best model.
-    """
-    places = {each.name: each for each in evaluation.representations if each.places is not None}
-    shown = next((each for each in ranked if each.model in places and mean_attention(each)), None)
-    if shown is None:
-        return "", {}
-    choice = next(choice for result, choice in choices if result is shown)
-    scored = {
-        each.model: mean_attention(each)
-        for each in ranked
-        if each.aggregator == shown.aggregator and each.model in places
-    }
-    models = [each.name for each in evaluation.representations if each.name in scored][:_OVERLAY_MODELS]
-
-    def draw(case: Case) -> Attention:
-        thumbnail = thumbnails(case.slide_id)
-        pictures = []
-        for model in models:
-            representation = places[model]
-            assert representation.places is not None
-            slide = slide_scores(representation.places, representation, case.row, scored[model][case.row])
-            placed = thumbnail if min(slide.slide_size_l0) > 0 else None
-            overlay = draw_overlay(slide, colour_values(slide.scores, "rank"), placed, _OVERLAY_PX)
-            pictures.append((model, _encoded(overlay.rgb, flat=placed is None)))
-        return Attention(case, "" if thumbnail is None else _encoded(_small(thumbnail)), pictures)
-
-    wrong = [case for case in choice.hardest if not case.right]
-    return shown.aggregator, {
-        "Right, and most confident": [draw(case) for case in choice.surest[:_OVERLAYS]],
-        "Wrong, and furthest off": [draw(case) for case in wrong[:_OVERLAYS]],
-    }
-
-
-def _small(rgb: RGB) -> RGB:
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((_OVERLAY_PX, _OVERLAY_PX))
-    return np.asarray(picture, np.uint8)
-
-
-def _encoded(rgb: RGB, *, flat: bool = False) -> str:
-    """Picture as a data URI: PNG where it has few colours, else JPEG."""
-    buffer = io.BytesIO()
-    if flat:
-        Image.fromarray(rgb).quantize(256).save(buffer, "PNG", optimize=True)
-    else:
-        Image.fromarray(rgb).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return f"data:image/{'png' if flat else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _css(rgb: Sequence[int]) -> str:

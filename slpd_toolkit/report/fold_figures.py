@@ -49,7 +49,9 @@ def draw_folds(results: Sequence[Result], headline: str, styles: Mapping[str, Lo
     )
     by_aggregator = len(models) > 1
     names = aggregators if by_aggregator else models
-    groups = [[each for each in results if name == (each.aggregator if by_aggregator else each.model)] for name in names]
+    groups = [
+        [each for each in results if name == (each.aggregator if by_aggregator else each.model)] for name in names
+    ]
     values = np.concatenate([each.values[headline] for each in results])
     defined = values[np.isfinite(values)]
 

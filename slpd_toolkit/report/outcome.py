@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics import mean_and_sd
+from slpd_toolkit.mil.statistics import Interval, mean_and_sd
 from slpd_toolkit.report.wording import CHANCE, TESTS, count, interval, mean_sd, metric, p_value, signed
 
 if TYPE_CHECKING:
@@ -26,22 +26,32 @@ class Verdict:
     """One comparison in a sentence."""
 
     text: str
+    p_value: float
+    """Adjusted, of the test it rests on; infinite without one."""
     differs: bool
     """Whether the sentence claims a difference that would hold for other training sets."""
 
 
 @dataclass(frozen=True)
+class ComparisonTable:
+    """All comparisons by one metric."""
+
+    tests: Sequence[str]
+    """Those that are defined for any of them."""
+    rows: Sequence[ComparisonRow]
+
+
+@dataclass(frozen=True)
 class ComparisonRow:
-    """One comparison as a row of the table."""
+    """One comparison."""
 
     aggregator: str
     first: str
     second: str
     difference: str
     interval: str
-    tests: Sequence[tuple[str, str]]
-    """p-value and adjusted p-value, a test each."""
-    verdict: str
+    p_values: Sequence[str]
+    """A test each; those of the headline metric with the adjusted one in brackets."""
 
 
 @dataclass(frozen=True)
@@ -70,47 +80,53 @@ def verdict(paired: PairedResult, headline: str) -> Verdict:
     would; only the first supports "better". A single split can answer the second alone.
     """
     found = paired.metrics[headline]
+    better, other, difference, within = paired.first, paired.second, found.difference, found.interval
+    if difference < 0:  # a sentence begins with the higher one
+        better, other, difference = other, better, -difference
+        within = Interval(-within.high, -within.low, within.replicates)
     start = (
-        f"{paired.first} against {paired.second}, {paired.aggregator}: "
-        f"{signed(found.difference)} {metric(headline)} {interval(found.interval, sign=True)}"
+        f"{better} against {other}, {paired.aggregator}: "
+        f"{signed(difference)} {metric(headline)} {interval(within, sign=True)}"
     )
     general, these = (paired.adjusted.get(name, math.nan) for name in ("corrected_t", "permutation"))
-    better = paired.first if found.difference > 0 else paired.second
     if math.isnan(general) and math.isnan(these):
-        return Verdict(f"{start}; no test is defined.", differs=False)
+        return Verdict(f"{start}; no test is defined.", math.inf, differs=False)
     if math.isnan(general):
+        said = f"not distinguishable (Holm-adjusted permutation p {p_value(these)})"
         if these < LEVEL:
-            said = f"{better} is better on these patients (Holm-adjusted permutation p {p_value(these)})"
-            return Verdict(f"{start}; {said}; a single split cannot speak for other training sets.", differs=False)
-        return Verdict(f"{start}; not distinguishable (Holm-adjusted permutation p {p_value(these)}).", differs=False)
+            said = (
+                f"{better} is better on these patients (Holm-adjusted permutation p {p_value(these)}); "
+                "a single split cannot speak for other training sets"
+            )
+        return Verdict(f"{start}; {said}.", these, differs=False)
     if general < LEVEL:
-        return Verdict(f"{start}; {better} is better (Holm-adjusted p {p_value(general)}).", differs=True)
+        return Verdict(f"{start}; {better} is better (Holm-adjusted p {p_value(general)}).", general, differs=True)
     said = f"not distinguishable (Holm-adjusted p {p_value(general)})"
     if these < LEVEL:
         said += (
             f": the heads trained here differ (permutation p {p_value(these)}), "
             "but the folds vary too much to expect it of other training sets"
         )
-    return Verdict(f"{start}; {said}.", differs=False)
+    return Verdict(f"{start}; {said}.", general, differs=False)
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
     """Sum the outcome up."""
     headline = evaluation.task.headline
     best = best_first(evaluation.results, headline)[0]
-    said = [
-        f"{'Highest mean: ' if len(evaluation.results) > 1 else ''}{best.model}, {best.aggregator}: "
-        f"{metric(headline)} {mean_sd(best.values[headline])} over {count(len(best.folds), 'fold')}, "
-        f"95 % interval {interval(best.intervals[headline])}."
-    ]
+    first = (
+        f"{best.model}, {best.aggregator}: {metric(headline)} {mean_sd(best.values[headline])} "
+        f"over {count(len(best.folds), 'fold')}, 95 % interval {interval(best.intervals[headline])}."
+    )
     if len(evaluation.results) > 1:
-        said[0] += " The highest of several is chosen by these very test folds: expect a little less."
+        first = f"Highest mean: {first} It was chosen by these very test folds: expect a little less."
+    said = [first]
     verdicts = [verdict(paired, headline) for paired in evaluation.comparisons]
     if verdicts:
         differing = sum(each.differs for each in verdicts)
         said.append(
             f"{differing or 'None'} of {count(len(verdicts), 'comparison')} between models "
-            f"{'shows' if differing <= 1 else 'show'} a difference that would be expected of other training sets as well "
+            f"{'shows' if differing <= 1 else 'show'} a difference to be expected of other training sets as well "
             f"(corrected t-test, Holm-adjusted p < {LEVEL})."
         )
     return said + _near_chance(evaluation)
@@ -132,29 +148,32 @@ def _near_chance(evaluation: Evaluation) -> list[str]:
     return [f"{which} {chance:g}, which is what guessing gives: no signal is shown there."]
 
 
-def comparison_rows(comparisons: Sequence[PairedResult], name: str, headline: str) -> list[ComparisonRow]:
+def comparison_table(comparisons: Sequence[PairedResult], name: str, headline: str) -> ComparisonTable:
     """Tabulate the comparisons by one metric; adjusted p-values belong to the headline metric alone."""
-    rows = []
-    for paired in comparisons:
-        found = paired.metrics[name]
-        tests = []
-        for test in TESTS:
-            result = getattr(found, test)
-            p = "–" if result is None else p_value(result.p_value).removeprefix("= ")
-            adjusted = paired.adjusted.get(test, math.nan) if name == headline and result is not None else math.nan
-            tests.append((p, "–" if math.isnan(adjusted) else p_value(adjusted).removeprefix("= ")))
-        rows.append(
+    tests = [test for test in TESTS if any(getattr(each.metrics[name], test) is not None for each in comparisons)]
+
+    def p_of(paired: PairedResult, test: str) -> str:
+        result = getattr(paired.metrics[name], test)
+        if result is None:
+            return "–"
+        p = p_value(result.p_value).removeprefix("= ")
+        adjusted = paired.adjusted.get(test, math.nan) if name == headline else math.nan
+        return p if math.isnan(adjusted) else f"{p} ({p_value(adjusted).removeprefix('= ')})"
+
+    return ComparisonTable(
+        [TESTS[test] for test in tests],
+        [
             ComparisonRow(
                 paired.aggregator,
                 paired.first,
                 paired.second,
-                signed(found.difference),
-                interval(found.interval, sign=True),
-                tests,
-                verdict(paired, headline).text if name == headline else "",
+                signed(paired.metrics[name].difference),
+                interval(paired.metrics[name].interval, sign=True),
+                [p_of(paired, test) for test in tests],
             )
-        )
-    return rows
+            for paired in comparisons
+        ],
+    )
 
 
 def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
@@ -170,6 +189,19 @@ def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
         if leaking:
             found.setdefault(leaking, []).append(model)
     return [Leaks(models, splits) for splits, models in found.items()]
+
+
+def alarm(audits: Mapping[str, Sequence[SplitAudit]]) -> tuple[str, str]:
+    """Say in a few words, and in a sentence, how bad the audit's findings are."""
+    found = [each for splits in audits.values() for each in splits]
+    if any(each.shared_patients or each.shared_vectors for each in found):
+        return "the splits leak", "These splits leak from train to test: the numbers below may be too good."
+    if not all(each.clean for each in found):
+        return (
+            "pretraining saw test patients",
+            "Pretraining saw slides of test patients, without labels: on new patients the numbers may be lower.",
+        )
+    return "nothing found", ""
 
 
 def fold_facts(evaluation: Evaluation) -> dict[str, str]:

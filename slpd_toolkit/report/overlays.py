@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 COLOUR_MAP = "viridis"
 """Even in lightness, and read alike by colour-blind people and in print."""
 
-_OPACITY = 0.5
+_OPACITY = 0.42
 _PAPER, _OUTSIDE = 255, 235
 _EDGE_RGB = (255, 255, 255)
-_LEAST_EDGE_PX = 10
+_LEAST_EDGE_SHARE = 1 / 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def draw_overlay(slide: SlideScores, values: FloatArray, thumbnail: RGB | None, 
     painted = colours(sums[covered] / counts[covered])
     opacity = 1.0 if thumbnail is None else _OPACITY
     canvas[covered] = np.round(canvas[covered] * (1 - opacity) + painted * opacity).astype(np.uint8)
-    if (last - first).min() >= _LEAST_EDGE_PX:
+    if (last - first).min() >= side_px * _LEAST_EDGE_SHARE:
         for (x, y), (end_x, end_y) in zip(first.tolist(), last.tolist(), strict=True):
             cv2.rectangle(canvas, (x, y), (end_x - 1, end_y - 1), _EDGE_RGB, 1)
     return Overlay(canvas, box_l0)

@@ -16,16 +16,19 @@ from slpd_toolkit.report.wording import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from matplotlib.axes import Axes
 
+    Line = str | tuple[int, tuple[int, ...]]
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+LINES: tuple[Line, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
 PANEL_INCHES = (3.45, 3.35)
 WIDEST_INCHES = 10.4
 GREY = "#888888"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
@@ -66,7 +69,7 @@ class Look:
     label: str
     colour: str
     marker: str
-    line: str | tuple[int, tuple[int, ...]]
+    line: Line
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from slpd_toolkit.report.pictures import panels
 from slpd_toolkit.report.predictions import relative_ranks, risk_ranks
@@ -82,33 +83,29 @@ def draw_kaplan_meier(results: Sequence[Result], task: Survival, cohort: Cohort)
         result = results[index]
         slides, ranks = patient_risk_ranks(result, cohort)
         high = relative_ranks(ranks) > 0.5
-        ticks = np.linspace(0, float(task.times[slides].max()), 5)
+        end = float(task.times[slides].max())
+        ticks = [tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end]
         at_risk = []
         for (name, colour, line), inside in zip(_HALVES, (~high, high), strict=True):
             times, events = task.times[slides[inside]], task.events[slides[inside]]
-            at_risk.append([int((times >= tick).sum()) for tick in ticks])
-            label = f"{name} risk: {len(times)} patients, {int(events.sum())} events"
+            at_risk.append([(times >= tick).sum() for tick in ticks])
+            label = f"{name} risk: {len(times)} patients, {events.sum()} events"
             _draw_curve(axes, times, events, colour, line, label)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlim(0, ticks[-1] or 1)
-        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.set_xlabel(
-            "time (unit of the manifest)\nat risk, low:  "
-            + " · ".join(map(str, at_risk[0]))
-            + "\nat risk, high: "
-            + " · ".join(map(str, at_risk[1]))
-        )
+        axes.set_ylim(-0.02, 1.18)  # room for the legend
+        axes.set_yticks(np.linspace(0, 1, 6))
+        axes.set_xlim(0, end or 1)
+        rows = zip(ticks, *at_risk, strict=True)
+        axes.set_xticks(ticks, [f"{tick:,g}\n{low}\n{top}" for tick, low, top in rows])
+        axes.set_xlabel("time; below it patients at risk, low and high")
         axes.set_ylabel("probability of survival")
         axes.set_title(f"{short(result.model)} · {result.aggregator}")
-        axes.legend(loc="lower left")
+        axes.legend(loc="upper right")
 
     title = "Kaplan-Meier curves of the halves with low and high predicted risk, with 95 % bands; ticks are censored"
     return panels("kaplan-meier", title, len(results), fill)
 
 
-def _draw_curve(
-    axes: Axes, times: FloatArray, events: BoolArray, colour: str, line: str, label: str
-) -> None:
+def _draw_curve(axes: Axes, times: FloatArray, events: BoolArray, colour: str, line: str, label: str) -> None:
     if not len(times):
         return
     curve = kaplan_meier(times, events)

@@ -28,7 +28,9 @@ REGION_L0 = 1000
 HEADS = ("abmil",)
 
 
-def classification(patients: int, classes: Sequence[str], *, ordinal: bool = False, seed: int = 0) -> tuple[Cohort, Task]:
+def classification(
+    patients: int, classes: Sequence[str], *, ordinal: bool = False, seed: int = 0
+) -> tuple[Cohort, Task]:
     """Patients with one or two slides each, classes in turn."""
     rng = np.random.default_rng(seed)
     of_slide = np.repeat(np.arange(patients), rng.integers(1, 3, size=patients))
@@ -87,9 +89,7 @@ def planted_evaluation(
     patient_of = dict(zip(cohort.slides.tolist(), cohort.patients.tolist(), strict=True))
     audits = {
         each.name: tuple(
-            audit_split(
-                split, patient_of, pretrained=each.pretrained, shared_vectors=find_shared_vectors(each.bags)
-            )
+            audit_split(split, patient_of, pretrained=each.pretrained, shared_vectors=find_shared_vectors(each.bags))
             for split in splits
         )
         for each in representations
@@ -99,7 +99,7 @@ def planted_evaluation(
         "folds": folds,
         "aggregator": list(aggregators),
         "versions": {"slpd_toolkit": "0.1.0", "numpy": np.__version__},
-        "model_sha256": {name: "0123abcd" * 8 for name in names},
+        "model_sha256": dict.fromkeys(names, "0123abcd" * 8),
     }
     compared = _comparisons(task, cohort, results)
     return Evaluation(
@@ -120,9 +120,7 @@ def _cohort(of_slide: IntArray, strata: np.ndarray) -> Cohort:
 def _representation(name: str, cohort: Cohort, *, places: bool, known: bool, seed: int) -> Representation:
     rng = np.random.default_rng(seed)  # the same bags for each model: their places are the same
     sizes = rng.integers(6, 14, size=len(cohort.slides)) if places else np.ones(len(cohort.slides), np.int64)
-    bags = Bags.pack(
-        {str(slide): rng.normal(size=(size, 4)) for slide, size in zip(cohort.slides, sizes, strict=True)}
-    )
+    bags = Bags.pack({str(slide): rng.normal(size=(size, 4)) for slide, size in zip(cohort.slides, sizes, strict=True)})
     pretrained = frozenset(cohort.slides.tolist()) if known else frozenset()
     if not places:
         return Representation(name, "vectors.csv", bags, None, pretrained, known)
@@ -149,9 +147,7 @@ def _result(
     rng = np.random.default_rng(seed)
     folds = [_prediction(task, split, representation.bags, aggregator, strength, rng) for split in splits]
     values = fold_metrics(task, folds)
-    return Result(
-        representation.name, aggregator, tuple(folds), values, intervals(task, cohort, folds, RESAMPLING)
-    )
+    return Result(representation.name, aggregator, tuple(folds), values, intervals(task, cohort, folds, RESAMPLING))
 
 
 def _prediction(
@@ -180,9 +176,7 @@ def _outputs(task: Task, rows: IntArray, strength: float, rng: np.random.Generat
 
 
 def _comparisons(task: Task, cohort: Cohort, results: Sequence[Result]) -> tuple[PairedResult, ...]:
-    pairs = [
-        (one, other) for one, other in combinations(results, 2) if one.aggregator == other.aggregator
-    ]
+    pairs = [(one, other) for one, other in combinations(results, 2) if one.aggregator == other.aggregator]
     compared = [compare(task, cohort, one.folds, other.folds, RESAMPLING) for one, other in pairs]
     tests = {
         name: holm(np.array([_p(getattr(each[task.headline], name)) for each in compared]))
