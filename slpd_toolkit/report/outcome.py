@@ -144,7 +144,9 @@ def _near_chance(evaluation: Evaluation) -> list[str]:
     ]
     if not near:
         return []
-    which = "All intervals hold" if len(near) == len(evaluation.results) else f"The interval of {'; '.join(near)} holds"
+    which = f"The interval of {'; '.join(near)} holds"
+    if len(near) == len(evaluation.results):
+        which = "The interval holds" if len(near) == 1 else "All intervals hold"
     return [f"{which} {chance:g}, which is what guessing gives: no signal is shown there."]
 
 

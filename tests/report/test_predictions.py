@@ -22,7 +22,7 @@ def test_outputs_are_averaged_over_the_folds_that_tested_a_slide() -> None:
         result(fold(0, 0, {4: [0.2, 0.8], 1: [1.0, 0.0]}), fold(0, 1, {2: [0.5, 0.5]}), fold(1, 0, {4: [0.6, 0.4]}))
     )
     np.testing.assert_array_equal(found.rows, [1, 2, 4])
-    np.testing.assert_allclose(found.outputs, [[1, 0], [0.5, 0.5], [0.4, 0.6]])
+    np.testing.assert_allclose(found.outputs, [[1.0, 0.0], [0.5, 0.5], [0.4, 0.6]])
     assert found.folds == ("0.0", "0.1", "0.0, 1.0")
 
 
@@ -37,7 +37,8 @@ def test_how_often_each_prediction_was_tested() -> None:
 
 def test_ranks_are_scipys() -> None:
     values = np.array([3.0, 1.0, 3.0, 2.0, 7.0])
-    np.testing.assert_allclose(relative_ranks(values), (rankdata(values) - 1) / 4)
+    expected = (np.asarray(rankdata(values), np.float64) - 1) / 4
+    np.testing.assert_allclose(relative_ranks(values), expected)
     np.testing.assert_array_equal(relative_ranks(np.full(3, 2.0)), [0.5, 0.5, 0.5])
     np.testing.assert_array_equal(relative_ranks(np.array([9.0])), [0.5])
 
