@@ -143,7 +143,7 @@ def test_noise_is_called_what_guessing_gives_and_signal_is_not() -> None:
     assert noise[1].startswith("The interval holds 0.5, which is what guessing gives")
     both = sentences(replace(evaluation, results=evaluation.results * 2))
     assert both[-1].startswith("All intervals hold 0.5")
-    signal = sentences(planted_evaluation(cohort, task, {"m": 3.0, "n": 0.0}, aggregators=["knn"]))
+    signal = sentences(planted_evaluation(cohort, task, {"m": 2.0, "n": 0.0}, aggregators=["knn"]))
     assert signal[0].startswith("Highest mean: m, knn: AUC 0.9")
     assert signal[1].startswith("1 of 1 comparison between models shows a difference")
     assert signal[2].startswith("The interval of n, knn holds 0.5")
