@@ -19,6 +19,7 @@ from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -154,3 +155,4 @@ add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="r
 add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
 add_stage("from-clam", FromClamConfig, "slpd_toolkit.from_clam", argument="labels", group=manifests)
+add_stage("heatmap", HeatmapConfig, "slpd_toolkit.heatmap", argument="scores")
