@@ -36,8 +36,10 @@ def run(config: PretrainConfig) -> int:
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
         WeightsError: `--init` holds other weights.
         TrainingError: The loss is no longer finite.
+        DeviceMemoryError: A step does not fit the device.
     """
     with (
+        compute.within_memory("Raise --accumulate (same result, less memory) or lower --batch-size, and resume."),
         join_processes(config.device) as processes,
         stop_requests() as stop,
         closing(Trainer(config, processes)) as trainer,
