@@ -119,7 +119,9 @@ def test_shares_are_even_and_cover_everything_once(count: int, world: int) -> No
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"min_regions": 6, "neighbours": 2}, {"dino_weight": 0.0, "prototype_epoch": 0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"min_regions": 6, "neighbours": 2}, {"dino_weight": 0.0, "prototype_epoch": 0}]
+)
 def test_accumulated_parts_equal_one_large_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """With 16 of 30 regions in slides that have prototypes, parts of two hold none, one or two of them."""
     changes = CALM | {"min_regions": 7} | changes
