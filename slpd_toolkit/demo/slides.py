@@ -42,16 +42,25 @@ def paint_slide(planned: PlannedSlide, folder: Path) -> None:
     if path.exists():
         return
     cv2.setNumThreads(1)  # slides are painted in parallel
-    rng = np.random.default_rng(planned.seed)
-    shape = (round(planned.rows * REGION_UM / MAP_UM), round(planned.columns * REGION_UM / MAP_UM))
-    tissue = outline(rng, shape)
-    planted = plant(rng, planned.mixture, _share_of_squares(tissue))
-    anatomy = grow(rng, planted, tissue, planned.mpp)
+    rng, anatomy, tissue = build_anatomy(planned)
     artefacts = spoil(rng, tissue, planned.artefacts)
     painter = Painter(rng, anatomy, artefacts, draw_stain(rng), planned.mpp)
     write_text(folder / f"{planned.slide_id}{TRUTH_SUFFIX}", json.dumps(truth(planned, anatomy), indent=1))
     with atomic_path(path) as unfinished:
         write_pyramid(unfinished, painter, planned)
+
+
+def build_anatomy(planned: PlannedSlide) -> tuple[np.random.Generator, Anatomy, npt.NDArray[np.bool_]]:
+    """Draw a slide's outline, and grow in it what is planted.
+
+    Returns:
+        The slide's source of random numbers for what follows, its anatomy, and the (H, W) map of its tissue.
+    """
+    rng = np.random.default_rng(planned.seed)
+    shape = (round(planned.rows * REGION_UM / MAP_UM), round(planned.columns * REGION_UM / MAP_UM))
+    tissue = outline(rng, shape)
+    planted = plant(rng, planned.mixture, _share_of_squares(tissue))
+    return rng, grow(rng, planted, tissue, planned.mpp), tissue
 
 
 def truth(planned: PlannedSlide, anatomy: Anatomy) -> dict[str, object]:
