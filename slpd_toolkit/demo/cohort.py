@@ -9,7 +9,7 @@ import numpy as np
 from slpd_toolkit.demo.architectures import CLASSES, Architecture, class_mixture
 from slpd_toolkit.demo.artefacts import Artefact
 
-SLIDES_A_PATIENT = (1, 1, 1, 2, 2, 3)
+SLIDES_A_PATIENT = (1, 1, 1, 1, 2, 3)
 SCANNERS_MPP = (0.5, 0.5, 0.46, 0.55)
 """Level-0 resolutions of the scanners in use."""
 PATIENT_SPREAD, SLIDE_SPREAD = 14.0, 60.0

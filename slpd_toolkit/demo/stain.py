@@ -49,15 +49,15 @@ class Stain:
 
 def draw_stain(rng: np.random.Generator) -> Stain:
     """Draw one slide's stain and scanner: hue, strength, light and focus vary as between laboratories."""
-    pinkness = rng.uniform(0.15, 0.9)
+    pinkness = rng.uniform(0.3, 0.8)
     eosin = (1 - pinkness) * np.array(EOSIN) + pinkness * np.array(PINK_EOSIN)
-    redness = rng.uniform(0.1, 1.0)
+    redness = rng.uniform(0.3, 0.9)
     haematoxylin = (1 - redness) * np.array(HAEMATOXYLIN) + redness * np.array(PURPLE_HAEMATOXYLIN)
     return Stain(
         haematoxylin=_unit(haematoxylin + rng.normal(0, 0.02, 3)),
         eosin=_unit(eosin + rng.normal(0, 0.02, 3)),
-        haematoxylin_gain=float(rng.uniform(0.85, 1.2)),
-        eosin_gain=float(rng.uniform(0.75, 1.2)),
+        haematoxylin_gain=float(rng.uniform(0.9, 1.12)),
+        eosin_gain=float(rng.uniform(0.85, 1.12)),
         glass=_triple(rng.uniform(236, 246) + rng.uniform(-3, 3, 3)),
         focus_px=float(rng.uniform(0.55, 0.95)),
     )
