@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slpd_toolkit.errors import UsageError
+
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINGERPRINT_BYTES = 1 << 20
 _RANDOM_CHARACTERS = 8  # in the names that `tempfile` gives
@@ -50,6 +52,20 @@ def publish(partial: Path, path: Path) -> None:
                 partial.replace(path)
         finally:
             os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that --out names, and those above it.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out: {folder} cannot be made ({error}).", hint="Choose a folder that you may write to."
+        ) from error
 
 
 def remove_leftovers(path: Path) -> None:
