@@ -47,7 +47,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
         features=features,
         coords_l0=coords_l0,
         patch_l0=patch_l0,
-        steps_l0=(patch_l0,),
+        steps_l0=(patch_l0, patch_l0 / 2, patch_l0 / 4),  # CLAM's --step_size stands in no file
         patch_px=patch_px,
         mpp_l0=mpp_l0,
         target_mpp=settings.target_mpp or nominal_mpp(patch_l0 * mpp_l0 / patch_px),

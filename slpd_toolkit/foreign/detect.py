@@ -115,7 +115,11 @@ def _tool_of(paths: Sequence[Path]) -> Tool:
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix in suffixes and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in suffixes and not path.name.startswith(".") and not path.name.endswith(slide2vec.COORDINATES)
+    )
 
 
 def _slides(paths: Sequence[Path], tool: Tool) -> list[Found]:

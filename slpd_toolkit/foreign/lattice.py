@@ -71,7 +71,7 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
         SlideError: Neighbouring patches lie at another distance than any stated, as they do where coordinates are in
             another unit; or patches overlap by no whole part of their side.
     """
-    step = _confirmed_step(coords_l0, steps_l0, patch_l0)
+    step = _confirmed_step(coords_l0, steps_l0)
     stride = patch_l0 / step
     if abs(stride - round(stride)) > _WHOLE_WITHIN * stride or not 1 <= round(stride) <= _LARGEST_STRIDE:
         raise SlideError(
@@ -83,14 +83,13 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
     return PatchLattice(step, x_l0, y_l0, round(stride))
 
 
-def _confirmed_step(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float) -> float:
+def _confirmed_step(coords_l0: Floats, steps_l0: tuple[float, ...]) -> float:
     """Choose the stated step that neighbours bear out, and correct it by theirs where they drift away from it."""
     gaps = np.concatenate([neighbour_gaps(coords_l0, axis, min(steps_l0)) for axis in (0, 1)])
     if not len(gaps):
         return steps_l0[0]
     usual = _mode(gaps, min(steps_l0) / _GAP_BINS)
-    overlapping = patch_l0 / max(1, round(patch_l0 / usual))
-    for step in (*steps_l0, overlapping):
+    for step in steps_l0:
         if abs(usual / step - 1) <= STEP_WITHIN:
             near = gaps[np.abs(gaps / step - 1) <= 2 * STEP_WITHIN]
             return _better_step(coords_l0, step, float(near.mean()))
