@@ -128,6 +128,7 @@ class ImportStage:
     def __init__(self, config: ImportConfig, tool: Tool, slides: Sequence[Wanted]) -> None:
         self._config, self._tool = config, tool
         self._recipe = json.dumps(as_recipe(config), sort_keys=True)
+        self._voters: dict[str, SlideFeatures] = {}
         self._cohort = self._choose_cohort(slides)
         if self._cohort:
             self._check_cache(self._cohort, {slide.slide_id for slide in slides})
@@ -154,7 +155,7 @@ class ImportStage:
 
     def _import(self, wanted: Wanted) -> None:
         _require_name(wanted)
-        slide = self._read(wanted)
+        slide = self._voters.pop(wanted.slide_id, None) or self._read(wanted)
         assert self._cohort  # this slide could be read, so at least one of those that chose it could
         require_member(slide, self._cohort)
         config, path = self._config, self._config.out / f"{wanted.slide_id}{schema.SUFFIX}"
@@ -208,7 +209,7 @@ class ImportStage:
 
     def _choose_cohort(self, slides: Sequence[Wanted]) -> Cohort | None:
         """Read some slides, spread over the folder, and take what most of them are; None if none can be read."""
-        read: list[SlideFeatures] = []
+        read = self._voters
         missing: list[MissingSettingError] = []
         voters = sorted({round(index) for index in np.linspace(0, len(slides) - 1, _VOTERS)}) if slides else []
         rest = [index for index in range(len(slides)) if index not in voters]
@@ -216,14 +217,14 @@ class ImportStage:
             if index in rest and read:
                 break
             try:
-                read.append(self._read(slides[index]))
+                read[slides[index].slide_id] = self._read(slides[index])
             except MissingSettingError as error:
                 missing.append(error)
             except SlideError:
                 continue  # it will fail in its turn, and say so
         if missing and not read:
             raise UsageError(missing[0].message, hint=missing[0].hint)
-        return choose_cohort(read, self._config.region_px) if read else None
+        return choose_cohort(list(read.values()), self._config.region_px) if read else None
 
     def _check_cache(self, cohort: Cohort, slide_ids: set[str]) -> None:
         """Refuse to mix encoders or geometries in one cache, before any work starts."""

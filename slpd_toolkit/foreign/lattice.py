@@ -27,6 +27,7 @@ STEP_WITHIN = 0.05
 _WHOLE_WITHIN = 0.02
 _FEW_NEIGHBOURS = 8  # below this many pairs, larger distances may be chance
 _LARGEST_STRIDE = 16
+_LARGEST_MAP = 1 << 26  # cells
 _PHASE_BINS = 64  # along a step
 _GAP_BINS = 100  # along a step
 _ON_LATTICE = 0.02  # of a step: what counts as lying on it when two readings of the step are compared
@@ -71,6 +72,10 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
         SlideError: Neighbouring patches lie at another distance than any stated, as they do where coordinates are in
             another unit; or patches overlap by no whole part of their side.
     """
+    if steps_l0[0] == patch_l0:
+        plain = _plain_lattice(coords_l0, patch_l0)
+        if plain:
+            return plain
     step = _confirmed_step(coords_l0, steps_l0)
     stride = patch_l0 / step
     if abs(stride - round(stride)) > _WHOLE_WITHIN * stride or not 1 <= round(stride) <= _LARGEST_STRIDE:
@@ -81,6 +86,19 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
         )
     x_l0, y_l0 = _origin(coords_l0, step)
     return PatchLattice(step, x_l0, y_l0, round(stride))
+
+
+def _plain_lattice(coords_l0: Floats, step_l0: float) -> PatchLattice | None:
+    """Give the lattice at once where all patches lie on one, exactly and side by side: what most files hold."""
+    origin = np.mod(coords_l0[0] + step_l0 / 2, step_l0) - step_l0 / 2
+    lattice = PatchLattice(step_l0, float(origin[0]), float(origin[1]))
+    cells, distance = lattice.cells(coords_l0)
+    if distance.max() > 0 or np.ptp(cells, axis=0).prod() > _LARGEST_MAP:
+        return None
+    occupied = np.zeros(np.ptp(cells, axis=0) + 1, np.bool_)
+    occupied[tuple((cells - cells.min(axis=0)).T)] = True
+    pairs = (occupied[1:] & occupied[:-1]).sum() + (occupied[:, 1:] & occupied[:, :-1]).sum()
+    return lattice if pairs >= len(coords_l0) / 2 else None
 
 
 def _confirmed_step(coords_l0: Floats, steps_l0: tuple[float, ...]) -> float:

@@ -107,7 +107,7 @@ def place(slide: SlideFeatures, *, grid: int, tolerance: float, min_tissue: floa
     corners, region_of, dense = _regions((cells[kept] - phase) // lattice.stride, grid, min_tissue)
     placed = kept[dense]
     within = np.mod((cells[placed] - phase) // lattice.stride, grid)
-    order = np.lexsort((within[:, 0], within[:, 1], region_of))
+    order = np.argsort((region_of * grid + within[:, 1]) * grid + within[:, 0])
     placed, region_of, within = placed[order], region_of[order], within[order]
     report = Report(
         patches=slide.features.shape[0],
@@ -175,9 +175,12 @@ def _without_overlap(cells: Integers, stride: int) -> tuple[Integers, Booleans]:
 
 def _nearest_first(cells: Integers, distance: Floats, coords_l0: Floats) -> Integers:
     """Indices of one patch a cell: the nearest, whatever the order of the rows."""
-    order = np.lexsort((coords_l0[:, 0], coords_l0[:, 1], distance, cells[:, 0], cells[:, 1]))
+    keys = _keys(cells)
+    if len(np.unique(keys)) == len(keys):
+        return np.arange(len(keys))
+    order = np.lexsort((coords_l0[:, 0], coords_l0[:, 1], distance, keys))
     first = np.ones(len(order), np.bool_)
-    first[1:] = (np.diff(cells[order], axis=0) != 0).any(axis=1)
+    first[1:] = np.diff(keys[order]) != 0
     return order[first]
 
 
@@ -188,11 +191,18 @@ def _regions(cells: Integers, grid: int, min_tissue: float) -> tuple[Integers, I
         Columns and rows of the regions kept, (R, 2), row-major; the region of each cell kept; which cells are kept.
     """
     regions = cells // grid
-    corners, inverse, counts = np.unique(regions[:, ::-1], axis=0, return_inverse=True, return_counts=True)
+    _, first, inverse, counts = np.unique(_keys(regions), return_index=True, return_inverse=True, return_counts=True)
     enough = (counts >= min_tissue * grid * grid) | (counts == counts.max())
     number = np.cumsum(enough) - 1
-    dense = enough[inverse.ravel()]
-    return corners[enough][:, ::-1], number[inverse.ravel()][dense], dense
+    dense = enough[inverse]
+    return regions[first[enough]], number[inverse][dense], dense
+
+
+def _keys(cells: Integers) -> Integers:
+    """A number for each cell, (N,), ascending row-major."""
+    low = cells.min(axis=0)
+    keys: Integers = (cells[:, 1] - low[1]) * (np.ptp(cells[:, 0]) + 1) + cells[:, 0] - low[0]
+    return keys
 
 
 def _corners_l0(first_cells: Integers, phase: Integers, lattice: PatchLattice) -> Integers:
