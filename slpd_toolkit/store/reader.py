@@ -73,7 +73,7 @@ class TokenFile:
             and (present.view(np.uint8) <= 1).all()  # what a bool may be in memory, and a damaged file need not hold
         ):
             raise CacheError(
-                f"{path}: present {present.shape} {present.dtype} does not fit; expected {tissue.shape} of true and false.",
+                f"{path}: present {present.shape} {present.dtype} does not fit; expected {tissue.shape} bool.",
                 hint=_REDO,
             )
         if regions and offset is None:  # a file that was cut short HDF5 has refused already

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class TokenWriter:
     """Writes the token file of one slide; memory holds only the regions that are begun and not finished.
 
-    Tokens may arrive in any order; patches that have none are zeros in the file, without tissue. Use it as a context manager, or call `commit` or `abort`: the file appears, whole
-    and synced, on `commit`; `abort`, an exception in the block, or a crash leaves nothing under its name.
+    Tokens may arrive in any order; patches that have none are zeros in the file, without tissue. Use it as a context
+    manager, or call `commit` or `abort`: the file appears, whole and synced, on `commit`; `abort`, an exception in the
+    block, or a crash leaves nothing under its name.
 
     Args:
         path: The token file.
