@@ -15,6 +15,7 @@ import io
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,9 @@ def main() -> None:
             read_plainly(folder)
             results[name] = {
                 "features_mb": round(size / 1e6),
-                "h5py_alone_mb_s": rate(lambda folder=folder: read_plainly(folder), size, options.repeats),
-                "import_mb_s": rate(lambda folder=folder, out=out: imported(folder, out), size, options.repeats),
-                "import_peak_mib": round(peak_mib(lambda folder=folder, out=out: imported(folder, out))),
+                "h5py_alone_mb_s": rate(partial(read_plainly, folder), size, options.repeats),
+                "import_mb_s": rate(partial(imported, folder, out), size, options.repeats),
+                "import_peak_mib": round(peak_mib(partial(imported, folder, out))),
             }
     report({"slides": options.slides, "patches_per_slide": options.patches, "cases": results})
 
