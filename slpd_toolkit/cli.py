@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
@@ -20,6 +21,7 @@ from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -70,7 +72,16 @@ def _inspect(
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
 
-def add_stage(name: str, config_class: type, module: str, *, argument: str, group: typer.Typer = app) -> None:
+def add_stage(
+    name: str,
+    config_class: type,
+    module: str,
+    *,
+    argument: str,
+    group: typer.Typer = app,
+    doc: str = "",
+    **fixed: object,
+) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
     Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
@@ -82,25 +93,30 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str, grou
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional.
         group: The command that it belongs to.
+        doc: What its help begins with; the configuration's own docstring if empty.
+        fixed: Attributes that the command's name already says; they are no options.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
             given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-            resolved: Any = recipes.build(config_class, given, recipe)  # a wrong flag is told before torch is imported
+            # A wrong flag is told before torch is imported.
+            resolved: Any = recipes.build(config_class, given | fixed, recipe)
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
-    command.__doc__ = f"{inspect.getdoc(config_class)}"
-    command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
+    command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
+    command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
     group.command(name)(command)
 
 
-def _signature(config_class: type, argument: str) -> inspect.Signature:
+def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
     hints, described = get_type_hints(config_class), recipes.option_help(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
+        if item.name in without:
+            continue
         kind = _option_type(hints[item.name])
         shown = f" Default: {item.default}." if item.default and isinstance(item.default, str | int | float) else ""
         text = described[item.name] + shown
@@ -156,3 +172,44 @@ add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
 add_stage("from-clam", FromClamConfig, "slpd_toolkit.from_clam", argument="labels", group=manifests)
 add_stage("heatmap", HeatmapConfig, "slpd_toolkit.heatmap", argument="scores")
+
+
+class _Importers(TyperGroup):
+    """Commands named for tools; a first word that is no tool is a folder, for `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `auto` before what names no tool."""
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["auto", *args]
+        return super().parse_args(ctx, args)
+
+
+_importers = typer.Typer(
+    cls=_Importers,
+    no_args_is_help=True,
+    help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
+    "whose they are. Name the tool to see what it needs: `slpd import clam --help`.",
+)
+app.add_typer(_importers, name="import")
+for _tool, _doc in {
+    "auto": "Tell by the files' content which tool wrote them, and import them.",
+    "trident": "TRIDENT: give features_<encoder>/ of the job's folder. Needs nothing else; --mpp or a manifest's mpp "
+    "are more exact than its magnification labels.",
+    "clam": "CLAM: give FEAT_DIR/h5_files, and --coords RESULTS/patches, --encoder-name, and --mpp (or --manifest with "
+    "mpp), none of which its feature files say.",
+    "stamp": "STAMP: give <extractor>/. With --mpp or a manifest's mpp the cache has the slide's own pixels; without, "
+    "its coordinates fit everything but those. Files of before version 2 do not say how large tiles are: --target-mpp.",
+    "slide2vec": "slide2vec: give RUN/hierarchical_embeddings (regions of m x m tiles); coordinates are looked for in "
+    "RUN/tiles, or give --coords.",
+    "hipt": "HIPT: give a folder of .pt files: [256, D] a region, called <slide>_<x>_<y>.pt, or [M, 256, D] a slide; "
+    "and --encoder-name, and --mpp where coordinates are known.",
+}.items():
+    add_stage(
+        _tool,
+        ImportConfig,
+        "slpd_toolkit.import_features",
+        argument="source",
+        group=_importers,
+        doc=_doc,
+        tool=_tool,
+    )
