@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from slpd_toolkit import __version__, console
+from slpd_toolkit.cli_help import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
@@ -24,11 +25,16 @@ from slpd_toolkit.errors import SlpdError
 
 app = typer.Typer(
     name="slpd",
+    cls=SectionedGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,  # its tables cut names and sentences off at 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
+
+STAGES, LOOK, EXCHANGE = "Stages", "Look at what they made", "Exchange with other tools"
+"""Sections of `slpd --help`."""
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -56,7 +62,6 @@ def _root(
     pass
 
 
-@app.command("inspect")
 def _inspect(
     path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)],
 ) -> None:
@@ -64,7 +69,7 @@ def _inspect(
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
 
-def add_stage(name: str, config_class: type, module: str, *, argument: str) -> None:
+def add_stage(name: str, config_class: type, module: str, *, argument: str, section: str = STAGES) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
     Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
@@ -75,6 +80,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional.
+        section: Where `slpd --help` lists it.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
@@ -86,20 +92,22 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
 
     command.__doc__ = f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
-    app.command(name)(command)
+    app.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
 
 
 def _signature(config_class: type, argument: str) -> inspect.Signature:
     hints, described = get_type_hints(config_class), recipes.option_help(config_class)
+    sections = recipes.option_sections(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
         kind = _option_type(hints[item.name])
-        shown = f" Default: {item.default}." if item.default and isinstance(item.default, str | int | float) else ""
-        text = described[item.name] + shown
+        text = f"{described[item.name]} {recipes.default_help(item)}".rstrip()
         meta = (
             typer.Argument(help=text, show_default=False)
             if item.name == argument
-            else typer.Option(_flag(item.name, kind), help=text, show_default=False)
+            else typer.Option(
+                _flag(item.name, kind), help=text, show_default=False, rich_help_panel=sections[item.name] or None
+            )
         )
         parameters.append(
             inspect.Parameter(
@@ -143,5 +151,6 @@ def _guarded(work: Callable[[], int | None]) -> None:
 
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
-add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
-add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
+app.command("inspect", cls=SectionedCommand, rich_help_panel=LOOK)(_inspect)
+add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run", section=LOOK)
+add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source", section=EXCHANGE)
