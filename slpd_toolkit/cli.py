@@ -36,6 +36,9 @@ app = typer.Typer(
 STAGES, LOOK, EXCHANGE = "Stages", "Look at what they made", "Exchange with other tools"
 """Sections of `slpd --help`."""
 
+CONFIGS: dict[str, type] = {}
+"""The configuration of each command that has one; the reference in docs/ is made from it."""
+
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
 ]
@@ -93,6 +96,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str, sect
     command.__doc__ = f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
     app.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
+    CONFIGS[name] = config_class
 
 
 def _signature(config_class: type, argument: str) -> inspect.Signature:
