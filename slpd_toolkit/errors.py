@@ -42,3 +42,7 @@ class WeightsError(SlpdError):
 
 class TrainingError(SlpdError):
     """Training cannot go on: the loss is no longer finite. The last good checkpoint is kept."""
+
+
+class DeviceMemoryError(SlpdError):
+    """The device has too little memory for these settings. What was written before is kept."""

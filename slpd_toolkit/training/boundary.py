@@ -50,11 +50,13 @@ def embed_cohort(
     device = processes.device
     embedded = []
     with ThreadPoolExecutor(workers, thread_name_prefix="token-reader") as pool:
-        tasks = ((None, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
-        for _, future in read_ahead(pool, tasks, workers + 1):
+        tasks = ((part, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
+        for part, future in read_ahead(pool, tasks, workers + 1):
             grids = centre_crop(future.result().to(device, non_blocking=True), side)
+            present = tokens.present(part)
+            seen = None if present is None else centre_crop(present.to(device), side)
             with autocast(device, precision):
-                embedded.append(network.backbone(grids).float())
+                embedded.append(network.backbone(grids, present=seen).float())
     features = torch.cat(embedded) if embedded else torch.empty(0, network.backbone.config.embed_dim, device=device)
     features = processes.gather(features, len(tokens))
     with autocast(device, precision):
