@@ -19,6 +19,8 @@ from slpd_toolkit.cli_help import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.errors import SlpdError
@@ -38,6 +40,15 @@ STAGES, LOOK, EXCHANGE = "Stages", "Look at what they made", "Exchange with othe
 
 CONFIGS: dict[str, type] = {}
 """The configuration of each command that has one; the reference in docs/ is made from it."""
+
+manifests = typer.Typer(
+    name="manifest",
+    cls=SectionedGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make cohort CSVs from the tables of other tools.",
+)
+app.add_typer(manifests, rich_help_panel=EXCHANGE)
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -72,7 +83,15 @@ def _inspect(
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
 
-def add_stage(name: str, config_class: type, module: str, *, argument: str, section: str = STAGES) -> None:
+def add_stage(
+    name: str,
+    config_class: type,
+    module: str,
+    *,
+    argument: str,
+    section: str = STAGES,
+    group: typer.Typer = app,
+) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
     Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
@@ -83,20 +102,22 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str, sect
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional.
-        section: Where `slpd --help` lists it.
+        section: Where `--help` lists it.
+        group: The command that it belongs to.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
-            resolved: Any = recipes.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+            resolved: Any = recipes.build(config_class, given, recipe)  # a wrong flag is told before torch is imported
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
     command.__doc__ = f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
-    app.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
-    CONFIGS[name] = config_class
+    group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
+    CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
 
 
 def _signature(config_class: type, argument: str) -> inspect.Signature:
@@ -110,7 +131,11 @@ def _signature(config_class: type, argument: str) -> inspect.Signature:
             typer.Argument(help=text, show_default=False)
             if item.name == argument
             else typer.Option(
-                _flag(item.name, kind), help=text, show_default=False, rich_help_panel=sections[item.name] or None
+                _flag(item.name, kind),
+                help=text,
+                show_default=False,
+                metavar=f"<{get_args(kind)[0].__name__.lower()}>..." if get_origin(kind) is list else None,
+                rich_help_panel=sections[item.name] or None,
             )
         )
         parameters.append(
@@ -155,6 +180,15 @@ def _guarded(work: Callable[[], int | None]) -> None:
 
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
+add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
 app.command("inspect", cls=SectionedCommand, rich_help_panel=LOOK)(_inspect)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run", section=LOOK)
 add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source", section=EXCHANGE)
+add_stage(
+    "from-clam",
+    FromClamConfig,
+    "slpd_toolkit.from_clam",
+    argument="labels",
+    section="Commands",
+    group=manifests,
+)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import fields
 from typing import Any
@@ -44,7 +45,7 @@ def test_help_at_80_columns_cuts_nothing_off(path: tuple[str, ...], command: Any
     text = shown(*path)
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
-    assert "..." not in words(text).replace("[ARGS]...", "")
+    assert not re.search(r"[^>\]]\.\.\.", text)  # <path>... may be repeated
     for parameter in command.params:
         assert words(parameter.help) in words(text)
         if parameter.param_type_name == "option":
