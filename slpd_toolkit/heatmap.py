@@ -10,21 +10,19 @@ from slpd_toolkit import console
 from slpd_toolkit.errors import SlideError, SlpdError, UsageError
 from slpd_toolkit.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.files import is_safe_name, remove_leftovers
-from slpd_toolkit.manifest import check_rows, read_table, summarise
 from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.report import scores as score_file
 from slpd_toolkit.report.heatmap_figure import heading, write_heatmap
 from slpd_toolkit.report.overlays import colour_values, draw_overlay
 from slpd_toolkit.report.qupath import write_geojson
 from slpd_toolkit.report.score_csv import read_score_csv
-from slpd_toolkit.report.thumbnails import Thumbnails
+from slpd_toolkit.report.thumbnails import Thumbnails, slide_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from slpd_toolkit.config.heatmap import HeatmapConfig
-    from slpd_toolkit.manifest import SlideEntry
     from slpd_toolkit.report.scores import ScoreTable, SlideScores
 
 STAGE = "heatmap"
@@ -50,7 +48,7 @@ def run(config: HeatmapConfig) -> int:
         CacheError: scores.h5 is damaged.
     """
     source = _choose_slides(config, _read(config))
-    thumbnails = Thumbnails(_slide_files(config), config.side_px)
+    thumbnails = Thumbnails(slide_files(config.manifest, config.slides_root), config.side_px)
     config.out.mkdir(parents=True, exist_ok=True)
     failures = FailureLog(config.out / FILENAME)
     done = 0
@@ -91,22 +89,21 @@ def _write(
         path = config.out / f"{slide_id}.png"
         remove_leftovers(path)
         whole = thumbnails.read(slide_id)
-        if whole is not None:
-            slide = replace(slide, slide_size_l0=_same_size(slide, whole.size_l0))
-        overlay = draw_overlay(slide, values, None if whole is None else whole.rgb, config.side_px)
+        other = whole is not None and min(slide.slide_size_l0) > 0 and slide.slide_size_l0 != whole.size_l0
+        pixels = None if whole is None or other else whole.rgb
+        placed = slide if whole is None or other else replace(slide, slide_size_l0=whole.size_l0)
+        overlay = draw_overlay(placed, values, pixels, config.side_px)
         write_heatmap(path, heading(slide_id, source.model, source.aggregator), overlay, slide.scores, config.scale)
+        if whole is not None and other:
+            raise SlideError(
+                f"The slide file has {_size(whole.size_l0)} px, the scores are of one with "
+                f"{_size(slide.slide_size_l0)}: shown without pixels.",
+                hint="Name the file that was embedded in the manifest.",
+            )
 
 
-def _same_size(slide: SlideScores, size_l0: tuple[int, int]) -> tuple[int, int]:
-    """Give the file's size, unless the scores were made on another."""
-    known = slide.slide_size_l0
-    if min(known) > 0 and known != size_l0:
-        raise SlideError(
-            f"The slide file has {size_l0[0]:,} x {size_l0[1]:,} px, the scores are of one with "
-            f"{known[0]:,} x {known[1]:,}.",
-            hint="Give the file that was embedded, in the manifest.",
-        )
-    return size_l0
+def _size(size_l0: tuple[int, int]) -> str:
+    return f"{size_l0[0]:,} x {size_l0[1]:,}"
 
 
 def _read(config: HeatmapConfig) -> Source:
@@ -149,12 +146,3 @@ def _choose_slides(config: HeatmapConfig, source: Source) -> Source:
         raise UsageError(f"--slide: {listed(absent)} has no scores; {listed(source.slides)} have.")
     names = list(config.slide or source.slides)[: config.limit or None]
     return replace(source, slides={name: source.slides[name] for name in names})
-
-
-def _slide_files(config: HeatmapConfig) -> dict[str, SlideEntry]:
-    if config.manifest is None:
-        return {}
-    entries, problems = check_rows(read_table(config.manifest), config.slides_root or config.manifest.parent)
-    if problems:
-        console.warn(f"{config.manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
-    return {entry.slide_id: entry for entry in entries}

@@ -125,8 +125,9 @@ def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Pat
     rgb = np.full((512, 512, 3), 40, np.uint8)
     tifffile.imwrite(tmp_path / "s.tiff", rgb, tile=(256, 256), photometric="rgb", compression="deflate")
     (tmp_path / "m.csv").write_text("slide_id,slide_path\np000-0,s.tiff\n")
-    code, _ = show(evaluation, tmp_path / "out", model="slpd", manifest=tmp_path / "m.csv", slide=("p000-0",))
+    code, names = show(evaluation, tmp_path / "out", model="slpd", manifest=tmp_path / "m.csv", slide=("p000-0",))
     assert code == 1
+    assert names == ["failures.csv", "p000-0.geojson", "p000-0.png"]
     assert "has 512 x 512 px, the scores are of one with 4,000 x 4,000" in failures(tmp_path / "out")[0]["error"]
 
 

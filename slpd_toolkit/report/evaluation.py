@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from slpd_toolkit.report.pictures import looks
 from slpd_toolkit.report.survival_figures import draw_kaplan_meier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -81,10 +82,12 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         strata=_strata(evaluation),
         representations=[_described(each, evaluation) for each in evaluation.representations],
         leaks=leaks(evaluation.audits),
+        unknown=[each.name for each in evaluation.representations if not each.pretraining_known],
         splits=len(evaluation.results[0].folds),
         by_aggregator=by_aggregator,
         ranked=ranked,
         figures=figures,
+        kaplan_meiers=_of_kind(figures, by_aggregator, "kaplan-meier"),
         confusions=_of_kind(figures, by_aggregator, "confusion"),
         class_rocs=_of_kind(figures, by_aggregator, "roc-classes"),
         comparisons={name: comparison_table(evaluation.comparisons, name, headline) for name in metrics},
@@ -101,7 +104,7 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, s
     """Turn nested settings into rows of dotted names and texts."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping) and value:
             rows += flatten(value, f"{prefix}{name}.")
         elif isinstance(value, str):
             rows.append((prefix + name, value))
@@ -124,7 +127,10 @@ def _figures(
     task, headline = evaluation.task, evaluation.task.headline
     drawn = [draw_intervals(evaluation.results, headline, styles), draw_folds(evaluation.results, headline, styles)]
     if isinstance(task, Survival):
-        drawn.append(draw_kaplan_meier(evaluation.results, task, evaluation.cohort))
+        drawn += [
+            draw_kaplan_meier(f"kaplan-meier-{aggregator}", results, task, evaluation.cohort)
+            for aggregator, results in groups.items()
+        ]
     if isinstance(task, Classification):
         if not task.ordinal:
             drawn.append(draw_roc(groups, task, styles))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from slpd_toolkit.report.scores import SlideScores
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import numpy.typing as npt
 
 COLUMNS = ("slide_id", "x_l0", "y_l0", "size_l0", "score")
 _NUMBERS = COLUMNS[1:]
@@ -29,7 +32,9 @@ def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
         UsageError: The file is no CSV, lacks a column, or has no row.
     """
     try:
-        table = pd.read_csv(path, dtype={"slide_id": str}, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, dtype={"slide_id": str}, keep_default_na=False, encoding="utf-8-sig", low_memory=False
+        )
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 CSV ({error}).", hint=_NEEDED) from error
     missing = [column for column in COLUMNS if column not in table.columns]
@@ -40,25 +45,26 @@ def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
         )
     if table.empty:
         raise UsageError(f"{path} has no row.", hint=_NEEDED)
-    groups = table.groupby("slide_id", sort=False)
-    return {str(slide_id): _reader(path, str(slide_id), pd.DataFrame(rows)) for slide_id, rows in groups}
+    rows_of = table.groupby("slide_id").indices
+    return {
+        slide_id: partial(_read_slide, path, slide_id, table, np.asarray(rows_of[slide_id]))
+        for slide_id in table["slide_id"].unique().tolist()
+    }
 
 
 _NEEDED = f"Columns: {', '.join(COLUMNS)}; lengths in level-0 px."
 
 
-def _reader(path: Path, slide_id: str, rows: pd.DataFrame) -> Callable[[], SlideScores]:
-    def read() -> SlideScores:
-        numbers = rows[list(_NUMBERS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-        fine = np.isfinite(numbers).all(axis=1) & (numbers[:, 2] >= 1)
-        if not fine.all():
-            first = rows.index[~fine][0]
-            cells = ", ".join(f"{name} {rows.loc[first, name]}" for name in _NUMBERS)
-            raise SlideError(
-                f"{path}: {(~fine).sum()} rows of {slide_id!r} are no scored square; row {first + 2} has {cells}.",
-                hint="Needed: finite numbers, and a size of 1 or more.",
-            )
-        whole = np.round(numbers[:, :3]).astype(np.int64)
-        return SlideScores(slide_id, whole[:, :2], whole[:, 2], numbers[:, 3])
-
-    return read
+def _read_slide(path: Path, slide_id: str, table: pd.DataFrame, index: npt.NDArray[np.intp]) -> SlideScores:
+    cells = table.loc[index, list(_NUMBERS)]
+    numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    fine = np.isfinite(numbers).all(axis=1) & (numbers[:, 2] >= 1)
+    if not fine.all():
+        first = int(index[~fine][0])
+        found = ", ".join(f"{name} {cells.at[first, name]!s}" for name in _NUMBERS)
+        raise SlideError(
+            f"{path}: {(~fine).sum()} rows of {slide_id!r} are no scored square; row {first + 2} has {found}.",
+            hint="Needed: finite numbers, and a size of 1 or more.",
+        )
+    whole = np.round(numbers[:, :3]).astype(np.int64)
+    return SlideScores(slide_id, whole[:, :2], whole[:, 2], numbers[:, 3])

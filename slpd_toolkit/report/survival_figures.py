@@ -76,8 +76,8 @@ def patient_risk_ranks(result: Result, cohort: Cohort) -> tuple[IntArray, FloatA
     return rows[first], np.bincount(index, ranks) / np.bincount(index)
 
 
-def draw_kaplan_meier(results: Sequence[Result], task: Survival, cohort: Cohort) -> Picture:
-    """Draw a panel for each result: patients of the lower and of the higher half of predicted risk."""
+def draw_kaplan_meier(name: str, results: Sequence[Result], task: Survival, cohort: Cohort) -> Picture:
+    """Draw a panel for each model under one aggregator: patients of low and of high predicted risk, half each."""
 
     def fill(index: int, axes: Axes) -> None:
         result = results[index]
@@ -86,10 +86,10 @@ def draw_kaplan_meier(results: Sequence[Result], task: Survival, cohort: Cohort)
         end = float(task.times[slides].max())
         ticks = [tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end]
         at_risk = []
-        for (name, colour, line), inside in zip(_HALVES, (~high, high), strict=True):
+        for (half, colour, line), inside in zip(_HALVES, (~high, high), strict=True):
             times, events = task.times[slides[inside]], task.events[slides[inside]]
             at_risk.append([(times >= tick).sum() for tick in ticks])
-            label = f"{name} risk: {len(times)} patients, {events.sum()} events"
+            label = f"{half} risk: {len(times)} patients, {events.sum()} events"
             _draw_curve(axes, times, events, colour, line, label)
         axes.set_ylim(-0.02, 1.18)  # room for the legend
         axes.set_yticks(np.linspace(0, 1, 6))
@@ -98,11 +98,11 @@ def draw_kaplan_meier(results: Sequence[Result], task: Survival, cohort: Cohort)
         axes.set_xticks(ticks, [f"{tick:,g}\n{low}\n{top}" for tick, low, top in rows])
         axes.set_xlabel("time; below it patients at risk, low and high")
         axes.set_ylabel("probability of survival")
-        axes.set_title(f"{short(result.model)} · {result.aggregator}")
+        axes.set_title(short(result.model))
         axes.legend(loc="upper right")
 
-    title = "Kaplan-Meier curves of the halves with low and high predicted risk, with 95 % bands; ticks are censored"
-    return panels("kaplan-meier", title, len(results), fill)
+    title = f"Kaplan-Meier curves of the halves with low and high predicted risk, {results[0].aggregator}"
+    return panels(name, title, len(results), fill)
 
 
 def _draw_curve(axes: Axes, times: FloatArray, events: BoolArray, colour: str, line: str, label: str) -> None:

@@ -8,15 +8,36 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from slpd_toolkit import console
 from slpd_toolkit.errors import SlideError
+from slpd_toolkit.manifest import check_rows, read_table, summarise
 from slpd_toolkit.slides.reader import Slide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy.typing as npt
 
     from slpd_toolkit.manifest import SlideEntry
+
+
+def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:
+    """Read where slides are, for pictures that do without those that are missing.
+
+    Args:
+        manifest: Cohort CSV; None gives none.
+        slides_root: Where relative slide paths start; None is the manifest's folder.
+
+    Raises:
+        UsageError: The manifest cannot be read. Rows that cannot be used are told as a warning.
+    """
+    if manifest is None:
+        return {}
+    entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
+    if problems:
+        console.warn(f"{manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
+    return {entry.slide_id: entry for entry in entries}
 
 
 @dataclass(frozen=True, eq=False)
