@@ -28,9 +28,10 @@ def print_summary(evaluation: Evaluation) -> None:
         f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients",
         [_row(result, headline) for result in evaluation.results],
     )
+    adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} in all)"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
-            f"{aggregator}: {metric(headline)}, first - second; p adjusted (Holm, {len(evaluation.comparisons)} in all)",
+            f"{aggregator}: {metric(headline)}, first - second; {adjusted}",
             [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
     console.facts("Leakage audit", audit_facts(evaluation))
