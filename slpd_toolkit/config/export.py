@@ -7,7 +7,10 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a trained region ViT as other tools read it."""
+    """Write a trained region ViT as other tools read it.
+
+    slpd export runs/nsclc --out vit4k_xs_nsclc.pth
+    """
 
     source: Path
     """region_vit.pt, or the run folder that holds it."""
