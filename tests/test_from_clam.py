@@ -79,6 +79,6 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
         run(FromClamConfig(labels=labels, out=tmp_path / "m.txt"))
     with pytest.raises(UsageError, match="is the table itself"):
         run(FromClamConfig(labels=labels, out=labels))
-    with pytest.raises(UsageError, match="--slides-root: .* is no folder"):
+    with pytest.raises(UsageError, match=r"--slides-root: .* is no folder"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", slides_root=tmp_path / "absent"))
     assert not (tmp_path / "m.csv").exists()
