@@ -19,7 +19,9 @@ from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.import_features import ImportConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.errors import SlpdError
@@ -31,6 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
+
+manifests = typer.Typer(no_args_is_help=True, help="Make cohort CSVs from the tables of other tools.")
+app.add_typer(manifests, name="manifest")
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -72,7 +77,7 @@ def add_stage(
     module: str,
     *,
     argument: str,
-    to: typer.Typer = app,
+    group: typer.Typer = app,
     doc: str = "",
     **fixed: object,
 ) -> None:
@@ -86,23 +91,23 @@ def add_stage(
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional.
-        to: Where the command belongs.
+        group: The command that it belongs to.
         doc: What its help begins with; the configuration's own docstring if empty.
         fixed: Attributes that the command's name already says; they are no options.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
-            resolved: Any = recipes.build(
-                config_class, flags | fixed, recipe
-            )  # a wrong flag is told before torch is imported
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+            # A wrong flag is told before torch is imported.
+            resolved: Any = recipes.build(config_class, given | fixed, recipe)
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
     command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
-    to.command(name)(command)
+    group.command(name)(command)
 
 
 def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
@@ -163,6 +168,8 @@ add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
 add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
+add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
+add_stage("from-clam", FromClamConfig, "slpd_toolkit.from_clam", argument="labels", group=manifests)
 
 
 class _Importers(TyperGroup):
@@ -200,7 +207,7 @@ for _tool, _doc in {
         ImportConfig,
         "slpd_toolkit.import_features",
         argument="source",
-        to=_importers,
+        group=_importers,
         doc=_doc,
         tool=_tool,
     )

@@ -74,6 +74,24 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> None:
+    """Make a folder for results, and clear away what killed writers of these files left: before the work, not after.
+
+    Raises:
+        UsageError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # a folder that exists may still be read-only or full
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{flag}: {folder} cannot be written to ({error}).", hint="Choose a folder that you may write to."
+        ) from error
+    for name in names:
+        remove_leftovers(folder / name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as partial:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import nullcontext
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slpd_toolkit import __version__, compute, console
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.errors import CacheError, TrainingError, UsageError
-from slpd_toolkit.files import remove_leftovers, write_csv, write_text
+from slpd_toolkit.files import claim_folder, write_csv, write_text
 from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
@@ -274,17 +273,7 @@ class Trainer:
         """Make the run folder and clear away what a killed run left half written: before hours of work, not after."""
         if not self.processes.first:
             return
-        out = self.config.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=out):  # a folder that exists may still be read-only or full
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"--out: {out} cannot be written to ({error}).", hint="Choose a folder that you may write to."
-            ) from error
-        for name in (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES):
-            remove_leftovers(out / name)
+        claim_folder(self.config.out, (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES))
 
     def _open_folder(self) -> MetricsLog | None:
         """Write the recipe and the list of slides; open metrics.csv."""
