@@ -8,7 +8,7 @@ export SLPD_DATA
 # Tests run one process a core; more threads inside them only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: help install test test-slow lint format embed-example benchmarks clean
+.PHONY: help install test test-slow lint format demo embed-example benchmarks clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
@@ -33,6 +33,9 @@ lint: install    ## formatting, lint, types, direction of imports
 format: install  ## let ruff format and fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+demo: install    ## the whole way on synthetic slides, in five minutes: demo/eval/report.html
+	$(BIN)/slpd demo --out demo
 
 embed-example: install  ## stage one on a real slide, if SLPD_DATA (default ../shared/data) has it
 	@if [ -d "$(SLPD_DATA)/slides" ]; then \

@@ -16,6 +16,7 @@ import typer
 
 from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
@@ -79,7 +80,7 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str, grou
         name: The command.
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
-        argument: The attribute that is positional.
+        argument: The attribute that is positional; empty for none.
         group: The command that it belongs to.
     """
 
@@ -148,6 +149,7 @@ def _guarded(work: Callable[[], int | None]) -> None:
     raise typer.Exit(code)
 
 
+add_stage("demo", DemoConfig, "slpd_toolkit.demo.command", argument="")
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
