@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from slpd_toolkit.encoders.timm import _import_timm
+from slpd_toolkit.mil.cohort import Cohort
+from slpd_toolkit.mil.splits import cross_validation
 from slpd_toolkit.models.patch_vit import PatchViT
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from tests.cohorts import write_manifest
@@ -46,13 +50,14 @@ def furnish(folder: Path) -> None:
     )
     uni = _import_timm().create_model("vit_tiny_patch16_224", init_values=1e-5, img_size=32, num_classes=0)
     torch.save(uni.state_dict(), folder / "pytorch_model.bin")
+    write_clam_tables(folder, rows)
     install_stand_ins(folder / "bin")
 
 
 def manifest_rows() -> list[dict[str, str]]:
     """The rows that the tutorial shows, and more patients of both classes."""
     (shown,) = [block for block in read_blocks(REPOSITORY / "docs/tutorial.md") if block.caption == "cohort.csv"]
-    rows = list(csv.DictReader(io.StringIO(shown.text)))
+    rows: list[dict[str, str]] = list(csv.DictReader(io.StringIO(shown.text)))
     for number in range(PATIENTS - len(rows)):
         slide_id = f"P{number:02}-001"
         label = ("luad", "lusc")[number % 2]
@@ -65,7 +70,25 @@ def manifest_rows() -> list[dict[str, str]]:
                 "label": label,
             }
         )
+    patients = list(dict.fromkeys(row["patient_id"] for row in rows))
+    for row in rows:
+        number = patients.index(row["patient_id"])
+        row |= {"grade": f"G{1 + number % 3}", "time": str(5 + number), "event": str(number % 2)}
     return rows
+
+
+def write_clam_tables(folder: Path, rows: list[dict[str, str]]) -> None:
+    """A label table and splits as CLAM and HIPT have them."""
+    table = [
+        {"case_id": row["patient_id"], "slide_id": f"{row['slide_id']}.svs", "label": row["label"]} for row in rows
+    ]
+    write_manifest(folder / "tcga_nsclc.csv", table)
+    slides, patients, labels = (np.array([row[name] for row in rows]) for name in ("slide_id", "patient_id", "label"))
+    (folder / "splits").mkdir()
+    for split in cross_validation(Cohort(slides, patients, labels), folds=3):
+        parts = itertools.zip_longest(split.train, split.val, split.test, fillvalue="")
+        columns = [dict(zip(("train", "val", "test"), names, strict=True)) for names in parts]
+        write_manifest(folder / "splits" / f"splits_{split.fold}.csv", columns)
 
 
 def install_stand_ins(folder: Path) -> None:
