@@ -20,6 +20,8 @@ from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.import_features import TOOLS, ImportConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -49,6 +51,27 @@ manifests = typer.Typer(
     help="Make cohort CSVs from the tables of other tools.",
 )
 app.add_typer(manifests, rich_help_panel=EXCHANGE)
+
+
+class _Importers(SectionedGroup):
+    """Commands named for tools; a first word that is no tool is a folder, for `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `auto` before what names no tool."""
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["auto", *args]
+        return super().parse_args(ctx, args)
+
+
+importers = typer.Typer(
+    name="import",
+    cls=_Importers,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
+    "whose they are. Name the tool to see what it needs: `slpd import clam --help`.",
+)
+app.add_typer(importers, rich_help_panel=EXCHANGE)
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -91,6 +114,8 @@ def add_stage(
     argument: str,
     section: str = STAGES,
     group: typer.Typer = app,
+    doc: str = "",
+    **fixed: object,
 ) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
@@ -104,27 +129,32 @@ def add_stage(
         argument: The attribute that is positional.
         section: Where `--help` lists it.
         group: The command that it belongs to.
+        doc: What its help begins with; the configuration's own docstring if empty.
+        fixed: Attributes that the command's name already says; they are no options.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
             given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-            resolved: Any = recipes.build(config_class, given, recipe)  # a wrong flag is told before torch is imported
+            # A wrong flag is told before torch is imported.
+            resolved: Any = recipes.build(config_class, given | fixed, recipe)
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
-    command.__doc__ = f"{inspect.getdoc(config_class)}"
-    command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
+    command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
+    command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
     group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
     CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
 
 
-def _signature(config_class: type, argument: str) -> inspect.Signature:
+def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
     hints, described = get_type_hints(config_class), recipes.option_help(config_class)
     sections = recipes.option_sections(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
+        if item.name in without:
+            continue
         kind = _option_type(hints[item.name])
         text = f"{described[item.name]} {recipes.default_help(item)}".rstrip()
         meta = (
@@ -192,3 +222,15 @@ add_stage(
     section="Commands",
     group=manifests,
 )
+add_stage("heatmap", HeatmapConfig, "slpd_toolkit.heatmap", argument="scores", section=LOOK)
+for _tool, _doc in TOOLS.items():
+    add_stage(
+        _tool,
+        ImportConfig,
+        "slpd_toolkit.import_features",
+        argument="source",
+        section="Commands",
+        group=importers,
+        doc=_doc,
+        tool=_tool,
+    )

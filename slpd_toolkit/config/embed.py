@@ -24,7 +24,8 @@ class EmbedConfig:
 
     # -- Encoder --
     encoder: str = "random"
-    """Frozen patch encoder: `hipt`, `timm:<model>`, `random` (untrained ViT-Tiny) or `random:vit_small`."""
+    """Frozen patch encoder: `hipt`, `timm:<model>`, `handcrafted` (stain and texture statistics), `random` (untrained
+    ViT-Tiny) or `random:vit_small`."""
 
     weights: Path | None = None
     """Weights file of the encoder (.pth, .pt, .safetensors). Loaded strictly and without running code."""
@@ -89,10 +90,10 @@ class EmbedConfig:
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (choose) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (choose) or more")
         require(
-            self.weights is None or not self.encoder.startswith("random"),
+            self.weights is None or not self.encoder.startswith(("random", "handcrafted")),
             "--weights",
             self.weights,
-            "no weights with the untrained `random` encoders",
+            f"no weights with the encoder `{self.encoder}`, which is not learned",
             "Use --encoder hipt (or timm:<model>) with a weights file.",
         )
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work

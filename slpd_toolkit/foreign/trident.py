@@ -1,0 +1,90 @@
+"""TRIDENT: `features_<encoder>/<slide>.h5`; what is known of the slide stands at the dataset of coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.foreign.features import (
+    OBJECTIVE_UM,
+    MissingSettingError,
+    SlideFeatures,
+    check_pairs,
+    is_a_name,
+    known,
+    number,
+    require_encoder,
+)
+from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from slpd_toolkit.foreign.features import Settings
+
+FEATURES, COORDS = "features", "coords"
+PATCH_L0 = "patch_size_level0"
+_FOLDER = "features_"
+
+
+def read(path: Path, settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Raises:
+        SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
+    """
+    with open_h5(path) as file:
+        features = open_rows(dataset(file, FEATURES, path), path)
+        stored = dataset(file, COORDS, path)
+        attributes = dict(stored.attrs)
+        coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
+    patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
+    magnification = number(attributes, path, "target_magnification")
+    mpp_l0, notes = _mpp_l0(attributes, path, settings)
+    target_mpp = settings.target_mpp or (OBJECTIVE_UM / magnification if magnification else None)
+    if patch_px is None or target_mpp is None or patch_l0 is None:
+        raise MissingSettingError(
+            f"{path}: the coordinates' attributes lack patch_size, {PATCH_L0} or target_magnification.",
+            hint="Extract the coordinates again with a current TRIDENT"
+            + (", or give --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
+        )
+    overlap = float(known(attributes, "overlap") or 0)
+    width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
+    return SlideFeatures(
+        slide_id=path.stem,
+        tool="trident",
+        files=(path,),
+        features=features,
+        coords_l0=coords_l0,
+        patch_l0=patch_l0,
+        # The overlap is in px of the patch as the encoder sees it, or in level-0 px: the coordinates tell.
+        steps_l0=(patch_l0 * (1 - overlap / patch_px), patch_l0 - overlap) if overlap else (patch_l0,),
+        patch_px=round(patch_px),
+        mpp_l0=mpp_l0,
+        target_mpp=target_mpp,
+        size_l0=(int(width), int(height)) if width and height else None,
+        encoder=require_encoder(_folder_s_encoder(path), settings, path, "TRIDENT"),
+        notes=notes,
+    )
+
+
+def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
+    given = settings.mpp_l0 or settings.mpp
+    if given:
+        return given, ()
+    magnification = number(attributes, path, "level0_magnification")
+    if magnification is None:
+        raise MissingSettingError(
+            f"{path}: neither the slide's resolution nor its magnification is known.",
+            hint="Give --mpp 0.25 (um/px of level 0) if it is the same for all slides, else --manifest with a column "
+            "mpp.",
+        )
+    mpp_l0 = OBJECTIVE_UM / magnification
+    return mpp_l0, (f"level 0 taken for {mpp_l0:g} um/px from the label {magnification:g}x",)
+
+
+def _folder_s_encoder(path: Path) -> str | None:
+    folder = path.absolute().parent.name
+    name = folder.removeprefix(_FOLDER)
+    return name if folder.startswith(_FOLDER) and is_a_name(name) else None
