@@ -21,6 +21,7 @@ from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from tests.cohorts import write_manifest
 from tests.conftest import REPOSITORY
 from tests.docs.pages import read_blocks
+from tests.foreign.factory import features_of, lattice_of, shuffled, write_clam, write_trident
 from tests.slide_factory import tissue_on_glass, write_slide
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def furnish(folder: Path) -> None:
     uni = _import_timm().create_model("vit_tiny_patch16_224", init_values=1e-5, img_size=32, num_classes=0)
     torch.save(uni.state_dict(), folder / "pytorch_model.bin")
     write_clam_tables(folder, rows)
+    write_foreign_features(folder, [row["slide_id"] for row in rows[:4]])
     install_stand_ins(folder / "bin")
 
 
@@ -89,6 +91,15 @@ def write_clam_tables(folder: Path, rows: list[dict[str, str]]) -> None:
         parts = itertools.zip_longest(split.train, split.val, split.test, fillvalue="")
         columns = [dict(zip(("train", "val", "test"), names, strict=True)) for names in parts]
         write_manifest(folder / "splits" / f"splits_{split.fold}.csv", columns)
+
+
+def write_foreign_features(folder: Path, slide_ids: list[str]) -> None:
+    """Features of a few slides as TRIDENT and CLAM have them: 2 x 2 regions of 16 x 16 patches each."""
+    coords = lattice_of(32, 32)
+    for seed, slide_id in enumerate(slide_ids):
+        features, places = shuffled(features_of(len(coords), width=64, seed=seed), coords, seed=seed)
+        write_trident(folder / f"job_dir/20x_256px_0px_overlap/features_uni_v1/{slide_id}.h5", features, places)
+        write_clam(folder / "clam", slide_id, features, places // 2)  # in 256-px steps, as read at level 0
 
 
 def install_stand_ins(folder: Path) -> None:
