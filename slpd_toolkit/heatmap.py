@@ -84,7 +84,7 @@ def _write(
     if config.format != "png":
         path = config.out / f"{slide_id}.geojson"
         remove_leftovers(path)
-        write_geojson(path, slide, values)
+        write_geojson(path, slide, values, config.scale)
     if config.format != "geojson":
         path = config.out / f"{slide_id}.png"
         remove_leftovers(path)

@@ -89,28 +89,29 @@ def test_it_is_chosen_which_scores_and_slides(evaluation: Path, tmp_path: Path) 
 
 
 def test_bad_slides_are_listed_and_the_others_done(tmp_path: Path) -> None:
-    bad = ROWS + "three,d,1,1,zero,1\n../four,e,1,1,1,1\nfive,f,1,1,0,1\nsix,g,1,1,1,inf\n"
+    bad = ROWS + "three,d,1,1,zero,1\n../four,e,1,1,1,1\nfive,f,1,1,0,1\nsix,g,1,1,1,inf\nseven,h,1e300,1,1,1\n"
     code, names = show(write_csv(tmp_path / "scores.csv", bad), tmp_path / "out", format="geojson")
     assert code == 1
     assert names == ["failures.csv", "one.geojson", "two.geojson"]
     found = failures(tmp_path / "out")
-    assert [row["slide_id"] for row in found] == ["three", "../four", "five", "six"]
-    assert "row 5 has x_l0 1, y_l0 1, size_l0 zero, score 1" in found[0]["error"]
+    assert [row["slide_id"] for row in found] == ["three", "../four", "five", "six", "seven"]
+    assert "row 5 has x_l0 1.0, y_l0 1, size_l0 zero" in found[0]["error"]
     assert "cannot be a file name" in found[1]["error"]
     assert not (tmp_path / "four.geojson").exists()
 
 
-def test_pixels_of_the_slides(tmp_path: Path) -> None:
+def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One slide is dark, the other's file is no slide: its picture comes without pixels."""
     dark = np.full((512, 512, 3), 40, np.uint8)
     tifffile.imwrite(tmp_path / "one.tiff", dark, tile=(256, 256), photometric="rgb", compression="deflate")
     (tmp_path / "two.tiff").write_bytes(b"no slide")
-    (tmp_path / "m.csv").write_text("slide_id,slide_path\none,one.tiff\ntwo,two.tiff\n")
+    (tmp_path / "m.csv").write_text("slide_id,slide_path\none,one.tiff\ntwo,two.tiff\nthree,absent.tiff\n")
     scores = write_csv(tmp_path / "scores.csv")
     code, names = show(scores, tmp_path / "out", manifest=tmp_path / "m.csv", side_px=400)
     assert code == 1
     assert names == ["failures.csv", "one.geojson", "one.png", "two.geojson", "two.png"]
     assert [row["slide_id"] for row in failures(tmp_path / "out")] == ["two"]
+    assert "row 4 (three): no such file" in capsys.readouterr().err
 
     def darkest(name: str) -> float:
         with Image.open(tmp_path / "out" / name) as picture:

@@ -178,7 +178,11 @@ def _described(representation: Representation, evaluation: Evaluation) -> dict[s
     regions = f"{len(bags.features):,} regions (a slide has {bags.sizes.min():,} to {bags.sizes.max():,})"
     vectors = "one vector a slide" if (bags.sizes == 1).all() else regions
     seen = len(representation.pretrained & set(evaluation.cohort.slides.tolist()))
-    known = f"saw {seen:,} of the {len(evaluation.cohort.slides):,} evaluated slides, without labels"
+    known = (
+        f"saw {seen:,} of the {len(evaluation.cohort.slides):,} evaluated slides, without labels"
+        if seen
+        else "none of these slides"
+    )
     return {
         "name": representation.name,
         "source": representation.source,

@@ -77,7 +77,7 @@ def verdict(paired: PairedResult, headline: str) -> Verdict:
     """Say what a comparison shows.
 
     The corrected t-test asks what another training set would have given, the permutation test what other patients
-    would; only the first supports "better". A single split can answer the second alone.
+    would; only the first supports "better". A single fold can answer the second alone.
     """
     found = paired.metrics[headline]
     better, other, difference, within = paired.first, paired.second, found.difference, found.interval
@@ -96,7 +96,7 @@ def verdict(paired: PairedResult, headline: str) -> Verdict:
         if these < LEVEL:
             said = (
                 f"{better} is better on these patients (Holm-adjusted permutation p {p_value(these)}); "
-                "a single split cannot speak for other training sets"
+                "a single fold cannot speak for other training sets"
             )
         return Verdict(f"{start}; {said}.", these, differs=False)
     if general < LEVEL:

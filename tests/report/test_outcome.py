@@ -64,7 +64,7 @@ def paired(difference: float, corrected_t: float, permutation: float, *, delong:
             0.01,
             (
                 "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; slpd is better on these patients "
-                "(Holm-adjusted permutation p = 0.010); a single split cannot speak for other training sets."
+                "(Holm-adjusted permutation p = 0.010); a single fold cannot speak for other training sets."
             ),
             False,
         ),

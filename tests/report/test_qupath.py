@@ -18,7 +18,7 @@ SLIDE = SlideScores(
 
 
 def test_squares_are_closed_rings_of_whole_level_0_pixels() -> None:
-    features = feature_collection(SLIDE, np.array([0.0, 1.0]))["features"]
+    features = feature_collection(SLIDE, np.array([0.0, 1.0]), "rank")["features"]
     rings = [feature["geometry"]["coordinates"] for feature in features]
     assert rings == [
         [[[10, 20], [110, 20], [110, 120], [10, 120], [10, 20]]],
@@ -30,14 +30,17 @@ def test_squares_are_closed_rings_of_whole_level_0_pixels() -> None:
 
 def test_objects_say_what_qupath_reads(tmp_path: Path) -> None:
     """QuPath's PathObjectTypeAdapter: objectType, color [r, g, b], classification with name and color, measurements."""
-    write_geojson(tmp_path / "s1.geojson", SLIDE, np.array([0.0, 1.0]))
+    write_geojson(tmp_path / "s1.geojson", SLIDE, np.array([0.0, 1.0]), "linear")
     found = json.loads((tmp_path / "s1.geojson").read_text())
     assert found["type"] == "FeatureCollection"
     low, high = (feature["properties"] for feature in found["features"])
     assert {feature["type"] for feature in found["features"]} == {"Feature"}
     assert (low["objectType"], low["name"]) == ("tile", "s1 x 10 y 20")
-    assert low["measurements"] == {"score": 0.25, "colour value": 0}
-    assert high["measurements"] == {"score": 0.75, "colour value": 1}
+    assert low["measurements"] == {"score": 0.25, "scaled score": 0}
+    assert high["measurements"] == {"score": 0.75, "scaled score": 1}
     assert [low["color"], high["color"]] == colours(np.array([0.0, 1.0])).tolist()
-    assert (low["classification"]["name"], high["classification"]["name"]) == ("Score 0.0-0.2", "Score 0.8-1.0")
+    assert (low["classification"]["name"], high["classification"]["name"]) == (
+        "scaled score 0.0-0.2",
+        "scaled score 0.8-1.0",
+    )
     assert len(low["classification"]["color"]) == 3
