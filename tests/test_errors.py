@@ -5,10 +5,14 @@ import pytest
 from slpd_toolkit.errors import CacheError, Problems, UsageError
 
 
+def fail(error: Exception) -> None:
+    raise error
+
+
 def test_a_single_problem_stays_what_it_is() -> None:
     problems = Problems()
     with problems.gathered():
-        raise CacheError("Cut short.", hint="Copy it again.")
+        fail(CacheError("Cut short.", hint="Copy it again."))
     with pytest.raises(CacheError, match="Cut short") as caught:
         problems.raise_any()
     assert caught.value.hint == "Copy it again."
@@ -18,7 +22,7 @@ def test_several_problems_become_one_with_a_line_each() -> None:
     problems = Problems()
     for number in (1, 2):
         with problems.gathered():
-            raise UsageError(f"Wrong {number}.", hint=f"Do {number}.")
+            fail(UsageError(f"Wrong {number}.", hint=f"Do {number}."))
     with pytest.raises(UsageError) as caught:
         problems.raise_any()
     assert caught.value.message == "2 things are wrong:\n  - Wrong 1. Do 1.\n  - Wrong 2. Do 2."

@@ -60,7 +60,9 @@ def command_paths() -> list[tuple[str, ...]]:
 
 def settings() -> Iterator[str]:
     """Make a table for each section of each configuration."""
-    for command, config_class in cli.CONFIGS.items():
+    for config_class in dict.fromkeys(cli.CONFIGS.values()):
+        named = [name for name, config in cli.CONFIGS.items() if config is config_class]
+        command = named[0] if len(named) == 1 else named[0].split()[0]  # one for each tool of `slpd import`
         yield from ("", f"## `slpd {command}`", "")
         described, sections = recipes.option_help(config_class), recipes.option_sections(config_class)
         hints = get_type_hints(config_class)

@@ -137,7 +137,7 @@ def test_a_model_that_does_not_fit_the_cache_is_refused(
 ) -> None:
     from dataclasses import replace
 
-    save(tmp_path / "run", replace(SHAPE, **shape), provenance)  # type: ignore[arg-type]
+    save(tmp_path / "run", replace(SHAPE, **shape), provenance)
     with pytest.raises(UsageError, match=said):
         represent(str(tmp_path / "run"), opened, tmp_path, IDS, "full")
 
