@@ -184,6 +184,10 @@ class EmbedStage:
             console.note(
                 "Its weights are random: an untrained baseline. For a pathology model: --encoder hipt --weights FILE."
             )
+        if config.encoder == "handcrafted":
+            console.note(
+                "It measures stain and texture, unlearned. For a pathology model: --encoder hipt --weights FILE."
+            )
         return encoder
 
     def _check_cache(self, slide_ids: set[str]) -> None:

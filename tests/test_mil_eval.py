@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny evaluation does; `tests/test_cli.py` runs a whole one."""
+    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+
+
 @pytest.fixture(scope="module")
 def separable(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """Two classes that anything tells apart. Not to be changed."""

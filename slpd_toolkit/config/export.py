@@ -11,7 +11,11 @@ _OF_EMBEDDINGS = ("trident", "anndata", "parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a region ViT's weights, a cache's tokens, or embeddings of regions and slides as other tools read them."""
+    """Write a region ViT's weights, a cache's tokens, or embeddings of regions and slides as other tools read them.
+
+    slpd export runs/nsclc --out vit4k_xs_nsclc.pth
+    slpd export cache/ --to anndata --model runs/nsclc --out regions.h5ad
+    """
 
     source: Path
     """Weights: region_vit.pt, or the run folder that holds it. Tokens, embeddings: a token cache, or a file of it."""

@@ -64,3 +64,19 @@ class ImportConfig:
         require_at_least(0, "limit", self.limit)
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "0 to 1")
         require(0 < self.tolerance <= 0.5, "--tolerance", self.tolerance, "above 0, at most 0.5")
+
+
+TOOLS = {
+    "auto": "Tell by the files' content which tool wrote them, and import them.",
+    "trident": "TRIDENT: give features_<encoder>/ of the job's folder. Needs nothing else; --mpp or a manifest's mpp "
+    "are more exact than its magnification labels.",
+    "clam": "CLAM: give FEAT_DIR/h5_files, and --coords RESULTS/patches, --encoder-name, and --mpp (or --manifest with "
+    "mpp), none of which its feature files say.",
+    "stamp": "STAMP: give <extractor>/. With --mpp or a manifest's mpp the cache has the slide's own pixels; without, "
+    "its coordinates fit everything but those. Files of before version 2 do not say how large tiles are: --target-mpp.",
+    "slide2vec": "slide2vec: give RUN/hierarchical_embeddings (regions of m x m tiles); coordinates are looked for in "
+    "RUN/tiles, or give --coords.",
+    "hipt": "HIPT: give a folder of .pt files: [256, D] a region, called <slide>_<x>_<y>.pt, or [M, 256, D] a slide; "
+    "and --encoder-name, and --mpp where coordinates are known.",
+}
+"""Tools whose files can be imported, and what each needs."""

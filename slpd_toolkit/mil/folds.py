@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
@@ -98,6 +99,11 @@ def run_folds(
             result.attention,
             result.checks,
         )
+
+
+def release_workers() -> None:
+    """End the processes that trained heads: idle ones keep their memory for minutes, in case there is more to do."""
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
