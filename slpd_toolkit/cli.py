@@ -17,6 +17,7 @@ import typer
 from slpd_toolkit import __version__, console
 from slpd_toolkit.cli_help import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
@@ -37,7 +38,7 @@ app = typer.Typer(
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
 
-STAGES, LOOK, EXCHANGE = "Stages", "Look at what they made", "Exchange with other tools"
+FIRST, STAGES, LOOK, EXCHANGE = "Try it", "Stages", "Look at what they made", "Exchange with other tools"
 """Sections of `slpd --help`."""
 
 CONFIGS: dict[str, type] = {}
@@ -126,7 +127,7 @@ def add_stage(
         name: The command.
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
-        argument: The attribute that is positional.
+        argument: The attribute that is positional; empty for none.
         section: Where `--help` lists it.
         group: The command that it belongs to.
         doc: What its help begins with; the configuration's own docstring if empty.
@@ -208,6 +209,7 @@ def _guarded(work: Callable[[], int | None]) -> None:
     raise typer.Exit(code)
 
 
+add_stage("demo", DemoConfig, "slpd_toolkit.demo.command", argument="", section=FIRST)
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")

@@ -9,7 +9,8 @@ import numpy as np
 from slpd_toolkit.demo.architectures import CLASSES, Architecture, class_mixture
 from slpd_toolkit.demo.artefacts import Artefact
 
-SLIDES_A_PATIENT = (1, 1, 1, 1, 2, 3)
+SLIDES_A_PATIENT = (1, 2, 1, 1, 3, 1, 2, 1, 1, 1, 1, 3)
+"""In turn; both classes, which take turns too, get equally many slides."""
 SCANNERS_MPP = (0.5, 0.5, 0.46, 0.55)
 """Level-0 resolutions of the scanners in use."""
 PATIENT_SPREAD, SLIDE_SPREAD = 14.0, 60.0
@@ -52,7 +53,7 @@ def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
         label = CLASSES[patient % len(CLASSES)]
         patient_id = f"P{patient + 1:03}"
         mixture = rng.dirichlet(PATIENT_SPREAD * class_mixture(label))
-        count = int(rng.choice(SLIDES_A_PATIENT))
+        count = SLIDES_A_PATIENT[patient % len(SLIDES_A_PATIENT)]
         for number in range(min(count, slides - len(planned))):
             own = rng.dirichlet(SLIDE_SPREAD * np.maximum(mixture, 1e-3))
             planned.append(

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.errors import SlideError
+from slpd_toolkit.files import atomic_path
 from slpd_toolkit.foreign.features import SlideFeatures, check_pairs, require_encoder, require_mpp
 from slpd_toolkit.foreign.rows import ArrayRows, check_features
 from slpd_toolkit.foreign.slide2vec import COORDINATES, read_grids
-from slpd_toolkit.foreign.tensors import read_arrays, read_tensor
+from slpd_toolkit.foreign.tensors import read_arrays, read_tensor, write_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,3 +177,41 @@ def _corners_in_file(
         raise SlideError(f"{coordinates} lacks x or y.", hint="It must hold x and y of each region, level-0 px.")
     corners = check_pairs(np.stack([arrays["x"], arrays["y"]], axis=-1), regions, path, "regions")
     return corners, (path, coordinates)
+
+
+def write_regions(
+    folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
+) -> None:
+    """Write a file a region, (m * m, D) fp32, called by where it lies.
+
+    Args:
+        folder: Where.
+        slide_id: Begins the names.
+        tokens: (R, m, m, D).
+        corners_l0: (R, 2), x and y, level-0 px.
+    """
+    for region, (x, y) in zip(tokens, corners_l0.tolist(), strict=True):
+        write_tensor(folder / f"{slide_id}_{x}_{y}.pt", _in_rows(region))
+
+
+def write_slide(
+    folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
+) -> None:
+    """Write a slide's regions as one file, (R, m * m, D) fp32, and beside it where they lie, which HIPT leaves out.
+
+    Args:
+        folder: Where; the coordinates go into its folder `COORDS_FOLDER`.
+        slide_id: Names the files.
+        tokens: (R, m, m, D).
+        corners_l0: (R, 2), x and y, level-0 px.
+    """
+    write_tensor(folder / f"{slide_id}.pt", _in_rows(tokens))
+    (folder / COORDS_FOLDER).mkdir(exist_ok=True)
+    with atomic_path(folder / COORDS_FOLDER / (slide_id + COORDINATES)) as partial, partial.open("wb") as file:
+        np.savez(file, x=corners_l0[:, 0], y=corners_l0[:, 1])
+
+
+def _in_rows(tokens: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """(..., m, m, D) to (..., m * m, D), in the type that HIPT computes in."""
+    *before, rows, columns, width = tokens.shape
+    return tokens.reshape(*before, rows * columns, width).astype(np.float32)

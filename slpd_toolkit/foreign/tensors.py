@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from slpd_toolkit.errors import SlideError
+from slpd_toolkit.files import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +28,6 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
     Raises:
         SlideError: The file is unreadable, holds code, or no floating-point tensor.
     """
-    import pickle
-
     try:
         found = _load(path)
     except (*_DAMAGES, pickle.UnpicklingError) as error:
@@ -52,6 +52,19 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             return dict(arrays.items())
     except _DAMAGES as error:
         raise SlideError(f"{path} cannot be read as .npz ({error}).", hint="It is damaged: write it again.") from error
+
+
+def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
+    """Write an array as the one tensor of a .pt file, atomically.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    with atomic_path(path) as partial:
+        try:
+            torch.save(torch.from_numpy(values), partial)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"{path} cannot be written in full") from error
 
 
 def _load(path: Path) -> object:

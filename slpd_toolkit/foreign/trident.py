@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import h5py
+import numpy as np
+
+from slpd_toolkit.files import atomic_path
 from slpd_toolkit.foreign.features import (
     OBJECTIVE_UM,
     MissingSettingError,
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
+
+    import numpy.typing as npt
 
     from slpd_toolkit.foreign.features import Settings
 
@@ -69,8 +77,65 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """What is embedded on one slide: squares of `side_px` at `target_mpp`, which are `side_l0` at level 0."""
+
+    side_px: int
+    side_l0: int
+    target_mpp: float
+    mpp_l0: float
+    size_l0: tuple[int, int]
+
+
+def folder_name(encoder: str) -> str:
+    """Name the folder of an encoder's features as TRIDENT does, with no character that a path could trip over."""
+    return _FOLDER + re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
+
+
+def write(
+    path: Path,
+    slide_id: str,
+    features: npt.NDArray[np.float32],
+    coords_l0: npt.NDArray[np.int64],
+    squares: Squares,
+    **about: str,
+) -> None:
+    """Write one slide as TRIDENT's readers expect it, atomically.
+
+    Args:
+        path: The file.
+        slide_id: Its name in the attributes.
+        features: (N, D).
+        coords_l0: (N, 2), x and y of the squares' top-left corners, level-0 px.
+        squares: What is embedded.
+        about: Further attributes of the features.
+    """
+    attributes = {
+        "patch_size": squares.side_px,
+        PATCH_L0: squares.side_l0,
+        "level0_magnification": _magnification(squares.mpp_l0),
+        "target_magnification": _magnification(squares.target_mpp),
+        "overlap": 0,
+        "level0_width": squares.size_l0[0],
+        "level0_height": squares.size_l0[1],
+        "name": slide_id,
+        "level0_mpp": squares.mpp_l0,
+        "target_mpp": squares.target_mpp,
+    }
+    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+        file.create_dataset(FEATURES, data=features).attrs.update({"name": slide_id, **about})
+        file.create_dataset(COORDS, data=coords_l0, dtype=np.int64).attrs.update(attributes)
+
+
+def _magnification(mpp: float) -> int | float:
+    """The label that stands for a resolution; whole where that is exact."""
+    label = OBJECTIVE_UM / mpp
+    return round(label) if abs(label - round(label)) < 1e-6 * label else label
+
+
 def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
-    given = settings.mpp_l0 or settings.mpp
+    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is ours
     if given:
         return given, ()
     magnification = number(attributes, path, "level0_magnification")
