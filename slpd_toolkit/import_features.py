@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,8 @@ def run(config: ImportConfig) -> int:
     if config.source.resolve() == config.out.resolve():
         raise UsageError("--out is the folder of the features itself.", hint="Choose another folder for the cache.")
     console.note(f"{config.source}: {len(found):,} slides of {tool}")
+    if config.coords and tool in {"trident", "stamp"}:
+        console.warn(f"--coords is not used: files of {tool} hold their coordinates themselves.")
     wanted, problems = _of_manifest(config.manifest, found) if config.manifest else (_unnamed(found), [])
     wanted = wanted[: config.limit or None]
     stage = ImportStage(config, tool, wanted)
@@ -287,7 +290,7 @@ class ImportStage:
             slide_id=slide_id,
             slide_width_l0=width_l0,
             slide_height_l0=height_l0,
-            slide_fingerprint="+".join(fingerprint(path) for path in slide.files),
+            slide_fingerprint=_fingerprint(slide.files),
             mpp_l0=slide.mpp_l0,
             effective_mpp=slide.effective_mpp,
             upsampling=max(1.0, slide.patch_px / slide.patch_l0),
@@ -355,6 +358,12 @@ def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement
         writer.put(region, placement.rows[part], placement.columns[part], tokens)
         count += features.nbytes
     return count
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Tell what a slide was made of from another state of it; a slide may be thousands of files."""
+    each = [fingerprint(path) for path in files]
+    return each[0] if len(each) == 1 else f"{len(each)}-files-{sha256('+'.join(each).encode()).hexdigest()[:16]}"
 
 
 def _require_placed_alike(path: Path, meta: TokenMeta) -> None:

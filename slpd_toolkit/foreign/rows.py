@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -10,7 +11,7 @@ import numpy as np
 from slpd_toolkit.errors import SlideError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -54,6 +55,8 @@ class ScatteredRows:
         self._offsets, self._dtype = offsets, dtype
         length = width * dtype.itemsize
         data = np.memmap(path, np.uint8, "r")
+        if offsets.max() + length > len(data):
+            raise ValueError(f"rows lie beyond the end of the file, {len(data):,} bytes")
         self._windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
 
     def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
@@ -61,17 +64,19 @@ class ScatteredRows:
         return self._windows[self._offsets[index]].view(self._dtype)
 
 
-def open_h5(path: Path) -> AbstractContextManager[h5py.File]:
+@contextmanager
+def open_h5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
 
     Raises:
-        SlideError: It is none, or cut short.
+        SlideError: It is none, was cut short, or turns out to be damaged while it is read in the block.
     """
     try:
-        return h5py.File(path, "r")  # type: ignore[no-any-return]  # h5py has no types
+        with h5py.File(path, "r") as file:
+            yield file
     except DAMAGES as error:
         raise SlideError(
-            f"{path} cannot be read as HDF5 ({error}).",
+            f"{path} cannot be read as HDF5 ({next(iter(str(error).splitlines()), type(error).__name__)}).",
             hint="It is damaged or was cut short: copy it again, or extract the slide's features again.",
         ) from error
 
@@ -137,7 +142,7 @@ def _rows(data: h5py.Dataset, path: Path) -> ArrayRows | ScatteredRows:
         return ArrayRows(np.memmap(path, data.dtype, "r", offset, (rows, width)))
     if plain and data.chunks == (1, width):
         offsets = _chunk_offsets(data)
-        if (offsets >= 0).all():
+        if offsets.min() >= 0:
             return ScatteredRows(path, offsets, width, data.dtype)
     return ArrayRows(data[...])
 

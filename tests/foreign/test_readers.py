@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.foreign import trident
 from slpd_toolkit.foreign.detect import find, read_slide, tool_of
 from slpd_toolkit.foreign.features import MissingSettingError, Settings, known, nominal_mpp
 from slpd_toolkit.foreign.rows import open_h5, open_rows
@@ -318,6 +320,19 @@ def test_rows_that_were_never_written_are_zeros(tmp_path: Path) -> None:
         file.create_dataset("features", shape=(5, 4), chunks=(1, 4), dtype="f4")[2] = 7
     with open_h5(tmp_path / "a.h5") as file:
         assert open_rows(file["features"], tmp_path / "a.h5").take(np.array([2, 3])).tolist() == [[7] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_is_told_as_such(tmp_path: Path, seed: int) -> None:
+    """Bytes of the header, of the chunks' index or of attributes are overwritten: an error for the user, or none."""
+    path = write_trident(tmp_path / "features_e" / "a.h5", FEATURES, COORDS)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(8, len(data), 60):
+        data[place] = rng.integers(256)
+    path.write_bytes(data)
+    with suppress(SlideError):
+        rows(trident.read(path, Settings()))
 
 
 def test_the_resolution_that_was_meant() -> None:

@@ -61,6 +61,8 @@ def damage(path: Path, how: str) -> None:
             file.attrs["schema_version"] = 99
         elif how == "missing":
             del file["0/scores"]
+        elif how == "overlap":
+            file["0/offsets"][1] = file["0/offsets"][2]  # the second slide has no region
         elif how == "name":
             file.move("0", "first")
         else:
@@ -70,7 +72,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["no HDF5", "version", "missing", "name", "coords_l0", "region_l0", "scores", "offsets"]
+    "how", ["no HDF5", "version", "missing", "name", "coords_l0", "region_l0", "scores", "offsets", "overlap"]
 )
 def test_a_damaged_file_is_told(tmp_path: Path, how: str) -> None:
     path = tmp_path / "scores.h5"
