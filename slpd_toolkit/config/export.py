@@ -14,6 +14,7 @@ class ExportConfig:
     """Write a region ViT's weights, a cache's tokens, or embeddings of regions and slides as other tools read them.
 
     slpd export runs/nsclc --out vit4k_xs_nsclc.pth
+
     slpd export cache/ --to anndata --model runs/nsclc --out regions.h5ad
     """
 

@@ -18,6 +18,7 @@ SMALLER = {
     "pretrain": "--epochs 2 --batch-size 16 --warmup-epochs 1 --prototype-epoch 1 --clusters 2 --min-regions 2 "
     "--depth 1 --global-side 3 --local-side 2 --local-crops 2 --embed-dim 24 --hidden-dim 32 --bottleneck-dim 16 "
     "--out-dim 64 --log-every 1 --device cpu",
+    "demo": "--tiny --jobs 1",
     "mil-eval": "--folds 3 --steps 40 --bootstrap 50 --permutations 50 --jobs 1 --device cpu",
 }
 OTHER_ENCODERS = {
