@@ -41,7 +41,7 @@ def main(demo: Path) -> None:
     slide_id = str(file.slide_ids[row])
     mpl.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
     figure = Figure((14, 3.9), dpi=100)
-    parts = figure.subfigures(1, 4, width_ratios=(1.15, 0.95, 1.15, 1.2))
+    parts: Any = figure.subfigures(1, 4, width_ratios=(1.15, 0.95, 1.15, 1.2))
     with Slide(demo / "slides" / f"{slide_id}.tiff") as slide:
         thumbnail = slide.thumbnail(slide.mpp_l0 * max(slide.width_l0, slide.height_l0) / _SIDE_PX)
         _draw_prototypes_of_slide(parts[0].add_subplot(), file, row, thumbnail.rgb, thumbnail.step_l0)
@@ -118,9 +118,9 @@ def _draw_comparison(part: SubFigure, document: dict[str, Any]) -> None:
     axes.set(yticks=range(len(MODELS)), xlabel="AUC, 95 % interval over patients", ylim=(len(MODELS) - 0.5, -0.5))
     axes.set_yticklabels(MODELS.values())
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncols=3)
     axes.set_title("Is the representation any good?", fontsize=10)
-    part.subplots_adjust(left=0.27, bottom=0.16, right=0.97)
+    part.subplots_adjust(left=0.27, bottom=0.23, right=0.97)
 
 
 def _finish(axes: Axes, title: str) -> None:
