@@ -428,7 +428,7 @@ def test_interrupting_ends_all_processes_with_one_sentence(separable: Planted, t
     deadline = time.monotonic() + 100
     while len(workers_of(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(1)
+    time.sleep(0.5)
     (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130

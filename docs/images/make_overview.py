@@ -41,7 +41,8 @@ def main(demo: Path) -> None:
     slide_id = str(file.slide_ids[row])
     mpl.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
     figure = Figure((14, 3.9), dpi=100)
-    parts: Any = figure.subfigures(1, 4, width_ratios=(1.15, 0.95, 1.15, 1.2))
+    grid = figure.add_gridspec(1, 4, width_ratios=(1.15, 0.95, 1.15, 1.2))
+    parts = [figure.add_subfigure(grid[0, column]) for column in range(4)]
     with Slide(demo / "slides" / f"{slide_id}.tiff") as slide:
         thumbnail = slide.thumbnail(slide.mpp_l0 * max(slide.width_l0, slide.height_l0) / _SIDE_PX)
         _draw_prototypes_of_slide(parts[0].add_subplot(), file, row, thumbnail.rgb, thumbnail.step_l0)

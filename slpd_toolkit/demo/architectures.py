@@ -74,11 +74,11 @@ _TOWARDS_INFLAMED = {
     Architecture.CORDS: -0.09,
     Architecture.INFLAMED_NESTS: 0.10,
     Architecture.INFILTRATED_CORDS: 0.09,
-    Architecture.FOLLICLES: -0.06,
-    Architecture.FIBROUS: 0.06,
+    Architecture.FOLLICLES: -0.02,
+    Architecture.FIBROUS: 0.02,
 }
-"""How the classes differ: lymphocytes move from follicles to the tumour. A slide holds about as much of each kind of
-tissue in both classes, a few more lymphocytes in the inflamed one; what differs is which kinds share a region."""
+"""How the classes differ: lymphocytes lie among the tumour, not in follicles. A slide holds about as much of each kind
+of tissue in both classes, a few more lymphocytes in the inflamed one; what differs is which kinds share a region."""
 
 
 def class_mixture(label: str) -> npt.NDArray[np.float64]:

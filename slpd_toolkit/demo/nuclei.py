@@ -87,11 +87,11 @@ class Bank:
     mpp: float
 
     def print_on(self, canvas: npt.NDArray[np.uint8], nuclei: Nuclei, left_um: float, top_um: float) -> None:
-        """Print nuclei on a canvas of (H, W) amounts whose corner is at (left, top); the darker amount wins."""
+        """Print nuclei on (H, W) amounts whose first pixel lies at (left, top), um; the darker amount wins."""
         side = self.stamps.shape[-1]
         # A border takes what sticks out; what lies wholly outside is left out first.
-        x = np.round((nuclei.x_um - left_um) / self.mpp).astype(np.intp) + side // 2
-        y = np.round((nuclei.y_um - top_um) / self.mpp).astype(np.intp) + side // 2
+        x = np.round((nuclei.x_um - left_um) / self.mpp).astype(np.intp) + side - side // 2
+        y = np.round((nuclei.y_um - top_um) / self.mpp).astype(np.intp) + side - side // 2
         height, width = canvas.shape
         kept = (x >= 0) & (y >= 0) & (x < width + side) & (y < height + side)
         x, y, shape, angle = x[kept], y[kept], nuclei.shape[kept], nuclei.angle[kept]

@@ -21,7 +21,8 @@ STAINS = (
 """Optical density of red, green and blue: Ruifrok and Johnston, Anal Quant Cytol Histol 2001;23:291-9."""
 _DARKEST = 1 / 255
 _SOFT_OD = 0.08  # width of a level, so that a little more stain changes the features a little
-_MEAN_SCALE, _SPREAD_SCALE, _EDGE_SCALE = 2.0, 3.0, 6.0  # bring all features to about the same size
+_MEAN_SCALE, _SHARE_SCALE, _SPREAD_SCALE, _EDGE_SCALE = 16.0, 8.0, 24.0, 48.0
+# They bring all features to about the same spread, 1 to 2 over the patches of a cohort, as those of learned encoders.
 
 
 class StainStatistics(nn.Module):
@@ -46,7 +47,7 @@ class StainStatistics(nn.Module):
         amounts = torch.einsum("sc,nchw->nshw", self.unmixing, density)
         flat = amounts.flatten(2)
         above = torch.stack([((flat[:, :2] - level) / _SOFT_OD + 0.5).clamp(0, 1).mean(-1) for level in LEVELS], dim=2)
-        features = [_MEAN_SCALE * flat.mean(-1), above.flatten(1)]
+        features = [_MEAN_SCALE * flat.mean(-1), _SHARE_SCALE * above.flatten(1)]
         for scale in SCALES:
             coarse = F.avg_pool2d(amounts, scale)
             across = (coarse[..., :, 1:] - coarse[..., :, :-1]).abs().mean((-2, -1))

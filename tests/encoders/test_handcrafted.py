@@ -10,6 +10,7 @@ import torch
 from slpd_toolkit.encoders.handcrafted import LEVELS, SCALES, STAINS, StainStatistics
 from slpd_toolkit.encoders.registry import make_encoder
 
+SCALE = 8  # of all features alike
 SHARES = slice(3, 3 + 2 * len(LEVELS))
 
 
@@ -23,7 +24,7 @@ def stained(haematoxylin: torch.Tensor | float, eosin: torch.Tensor | float, sid
 
 def measure(images: torch.Tensor) -> torch.Tensor:
     features: torch.Tensor = StainStatistics()(images)
-    return features[0]
+    return features[0] / SCALE
 
 
 def by_scale(features: torch.Tensor) -> torch.Tensor:
