@@ -1,0 +1,403 @@
+"""Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds, measured in the same way.
+
+    python -m benchmarks.ablate run --out runs/ablate --jobs 2           # the main rows; goes on where it stopped
+    python -m benchmarks.ablate run --out runs/ablate --rows sensitivity --seeds 0 1 2
+    python -m benchmarks.ablate report --out runs/ablate --into benchmarks/results
+
+A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
+between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
+
+- regions: a logistic probe, and nearest neighbours from other patients, of the true architecture (balanced accuracy;
+  patients are on one side only; the mixture of architectures is alike on both); also of its two halves alone: which
+  kinds share a region, and how they are arranged.
+- prototypes: normalised mutual information of each slide's k-means clusters with the true architecture, mean of slides.
+- slides: class, grade and survival by the aggregators of `slpd mil-eval`, cross-validated by patient, and with a
+  quarter of the training patients' labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.planted import CACHE, Planted, Truth, write_cohort
+from slpd_toolkit import pretrain
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.files import write_text
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.cohort import Cohort
+from slpd_toolkit.mil.folds import run_folds
+from slpd_toolkit.mil.splits import cross_validation
+from slpd_toolkit.mil.tasks import Classification, Survival
+from slpd_toolkit.mil.training import HeadTraining
+from slpd_toolkit.mil.training_subsets import keep_fraction
+from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.objectives.prototypes import kmeans
+from slpd_toolkit.store.cohort import CohortTokens
+from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.training.metrics import read_metrics
+from slpd_toolkit.training.prototype_file import PrototypeFile
+from slpd_toolkit.training.trainer import METRICS, PROTOTYPES, REGION_VIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from slpd_toolkit.mil.tasks import Task
+
+SIZE: dict[str, Any] = {"slides": 80, "regions": 24.0, "grid": 8, "dim": 64}
+COHORTS: dict[str, dict[str, Any]] = {
+    "region shift": {"pairings": 3, "scales": (1.0,), "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
+    "slide shift": {"pairings": 3, "scales": (1.0,), "region_shift": 0.3, "slide_shift": 1.0, "site_shift": 0.7},
+    "arrangement": {"scales": (0.0, 2.0), "noise": 0.1, "region_shift": 0, "slide_shift": 0, "site_shift": 0, "drift": 0},
+}
+"""Dials of `Planted`: what tells architectures apart, and what stands in the way."""
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 12,
+    "batch_size": 64,
+    "clusters": 4,
+    "min_regions": 8,
+    "prototype_epoch": 1,
+    "global_side": 6,
+    "local_side": 3,
+    "local_crops": 4,
+    "embed_dim": 64,
+    "depth": 2,
+    "heads": 4,
+    "mlp_ratio": 2.0,
+    "drop_path": 0.0,
+    "hidden_dim": 128,
+    "bottleneck_dim": 64,
+    "out_dim": 256,
+    "lr": 0.004,
+    "warmup_epochs": 2,
+    "teacher_momentum": 0.99,
+    "weight_decay_end": 0.1,
+    "workers": 1,
+    "device": "cpu",
+    "precision": "fp32",
+    "save_every_min": 60.0,
+}
+"""Of every row, where it says nothing else: a network and a run small enough for half a CPU minute."""
+
+NO_PROTOTYPES = {"intra_weight": 0.0, "inter_weight": 0.0}
+MAIN: dict[str, dict[str, Any]] = {
+    "DINO": NO_PROTOTYPES,
+    "DINO + intra": {"inter_weight": 0.0},
+    "DINO + inter": {"intra_weight": 0.0},
+    "SLPD matched": {},
+    "SLPD nearest": {"correspondence": "nearest"},
+}
+SENSITIVITY: dict[str, dict[str, Any]] = {
+    "DINO out 1024": NO_PROTOTYPES | {"out_dim": 1024},
+    "SLPD out 1024": {"out_dim": 1024},
+    "DINO out 8192": NO_PROTOTYPES | {"out_dim": 8192},
+    "SLPD out 8192": {"out_dim": 8192},
+    "SLPD K 2": {"clusters": 2},
+    "SLPD K 8": {"clusters": 8},
+    "SLPD from epoch 0": {"prototype_epoch": 0},
+    "SLPD from epoch 4": {"prototype_epoch": 4},
+    "SLPD from epoch 8": {"prototype_epoch": 8},
+    "SLPD weights 0.3": {"intra_weight": 0.3, "inter_weight": 0.3},
+    "SLPD weights 3": {"intra_weight": 3.0, "inter_weight": 3.0},
+    "SLPD backbone clusters": {"cluster_features": "backbone"},
+}
+ROWS = {**MAIN, **SENSITIVITY}
+
+TRUTH_ROW, MEAN, UNTRAINED = "truth", "mean tokens", "untrained"
+BASELINES = (SIZE: dict[str, Any] = {"slides": 80, "regions": 24.0, "grid": 8, "dim": 64}
+COHORTS: dict[str, dict[str, Any]] = {
+    "region shift": {"pairings": 3, "scales": (1.0,), "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
+    "slide shift": {"pairings": 3, "scales": (1.0,), "region_shift": 0.3, "slide_shift": 1.0, "site_shift": 0.7},
+    "arrangement": {"scales": (0.0, 2.0), "noise": 0.1, "region_shift": 0, "slide_shift": 0, "site_shift": 0, "drift": 0},
+}
+"""Dials of `Planted`: what tells architectures apart, and what stands in the way."""
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 12,
+    "batch_size": 64,
+    "clusters": 4,
+    "min_regions": 8,
+    "prototype_epoch": 1,
+    "global_side": 6,
+    "local_side": 3,
+    "local_crops": 4,
+    "embed_dim": 64,
+    "depth": 2,
+    "heads": 4,
+    "mlp_ratio": 2.0,
+    "drop_path": 0.0,
+    "hidden_dim": 128,
+    "bottleneck_dim": 64,
+    "out_dim": 256,
+    "lr": 0.004,
+    "warmup_epochs": 2,
+    "teacher_momentum": 0.99,
+    "weight_decay_end": 0.1,
+    "workers": 1,
+    "device": "cpu",
+    "precision": "fp32",
+    "save_every_min": 60.0,
+}
+"""Of every row, where it says nothing else: a network and a run small enough for half a CPU minute."""
+
+NO_PROTOTYPES = {"intra_weight": 0.0, "inter_weight": 0.0}
+MAIN: dict[str, dict[str, Any]] = {
+    "DINO": NO_PROTOTYPES,
+    "DINO + intra": {"inter_weight": 0.0},
+    "DINO + inter": {"intra_weight": 0.0},
+    "SLPD matched": {},
+    "SLPD nearest": {"correspondence": "nearest"},
+}
+SENSITIVITY: dict[str, dict[str, Any]] = {
+    "DINO out 1024": NO_PROTOTYPES | {"out_dim": 1024},
+    "SLPD out 1024": {"out_dim": 1024},
+    "DINO out 8192": NO_PROTOTYPES | {"out_dim": 8192},
+    "SLPD out 8192": {"out_dim": 8192},
+    "SLPD K 2": {"clusters": 2},
+    "SLPD K 8": {"clusters": 8},
+    "SLPD from epoch 0": {"prototype_epoch": 0},
+    "SLPD from epoch 4": {"prototype_epoch": 4},
+    "SLPD from epoch 8": {"prototype_epoch": 8},
+    "SLPD weights 0.3": {"intra_weight": 0.3, "inter_weight": 0.3},
+    "SLPD weights 3": {"intra_weight": 3.0, "inter_weight": 3.0},
+    "SLPD backbone clusters": {"cluster_features": "backbone"},
+}
+ROWS = {**MAIN, **SENSITIVITY}
+
+TRUTH_ROW, MEAN, UNTRAINED)
+FOLDS = 5
+REGION_FOLDS = 4
+NEIGHBOURS = 10
+FRACTION = 0.25
+HEADS = HeadTraining(steps=300, patience=5)
+MEASURED = ("knn", "probe", "prototype-histogram", "abmil")
+FEW_LABELS = ("probe", "prototype-histogram")
+_REGIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One row on one seed of one cohort: what is trained, measured and kept."""
+
+    root: Path
+    cohort: str
+    seed: int
+    row: str
+
+    @property
+    def data(self) -> Path:
+        return self.root / self.cohort / f"seed{self.seed}"
+
+    @property
+    def run_folder(self) -> Path:
+        return self.data / "runs" / self.row.replace(" ", "-")
+
+    @property
+    def result(self) -> Path:
+        return self.data / f"{self.row.replace(' ', '-')}.json"
+
+
+def planted_of(unit: Unit) -> Planted:
+    return Planted(**SIZE, **COHORTS[unit.cohort], seed=unit.seed)
+
+
+def settings_of(unit: Unit) -> dict[str, Any]:
+    return {**SETTINGS, "seed": unit.seed, **ROWS.get(unit.row, {})}
+
+
+def training_of(unit: Unit) -> PretrainConfig:
+    return PretrainConfig(cache=unit.data / CACHE, out=unit.run_folder, **settings_of(unit))
+
+
+def complete(unit: Unit) -> None:
+    """Train and measure a unit, unless its result is there."""
+    if unit.result.exists():
+        return
+    torch.set_num_threads(1)
+    truth = write_cohort(planted_of(unit), unit.data)
+    started, started_cpu = time.perf_counter(), time.process_time()
+    if unit.row not in BASELINES:
+        pretrain.run(training_of(unit))
+    trained, trained_cpu = time.perf_counter(), time.process_time()
+    measured = measure(represent(unit, truth), truth, unit.seed, clusters=settings_of(unit)["clusters"])
+    found = {
+        "cohort": unit.cohort,
+        "seed": unit.seed,
+        "row": unit.row,
+        "training_wall_s": round(trained - started, 1),
+        "training_cpu_s": round(trained_cpu - started_cpu, 1),
+        "measuring_cpu_s": round(time.process_time() - trained_cpu, 1),
+        "metrics": {**measured, **of_the_run(unit, truth)},
+    }
+    write_text(unit.result, json.dumps(found, indent=1))
+
+
+def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
+    """(R, E) embeddings of all regions by a row."""
+    if unit.row == TRUTH_ROW:
+        return np.eye(len(truth.pairing), dtype=np.float32)[truth.architecture]
+    store = TokenStore.open(unit.data / CACHE)
+    if unit.row == MEAN:
+        return np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.slides])
+    if unit.row == UNTRAINED:
+        names = ("embed_dim", "depth", "heads", "mlp_ratio")
+        shape = {name: settings_of(unit)[name] for name in names}
+        config = RegionViTConfig(store.embedding_dim, settings_of(unit)["global_side"], **shape)
+        network = RegionViT(config, torch.Generator().manual_seed(unit.seed)).eval()
+    else:
+        network = RegionViT.from_file(unit.run_folder / REGION_VIT)
+    return embed(network, CohortTokens(store))
+
+
+@torch.inference_mode()
+def embed(network: RegionViT, tokens: CohortTokens) -> NDArray[np.float32]:
+    """(R, E) embeddings of whole regions."""
+    parts = np.array_split(np.arange(len(tokens)), max(1, len(tokens) // _REGIONS_AT_ONCE))
+    embedded: list[Tensor] = [network(tokens.read(part)) for part in parts]
+    found: NDArray[np.float32] = torch.cat(embedded).numpy()
+    return found
+
+
+def measure(features: NDArray[np.float32], truth: Truth, seed: int, *, clusters: int) -> dict[str, Any]:
+    """All that is measured of (R, E) region embeddings: name -> value, or values of the folds."""
+    return {
+        **regions(features, truth),
+        "prototypes nmi": purity(slide_clusters(features, truth, clusters, seed), truth),
+        **slides(features, truth, seed),
+    }
+
+
+def regions(features: NDArray[np.float32], truth: Truth) -> dict[str, float]:
+    """Balanced accuracy of the architecture, of the kinds that share a region, and of their arrangement."""
+    patients = truth.patients[truth.slide_of_region]
+    scaled = StandardScaler().fit_transform(features)
+    probed = np.empty_like(truth.architecture)
+    for train, test in StratifiedGroupKFold(REGION_FOLDS).split(scaled, truth.architecture, patients):
+        model = LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
+        probed[test] = model.fit(scaled[train], truth.architecture[train]).predict(scaled[test])
+    unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
+    likeness = unit @ unit.T
+    likeness[patients[:, None] == patients] = -np.inf
+    nearest = np.argpartition(-likeness, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    one_hot = np.eye(len(truth.pairing))[truth.architecture]
+    voted = one_hot[nearest].sum(axis=1).argmax(axis=1)
+    pair = np.unique(truth.kinds, axis=0, return_inverse=True)[1].ravel()
+    found = {}
+    for name, predicted in (("probe", probed), ("knn", voted)):
+        for part, of in (("", np.arange(len(pair))), (" kinds", pair), (" arrangement", truth.scale)):
+            wanted = of[truth.architecture]
+            several = len(np.unique(wanted)) > 1
+            score = balanced_accuracy_score(wanted, of[predicted]) if several else float("nan")
+            found[f"regions {name}{part}"] = float(score)
+    return found
+
+
+def slide_clusters(features: NDArray[np.float32], truth: Truth, clusters: int, seed: int) -> NDArray[np.int64]:
+    """(R,) k-means cluster of each region within its slide; -1 on slides with fewer than two regions a cluster."""
+    assigned = np.full(len(features), -1)
+    for rows in of_slides(truth):
+        if len(rows) >= 2 * clusters:
+            assigned[rows] = kmeans(features[rows], clusters, seed=seed)[1]
+    return assigned
+
+
+def purity(clusters: NDArray[np.int64], truth: Truth) -> float:
+    """Normalised mutual information with the true architecture, mean of the slides that have clusters."""
+    pairs = [(truth.architecture[rows], clusters[rows]) for rows in of_slides(truth) if clusters[rows[0]] >= 0]
+    return float(np.mean([normalized_mutual_info_score(*pair) for pair in pairs]))
+
+
+def chance(clusters: NDArray[np.int64], truth: Truth, seed: int) -> float:
+    """`purity` of the same clusters, dealt out anew within each slide."""
+    rng, dealt = np.random.default_rng(seed), clusters.copy()
+    for rows in of_slides(truth):
+        dealt[rows] = rng.permutation(dealt[rows])
+    return purity(dealt, truth)
+
+
+def of_slides(truth: Truth) -> Iterator[NDArray[np.int64]]:
+    """Rows of the regions of each slide."""
+    sizes = np.bincount(truth.slide_of_region, minlength=len(truth.slide_ids))
+    yield from np.split(np.arange(len(truth.architecture)), sizes.cumsum()[:-1])
+
+
+def slides(features: NDArray[np.float32], truth: Truth, seed: int) -> dict[str, list[float]]:
+    """For each target and aggregator the headline metric of each fold."""
+    names = [str(slide) for slide in truth.slide_ids]
+    bags = Bags.pack(dict(zip(names, (features[rows] for rows in of_slides(truth)), strict=True)))
+    found = {}
+    for target, task in tasks_of(truth).items():
+        cohort = Cohort(truth.slide_ids, truth.patients, task.strata)
+        splits = cross_validation(cohort, folds=FOLDS, seed=seed)
+        few = keep_fraction(splits, cohort, FRACTION, seed=seed)
+        plans = [(name, splits, "") for name in MEASURED] + [(name, few, f" {FRACTION:.0%}") for name in FEW_LABELS]
+        for aggregator, used, suffix in plans:
+            folds = run_folds(bags, task, used, aggregator, training=HEADS, seed=seed, jobs=1)
+            values = [task.metrics(fold.rows, fold.outputs)[task.headline] for fold in folds]
+            found[f"{target} {aggregator}{suffix}"] = values
+    return found
+
+
+def tasks_of(truth: Truth) -> dict[str, Task]:
+    label = Classification(("a", "b"), (truth.label == "b").astype(np.int64))
+    grade = Classification(("1", "2", "3"), truth.grade - 1, ordinal=True)
+    return {"class": label, "grade": grade, "survival": Survival(truth.time, truth.event == 1, bins=3)}
+
+
+def of_the_run(unit: Unit, truth: Truth) -> dict[str, float]:
+    """Purity of the prototypes that training ended with, what chance would give, and the last losses."""
+    if unit.row in BASELINES:
+        return {}
+    clusters = PrototypeFile.read(unit.run_folder / PROTOTYPES).region_cluster
+    last = read_metrics(unit.run_folder / METRICS)[-1]
+    names = ("dino", "intra", "inter", "target_entropy", "centre_norm", "clusters_degenerate")
+    return {
+        "prototypes nmi bottleneck": purity(clusters, truth),
+        "prototypes nmi chance": chance(clusters, truth, unit.seed),
+        **{f"last {name}": float(last[name]) for name in names if last[name]},
+    }
+
+
+def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[str], jobs: int) -> None:
+    """Complete all units, seed by seed, so that what is there when it is stopped can be compared."""
+    units = [Unit(out, cohort, seed, row) for seed in seeds for cohort in cohorts for row in rows]
+    left = [unit for unit in units if not unit.result.exists()]
+    print(f"{len(left)} of {len(units)} units are left")
+    for cohort in cohorts:  # before the workers start, or several would write the same files
+        for seed in seeds:
+            unit = Unit(out, cohort, seed, MEAN)
+            write_cohort(planted_of(unit), unit.data)
+    joblib.Parallel(jobs, verbose=5)(joblib.delayed(complete)(unit) for unit in left)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
+    parser.add_argument("--cohorts", nargs="+", default=list(COHORTS), choices=COHORTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, or names of rows")
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY)}
+    rows = [row for name in args.rows for row in groups.get(name, [name])]
+    run(args.out, args.cohorts, args.seeds, rows, args.jobs)
+
+
+if __name__ == "__main__":
+    main()
