@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.int64]
 
 CACHE, MANIFEST, TRUTH = "cache", "manifest.csv", "truth.npz"
-TCGA_MEAN = 54.0
-"""Mean regions a slide of TCGA-BRCA (180 slides); a gamma distribution of this shape fits their spread (KS p = 0.48)."""
-TCGA_SHAPE = 3.25
+TCGA_SHAPE = 4.0
+"""Shape of a gamma distribution with mean and spread of TCGA-BRCA's regions a slide (180 slides, 54 +- 27)."""
 _PATCH_PX = 256
 _SMALLEST, _LARGEST = 3, 6
 _COLUMNS = ("slide_id", "slide_path", "patient_id", "site", "label", "grade", "time", "event")
@@ -58,7 +57,7 @@ class Planted:
     regions: float = 24.0
     """Mean regions a slide."""
     sizes: Path | None = None
-    """Array (.npy) of regions a slide to draw sizes from, rescaled to the mean; None draws from a gamma fitted to TCGA-BRCA."""
+    """Array (.npy) of regions a slide to draw from, rescaled to the mean; None: a gamma with TCGA-BRCA's spread."""
     grid: int = 8
     """Tokens along a region's side."""
     dim: int = 64
@@ -124,7 +123,7 @@ class Architectures:
         return cls(np.array(kinds), np.array(pairing), np.array(scale))
 
     def contrasts(self) -> FloatArray:
-        """(3, A) what drives class, grade and survival: pairing, scale, both. The two kinds of a pair weigh the same."""
+        """(3, A) what drives class, grade and survival: pairing, scale, both. All pairs of a pairing weigh the same."""
         pairing, scale = (
             np.linspace(-1, 1, 1 + codes.max())[codes] if codes.max() else np.zeros(len(codes))
             for codes in (self.pairing, self.scale)
