@@ -1,8 +1,7 @@
-"""Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds, measured in the same way.
+"""Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds.
 
-    python -m benchmarks.ablate run --out runs/ablate --jobs 2           # the main rows; goes on where it stopped
-    python -m benchmarks.ablate run --out runs/ablate --rows sensitivity --seeds 0 1 2
-    python -m benchmarks.ablate report --out runs/ablate --into benchmarks/results
+    python -m benchmarks.ablate --out runs/ablate --jobs 2       # the main rows; goes on where it stopped
+    python -m benchmarks.ablate --out runs/ablate --rows sensitivity --seeds 0 1 2 --report benchmarks/results
 
 A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
 between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
@@ -19,8 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_scor
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.ablate_report import write_report
 from benchmarks.planted import CACHE, Planted, Truth, write_cohort
 from slpd_toolkit import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
@@ -343,14 +344,20 @@ def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
-    parser.add_argument("--cohorts", nargs="+", default=list(COHORTS), choices=COHORTS)
+    parser.add_argument("--cohorts", nargs="+", default=["drift"], choices=COHORTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, or names of rows")
+    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, or names of rows; `none`")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--report", type=Path, help="folder to write planted.json, .csv and .svg of all that is there to"
+    )
     args = parser.parse_args()
-    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY)}
+    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY), "none": []}
     rows = [row for name in args.rows for row in groups.get(name, [name])]
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
+    if args.report:
+        settings = {"size": SIZE, "cohorts": COHORTS, "training": SETTINGS, "rows": ROWS}
+        write_report(args.out, args.report, " ".join(sys.argv), settings, [*BASELINES, *ROWS])
 
 
 if __name__ == "__main__":

@@ -173,7 +173,8 @@ class Truth:
         """(S, A) share of each architecture in each slide."""
         counts = np.zeros((len(self.slide_ids), len(self.pairing)))
         np.add.at(counts, (self.slide_of_region, self.architecture), 1)
-        return counts / counts.sum(axis=1, keepdims=True)
+        shares: FloatArray = counts / counts.sum(axis=1, keepdims=True)
+        return shares
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -1,0 +1,134 @@
+"""From the results of single units to one JSON, one table and one figure. See `benchmarks.ablate`."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from benchmarks.measure import machine
+from slpd_toolkit.files import atomic_path, write_csv, write_text
+from slpd_toolkit.mil.comparison import corrected_t_test, holm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+FIGURE_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram")
+COMPARED = ("DINO", "mean tokens", "untrained")
+"""Rows that every other row is compared with."""
+HEADLINES = ("regions knn", "prototypes nmi", "class knn", "class prototype-histogram")
+"""Metrics whose tests are corrected together."""
+COLUMNS = ("cohort", "row", "metric", "seeds", "mean", "sd", "against", "difference", "wins", "p", "p_holm")
+
+Scores = dict[tuple[str, str, str], dict[int, float]]
+"""(cohort, row, metric) -> seed -> value."""
+
+
+def write_report(out: Path, into: Path, command: str, settings: Mapping[str, Any], order: Sequence[str]) -> None:
+    """Write planted.json, planted.csv and planted.svg.
+
+    Args:
+        out: Folder of the units' results.
+        into: Where the report goes.
+        command: How the units were made.
+        settings: What all of them share.
+        order: Rows in the order of tables and figure.
+    """
+    units = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/seed*/*.json"))]
+    scores = _scores(units)
+    rows = _table(scores, order)
+    into.mkdir(parents=True, exist_ok=True)
+    cpu = [unit["training_cpu_s"] for unit in units if unit["training_cpu_s"] > 0]
+    summary = {
+        "command": command,
+        "machine": machine(),
+        "units": len(units),
+        "median_training_cpu_s": float(np.median(cpu)) if cpu else None,
+        "total_cpu_s": round(sum(unit["training_cpu_s"] + unit["measuring_cpu_s"] for unit in units)),
+        "settings": settings,
+        "results": units,
+    }
+    write_text(into / "planted.json", json.dumps(summary, indent=None, default=str) + "\n")
+    write_csv(into / "planted.csv", COLUMNS, rows)
+    _draw(scores, order, into / "planted.svg")
+
+
+def _scores(units: Sequence[Mapping[str, Any]]) -> Scores:
+    scores: Scores = defaultdict(dict)
+    for unit in units:
+        for metric, value in unit["metrics"].items():
+            scores[unit["cohort"], unit["row"], metric][unit["seed"]] = float(np.nanmean(value))
+    return scores
+
+
+def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
+    """A line for each cohort, row and metric, and for each row that it is compared with."""
+    rows: list[dict[str, Any]] = []
+    place = {row: number for number, row in enumerate(order)}
+    for (cohort, row, metric), of_seed in sorted(
+        scores.items(), key=lambda item: (item[0][0], item[0][2], place[item[0][1]])
+    ):
+        values = np.array(list(of_seed.values()))
+        common = {
+            "cohort": cohort,
+            "row": row,
+            "metric": metric,
+            "seeds": len(values),
+            "mean": round(float(values.mean()), 4),
+            "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else "",
+        }
+        rows.append(common)
+        rows += [
+            {**common, **_compared(of_seed, scores[cohort, other, metric], other)}
+            for other in COMPARED
+            if other != row and metric in HEADLINES and place[other] < place[row] and (cohort, other, metric) in scores
+        ]
+    tested = [row for row in rows if row.get("p") not in {None, ""}]
+    adjusted = holm(np.array([row["p"] for row in tested], dtype=np.float64))
+    for test, p_value in zip(tested, adjusted, strict=True):
+        test["p"], test["p_holm"] = float(f"{test['p']:.2g}"), float(f"{p_value:.2g}")
+    return rows
+
+
+def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str) -> dict[str, Any]:
+    """Paired by seed. Seeds are cohorts of their own, so the test needs no correction for shared training slides."""
+    seeds = sorted(one.keys() & other.keys())
+    differences = np.array([one[seed] - other[seed] for seed in seeds])
+    p_value = corrected_t_test(differences, test_train_ratio=0.0).p_value
+    return {
+        "against": name,
+        "difference": round(float(differences.mean()), 4),
+        "wins": f"{(differences > 0).sum()} of {len(seeds)}",
+        "p": "" if np.isnan(p_value) else p_value,
+    }
+
+
+def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:
+    """A point a seed, a bar at the mean; cohorts below one another, metrics side by side."""
+    cohorts = sorted({cohort for cohort, _, _ in scores})
+    figure, axes = plt.subplots(
+        len(cohorts), len(FIGURE_METRICS), figsize=(13, 1 + 2.6 * len(cohorts)), squeeze=False, sharey="row"
+    )
+    for i, cohort in enumerate(cohorts):
+        present = [row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores]
+        for axis, metric in zip(axes[i], FIGURE_METRICS, strict=True):
+            for height, row in enumerate(present):
+                values = list(scores[cohort, row, metric].values())
+                axis.plot(values, [height] * len(values), "o", color="0.6", markersize=4)
+                axis.plot([np.mean(values)], [height], "|", color="tab:blue", markersize=14, markeredgewidth=2)
+            axis.set_yticks(range(len(present)), present)
+            axis.set_ylim(len(present) - 0.5, -0.5)
+            axis.grid(axis="x", color="0.9")
+            axis.set_title(f"{cohort}: {metric}", fontsize=10)
+    figure.tight_layout()
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None})
+    plt.close(figure)
