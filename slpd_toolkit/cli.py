@@ -18,6 +18,8 @@ from slpd_toolkit import __version__, console
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.errors import SlpdError
@@ -29,6 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
+
+manifests = typer.Typer(no_args_is_help=True, help="Make cohort CSVs from the tables of other tools.")
+app.add_typer(manifests, name="manifest")
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -64,7 +69,7 @@ def _inspect(
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
 
-def add_stage(name: str, config_class: type, module: str, *, argument: str) -> None:
+def add_stage(name: str, config_class: type, module: str, *, argument: str, group: typer.Typer = app) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
     Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
@@ -75,18 +80,20 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str) -> N
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional.
+        group: The command that it belongs to.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
-            resolved: Any = recipes.build(config_class, flags, recipe)  # a wrong flag is told before torch is imported
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+            resolved: Any = recipes.build(config_class, given, recipe)  # a wrong flag is told before torch is imported
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
     command.__doc__ = f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
-    app.command(name)(command)
+    group.command(name)(command)
 
 
 def _signature(config_class: type, argument: str) -> inspect.Signature:
@@ -145,3 +152,5 @@ add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
 add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
+add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
+add_stage("from-clam", FromClamConfig, "slpd_toolkit.from_clam", argument="labels", group=manifests)

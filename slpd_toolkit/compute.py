@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.errors import DeviceMemoryError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from slpd_toolkit.config.checks import Precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -58,6 +61,22 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, _DTYPES[precision])
+
+
+@contextmanager
+def within_memory(hint: str) -> Iterator[None]:
+    """Say in a sentence that the device's memory is full, and what to do.
+
+    Raises:
+        DeviceMemoryError: torch could not allocate.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in first_line:
+            raise DeviceMemoryError(f"Out of memory: {first_line.rstrip('.')}.", hint=hint) from error
+        raise
 
 
 def describe(device: torch.device) -> str:

@@ -132,7 +132,8 @@ def run(config: EmbedConfig) -> int:
     for problem in problems:
         if problem.row in mine:
             stage.failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, problem.error, problem.hint))
-    stage.embed([entry for entry in entries if entry.row in mine])
+    with compute.within_memory("Lower --batch-size; finished slides are kept."):
+        stage.embed([entry for entry in entries if entry.row in mine])
     if config.qc:
         write_contact_sheet(config.out, config.out / QC_FOLDER, stage.failures.rows)
     stage.print_summary()

@@ -1,5 +1,8 @@
 """The errors that a user can cause, each with a message that says what, got, allowed, and what to do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SlpdError(Exception):
     """Base of every error that is shown to the user as a message, never as a traceback.
@@ -42,3 +45,30 @@ class WeightsError(SlpdError):
 
 class TrainingError(SlpdError):
     """Training cannot go on: the loss is no longer finite. The last good checkpoint is kept."""
+
+
+class DeviceMemoryError(SlpdError):
+    """The device has too little memory for these settings. What was written before is kept."""
+
+
+class Problems:
+    """Gathers what several checks find, so that a user is told everything at once."""
+
+    def __init__(self) -> None:
+        self.found: list[SlpdError] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep an error that a user can cause, and go on after the block."""
+        try:
+            yield
+        except SlpdError as error:
+            self.found.append(error)
+
+    def raise_any(self) -> None:
+        """Raise what was found: the only error as it is, several as one `UsageError` with a line each."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            lines = "".join(f"\n  - {error}" for error in self.found)
+            raise UsageError(f"{len(self.found)} things are wrong:{lines}")

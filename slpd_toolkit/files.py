@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slpd_toolkit.errors import UsageError
+
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINGERPRINT_BYTES = 1 << 20
 _RANDOM_CHARACTERS = 8  # in the names that `tempfile` gives
@@ -56,6 +58,24 @@ def remove_leftovers(path: Path) -> None:
     """Remove the hidden siblings that killed writers of `path` left behind, and no other file's."""
     for leftover in path.parent.glob(f".{path.name}.{'?' * _RANDOM_CHARACTERS}.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> None:
+    """Make a folder for results, and clear away what killed writers of these files left: before the work, not after.
+
+    Raises:
+        UsageError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # a folder that exists may still be read-only or full
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{flag}: {folder} cannot be written to ({error}).", hint="Choose a folder that you may write to."
+        ) from error
+    for name in names:
+        remove_leftovers(folder / name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -51,6 +51,7 @@ def _describe_file(slide: TokenFile) -> None:
             "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
             + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
             "tissue": _tissue(slide),
+            **_missing(slide.missing_patches, len(slide) * meta.grid**2),
             "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
             "slide fingerprint": meta.slide_fingerprint,
             "written by": f"slpd_toolkit {meta.toolkit_version}",
@@ -78,6 +79,7 @@ def _describe_cache(folder: Path, paths: list[Path]) -> int:
                 "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
                 f"median {np.median(lengths):,.0f}",
                 "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
+                **_missing(sum(slide.missing_patches for slide in slides), int(lengths.sum()) * store.grid**2),
                 "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
                 **_shared_facts(store.meta),
             },
@@ -106,6 +108,11 @@ def _tissue(slide: TokenFile) -> str:
         f"{fractions.mean():.0%} of the regions' area; a region has {by_region.min():.0%} to {by_region.max():.0%}; "
         f"{(fractions == 0).mean():.0%} of the patches have none"
     )
+
+
+def _missing(missing: int, patches: int) -> dict[str, str]:
+    """Tell of patches without tokens, which only some caches have."""
+    return {"missing patches": f"{missing:,} of {patches:,} ({missing / patches:.1%})"} if missing else {}
 
 
 def _numbers(values: tuple[float, ...]) -> str:

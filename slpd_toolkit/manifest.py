@@ -40,11 +40,12 @@ class Problem:
         return f"row {self.row} ({self.slide_id or 'no slide_id'}): {self.error} {self.hint}".rstrip()
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.DataFrame:
     """Read a manifest's cells as text: no value is guessed to be a number, a date or NaN.
 
     Args:
         path: CSV, UTF-8, with or without a byte-order mark.
+        required: Columns that must be there.
 
     Returns:
         One row a slide, all columns as `str`, surrounding blanks removed, empty cells as "". The index is the row
@@ -65,7 +66,7 @@ def read_table(path: Path) -> pd.DataFrame:
         ) from error
     table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
     table = table.loc[:, table.columns != ""]  # what spreadsheets leave at the right
-    missing = [column for column in REQUIRED_COLUMNS if column not in table.columns]
+    missing = [column for column in required if column not in table.columns]
     if missing:
         raise UsageError(
             f"Manifest {path}: column {', '.join(missing)} is missing; it has {', '.join(table.columns)}.",
@@ -103,6 +104,16 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
             mpp_l0 = float(raw_mpp) if raw_mpp else None
             entries.append(SlideEntry(int(row), slide_id, path, cells.get("patient_id") or slide_id, mpp_l0))
     return entries, problems
+
+
+def check_ids(table: pd.DataFrame) -> list[Problem]:
+    """Look at a manifest's slide ids alone, for who needs no slide file: one problem for each thing that is wrong."""
+    rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
+    return [
+        Problem(int(row), slide_id, "", error, hint)
+        for row, slide_id in zip(table.index, table["slide_id"], strict=True)
+        for error, hint in _id_problems(slide_id, rows_of[slide_id])
+    ]
 
 
 def summarise(problems: Sequence[Problem]) -> str:

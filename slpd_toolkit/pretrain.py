@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from slpd_toolkit import compute, console
+from slpd_toolkit.objectives.augment import augment
 from slpd_toolkit.objectives.crops import cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, set_step
 from slpd_toolkit.report.curves import draw_curves
@@ -35,8 +36,10 @@ def run(config: PretrainConfig) -> int:
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
         WeightsError: `--init` holds other weights.
         TrainingError: The loss is no longer finite.
+        DeviceMemoryError: A step does not fit the device.
     """
     with (
+        compute.within_memory("Raise --accumulate (same result, less memory) or lower --batch-size, and resume."),
         join_processes(config.device) as processes,
         stop_requests() as stop,
         closing(Trainer(config, processes)) as trainer,
@@ -70,14 +73,19 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
         plan = draw_crops(
             run.crops, run.schedule.global_batch, run.grid, generator(config.seed, Stream.VIEWS, step)
         ).of_regions(run.schedule.part)
-        depth = generator(config.seed, Stream.DEPTH, step, run.processes.rank, device=run.device)
+        depth, extra = (
+            generator(config.seed, stream, step, run.processes.rank, device=run.device)
+            for stream in (Stream.DEPTH, Stream.AUGMENTATION)
+        )
         tokens, regions = tokens.to(run.device, non_blocking=True), regions.to(run.device)  # noqa: PLW2901
         losses: list[SlpdLosses] = []
         for part in run.parts:
             with run.gradient_exchange(part):
                 with compute.autocast(run.device, run.precision):
-                    views = cut_crops(tokens[part], run.crops, plan.of_regions(part))
-                    losses.append(run.model(views, run.targets(regions[part]), depth))
+                    here = regions[part]
+                    views = cut_crops(tokens[part], run.crops, plan.of_regions(part), run.present(here))
+                    views = augment(views, run.augmentation, extra)
+                    losses.append(run.model(views, run.targets(here), depth))
                 torch.autograd.backward(run.scaler.scale(losses[-1].total / len(run.parts)))
         if epoch < config.freeze_last_layer:
             student.head.last_layer.zero_grad()

@@ -41,6 +41,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cache(tmp_path_factory.mktemp("cohort") / "cache", LENGTHS)
 
 
+@pytest.fixture(scope="session")
+def gappy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The usual cohort with a third of its patches missing, in all slides but the first; not to be changed."""
+    return write_cache(tmp_path_factory.mktemp("gappy") / "cache", LENGTHS, gaps=1 / 3)
+
+
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing curves takes longer than a tiny run does."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slpd_toolkit import compute
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.errors import DeviceMemoryError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -64,3 +64,14 @@ def test_products_run_at_the_precision() -> None:
 
 def test_a_cpu_is_named_with_its_threads() -> None:
     assert compute.describe(CPU) == f"cpu ({torch.get_num_threads()} threads)"
+
+
+def test_a_full_device_is_a_sentence_and_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(DeviceMemoryError, match=r"^Out of memory: .*DefaultCPUAllocator.* Do less\.$"):  # noqa: SIM117
+        with compute.within_memory("Do less."):
+            torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(DeviceMemoryError, match=r"^Out of memory: CUDA out of memory\. Do less\.$"):  # noqa: SIM117
+        with compute.within_memory("Do less."):
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+    with pytest.raises(RuntimeError, match="sizes differ"), compute.within_memory("Do less."):
+        raise RuntimeError("sizes differ")

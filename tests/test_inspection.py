@@ -6,6 +6,7 @@ import pytest
 
 from slpd_toolkit import inspection
 from slpd_toolkit.errors import CacheError, UsageError
+from slpd_toolkit.store.reader import TokenFile
 from tests.cohorts import write_token_file
 
 if TYPE_CHECKING:
@@ -83,3 +84,16 @@ def test_nothing_to_inspect_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CacheError, match="cannot be read as a token file"):
         inspection.run(tmp_path / "a.txt")
+
+
+def test_missing_patches_are_told_where_there_are_any(
+    cache: Path, gappy_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [TokenFile.open(path).missing_patches for path in sorted(gappy_cache.glob("*.h5"))]
+    assert inspection.run(gappy_cache) == 0
+    assert f"missing patches {sum(missing):,} of 1,080 ({sum(missing) / 1080:.1%})" in flat(capsys.readouterr().out)
+    assert inspection.run(gappy_cache / "slide002.h5") == 0
+    assert f"missing patches {missing[2]} of 216 ({missing[2] / 216:.1%})" in flat(capsys.readouterr().out)
+    for path in (cache, gappy_cache / "slide000.h5"):
+        assert inspection.run(path) == 0
+        assert "missing patches" not in flat(capsys.readouterr().out)

@@ -50,20 +50,27 @@ def write_cache(
     dim: int = 8,
     kinds: int = 3,
     seed: int = 0,
+    gaps: float = 0.0,
     **attributes: object,
 ) -> Path:
-    """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds."""
+    """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds.
+
+    With `gaps` this share of the patches has no token, in all slides but the first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((kinds, dim))
     for number, length in enumerate(lengths):
         kind = generator.integers(kinds, size=length)
         tokens = centres[kind][:, None, None] + 0.5 * generator.standard_normal((length, grid, grid, dim))
-        write_slide(folder, f"slide{number:03}", tokens, **attributes)
+        present = generator.random(tokens.shape[:3]) >= gaps if gaps and number else None
+        write_slide(folder, f"slide{number:03}", tokens, present, **attributes)
     return folder
 
 
-def write_slide(folder: Path, slide_id: str, tokens: np.ndarray, **attributes: object) -> Path:
+def write_slide(
+    folder: Path, slide_id: str, tokens: np.ndarray, present: np.ndarray | None = None, **attributes: object
+) -> Path:
     """Write one token file; regions lie side by side in rows of eight."""
     regions, grid, _, dim = tokens.shape
     region_px = grid * META.patch_px
@@ -79,7 +86,8 @@ def write_slide(folder: Path, slide_id: str, tokens: np.ndarray, **attributes: o
     coords = np.stack([index % 8, index // 8], axis=1) * region_px
     path = folder / f"{slide_id}.h5"
     rows, columns = np.divmod(np.arange(grid * grid), grid)
-    with TokenWriter(path, meta, coords, np.ones((regions, grid, grid), np.float32)) as writer:
+    with TokenWriter(path, meta, coords, np.ones((regions, grid, grid), np.float32), present) as writer:
         for region in range(regions):
-            writer.put(region, rows, columns, tokens[region].reshape(-1, dim))
+            here = slice(None) if present is None else present[region].ravel()
+            writer.put(region, rows[here], columns[here], tokens[region].reshape(-1, dim)[here])
     return path

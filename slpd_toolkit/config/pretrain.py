@@ -77,6 +77,21 @@ class PretrainConfig:
     flip_up_down: float = 0.0
     """Probability that a view is mirrored top to bottom."""
 
+    quarter_turns: float = 0.0
+    """Probability that a view is turned by a random multiple of 90 degrees; slides have no up. SLPD: 0."""
+
+    token_noise: float = 0.0
+    """Gaussian noise on each token of each view, in standard deviations of each feature over the cohort. SLPD: 0."""
+
+    token_offset: float = 0.0
+    """Gaussian offset shared by all tokens of a view, as by another stain; in the unit of --token-noise. SLPD: 0."""
+
+    token_dropout: float = 0.0
+    """Share of the tokens that is hidden from the student, drawn in each view; the teacher sees all. SLPD: 0."""
+
+    block_mask: float = 0.0
+    """Share of the area of large views that is hidden from the student, as one rectangle. SLPD: 0."""
+
     embed_dim: int = 192
     """Width of the region embedding."""
 
@@ -170,9 +185,16 @@ class PretrainConfig:
             require_at_least(0, name, getattr(self, name))
         for name in ("weight_decay", "weight_decay_end", "warmup_epochs", "freeze_last_layer", "prototype_epoch"):
             require_at_least(0, name, getattr(self, name))
-        for name in ("local_crops", "save_every_min"):
+        for name in ("local_crops", "save_every_min", "token_noise", "token_offset"):
             require_at_least(0, name, getattr(self, name))
-        for name in ("flip_left_right", "flip_up_down", "drop_path", "centre_momentum", "teacher_momentum"):
+        for name in (
+            "flip_left_right",
+            "flip_up_down",
+            "quarter_turns",
+            "drop_path",
+            "centre_momentum",
+            "teacher_momentum",
+        ):
             require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "0 to 1")
         require(0 <= self.seed < 2**31, "--seed", self.seed, "0 to 2147483647")  # faiss takes 31 bits
         for name in ("student_temp", "teacher_temp"):
@@ -207,6 +229,9 @@ class PretrainConfig:
             self.prototype_epoch,
             "0 with --dino-weight 0: until there are prototypes, self-distillation is all there is to learn from",
         )
+        self._check_views()
+
+    def _check_views(self) -> None:
         require(
             self.dino_weight == 0 or self.global_crops + self.local_crops > 1,
             "--global-crops + --local-crops",
@@ -219,6 +244,8 @@ class PretrainConfig:
             self.local_side,
             f"at most --global-side ({self.global_side})",
         )
+        for name in ("token_dropout", "block_mask"):
+            require(0 <= getattr(self, name) < 1, flag(name), getattr(self, name), "0 to below 1")
 
     @property
     def uses_prototypes(self) -> bool:

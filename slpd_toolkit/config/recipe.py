@@ -108,11 +108,14 @@ def shipped_folder(name: str) -> Path:
 
 def as_recipe(config: Any) -> dict[str, Any]:
     """Give every resolved value of a configuration as plain TOML / JSON types; None values are left out."""
-    return {
-        key: os.fspath(value) if isinstance(value, Path) else value
-        for key, value in asdict(config).items()
-        if value is not None
-    }
+    return {key: _plain(value) for key, value in asdict(config).items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Give a value of a configuration as TOML and JSON know it."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 def _typed(value: object, wanted: Any) -> Any:

@@ -50,7 +50,7 @@ class Comparison:
     permutation: PairedTest
     """Over patients: does it hold for these heads?"""
     delong: PairedTest | None
-    """For the AUC of a binary task without repeats, one score a patient."""
+    """For the AUC of a binary task whose test folds share no patient, one score a patient."""
 
 
 def fold_metrics(task: Task, folds: Sequence[FoldPrediction]) -> dict[str, FloatArray]:
@@ -167,7 +167,8 @@ def _swapped_differences(
 def _delong(
     task: Task, table: PatientTable, first: Sequence[FoldPrediction], second: Sequence[FoldPrediction]
 ) -> PairedTest | None:
-    repeated = any(fold.repeat != first[0].repeat for fold in first)
+    tested = np.concatenate([np.unique(table.of_slide[fold.rows]) for fold in first])
+    repeated = len(np.unique(tested)) < len(tested)  # in repeats, and in others' splits that overlap
     if not isinstance(task, Classification) or len(task.classes) != 2 or repeated:
         return None
     folds = []

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.errors import SlpdError, UsageError
 from slpd_toolkit.mil.aggregators.registry import HEADS
-from slpd_toolkit.mil.heads import PartRows, single_thread, train_and_predict
+from slpd_toolkit.mil.heads import HeadResult, PartRows, single_thread, train_and_predict
 from slpd_toolkit.mil.probes import HISTOGRAM, PROBES, run_probe
 from slpd_toolkit.mil.prototype_histogram import prototype_histogram
 
@@ -70,6 +71,7 @@ def run_folds(
     Raises:
         UsageError: An unknown aggregator, a split with an empty part or with slides that have no bag, or a training
             part that the task cannot be learnt from.
+        SlpdError: A process was killed.
     """
     if aggregator not in AGGREGATORS:
         raise UsageError(f"Unknown aggregator {aggregator!r}.", hint=f"Allowed: {', '.join(AGGREGATORS)}.")
@@ -83,7 +85,7 @@ def run_folds(
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        results = joblib.Parallel(jobs, return_as="generator")(calls)
+        results = _told_if_killed(joblib.Parallel(jobs, return_as="generator")(calls))
     for split, each, objective, result in zip(splits, rows, objectives, results, strict=True):
         outputs = objective.predict(result.logits).double().numpy()
         setting = f"step {result.kept_step}"
@@ -97,6 +99,15 @@ def run_folds(
             result.attention,
             result.checks,
         )
+
+
+def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
+    try:
+        yield from results
+    except TerminatedWorkerError as error:
+        raise SlpdError(
+            "A process that trains heads was killed, probably because memory ran out.", hint="Use fewer --jobs."
+        ) from error
 
 
 def _run_probes(

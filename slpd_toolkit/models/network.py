@@ -31,15 +31,22 @@ class RegionNetwork(nn.Module):
         self.backbone = RegionViT(backbone, generator)
         self.head = DinoHead(replace(head, input_dim=backbone.embed_dim), generator)
 
-    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        views: Sequence[Tensor],
+        generator: torch.Generator | None = None,
+        present: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
         """Bottleneck of views of several sizes.
 
         Args:
             views: Token grids (n_i, h_i, w_i, D), one tensor a size; each size is one pass of the backbone.
             generator: Source of stochastic depth, see `RegionViT.forward`.
+            present: (n_i, h_i, w_i) bool for each of `views`, the tokens that attention sees, or None for all.
 
         Returns:
             (sum of n_i, bottleneck_dim) unit vectors, in the order of `views`.
         """
-        features = torch.cat([self.backbone(view, generator) for view in views])
+        present = [None] * len(views) if present is None else present
+        features = torch.cat([self.backbone(view, generator, seen) for view, seen in zip(views, present, strict=True)])
         return self.head.bottleneck(features)

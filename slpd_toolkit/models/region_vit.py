@@ -62,25 +62,30 @@ class RegionViT(VisionTransformer):
         self.phi = nn.Sequential(nn.Linear(config.input_dim, config.embed_dim), nn.GELU())
         initialise(self, generator)
 
-    def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Embed token grids.
 
         Args:
             tokens: (N, h, w, D) of any floating type and any grid.
             generator: Source of stochastic depth in training mode, on the tokens' device; None takes torch's own.
+            present: (N, h, w) bool, the tokens that there are; the values of the others do not matter. None for all.
 
         Returns:
             (N, E) region embeddings.
         """
-        return self.encode(self._embed(tokens), generator)
+        return self.encode(self._embed(tokens, present), generator, present)
 
-    def last_attention(self, tokens: Tensor) -> Tensor:
+    def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """CLS attention of the last block: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, then the grid by rows."""
-        return self.encode_attention(self._embed(tokens))
+        return self.encode_attention(self._embed(tokens, present), present)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def _embed(self, tokens: Tensor, present: Tensor | None) -> Tensor:
         if tokens.ndim != 4 or tokens.shape[-1] != self.config.input_dim:
             raise ValueError(f"tokens must be (N, h, w, {self.config.input_dim}), got {tuple(tokens.shape)}")
+        if present is not None and present.shape != tokens.shape[:-1]:
+            raise ValueError(f"present must be {tuple(tokens.shape[:-1])}, got {tuple(present.shape)}")
         embedded: Tensor = self.phi(tokens.to(self.cls_token.dtype))
         return embedded
 

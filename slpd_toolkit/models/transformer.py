@@ -14,7 +14,10 @@ INIT_STD = 0.02
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a query/key/value bias."""
+    """Multi-head self-attention with a query/key/value bias.
+
+    `keys` is everywhere (N, 1, 1, T) bool: the tokens that may be attended to; None for all of them.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -22,20 +25,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Attend from every token to every token: (N, T, E) -> (N, T, E)."""
         q, k, v = self._split_heads(self.qkv(x), 3)
-        return self._merge_heads(_attend(q, k, v))
+        return self._merge_heads(_attend(q, k, v, keys))
 
-    def forward_cls(self, x: Tensor) -> Tensor:
+    def forward_cls(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """The first row of `forward` alone: (N, T, E) -> (N, 1, E), without the other tokens' queries."""
         q, k, v = self._cls_qkv(x)
-        return self._merge_heads(_attend(q, k, v))
+        return self._merge_heads(_attend(q, k, v, keys))
 
-    def cls_weights(self, x: Tensor) -> Tensor:
+    def cls_weights(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Attention of the CLS token to all tokens, itself first: (N, T, E) -> (N, heads, T); rows sum to 1."""
         q, k, _ = self._cls_qkv(x)
         scores: Tensor = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if keys is not None:
+            scores = scores.masked_fill(~keys, -torch.inf)
         return scores.softmax(dim=-1).squeeze(2)
 
     def _cls_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,13 +61,13 @@ class Attention(nn.Module):
         return merged
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
     """Fused attention of (N, heads, T, size) tensors."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         # The CPU kernel's bfloat16 backward is 4 to 6 times slower than its float32 one (torch 2.13), casts included.
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
-    return F.scaled_dot_product_attention(q, k, v)
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), keys).to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, keys)
 
 
 class Mlp(nn.Module):
@@ -89,18 +94,19 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, branch_scale: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """(N, T, E) -> (N, T, E).
 
         Args:
             x: CLS token and grid tokens.
             branch_scale: (2, N, 1, 1) factors of the attention and the MLP branch (stochastic depth), None for 1.
+            keys: (N, 1, 1, T) bool, the tokens that may be attended to; None for all.
         """
-        return self._add_branches(x, self.attn(self.norm1(x)), branch_scale)
+        return self._add_branches(x, self.attn(self.norm1(x), keys), branch_scale)
 
-    def forward_cls(self, x: Tensor, branch_scale: Tensor | None = None) -> Tensor:
+    def forward_cls(self, x: Tensor, branch_scale: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """The CLS row of `forward` alone, (N, T, E) -> (N, 1, E): a sixth of the work."""
-        return self._add_branches(x[:, :1], self.attn.forward_cls(self.norm1(x)), branch_scale)
+        return self._add_branches(x[:, :1], self.attn.forward_cls(self.norm1(x), keys), branch_scale)
 
     def _add_branches(self, x: Tensor, attended: Tensor, branch_scale: Tensor | None) -> Tensor:
         x = x + (attended if branch_scale is None else attended * branch_scale[0])
@@ -133,7 +139,7 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
-    def encode(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None) -> Tensor:
         """Summarise a grid of embedded tokens: (N, h, w, E) -> (N, E), the CLS token after the last LayerNorm.
 
         Only the CLS row leaves the last block, so only that row is computed there: exact, and a seventh faster at
@@ -142,26 +148,33 @@ class VisionTransformer(nn.Module):
         Args:
             tokens: Embedded tokens, without position embedding.
             generator: Source of stochastic depth, on the tokens' device; None takes torch's global one.
+            present: (N, h, w) bool, the tokens that attention sees: the result is that of a grid which holds only
+                these, at their places. Where there is none, CLS attends to itself. None for all.
         """
-        scales = self._branch_scales(tokens, generator)
-        x = self._trunk(tokens, scales)
-        x = self.blocks[-1].forward_cls(x, None if scales is None else scales[-1])  # type: ignore[operator]  # a Block
+        scales, keys = self._branch_scales(tokens, generator), _attention_keys(present)
+        x = self._trunk(tokens, scales, keys)
+        last_scale = None if scales is None else scales[-1]
+        x = self.blocks[-1].forward_cls(x, last_scale, keys)  # type: ignore[operator]  # a Block
         cls: Tensor = self.norm(x[:, 0])
         return cls
 
-    def encode_attention(self, tokens: Tensor) -> Tensor:
-        """CLS attention of the last block: (N, h, w, E) -> (N, heads, 1 + h * w), CLS first, then the grid by rows."""
+    def encode_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """CLS attention of the last block: (N, h, w, E) -> (N, heads, 1 + h * w), CLS first, then the grid by rows.
+
+        It is 0 where `present`, (N, h, w) bool, says that there is no token.
+        """
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        return last.attn.cls_weights(last.norm1(self._trunk(tokens, self._branch_scales(tokens, None))))
+        keys = _attention_keys(present)
+        return last.attn.cls_weights(last.norm1(self._trunk(tokens, self._branch_scales(tokens, None), keys)), keys)
 
-    def _trunk(self, tokens: Tensor, scales: Tensor | None) -> Tensor:
+    def _trunk(self, tokens: Tensor, scales: Tensor | None, keys: Tensor | None) -> Tensor:
         """All blocks but the last: (N, h, w, E) -> (N, 1 + h * w, E)."""
         n, h, w, _ = tokens.shape
         x = torch.cat((self.cls_token.expand(n, -1, -1), tokens.flatten(1, 2)), dim=1)
         x = x + resize_position_embedding(self.pos_embed, self.grid, h, w)
         for i, block in enumerate(self.blocks[:-1]):
-            x = block(x, None if scales is None else scales[i])
+            x = block(x, None if scales is None else scales[i], keys)
         return x
 
     def _branch_scales(self, tokens: Tensor, generator: torch.Generator | None) -> Tensor | None:
@@ -172,6 +185,11 @@ class VisionTransformer(nn.Module):
         keep = 1.0 - torch.linspace(0.0, self.drop_path, depth, device=device).view(depth, 1, 1, 1, 1)
         drawn = torch.rand(depth, 2, n, 1, 1, device=device, generator=generator)
         return (drawn < keep) / keep
+
+
+def _attention_keys(present: Tensor | None) -> Tensor | None:
+    """The keys of attention, CLS always among them: (N, h, w) bool -> (N, 1, 1, 1 + h * w)."""
+    return None if present is None else F.pad(present.flatten(1), (1, 0), value=True)[:, None, None]
 
 
 def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> Tensor:

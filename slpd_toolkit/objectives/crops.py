@@ -27,6 +27,8 @@ class MultiCrop:
     """Probability that a crop is mirrored left to right."""
     flip_up_down: float = 0.0
     """Probability that a crop is mirrored top to bottom."""
+    quarter_turns: float = 0.0
+    """Probability that a crop is turned by a random multiple of 90 degrees."""
 
     def __post_init__(self) -> None:
         if self.global_crops < 1 or self.local_crops < 0 or self.global_crops + self.local_crops < 2:
@@ -57,10 +59,21 @@ class CropPlan(NamedTuple):
     """(V, B) bool: mirrored top to bottom."""
     flip_columns: Tensor
     """(V, B) bool: mirrored left to right."""
+    quarter_turns: Tensor
+    """(V, B) int64: quarter turns counter-clockwise, 0 to 3, after the flips."""
 
     def of_regions(self, part: slice) -> CropPlan:
         """The plan of a part of the batch, so that processes can draw one plan and cut their share."""
         return CropPlan(*(field[:, part] for field in self))
+
+
+class Masks(NamedTuple):
+    """The tokens of a batch's crops that attention sees. A crop that has none is embedded as its CLS token alone."""
+
+    global_crops: Tensor
+    """(Vg, B, side, side) bool."""
+    local_crops: Tensor
+    """(Vl, B, side, side) bool."""
 
 
 class Views(NamedTuple):
@@ -70,10 +83,14 @@ class Views(NamedTuple):
     """(Vg, B, side, side, D)."""
     local_crops: Tensor
     """(Vl, B, side, side, D)."""
+    teacher_sees: Masks | None = None
+    """Tokens that the teacher attends to; None for all."""
+    student_sees: Masks | None = None
+    """Tokens that the student attends to; None for all."""
 
 
 def draw_crops(crops: MultiCrop, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:
-    """Draw uniform offsets and flips for a batch.
+    """Draw uniform offsets, flips and turns for a batch.
 
     Args:
         crops: Number and size of the crops.
@@ -97,37 +114,55 @@ def draw_crops(crops: MultiCrop, regions: int, grid: tuple[int, int], generator:
         left=(uniform() * (grid[1] - side + 1)).long(),
         flip_rows=uniform() < crops.flip_up_down,
         flip_columns=uniform() < crops.flip_left_right,
+        quarter_turns=_turns(uniform(), crops.quarter_turns) if crops.quarter_turns else torch.zeros(size).long(),
     )
 
 
-def cut_crops(tokens: Tensor, crops: MultiCrop, plan: CropPlan) -> Views:
+def cut_crops(tokens: Tensor, crops: MultiCrop, plan: CropPlan, present: Tensor | None = None) -> Views:
     """Cut all views of a batch with one gather of token rows, on the tokens' device.
+
+    Crops are cut wherever the plan says, also where hardly any token is present: each region keeps its number of views,
+    and the draws do not depend on the cache. Such crops are rare, because regions are kept for their tissue.
 
     Args:
         tokens: (B, H, W, D) token grids, contiguous.
         crops: Number and size of the crops.
-        plan: Offsets and flips of this batch.
+        plan: Offsets, flips and turns of this batch.
+        present: (B, H, W) bool, on the tokens' device: patches that have a token; None where all have.
     """
     _, height, width, dim = tokens.shape
     global_part = CropPlan(*(field[: crops.global_crops] for field in plan))
     local_part = CropPlan(*(field[crops.global_crops :] for field in plan))
     parts = ((global_part, crops.global_side), (local_part, crops.local_side))
     rows = [_token_rows(part, side, height, width).to(tokens.device, non_blocking=True) for part, side in parts]
-    cut = tokens.reshape(-1, dim)[torch.cat([index.flatten() for index in rows])]
-    global_crops, local_crops = torch.split(cut, [index.numel() for index in rows])
-    return Views(global_crops.view(*rows[0].shape, dim), local_crops.view(*rows[1].shape, dim))
+    gathered = torch.cat([index.flatten() for index in rows])
+
+    def cut(table: Tensor) -> tuple[Tensor, Tensor]:
+        global_crops, local_crops = torch.split(table[gathered], [index.numel() for index in rows])
+        return global_crops.view(*rows[0].shape, *table.shape[1:]), local_crops.view(*rows[1].shape, *table.shape[1:])
+
+    masks = None if present is None else Masks(*cut(present.flatten()))
+    return Views(*cut(tokens.reshape(-1, dim)), masks, masks)
 
 
 def centre_crop(tokens: Tensor, side: int) -> Tensor:
-    """The central side x side tokens: (B, H, W, D) -> (B, side, side, D), a view; rounds towards the top left."""
+    """The central side x side tokens: (B, H, W, ...) -> (B, side, side, ...), a view; rounds towards the top left."""
     top, left = (tokens.shape[1] - side) // 2, (tokens.shape[2] - side) // 2
     return tokens[:, top : top + side, left : left + side]
 
 
+def _turns(uniform: Tensor, probability: float) -> Tensor:
+    """Quarter turns, 0 to 3 alike, with some probability, from numbers in [0, 1)."""
+    return torch.where(uniform < probability, uniform / probability * 4, 0).long()
+
+
 def _token_rows(plan: CropPlan, side: int, height: int, width: int) -> Tensor:
     """Rows of the (B * height * width, D) token matrix that make up the crops: (V, B, side, side) int64."""
-    steps = torch.arange(side)
-    down = torch.where(plan.flip_rows.unsqueeze(-1), side - 1 - steps, steps) + plan.top.unsqueeze(-1)
-    across = torch.where(plan.flip_columns.unsqueeze(-1), side - 1 - steps, steps) + plan.left.unsqueeze(-1)
+    steps, turns = torch.arange(side), plan.quarter_turns
+    # One and three turns swap rows and columns; two and three reverse the rows, one and two the columns.
+    flip_rows, flip_columns = plan.flip_rows ^ (turns >= 2), plan.flip_columns ^ ((turns == 1) | (turns == 2))
+    down = torch.where(flip_rows.unsqueeze(-1), side - 1 - steps, steps) + plan.top.unsqueeze(-1)
+    across = torch.where(flip_columns.unsqueeze(-1), side - 1 - steps, steps) + plan.left.unsqueeze(-1)
     region = torch.arange(plan.top.shape[1]).view(1, -1, 1, 1) * (height * width)
-    return region + down.unsqueeze(-1) * width + across.unsqueeze(-2)
+    rows = region + down.unsqueeze(-1) * width + across.unsqueeze(-2)
+    return torch.where((turns % 2 == 1)[..., None, None], rows.mT, rows) if turns.any() else rows

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.models.network import RegionNetwork
-    from slpd_toolkit.objectives.crops import Views
+    from slpd_toolkit.objectives.crops import Masks, Views
     from slpd_toolkit.objectives.prototypes import PrototypeTargets
 
 
@@ -80,11 +80,11 @@ class Slpd(nn.Module):
         Raises:
             ValueError: No term is switched on that has targets.
         """
-        crops = [view.flatten(0, 1) for view in views]
+        crops = [view.flatten(0, 1) for view in (views.global_crops, views.local_crops)]
         regions = (-1, views.global_crops.shape[1])
         with torch.no_grad():
-            teacher = self.teacher(crops[:1]).unflatten(0, regions)
-        student = self.student(crops, generator).unflatten(0, regions)
+            teacher = self.teacher(crops[:1], present=_flat(views.teacher_sees, 1)).unflatten(0, regions)
+        student = self.student(crops, generator, _flat(views.student_sees, 2)).unflatten(0, regions)
         terms = active_terms(self.config, teacher, prototypes, len(student))
         counts, used, centres = self._move_centres(terms)
         entropies = cross_view_entropy(
@@ -137,6 +137,11 @@ class Slpd(nn.Module):
             own, shared = (left, shared) if term.name == "dino" else (own, left)
             used.append(found.expand(len(term.targets), -1))
         return counts, torch.cat(used), (own, shared)
+
+
+def _flat(masks: Masks | None, sizes: int) -> list[Tensor] | None:
+    """Masks of the first sizes of crops, views and regions in one dimension."""
+    return None if masks is None else [mask.flatten(0, 1) for mask in masks[:sizes]]
 
 
 def _global_means(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,22 @@ class CohortTokens:
         """(R,) index of each region's slide in the store."""
         return np.repeat(np.arange(len(self._store.slides)), self._store.lengths)
 
+    @cached_property
+    def _present(self) -> Tensor | None:
+        """(R, grid, grid) bool: a byte a patch, against the hundreds of its token."""
+        if not self._store.has_gaps:
+            return None
+        full = (self._store.grid, self._store.grid)
+        parts = [
+            np.ones((len(slide), *full), bool) if slide.present is None else slide.present
+            for slide in self._store.slides
+        ]
+        return torch.from_numpy(np.concatenate(parts))
+
+    def present(self, regions: npt.NDArray[np.int64]) -> Tensor | None:
+        """Tell which patches of some regions have a token: (B, grid, grid) bool, None where no slide has gaps."""
+        return None if self._present is None else self._present[torch.from_numpy(regions)]
+
     def read(self, regions: npt.NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
         """Read regions.
 

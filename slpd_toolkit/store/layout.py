@@ -36,13 +36,19 @@ class Layout:
     tokens_offset: int
 
 
-def lay_out(meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[np.floating]) -> Layout:
+def lay_out(
+    meta: TokenMeta,
+    coords: npt.NDArray[np.int64],
+    tissue: npt.NDArray[np.floating],
+    present: npt.NDArray[np.bool_] | None = None,
+) -> Layout:
     """Describe a token file.
 
     Args:
         meta: Its attributes.
         coords: (R, 2), x and y of the regions' top-left corners, level-0 px.
         tissue: (R, grid, grid), tissue fraction of each patch.
+        present: (R, grid, grid), which patches have a token; None where all have.
     """
     image = _SparseFile()
     with h5py.File(image, "w", libver="v110", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
@@ -51,6 +57,9 @@ def lay_out(meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[
         file.create_dataset(schema.TISSUE, data=tissue, dtype=schema.TISSUE_DTYPE)
         file[schema.COORDS].attrs["unit"] = "x, y of the region's top-left corner, level-0 px"
         file[schema.TISSUE].attrs["unit"] = "tissue fraction of each patch, 0-1"
+        if present is not None:
+            file.create_dataset(schema.PRESENT, data=present, dtype=schema.PRESENT_DTYPE)
+            file[schema.PRESENT].attrs["unit"] = "whether the patch has a token; the others are zeros"
         tokens = _reserve(file, schema.TOKENS, (len(coords), meta.grid, meta.grid, meta.embedding_dim))
         tokens.attrs["layout"] = "region, row, column, feature"
         offset = tokens.id.get_offset() or 0  # None where there is no region

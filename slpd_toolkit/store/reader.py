@@ -36,6 +36,8 @@ class TokenFile:
     """(R, grid, grid), tissue fraction of each patch."""
     tokens_offset: int
     """Where the tokens begin in the file, bytes."""
+    present: npt.NDArray[np.bool_] | None = None
+    """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have."""
 
     @classmethod
     def open(cls, path: Path) -> TokenFile:
@@ -49,6 +51,7 @@ class TokenFile:
                 meta = TokenMeta.from_attributes(dict(file.attrs), path)
                 coords, tissue, tokens = file[schema.COORDS][...], file[schema.TISSUE][...], file[schema.TOKENS]
                 shape, dtype, offset = tokens.shape, tokens.dtype, tokens.id.get_offset()
+                present = np.asarray(file[schema.PRESENT][...]) if schema.PRESENT in file else None
                 regions, grid = len(coords), meta.grid
         except _DAMAGES as error:
             raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
@@ -64,12 +67,26 @@ class TokenFile:
                 f"expected tokens {expected} float16.",
                 hint=_REDO,
             )
+        if present is not None and not (
+            present.shape == tissue.shape
+            and present.dtype == schema.PRESENT_DTYPE
+            and (present.view(np.uint8) <= 1).all()  # what a bool may be in memory, and a damaged file need not hold
+        ):
+            raise CacheError(
+                f"{path}: present {present.shape} {present.dtype} does not fit; expected {tissue.shape} bool.",
+                hint=_REDO,
+            )
         if regions and offset is None:  # a file that was cut short HDF5 has refused already
             raise CacheError(f"{path}: tokens are not stored contiguously.", hint=_REDO)
-        return cls(path, meta, coords, tissue, offset or 0)
+        return cls(path, meta, coords, tissue, offset or 0, present)
 
     def __len__(self) -> int:
         return len(self.coords)
+
+    @property
+    def missing_patches(self) -> int:
+        """Patches of the regions that have no token."""
+        return 0 if self.present is None else int(self.present.size - self.present.sum())
 
     @cached_property
     def tokens(self) -> npt.NDArray[np.float16]:
@@ -143,6 +160,11 @@ class TokenStore:
     def lengths(self) -> npt.NDArray[np.int64]:
         """(slides,) number of regions of each slide."""
         return np.array([len(slide) for slide in self.slides], np.int64)
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether some patch of some slide has no token."""
+        return any(slide.missing_patches for slide in self.slides)
 
     def region(self, slide: int, region: int) -> npt.NDArray[np.float16]:
         """Tokens of one region, (grid, grid, D) float16: a view of the file, nothing is copied."""

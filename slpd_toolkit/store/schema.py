@@ -18,9 +18,12 @@ VERSION = 1
 SUFFIX = ".h5"
 
 TOKENS, COORDS, TISSUE = "tokens", "coords", "tissue"
+PRESENT = "present"
+"""Only in files of slides where some patch has no token; without it every patch has one."""
 TOKEN_DTYPE = np.dtype("<f2")
 COORD_DTYPE = np.dtype("<i8")
 TISSUE_DTYPE = np.dtype("<f2")
+PRESENT_DTYPE = np.dtype(bool)
 
 
 @dataclass(frozen=True, kw_only=True)

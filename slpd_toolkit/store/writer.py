@@ -24,27 +24,39 @@ if TYPE_CHECKING:
 class TokenWriter:
     """Writes the token file of one slide; memory holds only the regions that are begun and not finished.
 
-    Tokens may arrive in any order. Use it as a context manager, or call `commit` or `abort`: the file appears, whole
-    and synced, on `commit`; `abort`, an exception in the block, or a crash leaves nothing under its name.
+    Tokens may arrive in any order; patches that have none are zeros in the file, without tissue. Use it as a context
+    manager, or call `commit` or `abort`: the file appears, whole and synced, on `commit`; `abort`, an exception in the
+    block, or a crash leaves nothing under its name.
 
     Args:
         path: The token file.
         meta: Its attributes.
         coords: (R, 2) int64, x and y of the regions' top-left corners, level-0 px.
         tissue: (R, grid, grid), tissue fraction of each patch.
+        present: (R, grid, grid), which patches have a token; None where all have.
 
     Raises:
         CacheError: The disk refuses (full, read-only).
     """
 
     def __init__(
-        self, path: Path, meta: TokenMeta, coords: npt.NDArray[np.int64], tissue: npt.NDArray[np.floating]
+        self,
+        path: Path,
+        meta: TokenMeta,
+        coords: npt.NDArray[np.int64],
+        tissue: npt.NDArray[np.floating],
+        present: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.path = path
         self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
         self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
-        self._missing = len(coords)
-        layout = lay_out(meta, coords, tissue)
+        self._present = None if present is None or present.all() else present
+        if self._present is None:
+            self._missing = len(coords)
+        else:  # a region without any token is never begun: the file holds zeros there from the start
+            self._missing = int(self._present.any(axis=(1, 2)).sum())
+            tissue = np.where(self._present, tissue, 0)
+        layout = lay_out(meta, coords, tissue, self._present)
         self._tokens_offset = layout.tokens_offset
         with ExitStack() as stack, _disk_errors(path):
             partial = stack.enter_context(atomic_path(path))
@@ -76,11 +88,14 @@ class TokenWriter:
             region: Index of the region.
             rows: (n,) grid rows.
             columns: (n,) grid columns.
-            tokens: (n, D) features; every patch must be given exactly once in all.
+            tokens: (n, D) features; every patch that is present must be given exactly once in all.
 
         Raises:
             CacheError: A token is not finite in float16, or the disk refuses.
+            ValueError: A patch is given that is not present.
         """
+        if self._present is not None and not self._present[region, rows, columns].all():
+            raise ValueError(f"{self.path}: region {region} is given tokens of patches that are not present")
         with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and is refused below
             stored = tokens.astype(schema.TOKEN_DTYPE)
         if not np.isfinite(stored).all():
@@ -88,10 +103,7 @@ class TokenWriter:
                 f"{self.path}: region {region} has tokens that are NaN, infinite or beyond float16.",
                 hint="Check the encoder's weights and --precision.",
             )
-        buffer, missing = self._begun.get(region) or (
-            np.empty(self._shape[1:], schema.TOKEN_DTYPE),
-            self._shape[1] * self._shape[2],
-        )
+        buffer, missing = self._begun.get(region) or self._begin(region)
         buffer[rows, columns] = stored
         missing -= len(stored)
         if missing:
@@ -102,6 +114,12 @@ class TokenWriter:
         with _disk_errors(self.path):
             self._file.seek(self._tokens_offset + region * buffer.nbytes)
             self._file.write(buffer.data)
+
+    def _begin(self, region: int) -> tuple[npt.NDArray[np.float16], int]:
+        """Give room for a region's tokens, and their number."""
+        if self._present is None:
+            return np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2]
+        return np.zeros(self._shape[1:], schema.TOKEN_DTYPE), int(self._present[region].sum())
 
     @property
     def complete(self) -> bool:

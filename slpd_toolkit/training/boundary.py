@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +11,7 @@ from torch.nn import functional as F
 from slpd_toolkit.compute import autocast
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.objectives.prototypes import build_bank
-from slpd_toolkit.readahead import read_ahead
+from slpd_toolkit.store.streaming import REGIONS_AT_ONCE, in_parts, map_regions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +21,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.prototypes import PrototypeBank
     from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.training.processes import Processes
-
-_REGIONS_AT_ONCE = 256
 
 
 @torch.inference_mode()
@@ -45,20 +42,20 @@ def embed_cohort(
     Returns:
         (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
     """
-    mine = np.arange(len(tokens))[processes.share(len(tokens))]
-    parts = [mine[start : start + _REGIONS_AT_ONCE] for start in range(0, len(mine), _REGIONS_AT_ONCE)]
+
+    def embed(batch: RegionBatch) -> Tensor:
+        present = None if batch.present is None else centre_crop(batch.present, side)
+        with autocast(processes.device, precision):
+            embedded: Tensor = network.backbone(centre_crop(batch.tokens, side), present=present)
+        return embedded.float()
+
     device = processes.device
-    embedded = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="token-reader") as pool:
-        tasks = ((None, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
-        for _, future in read_ahead(pool, tasks, workers + 1):
-            grids = centre_crop(future.result().to(device, non_blocking=True), side)
-            with autocast(device, precision):
-                embedded.append(network.backbone(grids).float())
-    features = torch.cat(embedded) if embedded else torch.empty(0, network.backbone.config.embed_dim, device=device)
+    parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
+    made = list(map_regions(embed, tokens, parts, device=device, workers=workers))
+    features = torch.cat(made) if made else torch.empty(0, network.backbone.config.embed_dim, device=device)
     features = processes.gather(features, len(tokens))
     with autocast(device, precision):
-        bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, _REGIONS_AT_ONCE)])
+        bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, REGIONS_AT_ONCE)])
     return features, F.normalize(bottleneck.float(), dim=-1)
 
 

@@ -95,6 +95,8 @@ def describe_cohort(store: TokenStore) -> str:
     digest = hashlib.sha256(repr([getattr(store.meta, name) for name in COHORT_FIELDS]).encode())
     for slide in store.slides:
         digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes())
+        if slide.present is not None:
+            digest.update(slide.present.tobytes())
     regions = int(store.lengths.sum())
     return f"{len(store.slides)} slides, {regions} regions of {store.meta.encoder} ({digest.hexdigest()[:8]})"
 

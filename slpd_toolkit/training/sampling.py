@@ -1,7 +1,7 @@
 """Which regions a step sees, and every random draw, as functions of seed and step alone: nothing to save or to lose.
 
 Order and views are drawn for the regions of all processes and then cut, so that two processes train as one does with
-twice the batch; stochastic depth alone is drawn by each process for itself.
+twice the batch; stochastic depth and the augmentation of tokens are drawn by each process for itself, on its device.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Stream(IntEnum):
     ORDER = 1
     VIEWS = 2
     DEPTH = 3
+    AUGMENTATION = 4
+    SPREAD = 5
 
 
 def generator(seed: int, stream: Stream, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

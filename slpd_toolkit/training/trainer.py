@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import nullcontext
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from slpd_toolkit import __version__, compute, console
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.errors import CacheError, TrainingError, UsageError
-from slpd_toolkit.files import remove_leftovers, write_csv, write_text
+from slpd_toolkit.files import claim_folder, write_csv, write_text
 from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.objectives.augment import Augmentation
 from slpd_toolkit.objectives.crops import MultiCrop
 from slpd_toolkit.objectives.optim import make_optimiser
 from slpd_toolkit.objectives.schedules import cosine
@@ -34,6 +34,7 @@ from slpd_toolkit.training.meter import Meter
 from slpd_toolkit.training.metrics import MetricsLog
 from slpd_toolkit.training.prototype_file import describe_prototypes
 from slpd_toolkit.training.sampling import Schedule, Stream, generator, read_batches
+from slpd_toolkit.training.spread import token_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +74,7 @@ class Trainer:
             config.local_side,
             config.flip_left_right,
             config.flip_up_down,
+            config.quarter_turns,
         )
         size = config.batch_size // config.accumulate
         self.parts = [slice(first, first + size) for first in range(0, config.batch_size, size)]
@@ -89,6 +91,10 @@ class Trainer:
         self.started_with = {**self.recipe, "processes": processes.world, "cohort": describe_cohort(self.store)}
         self._claim_folder()
         self.progress = self._restore()
+        self.augmentation = self._augmentation()
+        self._present = self.tokens.present(np.arange(len(self.tokens)))
+        if self._present is not None:
+            self._present = self._present.to(self.device)
         self.meter = Meter(processes, self.progress.sums, self.progress.summed)
         self.metrics = self._open_folder()
         self.status = ""
@@ -108,6 +114,10 @@ class Trainer:
     def targets(self, regions: Tensor) -> PrototypeTargets | None:
         """Prototypes that these regions are pulled towards, once there are any."""
         return None if self.progress.bank is None else self.progress.bank.targets(regions)
+
+    def present(self, regions: Tensor) -> Tensor | None:
+        """Patches of these regions that have a token, (B, grid, grid) bool on the device; None if none lacks one."""
+        return None if self._present is None else self._present[regions]
 
     def gradient_exchange(self, part: slice) -> AbstractContextManager[object]:
         """Exchange gradients between processes with the last part of a step only."""
@@ -234,6 +244,14 @@ class Trainer:
         )
         return Slpd(objective, student)
 
+    def _augmentation(self) -> Augmentation:
+        config, noise, offset = self.config, None, None
+        if config.token_noise or config.token_offset:
+            spread = token_spread(self.tokens, generator(config.seed, Stream.SPREAD)).to(self.device)
+            noise = spread * config.token_noise if config.token_noise else None
+            offset = spread * config.token_offset if config.token_offset else None
+        return Augmentation(noise, offset, config.token_dropout, config.block_mask)
+
     def _restore(self) -> Progress:
         path = self.config.out / LAST
         if not path.exists():
@@ -255,17 +273,7 @@ class Trainer:
         """Make the run folder and clear away what a killed run left half written: before hours of work, not after."""
         if not self.processes.first:
             return
-        out = self.config.out
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=out):  # a folder that exists may still be read-only or full
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"--out: {out} cannot be written to ({error}).", hint="Choose a folder that you may write to."
-            ) from error
-        for name in (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES):
-            remove_leftovers(out / name)
+        claim_folder(self.config.out, (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES))
 
     def _open_folder(self) -> MetricsLog | None:
         """Write the recipe and the list of slides; open metrics.csv."""

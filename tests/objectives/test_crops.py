@@ -22,7 +22,7 @@ def cut_one(tokens: Tensor, plan: CropPlan, view: int, region: int, side: int) -
         crop = crop.flip(0)
     if plan.flip_columns[view, region]:
         crop = crop.flip(1)
-    return crop
+    return crop.rot90(int(plan.quarter_turns[view, region]))
 
 
 @settings(deadline=None, max_examples=40)
@@ -34,16 +34,52 @@ def test_one_gather_cuts_what_slicing_cuts(
 ) -> None:
     if global_crops + local_crops < 2:
         local_crops = 1
-    crops = MultiCrop(global_crops, 3, local_crops, 2, flip_left_right=0.5, flip_up_down=0.5)
+    crops = MultiCrop(global_crops, 3, local_crops, 2, flip_left_right=0.5, flip_up_down=0.5, quarter_turns=0.7)
     tokens = torch.randn(regions, height, width, 4, generator=generator(seed))
     plan = draw_crops(crops, regions, (height, width), generator(seed))
-    views = cut_crops(tokens, crops, plan)
+    present = torch.rand(regions, height, width, generator=generator(seed)) < 0.5
+    views = cut_crops(tokens, crops, plan, present)
+    masks = views.teacher_sees
+    assert masks is not None
+    assert views.student_sees is masks
     for view in range(global_crops):
         for b in range(regions):
             assert torch.equal(views.global_crops[view, b], cut_one(tokens, plan, view, b, 3))
+            assert torch.equal(masks.global_crops[view, b], cut_one(present, plan, view, b, 3))
     for view in range(local_crops):
         for b in range(regions):
             assert torch.equal(views.local_crops[view, b], cut_one(tokens, plan, global_crops + view, b, 2))
+            assert torch.equal(masks.local_crops[view, b], cut_one(present, plan, global_crops + view, b, 2))
+
+
+def test_every_flip_and_turn_is_that_of_torch() -> None:
+    """All sixteen combinations, which are the eight symmetries of a square twice."""
+    crops = MultiCrop(global_crops=1, global_side=3, local_crops=1, local_side=3)
+    rows, columns, turns = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (2, 2, 4)), indexing="ij"))
+    tokens = torch.arange(20.0).view(1, 4, 5, 1).expand(16, -1, -1, -1).contiguous()
+    corner = torch.ones(2, 16, dtype=torch.int64)
+    plan = CropPlan(corner, corner, rows.bool().expand(2, -1), columns.bool().expand(2, -1), turns.expand(2, -1))
+    found = cut_crops(tokens, crops, plan)
+    assert found.teacher_sees is found.student_sees is None
+    seen = set()
+    for b, (down, across, turn) in enumerate(zip(rows, columns, turns, strict=True)):
+        crop = tokens[b, 1:4, 1:4]
+        crop = torch.rot90(crop.flip([axis for axis, flipped in ((0, down), (1, across)) if flipped]), int(turn))
+        assert torch.equal(found.global_crops[0, b], crop)
+        assert torch.equal(found.local_crops[0, b], crop)
+        seen.add(tuple(crop.flatten().tolist()))
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("probability", [0.4, 1.0])
+def test_turns_are_uniform_with_their_probability_and_change_no_other_draw(probability: float) -> None:
+    plain = draw_crops(MultiCrop(flip_up_down=0.5), 5_000, (16, 16), generator())
+    turned = draw_crops(MultiCrop(flip_up_down=0.5, quarter_turns=probability), 5_000, (16, 16), generator())
+    assert not plain.quarter_turns.any()
+    assert all(torch.equal(one, two) for one, two in zip(plain[:4], turned[:4], strict=True))
+    shares = torch.bincount(turned.quarter_turns.flatten()) / turned.quarter_turns.numel()
+    wanted = torch.tensor([1 - 0.75 * probability] + 3 * [probability / 4])
+    torch.testing.assert_close(shares, wanted, atol=0.01, rtol=0)
 
 
 def test_offsets_are_uniform_over_every_place_that_fits() -> None:

@@ -12,7 +12,7 @@ from slpd_toolkit.errors import UsageError
 from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViTConfig
-from slpd_toolkit.objectives.crops import MultiCrop, Views, cut_crops, draw_crops
+from slpd_toolkit.objectives.crops import Masks, MultiCrop, Views, cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
 from slpd_toolkit.objectives.prototypes import PrototypeTargets
 from slpd_toolkit.objectives.slpd import Slpd, SlpdLosses
@@ -54,7 +54,7 @@ def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, T
 
 
 def crops_of(views: Views) -> list[list[Tensor]]:
-    return [list(view) for size in views for view in size]
+    return [list(view) for size in views[:2] for view in size]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class _Features(nn.Module):
         self.head = head
         self.features = features
 
-    def forward(self, views: list[Tensor], generator: None = None) -> Tensor:
+    def forward(self, views: list[Tensor], generator: None = None, present: None = None) -> Tensor:
         return self.head.bottleneck(torch.cat(views) if self.features is None else self.features)
 
 
@@ -175,7 +175,7 @@ def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
     halves = []
     for part in (slice(0, 2), slice(2, 4)):
         half = PrototypeTargets(prototypes.valid[part], prototypes.own[part], prototypes.neighbours[:, part])
-        halves.append(slpd(Views(*(view[:, part] for view in views)), half))
+        halves.append(slpd(Views(views.global_crops[:, part], views.local_crops[:, part]), half))
     slpd.update_centres(halves)
     torch.testing.assert_close(slpd.centre, whole.centre)
     torch.testing.assert_close(slpd.prototype_centre, whole.prototype_centre)
@@ -250,3 +250,37 @@ def test_prototype_terms_alone_need_prototypes() -> None:
 def test_constants_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SlpdConfig(**settings)
+
+
+def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
+    """Hidden tokens reach the loss through the targets only; where nobody sees them, they do not reach it."""
+    slpd = build(SlpdConfig())
+    views, prototypes = draw_views(0), draw_prototypes(0, 2)
+    rng = torch.Generator().manual_seed(0)
+    hidden = Masks(
+        *(torch.rand(view.shape[:-1], generator=rng) < 0.6 for view in (views.global_crops, views.local_crops))
+    )
+    other = torch.where(hidden.global_crops.unsqueeze(-1), views.global_crops, 3.0)
+    losses = {}
+    for teacher_sees in (None, hidden):
+        for name, tokens in (("given", views.global_crops), ("other", other)):
+            leaves = [tokens.clone().requires_grad_(), views.local_crops.clone().requires_grad_()]
+            found = slpd(Views(leaves[0], leaves[1], teacher_sees, hidden), prototypes)
+            for leaf, shown in zip(leaves, hidden, strict=True):
+                (gradient,) = torch.autograd.grad(found.total, leaf, retain_graph=True)
+                assert (gradient[~shown] == 0).all()
+                assert (gradient[shown] != 0).any()
+            losses[teacher_sees is None, name] = torch.stack(found[:4]).detach()
+    assert torch.equal(losses[False, "given"], losses[False, "other"])
+    assert (losses[True, "given"][1] - losses[True, "other"][1]).abs() > 1e-3
+    assert torch.equal(losses[True, "given"][2:], losses[True, "other"][2:])  # prototypes face the student alone
+
+
+def test_views_with_all_tokens_shown_are_views_without_masks() -> None:
+    slpd = build(SlpdConfig())
+    views = draw_views(0)
+    everything = Masks(
+        *(torch.ones(view.shape[:-1], dtype=torch.bool) for view in (views.global_crops, views.local_crops))
+    )
+    masked = slpd(views._replace(teacher_sees=everything, student_sees=everything))
+    torch.testing.assert_close(masked.total, slpd(views).total, rtol=1e-12, atol=0)

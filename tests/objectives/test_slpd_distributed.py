@@ -28,7 +28,8 @@ def run_steps(model: Slpd | DistributedDataParallel, slpd: Slpd, part: slice) ->
     optimiser = torch.optim.SGD(slpd.student.parameters(), lr=0.1)
     result = []
     for step in range(STEPS):
-        views = Views(*(view[:, part] for view in draw_views(step)))
+        both = draw_views(step)
+        views = Views(both.global_crops[:, part], both.local_crops[:, part])
         drawn = draw_prototypes(step, 2, valid=(True, False, True, True))  # the first process has fewer targets
         prototypes = PrototypeTargets(drawn.valid[part], drawn.own[part], drawn.neighbours[:, part])
         losses = model(views, prototypes)

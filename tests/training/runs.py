@@ -42,6 +42,16 @@ TINY: dict[str, Any] = {
 }
 """30 regions in steps of 8: 3 epochs of 3 steps, prototypes in the last two."""
 
+AUGMENTED: dict[str, Any] = {
+    "flip_up_down": 0.5,
+    "quarter_turns": 1.0,
+    "token_noise": 0.3,
+    "token_offset": 0.5,
+    "token_dropout": 0.2,
+    "block_mask": 0.25,
+}
+"""Every augmentation of views."""
+
 TIMINGS = ("regions_per_s", "data_wait")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from slpd_toolkit import pretrain
 from tests.training.processes import exit_code, start
-from tests.training.runs import assert_same_run, checkpoint, tiny
+from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ START, SAVE = 24, 12
         pytest.param({"drop_path": 0.3, "save_every_min": 0.0, "precision": "bf16"}, 2, 9, marks=pytest.mark.slow),
         pytest.param({"optimiser": "sgd", "save_every_min": 10.0}, 3, 9, marks=pytest.mark.slow),
         pytest.param({"optimiser": "lars", "save_every_min": 0.0, "accumulate": 2}, 4, 9, marks=pytest.mark.slow),
+        pytest.param(AUGMENTED | {"save_every_min": 0.0, "accumulate": 2}, 5, 9, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_again_and_again_equals_one_that_was_not(

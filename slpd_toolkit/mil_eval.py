@@ -1,0 +1,235 @@
+"""Stage three: how good is a representation? Bags, splits, audit, folds of every head, statistics, files: see `run`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+import joblib
+import numpy as np
+import sklearn
+import tomli_w
+import torch
+
+from slpd_toolkit import __version__, compute, console
+from slpd_toolkit.config.recipe import ABOUT, as_recipe
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.files import claim_folder, sha256, write_csv, write_text
+from slpd_toolkit.manifest import check_ids, check_rows, read_table, summarise
+from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
+from slpd_toolkit.mil.divisions import divide
+from slpd_toolkit.mil.documents import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
+from slpd_toolkit.mil.evaluation import Resampling, fold_metrics, intervals
+from slpd_toolkit.mil.folds import run_folds
+from slpd_toolkit.mil.inputs import read_inputs
+from slpd_toolkit.mil.pairs import compare_all
+from slpd_toolkit.mil.results import Evaluation, Result
+from slpd_toolkit.mil.training import HeadTraining
+from slpd_toolkit.report.evaluation import write_report
+from slpd_toolkit.report.evaluation_summary import print_summary
+from slpd_toolkit.report.scores import write_scores
+from slpd_toolkit.report.thumbnails import Thumbnails
+from slpd_toolkit.representations.models import Cache
+from slpd_toolkit.representations.opening import Frozen, open_models
+from slpd_toolkit.representations.sources import parse_sources
+from slpd_toolkit.store.cohort import CohortTokens
+from slpd_toolkit.store.reader import TokenStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.mil.audit import SplitAudit
+    from slpd_toolkit.mil.inputs import Inputs
+    from slpd_toolkit.mil.results import Representation
+    from slpd_toolkit.mil.splits import Split
+    from slpd_toolkit.representations.models import Model
+
+REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
+SCORES, RECIPE = "scores.h5", "recipe.toml"
+_THUMBNAIL_PX = 640
+
+
+def run(config: MilEvalConfig) -> int:
+    """Evaluate every model under every aggregator on the same splits, and write what was found to `config.out`.
+
+    Nothing is computed before everything is checked. Region embeddings are kept, so that the same command, run again,
+    only trains the heads again.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: Manifest, cache, models, splits and settings do not fit together; nothing was started.
+        CacheError: The cache is empty, mixed, damaged, or can no longer be read.
+        WeightsError: A model's file is no region ViT.
+        DeviceMemoryError: Embedding regions does not fit the device.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(compute.within_memory("Use --device cpu, or wait until the device is free."))
+        device = compute.resolve_device(config.device)
+        precision = compute.resolve_precision(config.precision, device)
+        table = _read_manifest(config.manifest)
+        cache = None if config.cache is None else _open_cache(config, device, stack)
+        frozen = Frozen(precision, config.view, config.seed, config.out)
+        models = open_models(parse_sources(config.model), cache, frozen)
+        inputs = read_inputs(table, _embedded(config, models), config)
+        splits, split_notes = divide(inputs, config)
+        claim_folder(config.out, (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE))
+        slides = inputs.cohort.slides.tolist()
+        representations = _represent(models, slides, cache)
+    audits = {each.name: _audit(each, splits, inputs.patient_of) for each in representations}
+    results = _evaluate(config, inputs, splits, representations)
+    evaluation = Evaluation(
+        target=inputs.target,
+        task=inputs.task,
+        cohort=inputs.cohort,
+        representations=representations,
+        results=results,
+        comparisons=compare_all(inputs.task, inputs.cohort, results, _resampling(config)),
+        audits=audits,
+        recipe={
+            **as_recipe(config),
+            "task": config.kind,
+            "precision": precision,
+            "device": device.type,
+            ABOUT: _about(config, models, cache, device),
+        },
+        notes=(*inputs.notes, *split_notes, *_undefined(results)),
+    )
+    _write(config, evaluation, splits, table)
+    print_summary(evaluation)
+    console.note(f"Look at {config.out / REPORT}.")
+    return 0
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    table = read_table(path, required=("slide_id",))
+    problems = check_ids(table)
+    if problems:
+        raise UsageError(f"Manifest {path}:\n{summarise(problems)}", hint="Correct these rows.")
+    return table
+
+
+def _open_cache(config: MilEvalConfig, device: torch.device, stack: ExitStack) -> Cache:
+    assert config.cache is not None
+    store = TokenStore.open(config.cache)
+    return Cache(store, stack.enter_context(closing(CohortTokens(store))), device, config.workers)
+
+
+def _embedded(config: MilEvalConfig, models: Sequence[Model]) -> dict[str, Sequence[str]]:
+    """The slides of each source of embeddings, by what it is called in messages; the cache once for all its models."""
+    return {
+        f"the cache {config.cache}" if model.of_cache else f"the table {model.source}": sorted(model.slides)
+        for model in models
+    }
+
+
+def _represent(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
+    files = {} if cache is None else cache.files
+    regions = sum(len(files[slide]) for slide in slides if slide in files)
+    total = regions * sum(model.of_cache for model in models)
+    with console.progress("embed", total=total, unit="regions", shown=total > 0) as bar:
+        return tuple(model.represent(slides, bar) for model in models)
+
+
+def _audit(
+    representation: Representation, splits: Sequence[Split], patient_of: Mapping[str, str]
+) -> tuple[SplitAudit, ...]:
+    shared = find_shared_vectors(representation.bags)
+    return tuple(
+        audit_split(split, patient_of, pretrained=representation.pretrained, shared_vectors=shared) for split in splits
+    )
+
+
+def _evaluate(
+    config: MilEvalConfig, inputs: Inputs, splits: Sequence[Split], representations: Sequence[Representation]
+) -> tuple[Result, ...]:
+    task, jobs = inputs.task, config.jobs or joblib.cpu_count()
+    training = HeadTraining(
+        config.steps,
+        config.head_batch,
+        config.check_every,
+        config.patience,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+    )
+    results = []
+    total = len(representations) * len(config.aggregator) * len(splits)
+    with console.progress("evaluate", total=total, unit="folds") as bar:
+        for representation in representations:
+            for aggregator in config.aggregator:
+                folds = []
+                for fold in run_folds(
+                    representation.bags, task, splits, aggregator, training=training, seed=config.seed, jobs=jobs
+                ):
+                    folds.append(fold)
+                    bar.advance(1, f"{representation.name}, {aggregator}")
+                results.append(
+                    Result(
+                        representation.name,
+                        aggregator,
+                        tuple(folds),
+                        fold_metrics(task, folds),
+                        intervals(task, inputs.cohort, folds, _resampling(config)),
+                    )
+                )
+    return tuple(results)
+
+
+def _resampling(config: MilEvalConfig) -> Resampling:
+    return Resampling(config.bootstrap, config.permutations, config.seed)
+
+
+def _undefined(results: Sequence[Result]) -> list[str]:
+    """Name the metrics that some test parts leave undefined: their means are over the others."""
+    first = results[0]
+    counts = {name: int(np.isnan(values).sum()) for name, values in first.values.items()}
+    return [
+        f"{name} is undefined in {count} of {len(first.folds)} test parts and is the mean of the others."
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def _about(
+    config: MilEvalConfig, models: Sequence[Model], cache: Cache | None, device: torch.device
+) -> dict[str, object]:
+    """Versions and digests."""
+    return {
+        "toolkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit_learn": sklearn.__version__,
+        "device": compute.describe(device),
+        "manifest_sha256": sha256(config.manifest),
+        "models": {model.name: model.digest for model in models if model.digest},
+        **(
+            {}
+            if cache is None
+            else {"encoder": cache.store.meta.encoder, "encoder_sha256": cache.store.meta.encoder_sha256}
+        ),
+    }
+
+
+def _write(config: MilEvalConfig, evaluation: Evaluation, splits: Sequence[Split], table: pd.DataFrame) -> None:
+    out = config.out
+    write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
+    write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
+    write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
+    write_scores(out / SCORES, evaluation)
+    write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
+    write_report(out / REPORT, evaluation, _thumbnails(config, table))
+
+
+def _thumbnails(config: MilEvalConfig, table: pd.DataFrame) -> Thumbnails:
+    """Slides in small, those that are still there."""
+    folder = config.slides_root or config.manifest.parent
+    entries = check_rows(table, folder)[0] if "slide_path" in table else []
+    return Thumbnails({entry.slide_id: entry for entry in entries}, _THUMBNAIL_PX)

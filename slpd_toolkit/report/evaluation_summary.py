@@ -1,0 +1,131 @@
+"""What `slpd mil-eval` prints: the table, the comparisons, and whether the splits leak. 80 columns."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from slpd_toolkit import console
+from slpd_toolkit.mil.arrays import listed
+from slpd_toolkit.mil.statistics import mean_and_sd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.audit import SplitAudit
+    from slpd_toolkit.mil.results import Evaluation, PairedResult, Representation, Result
+    from slpd_toolkit.mil.statistics import Interval
+
+_SECOND = "balanced_accuracy"
+
+
+def print_summary(evaluation: Evaluation) -> None:
+    """Print results, comparisons and audit to standard output, notes to standard error."""
+    headline = evaluation.task.headline
+    cohort = evaluation.cohort
+    patients = len(set(cohort.patients.tolist()))
+    console.table(
+        f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients",
+        [_row(result, headline) for result in evaluation.results],
+    )
+    for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
+        console.table(
+            f"{aggregator}: {_spoken(headline)}, first - second; p by Holm over {len(evaluation.comparisons)}",
+            [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
+        )
+    console.facts("Leakage audit", audit_facts(evaluation))
+    for note in evaluation.notes:
+        console.note(f"note: {note}")
+
+
+def audit_facts(evaluation: Evaluation) -> dict[str, str]:
+    """One line on the splits, and one on each model: clean, or what was found in how many splits."""
+    representations = evaluation.representations
+    facts = {"splits": _patients_line(evaluation.audits[representations[0].name])}
+    return facts | {each.name: _model_line(each, evaluation.audits[each.name]) for each in representations}
+
+
+def _row(result: Result, headline: str) -> dict[str, object]:
+    row: dict[str, object] = {
+        "model": result.model,
+        "aggregator": result.aggregator,
+        f"{_spoken(headline)} ± sd": _mean(result, headline),
+        "95 % interval": _interval(result.intervals[headline]),
+    }
+    return row | ({f"{_spoken(_SECOND)} ± sd": _mean(result, _SECOND)} if _SECOND in result.values else {})
+
+
+def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
+    comparison = paired.metrics[headline]
+    return {
+        "first - second": f"{paired.first} - {paired.second}",
+        "mean": f"{comparison.difference:+.3f}",
+        "95 % interval": _interval(comparison.interval, signed=True),
+        "p t": _p(paired.adjusted["corrected_t"]),
+        "p perm.": _p(paired.adjusted["permutation"]),
+        "p DeLong": _p(paired.adjusted["delong"]),
+    }
+
+
+def _patients_line(audits: Sequence[SplitAudit]) -> str:
+    leaking = [audit for audit in audits if audit.shared_patients]
+    if not leaking:
+        return f"clean: no patient is in two parts of any of the {len(audits)} splits."
+    pairs = Counter(pair for audit in leaking for pair in audit.shared_patients)
+    counts = [len({name for names in audit.shared_patients.values() for name in names}) for audit in leaking]
+    shares = [f"{one} and {other} in {count}" for (one, other), count in pairs.items()]
+    example = next(iter(leaking[0].shared_patients.values()))
+    return (
+        f"LEAK: {len(leaking)} of {len(audits)} splits have patients in two parts ({', '.join(shares)}), "
+        f"{_range(counts)} patients a split, such as {listed(example[:2])}. Their results flatter."
+    )
+
+
+def _model_line(representation: Representation, audits: Sequence[SplitAudit]) -> str:
+    lines = []
+    slides = {slide for audit in audits for slide in audit.pretrained_slides}
+    patients = {patient for audit in audits for patient in audit.pretrained_patients}
+    if slides:
+        lines.append(f"pretrained on {len(slides)} of the tested slides (without their labels).")
+    if patients:
+        lines.append(f"pretrained on other slides of {len(patients)} tested patients.")
+    duplicates = [audit for audit in audits if audit.shared_vectors]
+    if duplicates:
+        shared = duplicates[0].shared_vectors[0]
+        lines.append(
+            f"LEAK: identical embeddings stand in two parts in {len(duplicates)} of {len(audits)} splits, such as "
+            f"{shared.count} in {listed(shared.slides)}."
+        )
+    else:
+        lines.append("clean: no embedding stands in two parts.")
+    if not representation.pretraining_known and representation.places is None:
+        lines.append("Which slides it was trained on is not known.")
+    elif not representation.pretraining_known:
+        lines.append("Which slides it was pretrained on is not known.")
+    return " ".join(lines)
+
+
+def _mean(result: Result, name: str) -> str:
+    mean, sd = mean_and_sd(result.values[name])
+    return f"{mean:.3f}" + ("" if math.isnan(sd) else f" ± {sd:.3f}")
+
+
+def _interval(interval: Interval, *, signed: bool = False) -> str:
+    if not interval.replicates:
+        return "-"
+    return f"{interval.low:+.3f} to {interval.high:+.3f}" if signed else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def _spoken(metric: str) -> str:
+    return metric.replace("_", " ")

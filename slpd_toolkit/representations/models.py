@@ -1,0 +1,162 @@
+"""One `--model`, ready to represent slides: vectors that a table holds, or something computed from every region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from slpd_toolkit import console
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.results import RegionPlaces, Representation
+from slpd_toolkit.representations.stored_bags import StoredBags
+from slpd_toolkit.store.streaming import in_parts, map_regions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from slpd_toolkit.console import Progress
+    from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.store.reader import TokenFile, TokenStore
+    from slpd_toolkit.store.streaming import RegionBatch
+
+    Bag = npt.NDArray[np.float32]
+    EmbedRegions = Callable[[RegionBatch], Tensor]
+    """n regions -> (n, E)."""
+
+
+class Model(Protocol):
+    """One `--model`, opened and checked."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique."""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+
+    @property
+    def digest(self) -> str:
+        """Tells it from other models."""
+
+    @property
+    def of_cache(self) -> bool:
+        """Whether it is computed from the token cache."""
+
+    @property
+    def slides(self) -> Collection[str]:
+        """Ids of the slides that it can represent."""
+
+    def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
+        """Give the bags of these slides, in their order; counts their regions in `bar`."""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorTable:
+    """Vectors of whole slides: bags of one."""
+
+    name: str
+    source: str
+    digest: str
+    vectors: Mapping[str, Bag]
+    """(1, D) a slide."""
+
+    of_cache: bool = False
+
+    @property
+    def slides(self) -> Collection[str]:
+        """Ids of the slides in the table."""
+        return self.vectors.keys()
+
+    def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
+        """See `Model.represent`."""
+        bar.advance(0, self.name)
+        return Representation(self.name, self.source, Bags.pack({slide: self.vectors[slide] for slide in slides}))
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A token cache: its files, and its regions as one list."""
+
+    store: TokenStore
+    tokens: CohortTokens
+    device: torch.device
+    """Where regions are embedded."""
+    workers: int
+    """Threads that read ahead."""
+
+    @property
+    def files(self) -> dict[str, TokenFile]:
+        """Token files that hold a region, by slide id."""
+        return {slide.meta.slide_id: slide for slide in self.store.slides if len(slide)}
+
+
+@dataclass(frozen=True, eq=False)
+class RegionModel:
+    """An embedding of every region of a token cache."""
+
+    name: str
+    source: str
+    digest: str
+    cache: Cache
+    embed: EmbedRegions
+    stored: Path | None = None
+    """Where embeddings are kept for the next evaluation; None where making them costs no more than reading."""
+    pretrained: frozenset[str] = frozenset()
+    pretraining_known: bool = False
+    of_cache: bool = True
+
+    @property
+    def slides(self) -> Collection[str]:
+        """Ids of the slides of the cache that have a region."""
+        return self.cache.files.keys()
+
+    def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
+        """See `Model.represent`."""
+        files = self.cache.files
+        stored = None if self.stored is None else StoredBags(self.stored, self.digest)
+        known = {slide: bag for slide in slides if stored and (bag := stored.get(files[slide])) is not None}
+        bar.advance(sum(map(len, known.values())), self.name)
+        made = dict(self._make([slide for slide in slides if slide not in known], bar))
+        if stored and made:
+            _keep(stored, made, files)
+        bags = Bags.pack({slide: known[slide] if slide in known else made[slide] for slide in slides})
+        metas = [files[slide].meta for slide in slides]
+        places = RegionPlaces(
+            np.concatenate([files[slide].coords for slide in slides]),
+            np.array([meta.region_l0 for meta in metas], np.int64),
+            np.array([(meta.slide_width_l0, meta.slide_height_l0) for meta in metas], np.int64),
+        )
+        return Representation(self.name, self.source, bags, places, self.pretrained, self.pretraining_known)
+
+    @torch.inference_mode()
+    def _make(self, slides: Sequence[str], bar: Progress) -> Iterator[tuple[str, Bag]]:
+        """Embed slide by slide, so that the numbers of one do not depend, in any bit, on which others there are."""
+        of_slide, ids = self.cache.tokens.slide_of_region, self.cache.store.slide_ids
+        first = {slide: int(np.searchsorted(of_slide, index)) for index, slide in enumerate(ids)}
+        parts = {
+            slide: in_parts(np.arange(first[slide], first[slide] + len(self.cache.files[slide]))) for slide in slides
+        }
+        in_order = (part for slide in slides for part in parts[slide])
+        made = map_regions(
+            self.embed, self.cache.tokens, in_order, device=self.cache.device, workers=self.cache.workers
+        )
+        for slide in slides:
+            bag = torch.cat([next(made).float().cpu() for _ in parts[slide]]).numpy()
+            bar.advance(len(bag), self.name)
+            yield slide, bag
+
+
+def _keep(stored: StoredBags, made: Mapping[str, Bag], files: Mapping[str, TokenFile]) -> None:
+    """Keep embeddings if the folder lets us: without, only the next evaluation takes longer."""
+    try:
+        stored.add(made, files)
+    except OSError as error:
+        console.note(f"Region embeddings are not kept, the next evaluation makes them anew: {error}.")

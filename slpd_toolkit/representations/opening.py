@@ -1,0 +1,225 @@
+"""From sources to models: everything about them is checked here, before anything is computed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from slpd_toolkit.compute import autocast
+from slpd_toolkit.errors import Problems, UsageError
+from slpd_toolkit.files import sha256
+from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.weights import read_checkpoint
+from slpd_toolkit.objectives.crops import centre_crop
+from slpd_toolkit.representations.models import RegionModel, VectorTable
+from slpd_toolkit.representations.sources import REGION_VIT, Kind
+from slpd_toolkit.representations.vector_tables import read_vectors
+from slpd_toolkit.store.schema import COHORT_FIELDS
+from slpd_toolkit.training.sampling import Stream, generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from slpd_toolkit.config.checks import Precision
+    from slpd_toolkit.representations.models import Cache, EmbedRegions, Model
+    from slpd_toolkit.representations.sources import Source
+    from slpd_toolkit.store.reader import TokenStore
+    from slpd_toolkit.store.schema import TokenMeta
+    from slpd_toolkit.store.streaming import RegionBatch
+
+_SLIDES = "slides.csv"
+_STORED = "region_embeddings"
+_GLOBAL_CROP, _OF_GRID = 14, 16
+_MUST_AGREE = ("encoder", "encoder_sha256", "embedding_dim", "target_mpp", "patch_px", "region_px")
+"""What a model's tokens and the cache's must share. Their precision, say, changes next to nothing."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """How frozen region ViTs are applied."""
+
+    precision: Precision
+    """Resolved."""
+    view: Literal["full", "centre"]
+    seed: int
+    """Of the untrained one."""
+    out: Path
+    """Folder of the evaluation: the untrained one's embeddings are kept there, those of others beside the model."""
+
+
+def open_models(sources: Sequence[Source], cache: Cache | None, frozen: Frozen) -> list[Model]:
+    """Open every source.
+
+    Args:
+        sources: From `parse_sources`.
+        cache: The token cache; None where all sources are tables.
+        frozen: How region ViTs are applied.
+
+    Raises:
+        UsageError: Tables that cannot be read, models that do not fit the cache, or no cache; all at once.
+        WeightsError: The only thing wrong is a weights file.
+    """
+    needy = [source.name for source in sources if source.needs_tokens]
+    if needy and cache is None:
+        raise UsageError(
+            f"Missing: the token cache, which {', '.join(needy)} is computed from.",
+            hint="Give it: slpd mil-eval CACHE ...",
+        )
+    problems = Problems()
+    models: list[Model] = []
+    shape = RegionViTConfig()
+    for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it takes the others' shape
+        with problems.gathered():
+            if source.kind is Kind.TABLE:
+                models.append(_open_table(source))
+                continue
+            assert cache is not None
+            if source.kind is Kind.MEAN_TOKENS:
+                models.append(
+                    RegionModel(
+                        source.name, source.kind.value, "", cache, _mean_tokens(cache.store), pretraining_known=True
+                    )
+                )
+            elif source.kind is Kind.UNTRAINED:
+                models.append(_untrained(source, cache, shape, frozen))
+            else:
+                model, shape = _open_region_vit(source, cache, frozen)
+                models.append(model)
+    problems.raise_any()
+    place = {source.name: index for index, source in enumerate(sources)}
+    return sorted(models, key=lambda model: place[model.name])
+
+
+def mean_of_tissue(grids: Tensor, tissue: Tensor) -> Tensor:
+    """Mean of the tokens whose patch holds any tissue, each counting once; of all tokens where a region has none.
+
+    A patch of which 2 % is tissue counts like a full one: its token is of tissue. Patches without any tissue, and
+    missing ones (stored with tissue 0), do not count.
+
+    Args:
+        grids: (N, h, w, D) tokens.
+        tissue: (N, h, w) tissue fraction of each patch.
+
+    Returns:
+        (N, D) float32.
+    """
+    counts = (tissue > 0).float()
+    counts[counts.sum(dim=(1, 2)) == 0] = 1
+    total = torch.einsum("nhwd,nhw->nd", grids.float(), counts)
+    return total / counts.sum(dim=(1, 2)).unsqueeze(1)
+
+
+def _open_table(source: Source) -> VectorTable:
+    assert source.path is not None
+    return VectorTable(source.name, str(source.path), sha256(source.path), read_vectors(source.path))
+
+
+def _mean_tokens(store: TokenStore) -> EmbedRegions:
+    tissue = torch.from_numpy(np.concatenate([slide.tissue for slide in store.slides]))
+
+    def embed(batch: RegionBatch) -> Tensor:
+        return mean_of_tissue(batch.tokens, tissue[batch.regions].to(batch.tokens.device))
+
+    return embed
+
+
+def _open_region_vit(source: Source, cache: Cache, frozen: Frozen) -> tuple[RegionModel, RegionViTConfig]:
+    assert source.path is not None
+    network = RegionViT.from_file(source.path)
+    _require_fit(source, network.config, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
+    digest = sha256(source.path)
+    slides = source.path.parent / _SLIDES if source.path.name == REGION_VIT else None
+    pretrained = _slides_seen(slides) if slides and slides.exists() else None
+    model = RegionModel(
+        source.name,
+        str(source.path),
+        digest,
+        cache,
+        _forward(network, cache, frozen),
+        source.path.parent / _STORED / _stored_name(source.path.stem, cache.store, frozen),
+        pretrained or frozenset(),
+        pretraining_known=pretrained is not None,
+    )
+    return model, network.config
+
+
+def _untrained(source: Source, cache: Cache, shape: RegionViTConfig, frozen: Frozen) -> RegionModel:
+    """What `slpd pretrain --seed` starts from: in the shape of the trained model it is compared with, or ViT-4K-XS."""
+    store = cache.store
+    if shape == RegionViTConfig():
+        shape = replace(shape, grid=max(1, round(store.grid * _GLOBAL_CROP / _OF_GRID)))
+    shape = replace(shape, input_dim=store.embedding_dim)
+    network = RegionViT(shape, generator(frozen.seed, Stream.WEIGHTS)).eval()
+    digest = hashlib.sha256(f"untrained {shape} {frozen.seed}".encode()).hexdigest()
+    return RegionModel(
+        source.name,
+        f"untrained region ViT, seed {frozen.seed}",
+        digest,
+        cache,
+        _forward(network, cache, frozen),
+        frozen.out / _STORED / _stored_name("untrained", store, frozen),
+        pretraining_known=True,
+    )
+
+
+def _forward(network: RegionViT, cache: Cache, frozen: Frozen) -> EmbedRegions:
+    def embed(batch: RegionBatch) -> Tensor:
+        network.to(cache.device)
+        grids, present = batch.tokens, batch.present
+        if frozen.view == "centre":
+            grids = centre_crop(grids, network.config.grid)
+            present = None if present is None else centre_crop(present, network.config.grid)
+        with autocast(cache.device, frozen.precision):
+            embedded: Tensor = network(grids, present=present)
+        return embedded
+
+    return embed
+
+
+def _require_fit(source: Source, shape: RegionViTConfig, meta: TokenMeta, provenance: dict[str, object]) -> None:
+    if shape.input_dim != meta.embedding_dim:
+        raise UsageError(
+            f"{source.path} takes tokens of {shape.input_dim} features, those of the cache have {meta.embedding_dim} "
+            f"({meta.encoder}).",
+            hint="Evaluate a model on tokens of the encoder that it was trained on.",
+        )
+    if shape.grid > meta.grid:
+        raise UsageError(
+            f"{source.path} was trained on {shape.grid} x {shape.grid} tokens, regions of the cache have "
+            f"{meta.grid} x {meta.grid}.",
+            hint="Evaluate a model on regions of the size that it was trained on.",
+        )
+    differences = [
+        f"{name}: {provenance[name]!r} there, {getattr(meta, name)!r} here"
+        for name in _MUST_AGREE
+        if name in provenance and provenance[name] != getattr(meta, name)
+    ]
+    if differences:
+        raise UsageError(
+            f"{source.path} was trained on other tokens than those of the cache: {', '.join(differences)}.",
+            hint="Evaluate a model on tokens like those that it was trained on.",
+        )
+
+
+def _slides_seen(path: Path) -> frozenset[str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            return frozenset(row["slide_id"] for row in csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise UsageError(
+            f"{path} does not list the slides of the run ({error}).",
+            hint="The leakage audit needs it: restore it, or copy region_vit.pt to another folder to go without.",
+        ) from error
+
+
+def _stored_name(stem: str, store: TokenStore, frozen: Frozen) -> str:
+    about = repr([getattr(store.meta, name) for name in COHORT_FIELDS])
+    return f"{stem}-{frozen.view}-{frozen.precision}-{hashlib.sha256(about.encode()).hexdigest()[:8]}.h5"

@@ -1,0 +1,108 @@
+"""`--model [name=]source`: what it names, found and told apart before anything is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.errors import Problems, UsageError
+from slpd_toolkit.files import is_safe_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REGION_VIT = "region_vit.pt"
+_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
+_MEAN_TOKENS, _UNTRAINED = "mean-tokens", "untrained"
+TABLE_SUFFIXES = (".csv", ".npz", ".parquet")
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+class Kind(Enum):
+    """What a source is."""
+
+    REGION_VIT = "region ViT"
+    MEAN_TOKENS = "mean of the tissue tokens of a region"
+    UNTRAINED = "untrained region ViT"
+    TABLE = "table of slide vectors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One `--model`."""
+
+    name: str
+    """Short and unique: it stands in tables and legends."""
+    kind: Kind
+    path: Path | None = None
+    """The file, where there is one."""
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether it is computed from a token cache."""
+        return self.kind is not Kind.TABLE
+
+
+def parse_sources(models: Sequence[str]) -> list[Source]:
+    """Find what each `--model` names.
+
+    Args:
+        models: `[name=]source`; the default name is that of the run folder, or of the file without its suffix.
+
+    Raises:
+        UsageError: Nothing is there, a folder is no run, a name is used twice or holds odd characters; all at once.
+    """
+    problems, sources = Problems(), []
+    for model in models:
+        with problems.gathered():
+            sources.append(_parse(model))
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        problems.found.append(
+            UsageError(
+                f"--model: {', '.join(twice)} names more than one model.",
+                hint=f"Give names: --model other-name={models[names.index(twice[0])].partition('=')[2] or '<source>'}.",
+            )
+        )
+    problems.raise_any()
+    return sources
+
+
+def _parse(model: str) -> Source:
+    match = None if Path(model).exists() else _NAMED.fullmatch(model)
+    name, text = (match[1], match[2]) if match else ("", model)
+    for kind, keyword in ((Kind.MEAN_TOKENS, _MEAN_TOKENS), (Kind.UNTRAINED, _UNTRAINED)):
+        if text == keyword:
+            return Source(name or keyword, kind)
+    path = Path(text)
+    if path.is_dir():
+        path /= REGION_VIT
+        if not path.is_file():
+            raise UsageError(
+                f"--model: {text} is no run folder, it has no {REGION_VIT}.",
+                hint="`slpd pretrain` writes it at the end of the first epoch.",
+            )
+    if not path.is_file():
+        near = get_close_matches(text, (_MEAN_TOKENS, _UNTRAINED), n=1)
+        raise UsageError(
+            f"--model: {text} does not exist{f' (did you mean {near[0]}?)' if near else ''}.",
+            hint="Allowed: a run folder, a weights file, a table of slide vectors, mean-tokens or untrained.",
+        )
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES + _WEIGHT_SUFFIXES:
+        raise UsageError(
+            f"--model: {text} is of no known kind.",
+            hint=f"Weights: {', '.join(_WEIGHT_SUFFIXES)}; slide vectors: {', '.join(TABLE_SUFFIXES)}.",
+        )
+    name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem)
+    if not is_safe_name(name):
+        raise UsageError(
+            f"--model: {name!r} cannot be a name.",
+            hint=f"Give one of letters, digits, '.', '_' and '-': --model my-name={text}.",
+        )
+    return Source(name, Kind.TABLE if suffix in TABLE_SUFFIXES else Kind.REGION_VIT, path)
