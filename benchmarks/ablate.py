@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 SIZE: dict[str, Any] = {"slides": 64, "regions": 24.0, "grid": 8, "dim": 64, "noise": 1.0}
 _KINDS: dict[str, Any] = {"pairings": 3, "scales": (1.0,)}
-_DRIFT: dict[str, Any] = {"drift": 2.5, "drift_scale": 1.5}
+_DRIFT: dict[str, Any] = {"drift": 2.0, "drift_scale": 1.5}
 COHORTS: dict[str, dict[str, Any]] = {
     "drift": _KINDS | _DRIFT | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "drift and shift": _KINDS | _DRIFT | {"region_shift": 0.7, "slide_shift": 0.7, "site_shift": 0.5},
@@ -129,7 +129,18 @@ SENSITIVITY: dict[str, dict[str, Any]] = {
     "SLPD weights 3": {"intra_weight": 3.0, "inter_weight": 3.0},
     "SLPD backbone clusters": {"cluster_features": "backbone"},
 }
-ROWS = {**MAIN, **SENSITIVITY}
+VIEWS: dict[str, dict[str, Any]] = {
+    f"{name} {change}": {**terms, **settings}
+    for change, settings in (
+        ("token offset 0.5", {"token_offset": 0.5}),
+        ("token noise 0.5", {"token_noise": 0.5}),
+        ("token dropout 0.3", {"token_dropout": 0.3}),
+        ("block mask 0.3", {"block_mask": 0.3}),
+        ("quarter turns", {"quarter_turns": 1.0}),
+    )
+    for name, terms in (("DINO", NO_PROTOTYPES), ("SLPD", {}))
+}
+ROWS = {**MAIN, **SENSITIVITY, **VIEWS}
 
 TRUTH_ROW, MEAN, UNTRAINED = "truth", "mean tokens", "untrained"
 BASELINES = (TRUTH_ROW, MEAN, UNTRAINED)
@@ -346,13 +357,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
     parser.add_argument("--cohorts", nargs="+", default=["drift"], choices=COHORTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, or names of rows; `none`")
+    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `none`, or names")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
         "--report", type=Path, help="folder to write planted.json, .csv and .svg of all that is there to"
     )
     args = parser.parse_args()
-    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY), "none": []}
+    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY), "views": list(VIEWS), "none": []}
     rows = [row for name in args.rows for row in groups.get(name, [name])]
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
     if args.report:
