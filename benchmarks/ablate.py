@@ -20,9 +20,11 @@ import argparse
 import json
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import joblib
 import numpy as np
@@ -45,7 +47,7 @@ from slpd_toolkit.mil.tasks import Classification, Survival
 from slpd_toolkit.mil.training import HeadTraining
 from slpd_toolkit.mil.training_subsets import keep_fraction
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
-from slpd_toolkit.objectives.prototypes import kmeans
+from slpd_toolkit.objectives.prototypes import PrototypeBank, PrototypeTargets, kmeans
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 from slpd_toolkit.training.metrics import read_metrics
@@ -114,7 +116,12 @@ MAIN: dict[str, dict[str, Any]] = {
     "DINO + inter": {"intra_weight": 0.0},
     "SLPD matched": {},
     "SLPD nearest": {"correspondence": "nearest"},
+    "SLPD weights 4": {"intra_weight": 4.0, "inter_weight": 4.0},
+    "SLPD shuffled": {},
+    "SLPD weights 4 shuffled": {"intra_weight": 4.0, "inter_weight": 4.0},
 }
+SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled")
+"""Controls: each region is pulled towards the prototypes of another one. Their gain is not due to the prototypes."""
 SENSITIVITY: dict[str, dict[str, Any]] = {
     "DINO out 1024": NO_PROTOTYPES | {"out_dim": 1024},
     "SLPD out 1024": {"out_dim": 1024},
@@ -124,9 +131,9 @@ SENSITIVITY: dict[str, dict[str, Any]] = {
     "SLPD K 8": {"clusters": 8},
     "SLPD from epoch 0": {"prototype_epoch": 0},
     "SLPD from epoch 4": {"prototype_epoch": 4},
-    "SLPD from epoch 8": {"prototype_epoch": 8},
+    "SLPD from epoch 12": {"prototype_epoch": 12},
     "SLPD weights 0.3": {"intra_weight": 0.3, "inter_weight": 0.3},
-    "SLPD weights 3": {"intra_weight": 3.0, "inter_weight": 3.0},
+    "SLPD weights 16": {"intra_weight": 16.0, "inter_weight": 16.0},
     "SLPD backbone clusters": {"cluster_features": "backbone"},
 }
 VIEWS: dict[str, dict[str, Any]] = {
@@ -198,7 +205,8 @@ def complete(unit: Unit) -> None:
     truth = write_cohort(planted_of(unit), unit.data)
     started, started_cpu = time.perf_counter(), time.process_time()
     if unit.row not in BASELINES:
-        pretrain.run(training_of(unit))
+        with shuffled_prototypes(unit.seed) if unit.row in SHUFFLED else nullcontext():
+            pretrain.run(training_of(unit))
     trained, trained_cpu = time.perf_counter(), time.process_time()
     measured = measure(represent(unit, truth), truth, unit.seed, clusters=settings_of(unit)["clusters"])
     found = {
@@ -211,6 +219,18 @@ def complete(unit: Unit) -> None:
         "metrics": {**measured, **of_the_run(unit, truth)},
     }
     write_text(unit.result, json.dumps(found, indent=1))
+
+
+@contextmanager
+def shuffled_prototypes(seed: int) -> Iterator[None]:
+    """Give each region of a batch the prototypes of another one."""
+    find, rng = PrototypeBank.targets, torch.Generator().manual_seed(seed)
+
+    def targets(bank: PrototypeBank, regions: Tensor) -> PrototypeTargets:
+        return find(bank, regions[torch.randperm(len(regions), generator=rng)])
+
+    with patch.object(PrototypeBank, "targets", targets):
+        yield
 
 
 def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
@@ -267,9 +287,8 @@ def regions(features: NDArray[np.float32], truth: Truth) -> dict[str, float]:
     for name, predicted in (("probe", probed), ("knn", voted)):
         for part, of in (("", np.arange(len(pair))), (" kinds", pair), (" arrangement", truth.scale)):
             wanted = of[truth.architecture]
-            several = len(np.unique(wanted)) > 1
-            score = balanced_accuracy_score(wanted, of[predicted]) if several else float("nan")
-            found[f"regions {name}{part}"] = float(score)
+            if len(np.unique(wanted)) > 1:
+                found[f"regions {name}{part}"] = float(balanced_accuracy_score(wanted, of[predicted]))
     return found
 
 

@@ -66,7 +66,7 @@ def _scores(units: Sequence[Mapping[str, Any]]) -> Scores:
     for unit in units:
         for metric, value in unit["metrics"].items():
             scores[unit["cohort"], unit["row"], metric][unit["seed"]] = float(np.nanmean(value))
-    return scores
+    return dict(scores)
 
 
 def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
         rows += [
             {**common, **_compared(of_seed, scores[cohort, other, metric], other)}
             for other in COMPARED
-            if other != row and metric in HEADLINES and place[other] < place[row] and (cohort, other, metric) in scores
+            if metric in HEADLINES and (cohort, other, metric) in scores and place[other] < place[row]
         ]
     tested = [row for row in rows if row.get("p") not in {None, ""}]
     adjusted = holm(np.array([row["p"] for row in tested], dtype=np.float64))
@@ -121,7 +121,9 @@ def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:
         present = [row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores]
         for axis, metric in zip(axes[i], FIGURE_METRICS, strict=True):
             for height, row in enumerate(present):
-                values = list(scores[cohort, row, metric].values())
+                values = list(scores.get((cohort, row, metric), {}).values())
+                if not values:
+                    continue
                 axis.plot(values, [height] * len(values), "o", color="0.6", markersize=4)
                 axis.plot([np.mean(values)], [height], "|", color="tab:blue", markersize=14, markeredgewidth=2)
             axis.set_yticks(range(len(present)), present)

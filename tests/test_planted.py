@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -94,7 +94,8 @@ def test_without_noise_tokens_say_what_was_planted() -> None:
 )
 def test_each_dial_moves_tokens_by_its_standard_deviation(dial: str, spread: dict[str, float]) -> None:
     """Seen in what is left of a cohort of one kind: within regions, between regions, between slides."""
-    planted = replace(QUIET, slides=60, dim=64, shift_rank=64, sites=60, drift_scale=0, regions=20, **{dial: 2.0})
+    loud: dict[str, Any] = {dial: 2.0}
+    planted = replace(QUIET, slides=60, dim=64, shift_rank=64, sites=60, drift_scale=0, regions=20, **loud)
     model = TokenModel(planted)
     model.centres[:] = 0
     tokens = np.stack([model.draw(slide, slide, np.zeros(20, np.int64)) for slide in range(60)]).astype(np.float64)

@@ -6,10 +6,12 @@ The histogram keeps it, and a logistic regression on it needs few labels.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def prototype_histogram(
     """
     scaler = bags.scaler(train)
     known = (bags.features[bags.regions_of(train)] - scaler.mean) / scaler.sd
-    with threadpool_limits(1):  # sums depend on the number of threads
+    with threadpool_limits(1), warnings.catch_warnings():  # sums depend on the number of threads
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different regions than prototypes: some coincide
         model = KMeans(min(prototypes, len(known)), n_init=_RESTARTS, random_state=seed).fit(known)
     centroids = model.cluster_centers_.astype(np.float32)
     width = max(float(_squared_distances(known, centroids).min(axis=1).mean()), float(np.finfo(np.float32).tiny))
