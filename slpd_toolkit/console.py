@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _LOG_EVERY_S = 15.0
 _PLAIN_WIDTH = 80
 _SECONDS_PER_MINUTE = 60
+_step: ContextVar[str] = ContextVar("step", default="")
 
 
 @cache
@@ -33,8 +35,23 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Run a command as one step of a longer one: progress lines begin with `title`, notes and tables are not shown.
+
+    Warnings and errors are shown as ever.
+    """
+    token = _step.set(title)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
 def note(message: str) -> None:
     """Say something the user wants to know, on standard error, so that standard output stays for results."""
+    if _step.get():
+        return
     _console(stderr=True).print(message, soft_wrap=True)
 
 
@@ -55,7 +72,7 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     from rich import box
     from rich.table import Table
 
-    if not rows:
+    if not rows or _step.get():
         return
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, value in rows[0].items():
@@ -70,6 +87,8 @@ def facts(title: str, values: Mapping[str, object]) -> None:
     from rich import box
     from rich.table import Table
 
+    if _step.get():
+        return
     grid = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False, pad_edge=False
     )
@@ -108,6 +127,7 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
         unit: What is counted, in the plural.
         shown: False where another process speaks for this one.
     """
+    title = f"{_step.get()}: {title}" if _step.get() else title
     if not shown:
         yield Progress(title, total, unit, log_every_s=float("inf"))
         return
@@ -163,7 +183,8 @@ class Progress:
             self._logged = now
             left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
             counts = f"{self._done:.0f}/{self._total:.0f} {self._unit}, {rate:.1f}/s, {left} left"
-            note(f"{self._title}: {counts}{f', {status}' if status else ''}")
+            line = f"{self._title}: {counts}{f', {status}' if status else ''}"
+            _console(stderr=True).print(line, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

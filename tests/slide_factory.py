@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image
+
+from slpd_toolkit.demo.tiff import RGB, Mpp, declare_jpeg, encode_jpeg, jpeg_tiles, level_tags, write_jpeg_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-RGB: TypeAlias = npt.NDArray[np.uint8]
 Compression = Literal["deflate", "jpeg"]
 
 EOSIN = (226, 160, 196)
 HAEMATOXYLIN = (112, 72, 150)
 GLASS = (243, 241, 242)
 _JPEG_QUALITY = 90
-_YCBCR_SUBSAMPLING = 530
 
 
 def write_slide(
     path: Path,
     rgb: RGB,
     *,
-    mpp: float | tuple[float, float] | None = 0.5,
+    mpp: Mpp = 0.5,
     downsamples: Sequence[int] = (4,),
     tile_px: int = 256,
     compression: Compression = "deflate",
@@ -51,7 +49,7 @@ def write_slide(
         for level, image in enumerate([rgb, *(area_mean(rgb, downsample) for downsample in downsamples)]):
             _write_level(file, image, mpp if level == 0 else None, level, tile_px, compression)
     if compression == "jpeg":
-        _declare_jpeg(path)
+        declare_jpeg(path)
     return path
 
 
@@ -68,18 +66,18 @@ def write_repeated_slide(path: Path, tile: RGB, tiles_across: int, *, mpp: float
     side_px = len(tile)
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for level, downsample in enumerate([1, *downsamples]):
-            encoded = _jpeg(np.tile(area_mean(tile, downsample), (downsample, downsample, 1)))
+            encoded = encode_jpeg(np.tile(area_mean(tile, downsample), (downsample, downsample, 1)), _JPEG_QUALITY)
             across = -(-tiles_across // downsample)
             side = tiles_across * side_px // downsample
             tiles = itertools.chain([encoded], itertools.repeat(b"-", across**2 - 1))
-            _write_tiles(file, tiles, (side, side, 3), mpp if level == 0 else None, level, side_px)
+            write_jpeg_level(file, tiles, (side, side), mpp if level == 0 else None, level, side_px)
     with tifffile.TiffFile(path, mode="r+") as written:
         for page in written.pages:
             assert isinstance(page, tifffile.TiffPage)
             for name in ("TileOffsets", "TileByteCounts"):
                 tag = page.tags[name]
                 tag.overwrite([tag.value[0]] * len(tag.value))
-    _declare_jpeg(path)
+    declare_jpeg(path)
     return path
 
 
@@ -154,74 +152,16 @@ def damage_tile(path: Path, index: int, level: int = 0) -> None:
 
 
 def _write_level(
-    file: tifffile.TiffWriter,
-    image: RGB,
-    mpp: float | tuple[float, float] | None,
-    level: int,
-    tile_px: int,
-    compression: Compression,
+    file: tifffile.TiffWriter, image: RGB, mpp: Mpp, level: int, tile_px: int, compression: Compression
 ) -> None:
     if compression == "jpeg":
-        _write_tiles(file, _jpeg_tiles(image, tile_px), image.shape, mpp, level, tile_px)
+        tiles = jpeg_tiles(image, tile_px, _JPEG_QUALITY)
+        write_jpeg_level(file, tiles, image.shape[:2], mpp, level, tile_px)
         return
     file.write(
         image,
         photometric="rgb",
         compression="adobe_deflate",
         compressionargs={"level": 1},
-        **_tags(mpp, level, tile_px),
+        **level_tags(mpp, level, tile_px),
     )
-
-
-def _write_tiles(
-    file: tifffile.TiffWriter,
-    tiles: Iterator[bytes],
-    shape: tuple[int, ...],
-    mpp: float | tuple[float, float] | None,
-    level: int,
-    tile_px: int,
-) -> None:
-    # tifffile wants a codec for JPEG even where the tiles are encoded already: say deflate, and correct the tag below.
-    file.write(
-        tiles,
-        shape=shape,
-        dtype=np.uint8,
-        photometric="rgb",
-        compression="adobe_deflate",
-        extratags=[(_YCBCR_SUBSAMPLING, "H", 2, (1, 1), True)],
-        **_tags(mpp, level, tile_px),
-    )
-
-
-def _declare_jpeg(path: Path) -> None:
-    with tifffile.TiffFile(path, mode="r+") as file:
-        for page in file.pages:
-            assert isinstance(page, tifffile.TiffPage)
-            page.tags["Compression"].overwrite(tifffile.COMPRESSION.JPEG)
-            page.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.YCBCR)
-
-
-def _tags(mpp: float | tuple[float, float] | None, level: int, tile_px: int) -> dict[str, Any]:
-    tags: dict[str, Any] = {"tile": (tile_px, tile_px), "subfiletype": int(level > 0), "metadata": None}
-    if mpp is not None:
-        mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
-        tags |= {"resolution": (1e4 / mpp_x, 1e4 / mpp_y), "resolutionunit": "CENTIMETER"}
-    return tags
-
-
-def _jpeg_tiles(image: RGB, tile_px: int) -> Iterator[bytes]:
-    rows, columns = -(-image.shape[0] // tile_px), -(-image.shape[1] // tile_px)
-    padded = np.pad(
-        image,
-        ((0, rows * tile_px - image.shape[0]), (0, columns * tile_px - image.shape[1]), (0, 0)),
-        mode="edge",
-    )
-    for row in range(rows):
-        for column in range(columns):
-            yield _jpeg(padded[row * tile_px :][:tile_px, column * tile_px :][:, :tile_px])
-
-
-def _jpeg(image: RGB) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4")
-    return buffer.getvalue()

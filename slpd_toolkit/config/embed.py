@@ -8,7 +8,10 @@ from slpd_toolkit.config.checks import Precision, require
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Stage one: slides to a token cache, with a frozen patch encoder."""
+    """Stage one: slides to a token cache, with a frozen patch encoder.
+
+    slpd embed cohort.csv --out cache/ --encoder hipt --weights vit256_small_dino.pth
+    """
 
     manifest: Path
     """Cohort CSV with `slide_id` and `slide_path` (see manifests/README.md)."""
@@ -19,8 +22,10 @@ class EmbedConfig:
     slides_root: Path | None = None
     """Folder that relative slide paths start from. Default: the manifest's folder."""
 
+    # -- Encoder --
     encoder: str = "random"
-    """Frozen patch encoder: `hipt`, `timm:<model>`, `random` (untrained ViT-Tiny) or `random:vit_small`."""
+    """Frozen patch encoder: `hipt`, `timm:<model>`, `handcrafted` (stain and texture statistics), `random` (untrained
+    ViT-Tiny) or `random:vit_small`."""
 
     weights: Path | None = None
     """Weights file of the encoder (.pth, .pt, .safetensors). Loaded strictly and without running code."""
@@ -28,6 +33,7 @@ class EmbedConfig:
     allow_download: bool = False
     """Let `timm:` encoders fetch weights from their hub. Off: nothing touches the network."""
 
+    # -- Regions and patches --
     mpp: float = 0.5
     """Target resolution in um/px (0.5 is about 20x)."""
 
@@ -43,6 +49,7 @@ class EmbedConfig:
     max_upsample: float = 1.6
     """Refuse slides that would have to be enlarged by more than this factor to reach the target resolution."""
 
+    # -- Running --
     batch_size: int = 0
     """Patches a forward pass. 0: 256 on a GPU, 32 on a CPU."""
 
@@ -83,10 +90,10 @@ class EmbedConfig:
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (choose) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (choose) or more")
         require(
-            self.weights is None or not self.encoder.startswith("random"),
+            self.weights is None or not self.encoder.startswith(("random", "handcrafted")),
             "--weights",
             self.weights,
-            "no weights with the untrained `random` encoders",
+            f"no weights with the encoder `{self.encoder}`, which is not learned",
             "Use --encoder hipt (or timm:<model>) with a weights file.",
         )
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from slpd_toolkit.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, digest_of_state, freeze
+from slpd_toolkit.encoders.handcrafted import StainStatistics
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.files import sha256
 from slpd_toolkit.models.patch_vit import PATCH_PX, PatchViT
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 
 HIPT_MEAN = HIPT_STD = (0.5, 0.5, 0.5)
-KNOWN = "hipt, random, random:vit_tiny, random:vit_small, timm:<model>"
+KNOWN = "hipt, handcrafted, random, random:vit_tiny, random:vit_small, timm:<model>"
 
 
 def make_encoder(name: str, *, weights: Path | None, patch_px: int, seed: int, allow_download: bool) -> Encoder:
     """Build the encoder called `name`, on the CPU, frozen and in eval mode.
 
     Args:
-        name: `hipt`, `random[:vit_tiny|:vit_small]` or `timm:<model>`.
-        weights: Weights file; needed by `hipt`, not allowed for `random`.
+        name: `hipt`, `handcrafted`, `random[:vit_tiny|:vit_small]` or `timm:<model>`.
+        weights: Weights file; needed by `hipt`, not allowed for `random` and `handcrafted`.
         patch_px: Side of the patches; ViTs of this project see them at that size.
         seed: Of the `random` encoders.
         allow_download: Whether `timm:` may use the network.
@@ -43,6 +44,9 @@ def make_encoder(name: str, *, weights: Path | None, patch_px: int, seed: int, a
         raise UsageError(f"--patch-px: got {patch_px}, allowed with encoder {name}: multiples of {PATCH_PX}.")
     if name == "hipt":
         return _hipt(weights, patch_px)
+    if name == "handcrafted":
+        network = freeze(StainStatistics())
+        return Encoder(name, network, StainStatistics.DIM, patch_px, (0.0,) * 3, (1.0,) * 3, digest_of_state(network))
     if family == "random" and variant in {"", "vit_tiny", "vit_small"}:
         return _random(name, variant or "vit_tiny", patch_px, seed)
     raise UsageError(

@@ -142,7 +142,7 @@ def test_hipt_without_weights_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "", "random:vit_huge", "hipt:small", "timm", "timm:", "HIPT"])
 def test_an_unknown_encoder_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(UsageError, match=r"--encoder: got .*allowed: hipt, random, .*timm:<model>"):
+    with pytest.raises(UsageError, match=r"--encoder: got .*allowed: hipt, handcrafted, random, .*timm:<model>"):
         encoder(name)
 
 

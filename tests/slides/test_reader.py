@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tests.slide_factory import RGB
+    from slpd_toolkit.demo.tiff import RGB
 
 ROUNDING = 0.51  # of one grey level: the mean is exact, and then a byte
 

@@ -1,0 +1,1 @@
+"""`slpd demo`: synthetic slides with a planted truth, and the three stages on them."""

@@ -1,0 +1,119 @@
+"""The planted truth: kinds of tissue, architectures that arrange them in a region, and classes that mix those."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.demo.fields import Floats
+
+
+class Kind(IntEnum):
+    """Kind of tissue: what a patch shows."""
+
+    GLASS = 0
+    STROMA = 1
+    TUMOUR = 2
+    LYMPHOID = 3
+    FAT = 4
+    EPITHELIUM = 5
+    LUMEN = 6
+
+
+class Architecture(IntEnum):
+    """Arrangement of kinds: what a region shows."""
+
+    NESTS = 1
+    """Round nests of tumour in stroma, without lymphocytes."""
+    CORDS = 2
+    """Thin cords of tumour in stroma, without lymphocytes."""
+    INFLAMED_NESTS = 3
+    """Nests with a band of lymphocytes around each."""
+    INFILTRATED_CORDS = 4
+    """Cords with lymphocytes scattered all through them."""
+    FOLLICLES = 5
+    """Lymphoid follicles in stroma, away from any tumour."""
+    FIBROUS = 6
+    """Dense stroma with few cells."""
+    ADIPOSE = 7
+    """Fat with strands of stroma."""
+    GLANDULAR = 8
+    """Benign glands in stroma."""
+
+
+class Fields(NamedTuple):
+    """Random fields that architectures are carved from, each spread evenly over 0 to 1 on a slide's map."""
+
+    blobs: Floats
+    strands: Floats
+    clumps: Floats
+    detail: Floats
+
+
+INFLAMED, EXCLUDED = "inflamed", "excluded"
+CLASSES = (EXCLUDED, INFLAMED)
+"""Immune phenotypes of a tumour: are its lymphocytes among the tumour cells, or kept away from them?"""
+
+_SHARED = {
+    Architecture.NESTS: 0.13,
+    Architecture.CORDS: 0.13,
+    Architecture.INFLAMED_NESTS: 0.13,
+    Architecture.INFILTRATED_CORDS: 0.13,
+    Architecture.FOLLICLES: 0.12,
+    Architecture.FIBROUS: 0.12,
+    Architecture.ADIPOSE: 0.12,
+    Architecture.GLANDULAR: 0.12,
+}
+_TOWARDS_INFLAMED = {
+    Architecture.NESTS: -0.10,
+    Architecture.CORDS: -0.09,
+    Architecture.INFLAMED_NESTS: 0.10,
+    Architecture.INFILTRATED_CORDS: 0.09,
+    Architecture.FOLLICLES: -0.02,
+    Architecture.FIBROUS: 0.02,
+}
+"""How the classes differ: lymphocytes lie among the tumour, not in follicles. A slide holds about as much of each kind
+of tissue in both classes, a few more lymphocytes in the inflamed one; what differs is which kinds share a region."""
+
+
+def class_mixture(label: str) -> npt.NDArray[np.float64]:
+    """Give the mean share of each architecture in a class's slides, in the order of `Architecture`."""
+    sign = 1 if label == INFLAMED else -1
+    return np.array([_SHARED[kind] + sign * _TOWARDS_INFLAMED.get(kind, 0.0) for kind in Architecture])
+
+
+def arrange(architecture: npt.NDArray[np.uint8], fields: Fields) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """Carve each architecture's kinds from the fields.
+
+    Glands and fat cells are objects, which are laid on top later: here they are areas of stroma and of fat.
+
+    Args:
+        architecture: (H, W) the architecture at each place, 0 on glass.
+        fields: (H, W) each.
+
+    Returns:
+        (H, W) kinds, and (H, W) density of lymphocytes scattered in other tissue, 0 to 1.
+    """
+    kinds = np.where(architecture > 0, np.uint8(Kind.STROMA), np.uint8(Kind.GLASS))
+    scattered = np.where(architecture > 0, np.float32(0.012), np.float32(0))
+
+    def paint(here: Architecture, where: npt.NDArray[np.bool_], kind: Kind) -> None:
+        kinds[(architecture == here) & where] = kind
+
+    nest, cord = fields.blobs > 0.54, fields.strands > 0.54
+    paint(Architecture.NESTS, nest, Kind.TUMOUR)
+    paint(Architecture.INFLAMED_NESTS, ~nest & (fields.blobs + 0.10 * (fields.detail - 0.5) > 0.32), Kind.LYMPHOID)
+    paint(Architecture.INFLAMED_NESTS, nest, Kind.TUMOUR)
+    paint(Architecture.CORDS, cord, Kind.TUMOUR)
+    paint(Architecture.INFILTRATED_CORDS, cord, Kind.TUMOUR)
+    paint(Architecture.FOLLICLES, fields.clumps > 0.66, Kind.LYMPHOID)
+    paint(Architecture.ADIPOSE, fields.strands < 0.86, Kind.FAT)
+    scattered[architecture == Architecture.INFILTRATED_CORDS] = 0.34
+    scattered[architecture == Architecture.INFLAMED_NESTS] = 0.05
+    scattered[(architecture == Architecture.FOLLICLES) & (fields.clumps > 0.5)] = 0.10
+    return kinds, scattered

@@ -1,0 +1,225 @@
+"""From anatomy to pixels: any rectangle of a slide, painted on its own and the same whatever is painted around it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+
+from slpd_toolkit.demo.anatomy import (
+    COARSE,
+    MAP_UM,
+    tumour_cells,
+)
+from slpd_toolkit.demo.architectures import Kind
+from slpd_toolkit.demo.fields import rank, torus
+from slpd_toolkit.demo.nuclei import LOOKS, draw_bank
+from slpd_toolkit.demo.stain import LEVELS, OD_STEP
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.demo.anatomy import Anatomy
+    from slpd_toolkit.demo.artefacts import Artefacts
+    from slpd_toolkit.demo.fields import Floats
+    from slpd_toolkit.demo.stain import Stain
+
+    T = TypeVar("T", bound=np.generic)
+
+SHEET_SIDE, SHEET_MPP = 1024, 0.5
+"""Textures lie on a torus of this many pixels of this size."""
+SHEET_REACH = 2560
+"""Textures that are bent are kept repeated up to this side, because sampling across an edge is slow."""
+MARGIN_PX = 12
+"""Painted around a rectangle and cut off again, for the filters."""
+NUCLEAR_OD = 2.5
+"""Optical density of the darkest chromatin."""
+_SHOWN = tuple(kind for kind in Kind if kind is not Kind.GLASS)
+_UNFOCUSED_UM = 3.0
+_REACH_UM = 16.0  # more than any nucleus is long
+_DUST_RGB = (90, 84, 80)
+
+
+class Sheets(NamedTuple):
+    """Textures on a torus."""
+
+    fibres: npt.NDArray[np.uint8]
+    """(reach, reach, 2) bundles of collagen and the fibrils in them; 255 is densest."""
+    grain: Floats
+    """(S, S) of cytoplasm, 0 to 1."""
+    wisps: Floats
+    """(S, S) of secretions, 0 to 1."""
+    ragged_um: Floats
+    """(S, S, 2) how far edges are drawn aside, x and y."""
+    noise: npt.NDArray[np.uint8]
+    """(S, S, 3) of the camera, about 128."""
+
+
+@cache
+def sheets() -> Sheets:
+    """Draw the textures that all slides share; what differs is how each slide bends, shifts, mixes and stains them."""
+    rng, um = np.random.default_rng(13), 1 / SHEET_MPP
+    bundles = torus(rng, SHEET_SIDE, 7 * um, 110 * um) + 0.5 * torus(rng, SHEET_SIDE, 3.5 * um, 45 * um)
+    fibrils = torus(rng, SHEET_SIDE, 1.5 * um, 24 * um)
+    fibres = np.round(255 * np.stack([rank(bundles), rank(fibrils)], axis=-1)).astype(np.uint8)
+    more = SHEET_REACH - SHEET_SIDE
+    return Sheets(
+        fibres=np.pad(fibres, ((0, more), (0, more), (0, 0)), mode="wrap"),
+        grain=rank(torus(rng, SHEET_SIDE, 2.2 * um, 2.2 * um) + 0.7 * torus(rng, SHEET_SIDE, 9 * um, 9 * um)),
+        wisps=rank(torus(rng, SHEET_SIDE, 14 * um, 22 * um)),
+        ragged_um=np.stack([1.5 * torus(rng, SHEET_SIDE, 5 * um, 5 * um) for _ in range(2)], axis=-1),
+        noise=np.clip(rng.normal(128, 2.2, (SHEET_SIDE, SHEET_SIDE, 3)), 0, 255).round().astype(np.uint8),
+    )
+
+
+class Painter:
+    """Paints one slide.
+
+    Args:
+        rng: Source of the shapes of nuclei.
+        anatomy: What is on the slide.
+        artefacts: What spoils it.
+        stain: How it is stained and seen.
+        mpp: um/px at level 0.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, anatomy: Anatomy, artefacts: Artefacts, stain: Stain, mpp: float
+    ) -> None:
+        self._anatomy, self._artefacts, self._stain, self._mpp = anatomy, artefacts, stain, mpp
+        self._palette = stain.palette().reshape(-1, 3)
+        self._banks = {cell: draw_bank(rng, LOOKS[cell], mpp) for cell in anatomy.nuclei}
+        shares = [(anatomy.kinds == kind).astype(np.uint8) * 255 for kind in _SHOWN]
+        self._shares = [np.dstack(shares[first : first + 3]) for first in range(0, len(shares), 3)]
+
+    def paint(self, left_l0: int, top_l0: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        """Paint a rectangle: (height, width, 3) RGB."""
+        margin = MARGIN_PX
+        window = Window(left_l0 - margin, top_l0 - margin, width + 2 * margin, height + 2 * margin, self._mpp)
+        spoilt = self._artefacts
+        glass = not window.crop(self._anatomy.kinds).any()
+        painted = np.broadcast_to(self._palette[0], (*window.shape, 3)) if glass else self._section(window)
+        if spoilt.blur is not None and window.crop(spoilt.blur).any():
+            soft = cv2.GaussianBlur(painted, (0, 0), _UNFOCUSED_UM / self._mpp)
+            unfocused = window.upsampled(spoilt.blur, MAP_UM)[..., None]
+            painted = (painted + unfocused * (soft.astype(np.float32) - painted)).astype(np.uint8)
+        for cover, colour in ((spoilt.pen, spoilt.ink), (spoilt.dust, _DUST_RGB)):
+            if cover is not None and window.crop(cover).any():
+                light = 1 - window.upsampled(cover, MAP_UM)[..., None] * (1 - np.array(colour, np.float32) / 255)
+                painted = (painted * light).astype(np.uint8)
+        inner = np.ascontiguousarray(painted[margin:-margin, margin:-margin])
+        noise = _tiled(sheets().noise, left_l0, top_l0, width, height)
+        return np.asarray(cv2.addWeighted(inner, 1, noise, 1, -128), np.uint8)
+
+    def is_empty(self, left_l0: int, top_l0: int, width: int, height: int) -> bool:
+        """Whether there is nothing but clean glass in a rectangle."""
+        window = Window(left_l0, top_l0, width, height, self._mpp)
+        fields = (self._anatomy.kinds, self._artefacts.pen, self._artefacts.dust)
+        return not any(window.crop(field).any() for field in fields if field is not None)
+
+    def _section(self, window: Window) -> npt.NDArray[np.uint8]:
+        eosin, haematoxylin = self._ground(window)
+        nuclear = np.zeros(window.shape, np.uint8)
+        for cell, nuclei in self._anatomy.nuclei.items():
+            self._banks[cell].print_on(nuclear, nuclei.within(*window.bounds_um(_REACH_UM)), *window.corner_um)
+        inside = nuclear.astype(np.float32) * (1 / 255)
+        eosin *= 1 - 0.5 * inside
+        np.maximum(haematoxylin, inside * NUCLEAR_OD, out=haematoxylin)
+        if self._artefacts.fold is not None and window.crop(self._artefacts.fold).any():
+            doubled = 1 + 0.85 * window.upsampled(self._artefacts.fold, MAP_UM)
+            eosin *= doubled
+            haematoxylin *= doubled
+        amounts = cv2.GaussianBlur(cv2.merge([haematoxylin, eosin]), (0, 0), self._stain.focus_px)
+        codes = np.asarray(cv2.convertScaleAbs(amounts, alpha=1 / OD_STEP), np.intp)
+        return self._palette.take(codes[..., 0] * LEVELS + codes[..., 1], 0)
+
+    def _ground(self, window: Window) -> tuple[Floats, Floats]:
+        """Paint everything but nuclei: amounts of eosin and haematoxylin, (H, W) each."""
+        anatomy, texture, tile = self._anatomy, sheets(), window.tiled
+        bundles, fibrils = cv2.split(self._fibres(window).astype(np.float32) * (1 / 255))
+        grain, wisps = tile(texture.grain), tile(texture.wisps)
+        stroma, tumour, lymphoid, fat, epithelium, lumen = self._kinds(window, tile(texture.ragged_um))
+        border, gap = tile(tumour_cells().gap) * self._mpp, window.upsampled(anatomy.fat_gap_um, MAP_UM)
+        collagen = np.clip((bundles - 0.10) * 5.5, 0, 1)
+        cytoplasm = 1 - 0.35 * _bump(border, 0.8)
+        eosin = (
+            stroma * (0.05 + 0.10 * grain + collagen * (0.24 + 0.24 * bundles + 0.28 * fibrils))
+            + tumour * (0.30 + 0.24 * grain) * cytoplasm
+            + lymphoid * (0.12 + 0.20 * grain)
+            + fat * (0.015 + 0.55 * _bump(gap, 1.1))
+            + epithelium * (0.36 + 0.26 * grain)
+            + lumen * (0.02 + 0.22 * np.clip((wisps - 0.72) * 5, 0, 1))
+        )
+        haematoxylin = (
+            stroma * (0.02 + 0.05 * collagen)
+            + tumour * (0.12 + 0.14 * grain) * cytoplasm
+            + lymphoid * (0.06 + 0.12 * grain)
+            + epithelium * (0.08 + 0.12 * grain)
+        )
+        return eosin, haematoxylin
+
+    def _fibres(self, window: Window) -> npt.NDArray[np.uint8]:
+        drift = window.upsampled(self._anatomy.drift_um, MAP_UM * COARSE)
+        x = (window.x_um + drift[..., 0]) * (1 / SHEET_MPP)
+        y = (window.y_um[:, None] + drift[..., 1]) * (1 / SHEET_MPP)
+        x -= SHEET_SIDE * np.floor(x.min() / SHEET_SIDE)
+        y -= SHEET_SIDE * np.floor(y.min() / SHEET_SIDE)
+        return np.asarray(cv2.remap(sheets().fibres, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.uint8)
+
+    def _kinds(self, window: Window, ragged_um: Floats) -> list[Floats]:
+        """Give the share of each kind but glass at every pixel, with edges that fray over a few um."""
+        x = (window.x_um + ragged_um[..., 0]) * (1 / MAP_UM) - 0.5
+        y = (window.y_um[:, None] + ragged_um[..., 1]) * (1 / MAP_UM) - 0.5
+        maps = cv2.convertMaps(x, y, cv2.CV_16SC2)
+        sampled = [cv2.remap(three, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for three in self._shares]
+        return [share.astype(np.float32) * (1 / 255) for three in sampled for share in cv2.split(three)]
+
+
+class Window:
+    """A rectangle of a slide, in level-0 pixels, and how fields are seen through it."""
+
+    def __init__(self, left_l0: int, top_l0: int, width: int, height: int, mpp: float) -> None:
+        self.shape = (height, width)
+        self._left_l0, self._top_l0, self._mpp = left_l0, top_l0, mpp
+        self.x_um = np.asarray((left_l0 + np.arange(width) + 0.5) * mpp, np.float32)
+        self.y_um = np.asarray((top_l0 + np.arange(height) + 0.5) * mpp, np.float32)
+
+    @property
+    def corner_um(self) -> tuple[float, float]:
+        """Centre of the first pixel, x and y."""
+        return float(self.x_um[0]), float(self.y_um[0])
+
+    def bounds_um(self, reach: float) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom, each `reach` further out."""
+        (left, top), right, bottom = self.corner_um, float(self.x_um[-1]), float(self.y_um[-1])
+        return left - reach, top - reach, right + reach, bottom + reach
+
+    def crop(self, field: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Give the part of a map that touches the rectangle."""
+        left, top, right, bottom = (int(bound / MAP_UM) for bound in self.bounds_um(2 * MAP_UM))
+        return field[max(0, top) : max(0, bottom) + 1, max(0, left) : max(0, right) + 1]
+
+    def upsampled(self, field: Floats, pixel_um: float) -> Floats:
+        """Sample a map of pixels of `pixel_um` at every pixel of the rectangle."""
+        scale, (left, top) = self._mpp / pixel_um, self.corner_um
+        matrix = np.array([[scale, 0, left / pixel_um - 0.5], [0, scale, top / pixel_um - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        seen = cv2.warpAffine(field, matrix, self.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(seen, np.float32)
+
+    def tiled(self, sheet: Floats) -> Floats:
+        """Lay a torus over the slide, pixel on pixel, and give what is seen of it."""
+        height, width = self.shape
+        return _tiled(sheet, self._left_l0, self._top_l0, width, height)
+
+
+def _tiled(sheet: npt.NDArray[T], left: int, top: int, width: int, height: int) -> npt.NDArray[T]:
+    rows, columns = np.arange(top, top + height) % len(sheet), np.arange(left, left + width) % len(sheet)
+    return sheet.take(rows, 0).take(columns, 1)
+
+
+def _bump(distance: Floats, width: float) -> Floats:
+    """1 at a line and 0 beyond about twice `width` from it."""
+    return np.asarray(np.exp(-((distance * (1 / width)) ** 2)), np.float32)

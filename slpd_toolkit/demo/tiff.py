@@ -1,0 +1,84 @@
+"""Slides as scanners write them: tiled, pyramidal TIFF with JPEG tiles and a resolution, which OpenSlide opens."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+RGB: TypeAlias = npt.NDArray[np.uint8]
+Mpp: TypeAlias = float | tuple[float, float] | None
+"""um/px, the same along both axes or (x, y); None where the file does not say."""
+
+_YCBCR_SUBSAMPLING = 530
+
+
+def write_jpeg_level(
+    file: tifffile.TiffWriter, tiles: Iterable[bytes], size: tuple[int, int], mpp: Mpp, level: int, tile_px: int
+) -> None:
+    """Write one pyramid level from JPEG streams. `declare_jpeg` must follow once the file is closed.
+
+    Args:
+        file: Open for writing; levels come in order.
+        tiles: One stream a tile, row by row; consumed as the file is written.
+        size: Height and width of the level, px.
+        mpp: Resolution to state; None for all levels but the first.
+        level: 0 for the full resolution.
+        tile_px: Side of the tiles.
+    """
+    # tifffile wants a codec for JPEG even where the tiles are encoded already: say deflate, and correct the tag later.
+    file.write(
+        iter(tiles),
+        shape=(*size, 3),
+        dtype=np.uint8,
+        photometric="rgb",
+        compression="adobe_deflate",
+        extratags=[(_YCBCR_SUBSAMPLING, "H", 2, (1, 1), True)],
+        **level_tags(mpp, level, tile_px),
+    )
+
+
+def declare_jpeg(path: Path) -> None:
+    """Say in a closed file that its tiles are JPEG in YCbCr, which is what they are."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in file.pages:
+            assert isinstance(page, tifffile.TiffPage)
+            page.tags["Compression"].overwrite(tifffile.COMPRESSION.JPEG)
+            page.tags["PhotometricInterpretation"].overwrite(tifffile.PHOTOMETRIC.YCBCR)
+
+
+def level_tags(mpp: Mpp, level: int, tile_px: int) -> dict[str, Any]:
+    """Give the arguments of `TiffWriter.write` that make a page a level of a slide."""
+    tags: dict[str, Any] = {"tile": (tile_px, tile_px), "subfiletype": int(level > 0), "metadata": None}
+    if mpp is not None:
+        mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
+        tags |= {"resolution": (1e4 / mpp_x, 1e4 / mpp_y), "resolutionunit": "CENTIMETER"}
+    return tags
+
+
+def jpeg_tiles(image: RGB, tile_px: int, quality: int) -> Iterator[bytes]:
+    """Cut an image into tiles, row by row, and encode them; the last ones repeat its edge."""
+    rows, columns = -(-image.shape[0] // tile_px), -(-image.shape[1] // tile_px)
+    padded = np.pad(
+        image,
+        ((0, rows * tile_px - image.shape[0]), (0, columns * tile_px - image.shape[1]), (0, 0)),
+        mode="edge",
+    )
+    for row in range(rows):
+        for column in range(columns):
+            yield encode_jpeg(padded[row * tile_px :][:tile_px, column * tile_px :][:, :tile_px], quality)
+
+
+def encode_jpeg(image: RGB, quality: int) -> bytes:
+    """Encode an image as JPEG with colour at full resolution, as the tags of `write_jpeg_level` say."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
+    return buffer.getvalue()
