@@ -68,6 +68,9 @@ _DRIFT: dict[str, Any] = {"drift": 2.0, "drift_scale": 1.5}
 COHORTS: dict[str, dict[str, Any]] = {
     "drift": _KINDS | _DRIFT | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "drift and shift": _KINDS | _DRIFT | {"region_shift": 0.7, "slide_shift": 0.7, "site_shift": 0.5},
+    "small drift": _KINDS
+    | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 1.5, "drift_scale": 1.2}
+    | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "shift": _KINDS | {"drift": 0.5, "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
     "arrangement": {
         "pairings": 2,
@@ -109,6 +112,22 @@ SETTINGS: dict[str, Any] = {
 }
 """Of every row, where it says nothing else: a network and a run small enough for half a CPU minute."""
 
+LONGER: dict[str, dict[str, Any]] = {
+    "small drift": {
+        "epochs": 26,
+        "batch_size": 40,
+        "prototype_epoch": 10,
+        "global_side": 4,
+        "local_side": 2,
+        "embed_dim": 48,
+        "hidden_dim": 96,
+        "bottleneck_dim": 48,
+        "lr": 0.006,
+        "teacher_momentum": 0.98,
+    }
+}
+"""A smaller network on a smaller cohort, for 26 epochs: as many steps in less time."""
+
 NO_PROTOTYPES = {"intra_weight": 0.0, "inter_weight": 0.0}
 MAIN: dict[str, dict[str, Any]] = {
     "DINO": NO_PROTOTYPES,
@@ -123,6 +142,7 @@ MAIN: dict[str, dict[str, Any]] = {
 SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled")
 """Controls: each region is pulled towards the prototypes of another one. Their gain is not due to the prototypes."""
 SENSITIVITY: dict[str, dict[str, Any]] = {
+    "DINO teacher temp 0.07": NO_PROTOTYPES | {"teacher_temp": 0.07},
     "DINO out 1024": NO_PROTOTYPES | {"out_dim": 1024},
     "SLPD out 1024": {"out_dim": 1024},
     "DINO out 8192": NO_PROTOTYPES | {"out_dim": 8192},
@@ -190,7 +210,7 @@ def planted_of(unit: Unit) -> Planted:
 
 
 def settings_of(unit: Unit) -> dict[str, Any]:
-    return {**SETTINGS, "seed": unit.seed, **ROWS.get(unit.row, {})}
+    return {**SETTINGS, **LONGER.get(unit.cohort, {}), "seed": unit.seed, **ROWS.get(unit.row, {})}
 
 
 def training_of(unit: Unit) -> PretrainConfig:
@@ -386,7 +406,7 @@ def main() -> None:
     rows = [row for name in args.rows for row in groups.get(name, [name])]
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
     if args.report:
-        settings = {"size": SIZE, "cohorts": COHORTS, "training": SETTINGS, "rows": ROWS}
+        settings = {"size": SIZE, "cohorts": COHORTS, "training": SETTINGS, "longer": LONGER, "rows": ROWS}
         write_report(args.out, args.report, " ".join(sys.argv), settings, [*BASELINES, *ROWS])
 
 
