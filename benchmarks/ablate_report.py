@@ -22,10 +22,17 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 FIGURE_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram")
-COMPARED = ("DINO", "mean tokens", "untrained")
-"""Rows that every other row is compared with."""
-HEADLINES = ("regions knn", "prototypes nmi", "class knn", "class prototype-histogram")
-"""Metrics whose tests are corrected together."""
+COMPARISONS = (
+    ("DINO", "mean tokens"),
+    ("DINO", "untrained"),
+    ("SLPD matched", "DINO"),
+    ("SLPD weights 4", "DINO"),
+    ("SLPD matched", "SLPD shuffled"),
+    ("SLPD weights 4", "SLPD weights 4 shuffled"),
+)
+"""Which rows are tested against which, in each cohort and by each metric of the figure: Holm's family."""
+LEAST_SEEDS = 5
+"""Fewer are reported and not tested."""
 COLUMNS = ("cohort", "row", "metric", "seeds", "mean", "sd", "against", "difference", "wins", "p", "p_holm")
 
 Scores = dict[tuple[str, str, str], dict[int, float]]
@@ -65,7 +72,9 @@ def _scores(units: Sequence[Mapping[str, Any]]) -> Scores:
     scores: Scores = defaultdict(dict)
     for unit in units:
         for metric, value in unit["metrics"].items():
-            scores[unit["cohort"], unit["row"], metric][unit["seed"]] = float(np.nanmean(value))
+            values = np.array(value, dtype=np.float64)
+            if not np.isnan(values).all():
+                scores[unit["cohort"], unit["row"], metric][unit["seed"]] = float(np.nanmean(values))
     return dict(scores)
 
 
@@ -73,11 +82,10 @@ def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
     """A line for each cohort, row and metric, and for each row that it is compared with."""
     rows: list[dict[str, Any]] = []
     place = {row: number for number, row in enumerate(order)}
-    for (cohort, row, metric), of_seed in sorted(
-        scores.items(), key=lambda item: (item[0][0], item[0][2], place[item[0][1]])
-    ):
+    for cohort, row, metric in sorted(scores, key=lambda key: (key[0], key[2], place[key[1]])):
+        of_seed = scores[cohort, row, metric]
         values = np.array(list(of_seed.values()))
-        common = {
+        described = {
             "cohort": cohort,
             "row": row,
             "metric": metric,
@@ -85,16 +93,14 @@ def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
             "mean": round(float(values.mean()), 4),
             "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else "",
         }
-        rows.append(common)
-        rows += [
-            {**common, **_compared(of_seed, scores[cohort, other, metric], other)}
-            for other in COMPARED
-            if metric in HEADLINES and (cohort, other, metric) in scores and place[other] < place[row]
-        ]
-    tested = [row for row in rows if row.get("p") not in {None, ""}]
-    adjusted = holm(np.array([row["p"] for row in tested], dtype=np.float64))
-    for test, p_value in zip(tested, adjusted, strict=True):
-        test["p"], test["p_holm"] = float(f"{test['p']:.2g}"), float(f"{p_value:.2g}")
+        rows.append(described)
+        others = [other for one, other in COMPARISONS if one == row and (cohort, other, metric) in scores]
+        if metric in FIGURE_METRICS:
+            rows += [described | _compared(of_seed, scores[cohort, other, metric], other) for other in others]
+    tested = [line for line in rows if "p" in line]
+    adjusted = holm(np.array([line["p"] for line in tested], dtype=np.float64))
+    for line, p_value in zip(tested, adjusted, strict=True):
+        line["p"], line["p_holm"] = float(f"{line['p']:.2g}"), float(f"{p_value:.2g}")
     return rows
 
 
@@ -102,13 +108,13 @@ def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str) -
     """Paired by seed. Seeds are cohorts of their own, so the test needs no correction for shared training slides."""
     seeds = sorted(one.keys() & other.keys())
     differences = np.array([one[seed] - other[seed] for seed in seeds])
-    p_value = corrected_t_test(differences, test_train_ratio=0.0).p_value
-    return {
+    found = {
         "against": name,
         "difference": round(float(differences.mean()), 4),
         "wins": f"{(differences > 0).sum()} of {len(seeds)}",
-        "p": "" if np.isnan(p_value) else p_value,
     }
+    enough = len(seeds) >= LEAST_SEEDS
+    return found | ({"p": corrected_t_test(differences, test_train_ratio=0.0).p_value} if enough else {})
 
 
 def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:

@@ -97,12 +97,12 @@ def _unit(out: Path, row: str) -> dict[str, Any]:
 
 
 def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> None:
-    values = {"DINO": [0.5, 0.6, 0.7], "SLPD matched": [0.55, 0.68, 0.72]}
+    values = {"DINO": [0.5, 0.6, 0.7, 0.6, 0.8], "SLPD matched": [0.55, 0.68, 0.72, 0.59, 0.81]}
     for row, of_seed in values.items():
         for seed, value in enumerate(of_seed):
             unit = Unit(tmp_path, "drift", seed, row)
             unit.data.mkdir(parents=True, exist_ok=True)
-            metrics = {"regions knn": value, "class knn": [value, value + 0.1, float("nan")]}
+            metrics = {"regions knn": value, "class prototype-histogram": [value, value + 0.1, float("nan")]}
             found = {"cohort": "drift", "row": row, "seed": seed, "metrics": metrics}
             unit.result.write_text(json.dumps({**found, "training_cpu_s": 1.0, "measuring_cpu_s": 1.0}))
     write_report(tmp_path, tmp_path / "report", "", {}, ["DINO", "SLPD matched"])
@@ -110,12 +110,12 @@ def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> Non
         table = list(csv.DictReader(file))
     (line,) = [line for line in table if line["against"] == "DINO" and line["metric"] == "regions knn"]
     p_value = stats.ttest_rel(values["SLPD matched"], values["DINO"]).pvalue
-    assert float(line["difference"]) == pytest.approx(0.05)
-    assert line["wins"] == "3 of 3"
+    assert float(line["difference"]) == pytest.approx(0.03)
+    assert line["wins"] == "4 of 5"
     assert float(line["p"]) == pytest.approx(p_value, rel=0.05)
     assert float(line["p_holm"]) == pytest.approx(2 * p_value, rel=0.05)  # two headline metrics were tested
-    (mean,) = [line for line in table if line["row"] == "DINO" and line["metric"] == "class knn"]
-    assert float(mean["mean"]) == pytest.approx(0.65)
+    (mean,) = [line for line in table if line["row"] == "DINO" and line["metric"] == "class prototype-histogram"]
+    assert float(mean["mean"]) == pytest.approx(0.69)
 
 
 def test_shuffled_prototypes_are_those_of_the_batch_in_another_order() -> None:
