@@ -70,8 +70,8 @@ def test_levels_are_means_of_the_one_above(folder: Path) -> None:
         height, width = coarse.shape[:2]
         means = fine[: height * factor, : width * factor].reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
         off = np.abs(means - coarse).mean()
-        assert off < 3  # both went through JPEG
-        assert off < 0.6 * np.abs(means[1:, 1:] - coarse[:-1, :-1]).mean(), "moved by a pixel"
+        assert off < 6  # both went through JPEG
+        assert off < 0.4 * np.abs(means[1:, 1:] - coarse[:-1, :-1]).mean(), "moved by a pixel"
 
 
 def test_the_file_holds_what_the_painter_paints_at_every_place(folder: Path) -> None:
