@@ -8,7 +8,7 @@ export SLPD_DATA
 # Tests run one process a core; more threads inside them only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: help install test test-slow lint format demo embed-example benchmarks clean
+.PHONY: help install test test-slow lint format docs demo embed-example benchmarks clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
@@ -36,6 +36,9 @@ format: install  ## let ruff format and fix
 
 demo: install    ## the whole way on synthetic slides, in five minutes: demo/eval/report.html
 	$(BIN)/slpd demo --out demo
+
+docs: install    ## the pages of docs/, into docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html
 
 embed-example: install  ## stage one on a real slide, if SLPD_DATA (default ../shared/data) has it
 	@if [ -d "$(SLPD_DATA)/slides" ]; then \

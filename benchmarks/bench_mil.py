@@ -1,26 +1,30 @@
-"""Speed and memory of stage three: python benchmarks/bench_mil.py [--slides 1000] [--regions 60] [--jobs 2] ...
+"""Stage three as a user runs it: ten folds of `slpd mil-eval` on cached embeddings, start and statistics included.
 
-Prints, for gated ABMIL and for K-NN, the wall time of ten folds and the peak memory of this process and its workers
-together (proportional set size: pages that processes share count once). The signal is planted, and weak enough that
-heads train for a realistic number of steps.
+    python -m benchmarks.bench_mil [--slides 1000] [--regions 60] [--width 192] [--jobs 2] [--aggregator abmil knn]
+
+Wall and CPU seconds of the command with all its processes, and their peak memory together (proportional set size: pages
+that processes share count once). Regions are 1 x 1 tokens, so that `mean-tokens` gives bags of the asked width. The
+signal is planted, and weak enough that heads train for a realistic number of steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.cohort import Cohort
-from slpd_toolkit.mil.folds import FoldPrediction, run_folds
-from slpd_toolkit.mil.splits import cross_validation
-from slpd_toolkit.mil.tasks import Classification
-from slpd_toolkit.mil.training import HeadTraining
+from benchmarks.measure import report
+from tests.cohorts import write_manifest
+from tests.token_factory import write_slide
 
 
 def main() -> None:
@@ -32,47 +36,73 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--aggregator", nargs="+", default=["abmil", "knn"])
     args = parser.parse_args()
-    cohort, bags, task = planted(args.slides, args.regions, args.width, args.signal)
-    splits = cross_validation(cohort, folds=10)
-    print(f"{args.slides} slides x {args.regions} regions x {args.width}, 10 folds, {args.jobs} jobs")
-    for aggregator in args.aggregator:
-        with PeakMemory() as memory:
-            start = time.perf_counter()
-            folds = list(run_folds(bags, task, splits, aggregator, training=HeadTraining(), seed=0, jobs=args.jobs))
-            seconds = time.perf_counter() - start
-        print(f"{aggregator}: {seconds:.1f} s, peak {memory.peak_mb:.0f} MB, {summary(task, folds)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plant(folder, args.slides, args.regions, args.width, args.signal)
+        found = {aggregator: measure(folder, aggregator, args.jobs) for aggregator in args.aggregator}
+    report(
+        {
+            "slides": args.slides,
+            "regions_a_slide": args.regions,
+            "width": args.width,
+            "folds": 10,
+            "jobs": args.jobs,
+            **found,
+        }
+    )
 
 
-def planted(slides: int, regions: int, width: int, signal: float) -> tuple[Cohort, Bags, Classification]:
+def plant(folder: Path, slides: int, regions: int, width: int, signal: float) -> None:
     """Noise, with a shift along one direction in a fifth of the regions of every slide of the second class."""
+    (folder / "cache").mkdir()
     rng = np.random.default_rng(0)
-    targets = np.arange(slides) % 2
     direction = rng.normal(size=width)
     direction /= np.linalg.norm(direction)
-    loose = {}
-    for index, target in enumerate(targets):
-        bag = rng.standard_normal((regions, width), dtype=np.float32)
-        bag[: regions // 5] += np.float32(signal * target) * direction.astype(np.float32)
-        loose[f"s{index:04d}"] = bag
-    names = np.array(list(loose))
-    task = Classification(("a", "b"), targets.astype(np.int64))
-    return Cohort(names, names, task.strata), Bags.pack(loose), task
+    rows = []
+    for number in range(slides):
+        bag = rng.standard_normal((regions, width))
+        bag[: regions // 5] += signal * (number % 2) * direction
+        write_slide(folder / "cache", f"s{number:04}", bag[:, None, None])
+        rows.append({"slide_id": f"s{number:04}", "patient_id": f"p{number:04}", "label": "ab"[number % 2]})
+    write_manifest(folder / "m.csv", rows)
 
 
-def summary(task: Classification, folds: list[FoldPrediction]) -> str:
-    auc = np.mean([task.metrics(fold.rows, fold.outputs)["auc"] for fold in folds])
-    steps = [fold.checks[-1].step for fold in folds if fold.checks]
-    trained = f", {min(steps)} to {max(steps)} steps a fold" if steps else ""
-    return f"mean AUC {auc:.3f}{trained}"
+def measure(folder: Path, aggregator: str, jobs: int) -> dict[str, Any]:
+    """Run the command."""
+    out = folder / aggregator
+    settings = f"--manifest {folder / 'm.csv'} --model mean-tokens --folds 10 --jobs {jobs} --device cpu --out {out}"
+    command = [sys.executable, "-m", "slpd_toolkit", "mil-eval", str(folder / "cache"), *settings.split()]
+    before, start = cpu_seconds(), time.perf_counter()
+    process = subprocess.Popen([*command, "--aggregator", aggregator], stdout=subprocess.DEVNULL)
+    with process, PeakMemory(process.pid) as memory:
+        code = process.wait()
+    assert code == 0
+    (result,) = json.loads((out / "metrics.json").read_text())["results"]
+    return {
+        "wall_s": round(time.perf_counter() - start, 1),
+        "cpu_s": round(cpu_seconds() - before, 1),
+        "peak_mb": round(memory.peak_mb),
+        "auc": round(result["metrics"]["auc"]["mean"], 3),
+        "kept": sorted({fold["kept"] for fold in result["folds"]}),
+    }
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class PeakMemory:
-    """Peak memory of this process and its children while the context lasts, sampled ten times a second (Linux)."""
+    """Peak memory of a process and its children while the context lasts, sampled ten times a second (Linux)."""
 
-    def __enter__(self) -> Self:
+    def __init__(self, process: int) -> None:
         self.peak_mb = 0.0
+        self._process = process
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -82,18 +112,18 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(0.1):
-            self.peak_mb = max(self.peak_mb, sum(map(proportional_mb, family())))
+            self.peak_mb = max(self.peak_mb, sum(map(proportional_mb, family(self._process))))
 
 
-def family() -> list[int]:
-    """This process and all its descendants."""
+def family(root: int) -> list[int]:
+    """A process and all its descendants."""
     parent_of = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent_of[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue  # it ended meanwhile
-    found = [int(Path("/proc/self").resolve().name)]
+    found = [root]
     for process in found:
         found += [child for child, parent in parent_of.items() if parent == process]
     return found

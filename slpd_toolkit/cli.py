@@ -15,11 +15,14 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from slpd_toolkit import __version__, console
+from slpd_toolkit.cli_help import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.import_features import TOOLS, ImportConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -27,14 +30,49 @@ from slpd_toolkit.errors import SlpdError
 
 app = typer.Typer(
     name="slpd",
+    cls=SectionedGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,  # its tables cut names and sentences off at 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
 
-manifests = typer.Typer(no_args_is_help=True, help="Make cohort CSVs from the tables of other tools.")
-app.add_typer(manifests, name="manifest")
+FIRST, STAGES, LOOK, EXCHANGE = "Try it", "Stages", "Look at what they made", "Exchange with other tools"
+"""Sections of `slpd --help`."""
+
+CONFIGS: dict[str, type] = {}
+"""The configuration of each command that has one; the reference in docs/ is made from it."""
+
+manifests = typer.Typer(
+    name="manifest",
+    cls=SectionedGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make cohort CSVs from the tables of other tools.",
+)
+app.add_typer(manifests, rich_help_panel=EXCHANGE)
+
+
+class _Importers(SectionedGroup):
+    """Commands named for tools; a first word that is no tool is a folder, for `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `auto` before what names no tool."""
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["auto", *args]
+        return super().parse_args(ctx, args)
+
+
+importers = typer.Typer(
+    name="import",
+    cls=_Importers,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
+    "whose they are. Name the tool to see what it needs: `slpd import clam --help`.",
+)
+app.add_typer(importers, rich_help_panel=EXCHANGE)
 
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
@@ -62,7 +100,6 @@ def _root(
     pass
 
 
-@app.command("inspect")
 def _inspect(
     path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)],
 ) -> None:
@@ -70,7 +107,17 @@ def _inspect(
     _guarded(lambda: import_module("slpd_toolkit.inspection").run(path))
 
 
-def add_stage(name: str, config_class: type, module: str, *, argument: str, group: typer.Typer = app) -> None:
+def add_stage(
+    name: str,
+    config_class: type,
+    module: str,
+    *,
+    argument: str,
+    section: str = STAGES,
+    group: typer.Typer = app,
+    doc: str = "",
+    **fixed: object,
+) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
 
     Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
@@ -81,33 +128,46 @@ def add_stage(name: str, config_class: type, module: str, *, argument: str, grou
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
         argument: The attribute that is positional; empty for none.
+        section: Where `--help` lists it.
         group: The command that it belongs to.
+        doc: What its help begins with; the configuration's own docstring if empty.
+        fixed: Attributes that the command's name already says; they are no options.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
             given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-            resolved: Any = recipes.build(config_class, given, recipe)  # a wrong flag is told before torch is imported
+            # A wrong flag is told before torch is imported.
+            resolved: Any = recipes.build(config_class, given | fixed, recipe)
             return int(import_module(module).run(resolved))
 
         _guarded(work)
 
-    command.__doc__ = f"{inspect.getdoc(config_class)}"
-    command.__signature__ = _signature(config_class, argument)  # type: ignore[attr-defined]
-    group.command(name)(command)
+    command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
+    command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
+    group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
+    CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
 
 
-def _signature(config_class: type, argument: str) -> inspect.Signature:
+def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
     hints, described = get_type_hints(config_class), recipes.option_help(config_class)
+    sections = recipes.option_sections(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for item in fields(config_class):
+        if item.name in without:
+            continue
         kind = _option_type(hints[item.name])
-        shown = f" Default: {item.default}." if item.default and isinstance(item.default, str | int | float) else ""
-        text = described[item.name] + shown
+        text = f"{described[item.name]} {recipes.default_help(item)}".rstrip()
         meta = (
             typer.Argument(help=text, show_default=False)
             if item.name == argument
-            else typer.Option(_flag(item.name, kind), help=text, show_default=False)
+            else typer.Option(
+                _flag(item.name, kind),
+                help=text,
+                show_default=False,
+                metavar=f"<{get_args(kind)[0].__name__.lower()}>..." if get_origin(kind) is list else None,
+                rich_help_panel=sections[item.name] or None,
+            )
         )
         parameters.append(
             inspect.Parameter(
@@ -149,10 +209,30 @@ def _guarded(work: Callable[[], int | None]) -> None:
     raise typer.Exit(code)
 
 
-add_stage("demo", DemoConfig, "slpd_toolkit.demo.command", argument="")
+add_stage("demo", DemoConfig, "slpd_toolkit.demo.command", argument="", section=FIRST)
 add_stage("embed", EmbedConfig, "slpd_toolkit.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.pretrain", argument="cache")
-add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run")
-add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.mil_eval", argument="cache")
-add_stage("from-clam", FromClamConfig, "slpd_toolkit.from_clam", argument="labels", group=manifests)
+app.command("inspect", cls=SectionedCommand, rich_help_panel=LOOK)(_inspect)
+add_stage("prototypes", PrototypesConfig, "slpd_toolkit.prototypes", argument="run", section=LOOK)
+add_stage("export", ExportConfig, "slpd_toolkit.export", argument="source", section=EXCHANGE)
+add_stage(
+    "from-clam",
+    FromClamConfig,
+    "slpd_toolkit.from_clam",
+    argument="labels",
+    section="Commands",
+    group=manifests,
+)
+add_stage("heatmap", HeatmapConfig, "slpd_toolkit.heatmap", argument="scores", section=LOOK)
+for _tool, _doc in TOOLS.items():
+    add_stage(
+        _tool,
+        ImportConfig,
+        "slpd_toolkit.import_features",
+        argument="source",
+        section="Commands",
+        group=importers,
+        doc=_doc,
+        tool=_tool,
+    )

@@ -27,7 +27,7 @@ from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stream import encode_stream
 from slpd_toolkit.errors import CacheError, SlideError, UsageError
 from slpd_toolkit.failures import FILENAME, Failure, FailureLog
-from slpd_toolkit.files import fingerprint, remove_leftovers
+from slpd_toolkit.files import fingerprint, make_folder, remove_leftovers
 from slpd_toolkit.manifest import check_rows, read_table, summarise
 from slpd_toolkit.readahead import read_ahead
 from slpd_toolkit.report.qc import draw_overlay, write_contact_sheet
@@ -35,13 +35,12 @@ from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
 from slpd_toolkit.slides.reader import Slide
 from slpd_toolkit.slides.regions import Lattice, lay_lattice
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.reader import TokenFile, token_paths
+from slpd_toolkit.store.reader import TokenFile, require_same, token_paths
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
     from typing import TypeVar
 
     import numpy.typing as npt
@@ -161,7 +160,7 @@ class EmbedStage:
         self._batch_size = config.batch_size or (32 if self._device.type == "cpu" else 256)
         self._recipe = json.dumps(as_recipe(config), sort_keys=True)
         self._check_cache(slide_ids)
-        _make_folder(config.out / QC_FOLDER if config.qc else config.out)
+        make_folder(config.out / QC_FOLDER if config.qc else config.out)
         part, parts = config.shard_of_n
         name = FILENAME if parts == 1 else FILENAME.replace(".csv", f".{part}-of-{parts}.csv")
         self.failures = FailureLog(config.out / name)
@@ -413,17 +412,6 @@ class EmbedStage:
             )
 
 
-def require_same(path: Path, meta: TokenMeta) -> None:
-    """Check that a finished token file is what this run would write.
-
-    Raises:
-        CacheError: It is unreadable, or differs in an attribute; the message names it and both values.
-    """
-    differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
-    if differences:
-        raise CacheError(f"{path} is there already, but {differences}.", hint="--overwrite redoes it.")
-
-
 def _read_unless_over(job: Job, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     if job.over:  # the slide failed while this block waited its turn
         raise SlideError("abandoned")
@@ -438,12 +426,3 @@ def _give_way() -> None:
     """
     if sys.platform == "linux":  # elsewhere, priorities are of processes only
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--out: {folder} cannot be made ({error}).", hint="Choose a folder that you may write to."
-        ) from error

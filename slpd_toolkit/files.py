@@ -54,6 +54,20 @@ def publish(partial: Path, path: Path) -> None:
             os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that --out names, and those above it.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out: {folder} cannot be made ({error}).", hint="Choose a folder that you may write to."
+        ) from error
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove the hidden siblings that killed writers of `path` left behind, and no other file's."""
     for leftover in path.parent.glob(f".{path.name}.{'?' * _RANDOM_CHARACTERS}.tmp"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +54,7 @@ def _describe_file(slide: TokenFile) -> None:
             "tissue": _tissue(slide),
             **_missing(slide.missing_patches, len(slide) * meta.grid**2),
             "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
+            **_source(meta),
             "slide fingerprint": meta.slide_fingerprint,
             "written by": f"slpd_toolkit {meta.toolkit_version}",
             "recipe": meta.recipe,
@@ -92,10 +94,32 @@ def _shared_facts(meta: TokenMeta) -> dict[str, str]:
         "region": f"{meta.region_px:,} px at {meta.target_mpp:g} um/px "
         f"({_millimetres(meta.region_px * meta.target_mpp)})",
         "patch": f"{meta.patch_px} px at {meta.target_mpp:g} um/px ({meta.patch_px * meta.target_mpp:g} um)",
+        **_encoder_facts(meta),
+        "schema": f"{schema.SCHEMA} {schema.VERSION}",
+    }
+
+
+def _encoder_facts(meta: TokenMeta) -> dict[str, str]:
+    if not meta.mean:  # imported: only the tool that ran the encoder knew more
+        return {"encoder": meta.encoder, "encoder weights": meta.encoder_sha256}
+    return {
         "encoder": f"{meta.encoder}, sees {meta.encoder_input_px} px, {meta.precision}",
         "encoder weights": f"sha256 {meta.encoder_sha256}",
         "normalisation": f"mean {_numbers(meta.mean)}, std {_numbers(meta.std)} of RGB in 0-1",
-        "schema": f"{schema.SCHEMA} {schema.VERSION}",
+    }
+
+
+def _source(meta: TokenMeta) -> dict[str, str]:
+    """How an imported slide came about."""
+    if not meta.source:
+        return {}
+    source = json.loads(meta.source)
+    return {
+        "imported from": f"{source['tool']}: {', '.join(source['files'])}",
+        "patches there": f"{source['patches']:,}, of which {source['placed']:,} found a place; moved by at most "
+        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um, half of them by at most "
+        f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um",
+        **({"note": "; ".join(source["notes"])} if source["notes"] else {}),
     }
 
 

@@ -22,7 +22,7 @@ from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.divisions import divide
 from slpd_toolkit.mil.documents import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.mil.evaluation import Resampling, fold_metrics, intervals
-from slpd_toolkit.mil.folds import run_folds
+from slpd_toolkit.mil.folds import release_workers, run_folds
 from slpd_toolkit.mil.inputs import read_inputs
 from slpd_toolkit.mil.pairs import compare_all
 from slpd_toolkit.mil.results import Evaluation, Result
@@ -179,6 +179,7 @@ def _evaluate(
                         intervals(task, inputs.cohort, folds, _resampling(config)),
                     )
                 )
+    release_workers()
     return tuple(results)
 
 

@@ -78,6 +78,7 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
             for stream in (Stream.DEPTH, Stream.AUGMENTATION)
         )
         tokens, regions = tokens.to(run.device, non_blocking=True), regions.to(run.device)  # noqa: PLW2901
+        whole = run.targets(regions) if len(run.parts) > 1 else None
         losses: list[SlpdLosses] = []
         for part in run.parts:
             with run.gradient_exchange(part):
@@ -85,7 +86,7 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
                     here = regions[part]
                     views = cut_crops(tokens[part], run.crops, plan.of_regions(part), run.present(here))
                     views = augment(views, run.augmentation, extra)
-                    losses.append(run.model(views, run.targets(here), depth))
+                    losses.append(run.model(views, run.targets(here), depth, whole))
                 torch.autograd.backward(run.scaler.scale(losses[-1].total / len(run.parts)))
         if epoch < config.freeze_last_layer:
             student.head.last_layer.zero_grad()

@@ -9,8 +9,8 @@ import numpy as np
 
 from slpd_toolkit import console
 from slpd_toolkit.errors import SlideError, UsageError
-from slpd_toolkit.manifest import check_rows, read_table, summarise
 from slpd_toolkit.report.atlas import THUMBNAIL_PX, Prototype, SlidePage, map_squares, write_atlas, write_strip
+from slpd_toolkit.report.thumbnails import slide_files
 from slpd_toolkit.slides.reader import Slide
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.trainer import PROTOTYPES
@@ -47,7 +47,7 @@ def run(config: PrototypesConfig) -> int:
     _print_table(file, sizes, shown)
     folder = config.out or config.run / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
-    atlas = Atlas(file, folder, config.nearest, _slide_files(config))
+    atlas = Atlas(file, folder, config.nearest, slide_files(config.manifest, config.slides_root))
     pages = [atlas.page(int(row), set(file.slide_ids[shown])) for row in shown]
     write_atlas(folder / "index.html", config.run.resolve().name, pages, len(file.slide_ids), file.step)
     if not config.manifest:
@@ -116,15 +116,6 @@ class Atlas:
         name = f"{slide_id}-{k + 1}.jpg"
         write_strip(self._folder / name, [slide.read(x, y, side_l0, THUMBNAIL_PX) for x, y in corners])
         return quote(name)
-
-
-def _slide_files(config: PrototypesConfig) -> dict[str, SlideEntry]:
-    if config.manifest is None:
-        return {}
-    entries, problems = check_rows(read_table(config.manifest), config.slides_root or config.manifest.parent)
-    if problems:
-        console.warn(f"{config.manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
-    return {entry.slide_id: entry for entry in entries}
 
 
 def _print_table(file: PrototypeFile, sizes: npt.NDArray[np.intp], shown: npt.NDArray[np.intp]) -> None:

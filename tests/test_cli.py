@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from slpd_toolkit import __version__, cli, embed
 from slpd_toolkit.errors import CacheError, SlideError, UsageError, WeightsError
 from tests.cohorts import SMALL, as_flags, mean_colour_encoder, write_cohort, write_manifest, write_token_file
 from tests.conftest import REPOSITORY
+from tests.evaluations import two_classes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,3 +221,32 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_mil_eval_from_the_command_line_writes_every_file(tmp_path: Path) -> None:
+    planted = two_classes(tmp_path)
+    flags = as_flags(manifest=planted.manifest, out=tmp_path / "out", folds=3, steps=20, jobs=1, bootstrap=100)
+    several = ["--model", "mean-tokens", "--model", "blank=untrained", "--aggregator", "knn", "--aggregator", "abmil"]
+    done = slpd("mil-eval", planted.cache, *flags, *several)
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "first - second" in done.stdout
+    assert "clean: no patient is in two parts of any of the 3 splits." in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    files = {"report.html", "metrics.json", "predictions.csv", "folds.csv", "scores.h5", "recipe.toml", "figures"}
+    assert names == files | {"region_embeddings"}
+    assert "blank" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    with h5py.File(tmp_path / "out" / "scores.h5") as file:
+        assert len(file) == 2
+
+
+def test_a_wrong_flag_of_mil_eval_is_told_without_torch() -> None:
+    program = (
+        "import sys; from slpd_toolkit.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as left: print('torch' in sys.modules, left.code)"
+    )
+    arguments = ["mil-eval", "c", "--manifest", "m.csv", "--out", "o", "--model", "untrained", "--aggregator", "abmill"]
+    done = python("-c", program, *arguments)
+    assert done.stdout == "False 2\n"
+    assert "allowed: knn, probe, mean-mlp, abmil" in done.stderr

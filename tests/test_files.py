@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slpd_toolkit import files
-from slpd_toolkit.files import atomic_path, fingerprint, is_safe_name, remove_leftovers, sha256, write_csv, write_text
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.files import (
+    atomic_path,
+    claim_folder,
+    fingerprint,
+    is_safe_name,
+    remove_leftovers,
+    sha256,
+    write_csv,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,3 +127,15 @@ def test_a_fingerprint_reads_two_mebibytes_of_any_file(tmp_path: Path) -> None:
         handle.truncate(1 << 35)
     assert fingerprint(path).startswith(f"{1 << 35}-")
     assert files._FINGERPRINT_BYTES == MIB
+
+
+def test_a_folder_is_claimed_before_the_work(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    claim_folder(folder, ("m.json",))
+    (folder / ".m.json.abcd1234.tmp").touch()
+    (folder / ".other.json.abcd1234.tmp").touch()
+    (folder / "m.json").touch()
+    claim_folder(folder, ("m.json",))
+    assert sorted(path.name for path in folder.iterdir()) == [".other.json.abcd1234.tmp", "m.json"]
+    with pytest.raises(UsageError, match=r"--out: .*m\.json cannot be written to"):
+        claim_folder(folder / "m.json", ())

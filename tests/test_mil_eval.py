@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny evaluation does; `tests/test_cli.py` runs a whole one."""
+    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+
+
 @pytest.fixture(scope="module")
 def separable(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """Two classes that anything tells apart. Not to be changed."""
@@ -422,7 +428,7 @@ def test_interrupting_ends_all_processes_with_one_sentence(separable: Planted, t
     deadline = time.monotonic() + 100
     while len(workers_of(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(1)
+    time.sleep(0.5)
     (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -156,9 +156,9 @@ def test_stochastic_depth_is_drawn_anew_at_every_step_and_goes_on_between_its_pa
 ) -> None:
     drawn, forward = [], Slpd.forward
 
-    def record(slpd: Slpd, views: Any, targets: Any, depth: torch.Generator) -> Any:
+    def record(slpd: Slpd, views: Any, targets: Any, depth: torch.Generator, whole: Any) -> Any:
         drawn.append((depth.initial_seed(), depth.get_state().numpy().tobytes()))
-        return forward(slpd, views, targets, depth)
+        return forward(slpd, views, targets, depth, whole)
 
     monkeypatch.setattr(Slpd, "forward", record)
     pretrain.run(tiny(cache, tmp_path / "out", accumulate=2, drop_path=0.5))

@@ -8,7 +8,10 @@ from slpd_toolkit.config.checks import Precision, require
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Stage one: slides to a token cache, with a frozen patch encoder."""
+    """Stage one: slides to a token cache, with a frozen patch encoder.
+
+    slpd embed cohort.csv --out cache/ --encoder hipt --weights vit256_small_dino.pth
+    """
 
     manifest: Path
     """Cohort CSV with `slide_id` and `slide_path` (see manifests/README.md)."""
@@ -19,6 +22,7 @@ class EmbedConfig:
     slides_root: Path | None = None
     """Folder that relative slide paths start from. Default: the manifest's folder."""
 
+    # -- Encoder --
     encoder: str = "random"
     """Frozen patch encoder: `hipt`, `timm:<model>`, `handcrafted` (stain and texture statistics), `random` (untrained
     ViT-Tiny) or `random:vit_small`."""
@@ -29,6 +33,7 @@ class EmbedConfig:
     allow_download: bool = False
     """Let `timm:` encoders fetch weights from their hub. Off: nothing touches the network."""
 
+    # -- Regions and patches --
     mpp: float = 0.5
     """Target resolution in um/px (0.5 is about 20x)."""
 
@@ -44,6 +49,7 @@ class EmbedConfig:
     max_upsample: float = 1.6
     """Refuse slides that would have to be enlarged by more than this factor to reach the target resolution."""
 
+    # -- Running --
     batch_size: int = 0
     """Patches a forward pass. 0: 256 on a GPU, 32 on a CPU."""
 

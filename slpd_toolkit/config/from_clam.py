@@ -6,7 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class FromClamConfig:
-    """Turn a label table of CLAM or HIPT into a manifest."""
+    """Turn a label table of CLAM or HIPT into a manifest.
+
+    slpd manifest from-clam tcga_nsclc.csv --out nsclc.csv --slides-root slides/
+    """
 
     labels: Path
     """CSV with case_id and slide_id, and if it has them label (or oncotree_code), site, survival_months, censorship."""

@@ -6,13 +6,16 @@ from typing import Literal
 
 from slpd_toolkit.config.checks import Precision, flag, require, require_at_least
 
-AGGREGATORS = ("knn", "probe", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
+AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
 TaskKind = Literal["classification", "ordinal", "survival"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MilEvalConfig:
-    """Stage three: how good is a representation? Cross-validated MIL heads, with a leakage audit and statistics."""
+    """Stage three: how good is a representation? Cross-validated MIL heads, with a leakage audit and statistics.
+
+    slpd mil-eval cache/ --manifest cohort.csv --model runs/nsclc --model mean-tokens --out eval/nsclc
+    """
 
     cache: Path | None = None
     """Token cache that `slpd embed` or `slpd import` wrote. Not needed where all models are tables of slide vectors."""
@@ -30,6 +33,7 @@ class MilEvalConfig:
     slides_root: Path | None = None
     """Folder that relative slide paths start from. Default: the manifest's folder."""
 
+    # -- What is predicted --
     task: Literal["auto", "classification", "ordinal", "survival"] = "auto"
     """What the target is. `auto`: survival if --time-column or --event-column is given, else classification."""
 
@@ -51,6 +55,7 @@ class MilEvalConfig:
     allow_missing: bool = False
     """Leave out slides without target or embedding, and say so, instead of stopping. Also for slides of --splits."""
 
+    # -- Splits --
     folds: int = 5
     """Folds of the cross-validation: whole patients, classes balanced. One tests, the next selects, others train."""
 
@@ -75,9 +80,11 @@ class MilEvalConfig:
     shots: int = 0
     """Training patients of each class that heads learn from. 0: all."""
 
+    # -- Heads --
     aggregator: tuple[str, ...] = ("knn", "probe", "abmil")
-    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding; mean-mlp,
-    abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
+    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding;
+    prototype-histogram (logistic) on how many regions are near each of 16 cluster centres of the training regions;
+    mean-mlp, abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
 
     steps: int = 1000
     """Most optimiser steps of a head."""
@@ -97,6 +104,7 @@ class MilEvalConfig:
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
 
+    # -- Region embeddings --
     view: Literal["full", "centre"] = "full"
     """What a region ViT sees of a region: all tokens, as in HIPT's evaluation, or the central ones, as many as a global
     crop had, as in the published clustering."""
@@ -110,12 +118,14 @@ class MilEvalConfig:
     workers: int = 2
     """Threads that read tokens ahead."""
 
+    # -- Statistics --
     bootstrap: int = 2000
     """Bootstrap samples of patients for the 95 % intervals."""
 
     permutations: int = 2000
     """Random swaps of two models' predictions for the permutation test."""
 
+    # -- Running --
     seed: int = 0
     """Seed of splits, weights, dropout, order and resampling."""
 

@@ -9,7 +9,10 @@ from slpd_toolkit.config.checks import Precision, flag, require, require_at_leas
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Stage two: train the region ViT on a token cache with the SLPD objectives."""
+    """Stage two: train the region ViT on a token cache with the SLPD objectives.
+
+    slpd pretrain cache/ --out runs/nsclc --recipe stages/pretrain/nsclc.toml
+    """
 
     cache: Path
     """Token cache that `slpd embed` or `slpd import` wrote."""
@@ -20,6 +23,7 @@ class PretrainConfig:
     init: Path | None = None
     """Start from these weights: HIPT's vit4k_xs_dino.pth, a published SLPD checkpoint, or a region_vit.pt."""
 
+    # -- Length and batches --
     epochs: int = 100
     """Passes over all regions."""
 
@@ -29,6 +33,7 @@ class PretrainConfig:
     accumulate: int = 1
     """Parts that a step is computed in, one after another, to save memory; divides the batch size."""
 
+    # -- Objectives --
     dino_weight: float = 1.0
     """Weight of the self-distillation loss. 0 switches it off."""
 
@@ -44,6 +49,7 @@ class PretrainConfig:
     view_rule: Literal["paper", "published"] = "paper"
     """Which student views meet prototypes: all (paper), or all but view j for target j (published code)."""
 
+    # -- Prototypes --
     cluster_features: Literal["bottleneck", "backbone"] = "bottleneck"
     """What is clustered into prototypes: the head's 256-d bottleneck (paper), or the backbone's region embedding."""
 
@@ -59,6 +65,7 @@ class PretrainConfig:
     prototype_epoch: int = 21
     """First epoch, counted from 0, that has prototypes; they are made anew at its start and at each later epoch's."""
 
+    # -- Views --
     global_crops: int = 2
     """Large views, seen by student and teacher."""
 
@@ -92,6 +99,7 @@ class PretrainConfig:
     block_mask: float = 0.0
     """Share of the area of large views that is hidden from the student, as one rectangle. SLPD: 0."""
 
+    # -- Region ViT --
     embed_dim: int = 192
     """Width of the region embedding."""
 
@@ -107,6 +115,7 @@ class PretrainConfig:
     drop_path: float = 0.1
     """Stochastic depth of the student."""
 
+    # -- DINO head --
     hidden_dim: int = 2048
     """Hidden width of the DINO head."""
 
@@ -125,6 +134,7 @@ class PretrainConfig:
     centre_momentum: float = 0.9
     """Momentum of the centres of the teacher's logits."""
 
+    # -- Optimisation --
     optimiser: Literal["adamw", "sgd", "lars"] = "adamw"
     """Optimiser of the student."""
 
@@ -152,6 +162,7 @@ class PretrainConfig:
     freeze_last_layer: int = 1
     """Epochs in which the head's last layer stays as it is."""
 
+    # -- Running --
     precision: Precision = "auto"
     """Arithmetic. `auto`: bf16 where the device computes it natively, else fp32; fp16 (with loss scaling) on GPUs."""
 

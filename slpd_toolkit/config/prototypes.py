@@ -8,7 +8,10 @@ from slpd_toolkit.config.checks import require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class PrototypesConfig:
-    """Show the slide prototypes of a pretraining run: a table, and an HTML atlas."""
+    """Show the slide prototypes of a pretraining run: a table, and an HTML atlas.
+
+    slpd prototypes runs/nsclc --manifest cohort.csv
+    """
 
     run: Path
     """Run folder of `slpd pretrain`."""

@@ -3,10 +3,11 @@
 import ast
 import inspect
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,10 @@ Config = TypeVar("Config")
 
 ABOUT = "about"
 """Table of a recipe that a run wrote: where it ran. Read as a recipe again, it is passed over."""
+
+
+_SECTION = re.compile(r"    # -- (.+) --$")
+_ATTRIBUTE = re.compile(r"    (\w+): ")
 
 
 @cache
@@ -34,6 +39,29 @@ def option_help(config_class: type) -> dict[str, str]:
         ):
             documented[attribute.target.id] = " ".join(str(ast.literal_eval(comment.value)).split())
     return documented
+
+
+@cache
+def option_sections(config_class: type) -> dict[str, str]:
+    """Read the `# -- title --` comments between a dataclass's attributes: attribute -> title, "" before the first."""
+    title, sections = "", {}
+    for line in inspect.getsource(config_class).splitlines():
+        if heading := _SECTION.match(line):
+            title = heading[1]
+        elif attribute := _ATTRIBUTE.match(line):
+            sections[attribute[1]] = title
+    return {item.name: sections[item.name] for item in fields(config_class)}
+
+
+def default_help(item: Field[Any]) -> str:
+    """Say what an attribute is where nothing is given; empty where there is nothing to say, or only its help can."""
+    if item.default is MISSING:
+        return "Required, here or in the recipe."
+    if isinstance(item.default, bool):
+        return "Default: on." if item.default else "Default: off."
+    if isinstance(item.default, tuple):
+        return f"Default: {', '.join(map(str, item.default))}." if item.default else ""
+    return f"Default: {item.default}." if isinstance(item.default, str | int | float) and item.default != "" else ""
 
 
 def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path | None) -> Config:

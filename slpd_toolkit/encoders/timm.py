@@ -60,7 +60,8 @@ def make_timm(model: str, *, weights: Path | None, allow_download: bool) -> Enco
     if weights is not None:
         load_strict(network, _without_classifier(read_checkpoint(weights), network, weights), weights)
     wrapped = _ClsToken(network)
-    data = timm.data.resolve_data_config({}, model=network)
+    asked = {name: value for name, value in _arguments(query).items() if name == "img_size"}
+    data = timm.data.resolve_data_config(asked, model=network)
     side = int(data["input_size"][-1])
     with torch.inference_mode():
         width = int(wrapped.eval()(torch.zeros(1, 3, side, side)).shape[-1])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
 from slpd_toolkit.errors import SlpdError, UsageError
 from slpd_toolkit.mil.aggregators.registry import HEADS
 from slpd_toolkit.mil.heads import HeadResult, PartRows, single_thread, train_and_predict
-from slpd_toolkit.mil.probes import PROBES, run_probe
+from slpd_toolkit.mil.probes import HISTOGRAM, PROBES, run_probe
+from slpd_toolkit.mil.prototype_histogram import prototype_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,14 +81,14 @@ def run_folds(
         raise UsageError(f"Unknown aggregator {aggregator!r}.", hint=f"Allowed: {', '.join(AGGREGATORS)}.")
     rows = [_rows_of(bags, split) for split in splits]
     if aggregator in PROBES:
-        yield from _run_probes(bags, task, splits, rows, aggregator)
+        yield from _run_probes(bags, task, splits, rows, aggregator, seed)
         return
     objectives = [task.objective(each.train) for each in rows]
     calls = [
         joblib.delayed(train_and_predict)(bags, objective, each, aggregator, training, _seeds(seed, split))
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
+    with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
         results = _told_if_killed(joblib.Parallel(jobs, return_as="generator")(calls))
     for split, each, objective, result in zip(splits, rows, objectives, results, strict=True):
         outputs = objective.predict(result.logits).double().numpy()
@@ -100,6 +105,22 @@ def run_folds(
         )
 
 
+def release_workers() -> None:
+    """End the processes that trained heads: idle ones keep their memory for minutes, in case there is more to do."""
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that never see Ctrl-C: this one does, after the block, and ends them without their tracebacks."""
+    ensure_running()  # multiprocessing's bookkeeper, whose start would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
     try:
         yield from results
@@ -110,12 +131,15 @@ def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
 
 
 def _run_probes(
-    bags: Bags, task: Task, splits: Sequence[Split], rows: Sequence[PartRows], name: str
+    bags: Bags, task: Task, splits: Sequence[Split], rows: Sequence[PartRows], name: str, seed: int
 ) -> Iterator[FoldPrediction]:
-    embeddings = bags.mean()
+    means = bags.mean()
     for split, each in zip(splits, rows, strict=True):
         objective = task.objective(each.train)
         with single_thread(), threadpool_limits(1):
+            embeddings = (
+                prototype_histogram(bags, each.train, seed=_seeds(seed, split)[0]) if name == HISTOGRAM else means
+            )
             probe = run_probe(name, embeddings, objective, train=each.train, val=each.val, test=each.test)
         outputs = objective.predict(probe.logits).double().numpy()
         yield FoldPrediction(split.repeat, split.fold, each.test, outputs, len(each.train), probe.setting)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from slpd_toolkit.mil.optimiser import AdamW
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -81,7 +83,7 @@ def train_head(
     Returns:
         The looks at the validation loss, in their order, and the step whose weights were kept.
     """
-    optimiser = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = AdamW(head.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     best_loss, best_weights, best_step = float("inf"), copy.deepcopy(head.state_dict()), 0
     checks: list[Check] = []
     losses: list[float] = []

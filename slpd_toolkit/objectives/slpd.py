@@ -68,7 +68,11 @@ class Slpd(nn.Module):
         return self
 
     def forward(
-        self, views: Views, prototypes: PrototypeTargets | None = None, generator: torch.Generator | None = None
+        self,
+        views: Views,
+        prototypes: PrototypeTargets | None = None,
+        generator: torch.Generator | None = None,
+        step: PrototypeTargets | None = None,
     ) -> SlpdLosses:
         """Losses of a batch. Changes no state.
 
@@ -76,6 +80,9 @@ class Slpd(nn.Module):
             views: Crops of B regions: the student sees all V, the teacher the global ones.
             prototypes: Targets of the two prototype terms; None before the first clustering.
             generator: Source of the student's stochastic depth, on the views' device; None takes torch's global one.
+            step: Where gradients are accumulated over equal parts, the prototype terms' targets of all parts: the mean
+                of the parts' losses is then that of the whole batch, whatever number of regions with prototypes each
+                part holds, and so are the centres. None where the batch is the whole step.
 
         Raises:
             ValueError: No term is switched on that has targets.
@@ -86,7 +93,11 @@ class Slpd(nn.Module):
             teacher = self.teacher(crops[:1], present=_flat(views.teacher_sees, 1)).unflatten(0, regions)
         student = self.student(crops, generator, _flat(views.student_sees, 2)).unflatten(0, regions)
         terms = active_terms(self.config, teacher, prototypes, len(student))
-        counts, used, centres = self._move_centres(terms)
+        whole = terms if step is None else active_terms(self.config, teacher, step, len(student))
+        counts, used, centres = self._move_centres(whole)
+        if step is not None:  # each part counts as if it held its equal share of the step's regions
+            parts = [len(one.valid) / len(part.valid) for one, part in zip(whole, terms, strict=True)]
+            counts = counts / counts.new_tensor(parts)
         entropies = cross_view_entropy(
             student,
             self.student.head.last_layer,
@@ -161,7 +172,7 @@ def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -
     for term, count, block in zip(terms, counts, blocks, strict=True):
         # A sum rather than an einsum, which autocast would round to bf16.
         per_region = (block * term.pairs.unsqueeze(-1)).sum((0, 1)) * term.valid
-        losses[term.name] = per_region.sum() * _processes() / count.clamp(min=1)
+        losses[term.name] = per_region.sum() * _processes() / _at_least_some(count)
     return losses
 
 
@@ -169,7 +180,12 @@ def _mean_entropy(terms: Sequence[Term], counts: Tensor, entropies: CrossViewEnt
     """This process's share of the mean entropy of all targets on all processes."""
     valid = torch.cat([term.valid.expand(len(term.targets), -1) for term in terms])
     targets = torch.stack([count * len(term.targets) for term, count in zip(terms, counts, strict=True)]).sum()
-    return (entropies.target_entropy * valid).sum() * _processes() / targets.clamp(min=1)
+    return (entropies.target_entropy * valid).sum() * _processes() / _at_least_some(targets)
+
+
+def _at_least_some(count: Tensor) -> Tensor:
+    """1 instead of 0: what nothing is divided by. Counts are fractions where a part has a share of a few regions."""
+    return torch.where(count > 0, count, 1)
 
 
 def _processes() -> int:

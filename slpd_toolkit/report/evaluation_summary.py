@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit import console
 from slpd_toolkit.mil.arrays import listed
-from slpd_toolkit.mil.statistics import mean_and_sd
+from slpd_toolkit.report.wording import interval, mean_sd, metric, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.mil.audit import SplitAudit
     from slpd_toolkit.mil.results import Evaluation, PairedResult, Representation, Result
-    from slpd_toolkit.mil.statistics import Interval
 
 _SECOND = "balanced_accuracy"
 
@@ -29,9 +28,10 @@ def print_summary(evaluation: Evaluation) -> None:
         f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients",
         [_row(result, headline) for result in evaluation.results],
     )
+    adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} in all)"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
-            f"{aggregator}: {_spoken(headline)}, first - second; p by Holm over {len(evaluation.comparisons)}",
+            f"{aggregator}: {metric(headline)}, first - second; {adjusted}",
             [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
     console.facts("Leakage audit", audit_facts(evaluation))
@@ -50,18 +50,18 @@ def _row(result: Result, headline: str) -> dict[str, object]:
     row: dict[str, object] = {
         "model": result.model,
         "aggregator": result.aggregator,
-        f"{_spoken(headline)} ± sd": _mean(result, headline),
-        "95 % interval": _interval(result.intervals[headline]),
+        f"{metric(headline)} ± sd": mean_sd(result.values[headline]),
+        "95 % interval": interval(result.intervals[headline]),
     }
-    return row | ({f"{_spoken(_SECOND)} ± sd": _mean(result, _SECOND)} if _SECOND in result.values else {})
+    return row | ({f"{metric(_SECOND)} ± sd": mean_sd(result.values[_SECOND])} if _SECOND in result.values else {})
 
 
 def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
     comparison = paired.metrics[headline]
     return {
         "first - second": f"{paired.first} - {paired.second}",
-        "mean": f"{comparison.difference:+.3f}",
-        "95 % interval": _interval(comparison.interval, signed=True),
+        "mean": signed(comparison.difference),
+        "95 % interval": interval(comparison.interval, sign=True),
         "p t": _p(paired.adjusted["corrected_t"]),
         "p perm.": _p(paired.adjusted["permutation"]),
         "p DeLong": _p(paired.adjusted["delong"]),
@@ -106,17 +106,6 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
     return " ".join(lines)
 
 
-def _mean(result: Result, name: str) -> str:
-    mean, sd = mean_and_sd(result.values[name])
-    return f"{mean:.3f}" + ("" if math.isnan(sd) else f" ± {sd:.3f}")
-
-
-def _interval(interval: Interval, *, signed: bool = False) -> str:
-    if not interval.replicates:
-        return "-"
-    return f"{interval.low:+.3f} to {interval.high:+.3f}" if signed else f"{interval.low:.3f} to {interval.high:.3f}"
-
-
 def _p(value: float) -> str:
     if math.isnan(value):
         return "-"
@@ -125,7 +114,3 @@ def _p(value: float) -> str:
 
 def _range(counts: Sequence[int]) -> str:
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _spoken(metric: str) -> str:
-    return metric.replace("_", " ")

@@ -1,14 +1,160 @@
-"""Stand-in until the scores file lands."""
+"""scores.h5: what each aggregator looked at, region by region, with all that a heatmap needs and no slide."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from slpd_toolkit import __version__
+from slpd_toolkit.errors import CacheError
+from slpd_toolkit.files import atomic_path
+from slpd_toolkit.report.predictions import mean_attention
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slpd_toolkit.mil.results import Evaluation
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray
+    from slpd_toolkit.mil.results import Evaluation, RegionPlaces, Representation, Result
+
+SCHEMA, VERSION = "slpd-scores", 1
+FILENAME = "scores.h5"
+ARRAYS = ("offsets", "coords_l0", "region_l0", "slide_size_l0", "scores")
+
+
+@dataclass(frozen=True, eq=False)
+class SlideScores:
+    """The scored squares of one slide."""
+
+    slide_id: str
+    coords_l0: IntArray
+    """(n, 2) x, y of each square's top-left corner, level-0 px."""
+    sizes_l0: IntArray
+    """(n,) side of each square, level-0 px."""
+    scores: FloatArray
+    """(n,) higher is more."""
+    slide_size_l0: tuple[int, int] = (0, 0)
+    """Width and height of the slide, level-0 px; 0 where it is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """One model under one aggregator: S slides with M regions in all."""
+
+    model: str
+    aggregator: str
+    slide_ids: tuple[str, ...]
+    offsets: IntArray
+    """(S + 1,) slide i owns the regions from offsets[i] up to offsets[i + 1]."""
+    coords_l0: IntArray
+    """(M, 2) x, y of each region's top-left corner, level-0 px."""
+    region_l0: IntArray
+    """(S,) side of a region on each slide, level-0 px."""
+    slide_size_l0: IntArray
+    """(S, 2) width and height of each slide, level-0 px; 0 where it is not known."""
+    scores: FloatArray
+    """(M,) share of the attention, mean over the folds that tested the slide; sums to 1 a slide."""
+
+    def slide(self, index: int) -> SlideScores:
+        """Give one slide's part."""
+        inside = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        width, height = self.slide_size_l0[index].tolist()
+        sizes = np.full(inside.stop - inside.start, self.region_l0[index], np.int64)
+        return SlideScores(
+            self.slide_ids[index], self.coords_l0[inside], sizes, self.scores[inside], (int(width), int(height))
+        )
+
+
+def slide_scores(places: RegionPlaces, representation: Representation, row: int, attention: FloatArray) -> SlideScores:
+    """Put a slide's attention where its regions lie.
+
+    Args:
+        places: Of the representation.
+        representation: Whose bags were scored.
+        row: Position of the slide in the bags.
+        attention: (n,) a share for each of its regions.
+    """
+    bags = representation.bags
+    inside = slice(int(bags.offsets[row]), int(bags.offsets[row + 1]))
+    width, height = places.slide_size_l0[row].tolist()
+    sizes = np.full(len(attention), places.region_l0[row], np.int64)
+    return SlideScores(bags.slides[row], places.coords_l0[inside], sizes, attention, (int(width), int(height)))
 
 
 def write_scores(path: Path, evaluation: Evaluation) -> None:
-    """Do nothing."""
+    """Write the attention of every model under every aggregator that has any, atomically.
+
+    Vectors of whole slides have no places and probes no attention: they are left out, and the file may hold no table.
+    """
+    representations = {each.name: each for each in evaluation.representations}
+    tables = [_table(result, representations[result.model]) for result in evaluation.results]
+    with atomic_path(path) as partial, h5py.File(partial, "w", libver="v110") as file:
+        file.attrs.update(
+            {
+                "schema": SCHEMA,
+                "schema_version": VERSION,
+                "toolkit_version": __version__,
+                "target": evaluation.target,
+            }
+        )
+        for number, table in enumerate(table for table in tables if table is not None):
+            group = file.create_group(str(number))
+            group.attrs.update({"model": table.model, "aggregator": table.aggregator})
+            group.create_dataset("slide_ids", data=list(table.slide_ids), dtype=h5py.string_dtype())
+            for name in ARRAYS:
+                group.create_dataset(name, data=getattr(table, name))
+
+
+def read_scores(path: Path) -> tuple[ScoreTable, ...]:
+    """Read every table of a scores.h5.
+
+    Raises:
+        CacheError: It is missing, unreadable, of another version, or its parts do not fit together.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            found = (file.attrs.get("schema"), file.attrs.get("schema_version"))
+            if found != (SCHEMA, VERSION):
+                raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
+            tables = tuple(_read_table(path, file[name]) for name in sorted(file, key=int))
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise CacheError(f"{path} cannot be read as a score file ({error}).", hint=_WRITTEN_BY) from error
+    return tables
+
+
+_WRITTEN_BY = "`slpd mil-eval` writes it; run that again."
+
+
+def _table(result: Result, representation: Representation) -> ScoreTable | None:
+    attention = mean_attention(result)
+    places = representation.places
+    if not attention or places is None:
+        return None
+    slides = [slide_scores(places, representation, row, attention[row]) for row in sorted(attention)]
+    return ScoreTable(
+        result.model,
+        result.aggregator,
+        tuple(slide.slide_id for slide in slides),
+        np.concatenate([[0], np.cumsum([len(slide.scores) for slide in slides])]).astype(np.int64),
+        np.concatenate([slide.coords_l0 for slide in slides]),
+        np.array([places.region_l0[row] for row in sorted(attention)], np.int64),
+        np.array([slide.slide_size_l0 for slide in slides], np.int64),
+        np.concatenate([slide.scores for slide in slides]),
+    )
+
+
+def _read_table(path: Path, group: h5py.Group) -> ScoreTable:
+    arrays = {name: group[name][...] for name in ARRAYS}
+    ids = tuple(group["slide_ids"].asstr()[...].tolist())
+    table = ScoreTable(str(group.attrs["model"]), str(group.attrs["aggregator"]), ids, **arrays)
+    slides, regions = len(ids), len(table.scores)
+    shapes = {"offsets": (slides + 1,), "coords_l0": (regions, 2), "region_l0": (slides,), "slide_size_l0": (slides, 2)}
+    wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    if table.scores.ndim != 1 or wrong:
+        raise CacheError(f"{path}: {', '.join(wrong) or 'scores'} does not fit the other arrays.", hint=_WRITTEN_BY)
+    steps = np.diff(table.offsets)
+    if table.offsets[0] != 0 or table.offsets[-1] != regions or (steps <= 0).any():
+        raise CacheError(f"{path}: offsets do not divide the {regions} regions among slides.", hint=_WRITTEN_BY)
+    return table

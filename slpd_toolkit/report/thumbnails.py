@@ -1,17 +1,92 @@
-"""Stand-in until the thumbnails land."""
+"""Whole slides in small, read on demand; a slide that cannot be read is remembered and costs only its picture."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from slpd_toolkit import console
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.manifest import check_rows, read_table, summarise
+from slpd_toolkit.slides.reader import Slide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
 
     from slpd_toolkit.manifest import SlideEntry
 
 
+def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:
+    """Read where slides are, for pictures that do without those that are missing.
+
+    Args:
+        manifest: Cohort CSV; None gives none.
+        slides_root: Where relative slide paths start; None is the manifest's folder.
+
+    Raises:
+        UsageError: The manifest cannot be read. Rows that cannot be used are told as a warning.
+    """
+    if manifest is None:
+        return {}
+    entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
+    if problems:
+        console.warn(f"{manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
+    return {entry.slide_id: entry for entry in entries}
+
+
+@dataclass(frozen=True, eq=False)
+class WholeSlide:
+    """A slide in small."""
+
+    rgb: npt.NDArray[np.uint8]
+    """(H, W, 3)"""
+    size_l0: tuple[int, int]
+    """Width and height of the slide, level-0 px."""
+
+
 class Thumbnails:
-    """Nothing."""
+    """Reads slides in small by their ids.
+
+    Args:
+        entries: Where the slides are, from `manifest.check_rows`.
+        side_px: Longest side of a thumbnail.
+    """
 
     def __init__(self, entries: Mapping[str, SlideEntry], side_px: int) -> None:
-        self.entries, self.side_px = entries, side_px
+        self._entries, self._side_px = entries, side_px
+        self.failures: dict[str, SlideError] = {}
+        """Slides that are listed but could not be read, and why."""
+
+    def __call__(self, slide_id: str) -> npt.NDArray[np.uint8] | None:
+        """Give the thumbnail, or None where the slide is not listed or cannot be read."""
+        whole = self.read(slide_id)
+        return None if whole is None else whole.rgb
+
+    def read(self, slide_id: str) -> WholeSlide | None:
+        """Give the thumbnail with the slide's size, or None where the slide is not listed or cannot be read."""
+        entry = self._entries.get(slide_id)
+        if entry is None or slide_id in self.failures:
+            return None
+        try:
+            # Only ratios matter here, so that a slide that does not say its resolution has a thumbnail too.
+            with Slide(entry.slide_path, mpp_l0=1.0) as slide:
+                size_l0 = (slide.width_l0, slide.height_l0)
+                step_l0 = max(1.0, max(size_l0) / self._side_px)
+                return WholeSlide(_exactly(slide.thumbnail(step_l0).rgb, size_l0, step_l0), size_l0)
+        except SlideError as error:
+            self.failures[slide_id] = error
+            return None
+
+
+def _exactly(rgb: npt.NDArray[np.uint8], size_l0: tuple[int, int], step_l0: float) -> npt.NDArray[np.uint8]:
+    """Resize from the step that the reader took (within 25 %) to the one that was asked for."""
+    width, height = (max(1, round(side_l0 / step_l0)) for side_l0 in size_l0)
+    smaller = width <= rgb.shape[1]
+    resized = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)

@@ -98,8 +98,8 @@ def open_models(sources: Sequence[Source], cache: Cache | None, frozen: Frozen) 
     return sorted(models, key=lambda model: place[model.name])
 
 
-def mean_of_tissue(grids: Tensor, tissue: Tensor) -> Tensor:
-    """Mean of the tokens whose patch holds any tissue, each counting once; of all tokens where a region has none.
+def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean of the tokens whose patch holds any tissue, each counting once; of all that are there where none does.
 
     A patch of which 2 % is tissue counts like a full one: its token is of tissue. Patches without any tissue, and
     missing ones (stored with tissue 0), do not count.
@@ -107,12 +107,14 @@ def mean_of_tissue(grids: Tensor, tissue: Tensor) -> Tensor:
     Args:
         grids: (N, h, w, D) tokens.
         tissue: (N, h, w) tissue fraction of each patch.
+        present: (N, h, w) bool, patches that are there; None: all.
 
     Returns:
         (N, D) float32.
     """
     counts = (tissue > 0).float()
-    counts[counts.sum(dim=(1, 2)) == 0] = 1
+    bare = counts.sum(dim=(1, 2)) == 0
+    counts[bare] = 1 if present is None else present[bare].float()
     total = torch.einsum("nhwd,nhw->nd", grids.float(), counts)
     return total / counts.sum(dim=(1, 2)).unsqueeze(1)
 
@@ -126,7 +128,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
     tissue = torch.from_numpy(np.concatenate([slide.tissue for slide in store.slides]))
 
     def embed(batch: RegionBatch) -> Tensor:
-        return mean_of_tissue(batch.tokens, tissue[batch.regions].to(batch.tokens.device))
+        return mean_of_tissue(batch.tokens, tissue[batch.regions].to(batch.tokens.device), batch.present)
 
     return embed
 

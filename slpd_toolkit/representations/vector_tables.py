@@ -72,6 +72,8 @@ def _of_frame(path: Path, table: pd.DataFrame) -> tuple[list[str], npt.NDArray[n
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
         raise UsageError(f"{path}: has no column {_ID}, but {found}.", hint="Name the column of slide ids so.")
+    if table.empty:
+        raise UsageError(f"{path}: has no row.", hint="Give one row a slide.")
     slides, features = [str(name).strip() for name in table[_ID]], table.drop(columns=_ID)
     if features.shape[1] == 1 and pd.api.types.is_object_dtype(features.iloc[:, 0]):
         return slides, _stacked(path, features.iloc[:, 0].tolist())

@@ -175,3 +175,14 @@ class TokenStore:
 def token_paths(folder: Path) -> list[Path]:
     """List the token files of a folder, sorted; hidden ones are unfinished and left out."""
     return sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
+
+
+def require_same(path: Path, meta: TokenMeta) -> None:
+    """Check that a finished token file is what this run would write.
+
+    Raises:
+        CacheError: It is unreadable, or differs in an attribute; the message names it and both values.
+    """
+    differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
+    if differences:
+        raise CacheError(f"{path} is there already, but {differences}.", hint="--overwrite redoes it.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,9 @@ class TokenMeta:
     toolkit_version: str
     recipe: str
     """JSON of every resolved value of the run that wrote the file."""
+    source: str = ""
+    """JSON: which files of another tool this was made of, and how their patches were placed; empty where slpd embed
+    read the slide itself."""
 
     @property
     def grid(self) -> int:
@@ -75,12 +78,13 @@ class TokenMeta:
                 f"{path} is no token file of this version: schema {schema!r} {version!r}, needed {SCHEMA!r} {VERSION}.",
                 hint="Write it again with `slpd embed`.",
             )
-        missing = [item.name for item in fields(cls) if item.name not in attributes]
+        stored = [item for item in fields(cls) if item.default is MISSING or item.name in attributes]
+        missing = [item.name for item in stored if item.name not in attributes]
         if missing:
             raise CacheError(
                 f"{path} lacks the attributes {', '.join(missing)}.", hint="Write it again with `slpd embed`."
             )
-        return cls(**{item.name: _plain(attributes[item.name]) for item in fields(cls)})
+        return cls(**{item.name: _plain(attributes[item.name]) for item in stored})
 
 
 ENCODER_FIELDS = ("encoder", "encoder_sha256", "encoder_input_px", "embedding_dim", "mean", "std", "precision")

@@ -68,6 +68,14 @@ def pixels(side: int = 224) -> torch.Tensor:
     return torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_model_of_another_input_size_is_fed_that_size(timm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "small.pth"
+    torch.save(timm.create_model(MODEL, img_size=32).state_dict(), path)
+    small = encoder(f"{MODEL}?img_size=32", path)
+    assert small.input_px == 32
+    assert small.embed(pixels(), "fp32").shape == (2, 192)
+
+
 def test_a_timm_model_runs_from_local_weights(model: Any, weights: Path) -> None:
     tiny = encoder(MODEL, weights)
     assert (tiny.name, tiny.embedding_dim, tiny.input_px) == (f"timm:{MODEL}", 192, 224)

@@ -226,3 +226,12 @@ def test_survival_and_grades_are_evaluated_alike() -> None:
         assert 0 < found.permutation.p_value <= 1
         assert math.isfinite(found.interval.low)
         assert intervals(task, cohort, model, FEW)[task.headline].replicates == 300
+
+
+def test_delong_is_not_given_where_test_folds_share_patients(cohort: Cohort) -> None:
+    """Splits of others may overlap: their variances do not add up, whether or not they call themselves repeats."""
+    task, splits = task_of(cohort), cross_validation(cohort, folds=3)
+    overlapping = [splits[0], dataclasses.replace(splits[1], test=(*splits[1].test, splits[0].test[0]))]
+    for chosen, there in ((splits[:2], True), (overlapping, False)):
+        one, other = (as_model(cohort, chosen, binary_outputs(cohort, skill, 0)) for skill in (0.0, 1.0))
+        assert (compare(task, cohort, one, other, FEW)["auc"].delong is not None) == there

@@ -170,16 +170,19 @@ def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
     slpd = build(SlpdConfig())
     slpd.centre.normal_()
     slpd.prototype_centre.normal_()
-    views, prototypes = draw_views(0), draw_prototypes(0, 2, valid=(True,) * REGIONS)
+    views, prototypes = draw_views(0), draw_prototypes(0, 2, valid=(True, False, False, False))
     whole = slpd(views, prototypes)
     halves = []
     for part in (slice(0, 2), slice(2, 4)):
         half = PrototypeTargets(prototypes.valid[part], prototypes.own[part], prototypes.neighbours[:, part])
-        halves.append(slpd(Views(views.global_crops[:, part], views.local_crops[:, part]), half))
+        halves.append(slpd(Views(views.global_crops[:, part], views.local_crops[:, part]), half, None, prototypes))
     slpd.update_centres(halves)
     torch.testing.assert_close(slpd.centre, whole.centre)
     torch.testing.assert_close(slpd.prototype_centre, whole.prototype_centre)
-    torch.testing.assert_close((halves[0].dino + halves[1].dino) / 2, whole.dino)
+    for name in ("total", "dino", "intra", "inter", "target_entropy"):
+        mean = (getattr(halves[0], name) + getattr(halves[1], name)) / 2
+        torch.testing.assert_close(mean, getattr(whole, name), msg=name)
+    assert halves[1].intra == halves[1].inter == 0
 
 
 def test_the_teacher_starts_as_the_student_stays_in_eval_mode_and_learns_nothing_by_gradient() -> None:

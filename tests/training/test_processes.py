@@ -46,6 +46,7 @@ def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> N
         {"min_regions": 7, "batch_size": 2},
         pytest.param({"accumulate": 2, "intra_weight": 0.0, "inter_weight": 0.0}, marks=pytest.mark.slow),
         pytest.param({"cluster_features": "backbone", "neighbours": 2}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2, "min_regions": 7}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -118,11 +119,12 @@ def test_shares_are_even_and_cover_everything_once(count: int, world: int) -> No
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_accumulated_parts_equal_one_large_batch(cache: Path, tmp_path: Path) -> None:
-    """For self-distillation. With prototypes a part's loss is the mean over its own regions that have some, so parts
-    weigh the same whatever their number: that differs from one large batch where they hold unequal numbers.
-    """
-    changes = CALM | {"intra_weight": 0.0, "inter_weight": 0.0}
+@pytest.mark.parametrize(
+    "changes", [{}, {"min_regions": 6, "neighbours": 2}, {"dino_weight": 0.0, "prototype_epoch": 0}]
+)
+def test_accumulated_parts_equal_one_large_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """With 16 of 30 regions in slides that have prototypes, parts of two hold none, one or two of them."""
+    changes = CALM | {"min_regions": 7} | changes
     pretrain.run(tiny(cache, tmp_path / "whole", **changes))
     pretrain.run(tiny(cache, tmp_path / "parts", **changes, accumulate=4))
     assert_close_runs(tmp_path / "whole", tmp_path / "parts", 1e-5)

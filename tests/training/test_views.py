@@ -13,6 +13,7 @@ import torch
 from slpd_toolkit import pretrain
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.objectives.augment import augment
+from slpd_toolkit.store import streaming
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
-def test_what_missing_patches_hold_changes_no_bit_of_a_run(gappy_cache: Path, tmp_path: Path) -> None:
+def test_what_missing_patches_hold_changes_no_bit_of_a_run(
+    gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither of the training nor of the prototypes; without the mask it would."""
+    monkeypatch.setattr(streaming, "REGIONS_AT_ONCE", 10)
     filled = shutil.copytree(gappy_cache, tmp_path / "filled")
     for path in filled.glob("*.h5"):
         with h5py.File(path, "r+") as file:

@@ -1,0 +1,32 @@
+"""Sphinx builds the pages of docs/ with this: `make docs`. Nothing is fetched, neither at building nor at reading."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from slpd_toolkit import __version__
+
+project = "slpd_toolkit"
+author = "The slpd_toolkit developers"
+copyright = author  # noqa: A001 - Sphinx's name
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs._ext.reference", "docs._ext.mathml"]
+exclude_patterns = ["_build"]
+default_role = "code"  # docstrings put names between single backticks
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["ref.python"]  # shapes in docstrings look like references
+
+html_theme = "furo"
+html_title = f"slpd_toolkit {version}"
+html_static_path: list[str] = []
+html_show_copyright = False
+html_copy_source = False
+html_math_renderer = "mathml"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # shapes and units stand in the docstrings
+nitpick_ignore_regex = [("py:.*", ".*")]  # classes of Python and numpy, whose pages would have to be fetched

@@ -1,0 +1,96 @@
+"""CLAM: features in `h5_files/<slide>.h5` without a word about them; what a patch is stands in `patches/<slide>.h5`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.foreign.features import (
+    MissingSettingError,
+    SlideFeatures,
+    check_pairs,
+    nominal_mpp,
+    number,
+    require_encoder,
+    require_mpp,
+)
+from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from slpd_toolkit.foreign.features import Settings
+
+FEATURES, COORDS = "features", "coords"
+
+
+def read(path: Path, settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Raises:
+        SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
+    """
+    with open_h5(path) as file:
+        features = open_rows(dataset(file, FEATURES, path), path)
+        coords_l0 = check_pairs(read_pairs(dataset(file, COORDS, path), path), features.shape[0], path)
+    patches, attributes = _patches(path, settings)
+    patch_px, patch_l0 = _patch(attributes, patches)
+    mpp_l0 = require_mpp(settings, path)
+    encoder = require_encoder(None, settings, path, "CLAM")
+    return SlideFeatures(
+        slide_id=path.stem,
+        tool="clam",
+        files=(path, patches),
+        features=features,
+        coords_l0=coords_l0,
+        patch_l0=patch_l0,
+        steps_l0=(patch_l0, patch_l0 / 2, patch_l0 / 4),  # CLAM's --step_size stands in no file
+        patch_px=patch_px,
+        mpp_l0=mpp_l0,
+        target_mpp=settings.target_mpp or nominal_mpp(patch_l0 * mpp_l0 / patch_px),
+        size_l0=_size_l0(attributes),
+        encoder=encoder,
+    )
+
+
+def _patches(path: Path, settings: Settings) -> tuple[Path, dict[str, Any]]:
+    """Find the file that the patches were cut by, and what it says of them."""
+    if settings.coords is None:
+        raise MissingSettingError(
+            f"{path}: CLAM keeps the size of the patches apart from their features.",
+            hint="Give the folder that CLAM's create_patches_fp.py wrote: --coords RESULTS/patches.",
+        )
+    patches = settings.coords / path.name
+    if not patches.is_file():
+        raise SlideError(f"{patches} does not exist.", hint="--coords is CLAM's folder patches/, one file a slide.")
+    with open_h5(patches) as file:
+        return patches, dict(dataset(file, COORDS, patches).attrs)
+
+
+def _patch(attributes: Mapping[str, Any], path: Path) -> tuple[int, float]:
+    """Side of a patch, in px of the level it was read from and in level-0 px."""
+    patch_px = number(attributes, path, "patch_size")
+    downsample = np.atleast_1d(np.asarray(attributes.get("downsample", ()), np.float64))
+    if not len(downsample) and attributes.get("patch_level") == 0:
+        downsample = np.ones(1)
+    if patch_px is None or not len(downsample) or not (downsample > 0).all():
+        raise SlideError(
+            f"{path}: the coordinates' attributes lack patch_size or downsample.",
+            hint="Write the patches' coordinates again with create_patches_fp.py.",
+        )
+    # The slide's reader gives a level's downsample to a fraction of a percent: 4.0002 means 4.
+    factor = float(downsample.mean())
+    return round(patch_px), patch_px * (round(factor) if abs(factor - round(factor)) < 0.01 * factor else factor)
+
+
+def _size_l0(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The slide's size, from that of the level that patches were read from."""
+    size = np.asarray(attributes.get("level_dim", ()), np.float64).ravel()
+    downsample = np.asarray(attributes.get("downsample", ()), np.float64).ravel()
+    if size.shape != (2,) or downsample.shape not in {(1,), (2,)}:
+        return None
+    width, height = np.ceil(size * downsample).astype(int).tolist()
+    return width, height

@@ -1,0 +1,217 @@
+"""HIPT: tokens of a 4096-px region, or of all regions of a slide, in a .pt file; what little else is known is its name.
+
+A region is (256, D), row-major, and its file is called `<slide>_<x>_<y>.pt` where it says where it lies; a slide is
+(M, 256, D). The published SLPD code turns a region round: (D, 16, 16).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.files import atomic_path
+from slpd_toolkit.foreign.features import SlideFeatures, check_pairs, require_encoder, require_mpp
+from slpd_toolkit.foreign.rows import ArrayRows, check_features
+from slpd_toolkit.foreign.slide2vec import COORDINATES, read_grids
+from slpd_toolkit.foreign.tensors import read_arrays, read_tensor, write_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.foreign.features import Settings
+
+MPP = 0.5
+REGION_PX = 4096
+COORDS_FOLDER = "coordinates"
+_AT = re.compile(r"(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)")
+_NUMBERED = re.compile(r"(?P<slide>.+)_(?P<number>\d+)")
+_LARGEST_GRID = 64
+_LOOKED_AT = 8  # files, until one can be read
+
+
+def group(paths: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+    """Group files by slide: a file a slide, or a file a region, as the first that can be read shows."""
+    if not _are_regions(paths[:_LOOKED_AT]):
+        return [(path.stem, (path,)) for path in paths]
+    slides: dict[str, list[Path]] = {}
+    for path in paths:
+        found = _AT.fullmatch(path.stem) or _NUMBERED.fullmatch(path.stem)
+        slides.setdefault(found["slide"] if found else path.stem, []).append(path)
+    return [(slide_id, tuple(files)) for slide_id, files in slides.items()]
+
+
+def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Raises:
+        SlideError: A file is damaged or has another shape, or something is not known that the user can say.
+    """
+    rows: ArrayRows | RegionFiles
+    if _is_region(read_tensor(files[0]).shape):
+        files = tuple(sorted(files, key=_number))
+        rows = RegionFiles(files)
+        grid, regions = rows.grid, len(files)
+        corners_l0 = _corners_in_names(files)
+    else:
+        features, grid = read_grids(files[0])
+        rows, regions = ArrayRows(features.reshape(-1, features.shape[-1])), len(features)
+        corners_l0, files = _corners_in_file(files[0], regions, settings)
+    patch_px = (settings.region_px or REGION_PX) // grid
+    target_mpp = settings.target_mpp or MPP
+    notes: tuple[str, ...] = ()
+    if corners_l0 is None:
+        mpp_l0, notes = target_mpp, ("where the regions lie is not known: they stand in a row, in the file's order",)
+        corners_l0 = np.stack([np.arange(regions) * float(patch_px * grid), np.zeros(regions)], axis=1)
+    else:
+        mpp_l0 = require_mpp(settings, files[0])
+    patch_l0 = patch_px * target_mpp / mpp_l0
+    return SlideFeatures(
+        slide_id=slide_id,
+        tool="hipt",
+        files=files,
+        features=rows,
+        coords_l0=corners_l0,
+        grid=grid,
+        patch_l0=patch_l0,
+        steps_l0=(patch_l0,),
+        patch_px=patch_px,
+        mpp_l0=mpp_l0,
+        target_mpp=target_mpp,
+        encoder=require_encoder(None, settings, files[0], "HIPT"),
+        notes=notes,
+    )
+
+
+class RegionFiles:
+    """Rows of regions that are a file each; the rows asked for at a time are of one region.
+
+    Args:
+        files: One a region.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._region_shape = read_region(files[0]).shape
+        cells, width = self._region_shape
+        self.grid = math.isqrt(cells)
+        self.shape: tuple[int, int] = (cells * len(files), width)
+
+    def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Read rows: (n,) indices to (n, D)."""
+        number = int(index[0]) // self._region_shape[0]
+        region = read_region(self._files[number])
+        if region.shape != self._region_shape:
+            raise SlideError(
+                f"{self._files[number]}: features are {region.shape}, those of {self._files[0].name} are "
+                f"{self._region_shape}.",
+                hint="All regions of a slide must be of one encoder and one size.",
+            )
+        rows: npt.NDArray[np.floating] = region[index - number * self._region_shape[0]]
+        return rows
+
+
+def read_region(path: Path) -> npt.NDArray[np.floating]:
+    """Read the tokens of one region, row-major: (m * m, D).
+
+    Raises:
+        SlideError: The file is unreadable or has another shape.
+    """
+    tokens = read_tensor(path)
+    if not _is_region(tokens.shape):
+        raise SlideError(
+            f"{path}: features are {tokens.shape}, expected (m * m, D) or (D, m, m): one region.",
+            hint="Region embeddings, (M, 192), hold no tokens: import what they were computed from.",
+        )
+    tokens = tokens.reshape(tokens.shape[0], -1).T if tokens.ndim == 3 else tokens
+    check_features(tokens.shape, tokens.dtype, path)
+    return tokens
+
+
+def _are_regions(paths: Sequence[Path]) -> bool:
+    for path in paths:
+        with suppress(SlideError):
+            return _is_region(read_tensor(path).shape)
+    return False
+
+
+def _is_region(shape: tuple[int, ...]) -> bool:
+    if len(shape) == 3:
+        return shape[1] == shape[2] <= _LARGEST_GRID < shape[0]
+    return len(shape) == 2 and shape[0] > 1 and math.isqrt(shape[0]) ** 2 == shape[0]
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """What region files are sorted by: a number at the name's end, where there is one."""
+    found = _NUMBERED.fullmatch(path.stem)
+    return (int(found["number"]) if found else 0, path.name)
+
+
+def _corners_in_names(files: Sequence[Path]) -> npt.NDArray[np.float64] | None:
+    found = [_AT.fullmatch(path.stem) for path in files]
+    if not all(found):
+        return None
+    return np.array([(float(match["x"]), float(match["y"])) for match in found if match])
+
+
+def _corners_in_file(
+    path: Path, regions: int, settings: Settings
+) -> tuple[npt.NDArray[np.float64] | None, tuple[Path, ...]]:
+    """Where a slide's regions lie, if a file of coordinates tells; and the files that were read."""
+    coordinates = (settings.coords or path.parent / COORDS_FOLDER) / (path.stem + COORDINATES)
+    if not coordinates.is_file():
+        if settings.coords is None:
+            return None, (path,)
+        raise SlideError(
+            f"{coordinates} does not exist.", hint="--coords holds <slide>.coordinates.npz: x, y, level 0."
+        )
+    arrays = read_arrays(coordinates)
+    if not {"x", "y"} <= arrays.keys():
+        raise SlideError(f"{coordinates} lacks x or y.", hint="It must hold x and y of each region, level-0 px.")
+    corners = check_pairs(np.stack([arrays["x"], arrays["y"]], axis=-1), regions, path, "regions")
+    return corners, (path, coordinates)
+
+
+def write_regions(
+    folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
+) -> None:
+    """Write a file a region, (m * m, D) fp32, called by where it lies.
+
+    Args:
+        folder: Where.
+        slide_id: Begins the names.
+        tokens: (R, m, m, D).
+        corners_l0: (R, 2), x and y, level-0 px.
+    """
+    for region, (x, y) in zip(tokens, corners_l0.tolist(), strict=True):
+        write_tensor(folder / f"{slide_id}_{x}_{y}.pt", _in_rows(region))
+
+
+def write_slide(
+    folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
+) -> None:
+    """Write a slide's regions as one file, (R, m * m, D) fp32, and beside it where they lie, which HIPT leaves out.
+
+    Args:
+        folder: Where; the coordinates go into its folder `COORDS_FOLDER`.
+        slide_id: Names the files.
+        tokens: (R, m, m, D).
+        corners_l0: (R, 2), x and y, level-0 px.
+    """
+    write_tensor(folder / f"{slide_id}.pt", _in_rows(tokens))
+    (folder / COORDS_FOLDER).mkdir(exist_ok=True)
+    with atomic_path(folder / COORDS_FOLDER / (slide_id + COORDINATES)) as partial, partial.open("wb") as file:
+        np.savez(file, x=corners_l0[:, 0], y=corners_l0[:, 1])
+
+
+def _in_rows(tokens: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """(..., m, m, D) to (..., m * m, D), in the type that HIPT computes in."""
+    *before, rows, columns, width = tokens.shape
+    return tokens.reshape(*before, rows * columns, width).astype(np.float32)

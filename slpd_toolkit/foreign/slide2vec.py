@@ -1,0 +1,144 @@
+"""slide2vec: whole regions in `hierarchical_embeddings/<slide>.pt` or `.npz`, with a JSON file beside each.
+
+Where the regions lie stands in `tiles/<slide>.coordinates.npz`, and what the slide is in a JSON file beside that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.foreign.features import (
+    MissingSettingError,
+    SlideFeatures,
+    check_pairs,
+    known,
+    nominal_mpp,
+    number,
+    require_encoder,
+    require_mpp,
+)
+from slpd_toolkit.foreign.rows import ArrayRows, check_features
+from slpd_toolkit.foreign.tensors import read_arrays, read_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.foreign.features import Settings
+
+META = ".meta.json"
+COORDINATES = ".coordinates.npz"
+_COORDINATES_META = ".coordinates.meta.json"
+
+
+def read(path: Path, settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Raises:
+        SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
+    """
+    features, grid = read_grids(path)
+    meta = _read_json(path.with_name(path.stem + META))
+    coordinates = _coordinates(path, settings)
+    arrays = read_arrays(coordinates)
+    missing = {"x", "y"} - arrays.keys()
+    if missing:
+        raise SlideError(f"{coordinates} lacks {', '.join(sorted(missing))}.", hint="Run slide2vec's tiling again.")
+    coords_l0 = check_pairs(np.stack([arrays["x"], arrays["y"]], axis=-1), len(features), path, "regions")
+    about = _read_json(coordinates.with_name(path.stem + _COORDINATES_META))
+    slide, tiling = about.get("slide", {}), about.get("tiling", {})
+    patch_px = _patch_px(meta, grid, settings, path)
+    stated_mpp = number(slide, path, "base_spacing_um")
+    mpp_l0 = settings.mpp_l0 or settings.mpp or stated_mpp or require_mpp(settings, path)
+    asked_mpp = settings.target_mpp or number(meta, path, "requested_spacing_um")
+    patch_l0 = _patch_l0(meta, tiling, grid, patch_px, path)
+    if patch_l0 is None:
+        if asked_mpp is None:
+            raise MissingSettingError(
+                f"{path}: the files do not say the patches' resolution.", hint="Give --target-mpp 0.5 (um/px)."
+            )
+        patch_l0 = patch_px * asked_mpp / mpp_l0
+    size = slide.get("dimensions")
+    return SlideFeatures(
+        slide_id=path.stem,
+        tool="slide2vec",
+        files=(path, coordinates),
+        features=ArrayRows(features.reshape(-1, features.shape[-1])),
+        coords_l0=coords_l0,
+        grid=grid,
+        patch_l0=patch_l0,
+        steps_l0=(patch_l0,),
+        patch_px=patch_px,
+        mpp_l0=mpp_l0,
+        target_mpp=asked_mpp or nominal_mpp(patch_l0 * mpp_l0 / patch_px),
+        size_l0=(int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None,
+        encoder=require_encoder(known(meta, "encoder_name", "encoder", "model_name"), settings, path, "slide2vec"),
+    )
+
+
+def read_grids(path: Path) -> tuple[npt.NDArray[np.floating], int]:
+    """Read regions of m x m patches, row-major: (R, m * m, D) features, and m.
+
+    Raises:
+        SlideError: The file is unreadable or has another shape.
+    """
+    features = read_tensor(path)
+    grid = math.isqrt(features.shape[1]) if features.ndim == 3 else 0
+    if grid < 2 or grid * grid != features.shape[1]:
+        raise SlideError(
+            f"{path}: features are {features.shape}, expected (R, m * m, D): regions of m x m patches.",
+            hint="Features of single tiles or of whole slides are other folders; regions are hierarchical_embeddings/.",
+        )
+    check_features((features.shape[0] * features.shape[1], features.shape[2]), features.dtype, path)
+    return features, grid
+
+
+def _coordinates(path: Path, settings: Settings) -> Path:
+    """Find the file of coordinates: in --coords, else in the folder tiles/ beside the features' own."""
+    folder = settings.coords or path.absolute().parent.parent / "tiles"
+    file = folder / (path.stem + COORDINATES)
+    if not file.is_file():
+        raise SlideError(
+            f"{file} does not exist.",
+            hint="Give slide2vec's folder of coordinates, with one <slide>.coordinates.npz each: --coords RUN/tiles.",
+        )
+    return file
+
+
+def _patch_px(meta: Mapping[str, Any], grid: int, settings: Settings, path: Path) -> int:
+    patch_px = number(meta, path, "requested_tile_size_px")
+    region_px = number(meta, path, "requested_region_size_px") or settings.region_px
+    if patch_px is None and region_px is None:
+        raise MissingSettingError(
+            f"{path.with_name(path.stem + META)} does not say requested_tile_size_px.",
+            hint="Put it beside the features, as slide2vec wrote it, or give --region-px 4096 (px of a whole region).",
+        )
+    return round(patch_px or (region_px or 0) / grid)
+
+
+def _patch_l0(meta: Mapping[str, Any], tiling: Mapping[str, Any], grid: int, patch_px: int, path: Path) -> float | None:
+    """Side of a patch in level-0 px, where the files say it; what was tiled is regions, a patch is a part of one."""
+    region_l0 = number(tiling, path, "tile_size_lv0")
+    if region_l0 is None:
+        return number(meta, path, "tile_size_lv0")
+    return region_l0 if number(tiling, path, "requested_tile_size_px") == patch_px else region_l0 / grid
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file says nothing."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SlideError(f"{path} cannot be read as JSON ({error}).", hint="It is damaged: write it again.") from error
+    if not isinstance(found, dict):
+        raise SlideError(f"{path} holds a {type(found).__name__}, expected an object.", hint="Write it again.")
+    return found

@@ -1,0 +1,116 @@
+"""STAMP: `<extractor>/<slide>.h5` with `feats` and, in micrometres, `coords`; its oldest files have them in px."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.foreign.features import (
+    MissingSettingError,
+    SlideFeatures,
+    check_pairs,
+    known,
+    number,
+    require_encoder,
+)
+from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import h5py
+    import numpy.typing as npt
+
+    from slpd_toolkit.foreign.features import Settings
+
+FEATURES, COORDS = "feats", "coords"
+_TILE_PX = 224  # STAMP's default, and all that its oldest versions knew
+_OLDEST_TILE_UM = 256.0  # what STAMP itself takes the tiles of its oldest files for
+_ABOUT = 0.02
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Side of a tile in the coordinates' unit, in um and in px."""
+
+    unit: float
+    um: float
+    px: int
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Coordinates become level-0 px where the level-0 resolution is given. Where it is not, their px are those of the
+    tiles as the encoder saw them, which fits everything but the slide's own pixels; a note says so.
+
+    Raises:
+        SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
+    """
+    with open_h5(path) as file:
+        features = open_rows(dataset(file, FEATURES, path), path)
+        coords = check_pairs(read_pairs(dataset(file, COORDS, path), path), features.shape[0], path)
+        attributes, usable = dict(file.attrs), _plain_tiles(file, path)
+    tiles = _tiles(attributes, coords, settings, path)
+    asked_mpp = settings.target_mpp or tiles.um / tiles.px
+    mpp_l0, notes = settings.mpp_l0 or (settings.mpp if tiles.unit == tiles.um else None), tiles.notes
+    if mpp_l0 is None:
+        mpp_l0 = tiles.um / tiles.px
+        notes = (*notes, f"the slide's own resolution is not known: coordinates are in px of {mpp_l0:.4g} um")
+    px_per_unit = tiles.um / tiles.unit / mpp_l0
+    return SlideFeatures(
+        slide_id=path.stem,
+        tool="stamp",
+        files=(path,),
+        features=features,
+        coords_l0=coords * px_per_unit,
+        patch_l0=tiles.unit * px_per_unit,
+        steps_l0=(tiles.unit * px_per_unit,),
+        patch_px=tiles.px,
+        mpp_l0=mpp_l0,
+        target_mpp=asked_mpp,
+        encoder=require_encoder(known(attributes, "extractor", "encoder"), settings, path, "STAMP"),
+        usable=usable,
+        notes=notes,
+    )
+
+
+def _tiles(attributes: Mapping[str, Any], coords: npt.NDArray[np.float64], settings: Settings, path: Path) -> _Tiles:
+    px = round(number(attributes, path, "tile_size_px") or _TILE_PX)
+    tile_um = number(attributes, path, "tile_size_um")
+    if tile_um is None and known(attributes, "unit") == "um":
+        tile_um = number(attributes, path, "tile_size")
+    if tile_um is not None:
+        return _Tiles(tile_um, tile_um, px)
+    stride = number(attributes, path, "tile_size") or _stride(coords)
+    if abs(stride / _TILE_PX - 1) > _ABOUT:
+        raise MissingSettingError(
+            f"{path}: nothing says how large the tiles are, and they lie {stride:g} apart, where STAMP's oldest files "
+            f"have {_TILE_PX} px.",
+            hint="Extract the features again with a current `stamp preprocess`.",
+        )
+    mpp = settings.target_mpp or settings.mpp or _OLDEST_TILE_UM / _TILE_PX
+    assumed = settings.target_mpp is None and settings.mpp is None
+    notes = (f"tiles of {_TILE_PX} px taken for {_OLDEST_TILE_UM:g} um, as STAMP takes them; else give --target-mpp",)
+    return _Tiles(_TILE_PX, _TILE_PX * mpp, _TILE_PX, notes if assumed else ())
+
+
+def _stride(coords: npt.NDArray[np.float64]) -> float:
+    """The least distance of two columns or rows of tiles."""
+    gaps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
+    return float(gaps.min()) if len(gaps) else float(_TILE_PX)
+
+
+def _plain_tiles(file: h5py.File, path: Path) -> npt.NDArray[np.bool_] | None:
+    """Which rows are tiles as they are: old files may hold augmented copies too."""
+    if "augmented" not in file:
+        return None
+    augmented = np.asarray(dataset(file, "augmented", path)[...], np.bool_)
+    if augmented.shape != file[FEATURES].shape[:1]:
+        raise SlideError(f"{path}: {augmented.shape} flags `augmented` for {len(file[FEATURES]):,} tiles.")
+    return ~augmented if augmented.any() else None

@@ -1,0 +1,79 @@
+"""Tensors that other tools saved (.pt, .npz), read without running code from them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from slpd_toolkit.errors import SlideError
+from slpd_toolkit.files import atomic_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+# What torch and numpy raise where a file is cut short, is something else, or holds pickled code.
+_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, AttributeError, zipfile.BadZipFile)
+FEATURES = "features"
+
+
+def read_tensor(path: Path) -> npt.NDArray[np.floating]:
+    """Read the one tensor of a .pt file, mapped where it can be, or `features` of an .npz.
+
+    Raises:
+        SlideError: The file is unreadable, holds code, or no floating-point tensor.
+    """
+    try:
+        found = _load(path)
+    except (*_DAMAGES, pickle.UnpicklingError) as error:
+        raise SlideError(
+            f"{path} cannot be read as a tensor ({next(iter(str(error).splitlines()), type(error).__name__)}).",
+            hint="It is damaged, was cut short, or holds Python objects: save the tensor alone.",
+        ) from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+        what = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
+        raise SlideError(f"{path} holds {what}, expected a floating-point tensor.", hint="Save the features alone.")
+    return found
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Read all arrays of an .npz.
+
+    Raises:
+        SlideError: The file is unreadable, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays.items())
+    except _DAMAGES as error:
+        raise SlideError(f"{path} cannot be read as .npz ({error}).", hint="It is damaged: write it again.") from error
+
+
+def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
+    """Write an array as the one tensor of a .pt file, atomically.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    with atomic_path(path) as partial:
+        try:
+            torch.save(torch.from_numpy(values), partial)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(f"{path} cannot be written in full") from error
+
+
+def _load(path: Path) -> object:
+    if path.suffix == ".npz":
+        return read_arrays(path)[FEATURES]
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # files of before torch 1.6 cannot be mapped
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, torch.Tensor):
+        return found
+    return found.detach().float().numpy() if found.dtype == torch.bfloat16 else found.detach().numpy()

@@ -1,0 +1,155 @@
+"""TRIDENT: `features_<encoder>/<slide>.h5`; what is known of the slide stands at the dataset of coordinates."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from slpd_toolkit.files import atomic_path
+from slpd_toolkit.foreign.features import (
+    OBJECTIVE_UM,
+    MissingSettingError,
+    SlideFeatures,
+    check_pairs,
+    is_a_name,
+    known,
+    number,
+    require_encoder,
+)
+from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.foreign.features import Settings
+
+FEATURES, COORDS = "features", "coords"
+PATCH_L0 = "patch_size_level0"
+_FOLDER = "features_"
+
+
+def read(path: Path, settings: Settings) -> SlideFeatures:
+    """Read one slide.
+
+    Raises:
+        SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
+    """
+    with open_h5(path) as file:
+        features = open_rows(dataset(file, FEATURES, path), path)
+        stored = dataset(file, COORDS, path)
+        attributes = dict(stored.attrs)
+        coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
+    patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
+    magnification = number(attributes, path, "target_magnification")
+    mpp_l0, notes = _mpp_l0(attributes, path, settings)
+    target_mpp = settings.target_mpp or (OBJECTIVE_UM / magnification if magnification else None)
+    if patch_px is None or target_mpp is None or patch_l0 is None:
+        raise MissingSettingError(
+            f"{path}: the coordinates' attributes lack patch_size, {PATCH_L0} or target_magnification.",
+            hint="Extract the coordinates again with a current TRIDENT"
+            + (", or give --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
+        )
+    overlap = float(known(attributes, "overlap") or 0)
+    width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
+    return SlideFeatures(
+        slide_id=path.stem,
+        tool="trident",
+        files=(path,),
+        features=features,
+        coords_l0=coords_l0,
+        patch_l0=patch_l0,
+        # The overlap is in px of the patch as the encoder sees it, or in level-0 px: the coordinates tell.
+        steps_l0=(patch_l0 * (1 - overlap / patch_px), patch_l0 - overlap) if overlap else (patch_l0,),
+        patch_px=round(patch_px),
+        mpp_l0=mpp_l0,
+        target_mpp=target_mpp,
+        size_l0=(int(width), int(height)) if width and height else None,
+        encoder=require_encoder(_folder_s_encoder(path), settings, path, "TRIDENT"),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """What is embedded on one slide: squares of `side_px` at `target_mpp`, which are `side_l0` at level 0."""
+
+    side_px: int
+    side_l0: int
+    target_mpp: float
+    mpp_l0: float
+    size_l0: tuple[int, int]
+
+
+def folder_name(encoder: str) -> str:
+    """Name the folder of an encoder's features as TRIDENT does, with no character that a path could trip over."""
+    return _FOLDER + re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
+
+
+def write(
+    path: Path,
+    slide_id: str,
+    features: npt.NDArray[np.float32],
+    coords_l0: npt.NDArray[np.int64],
+    squares: Squares,
+    **about: str,
+) -> None:
+    """Write one slide as TRIDENT's readers expect it, atomically.
+
+    Args:
+        path: The file.
+        slide_id: Its name in the attributes.
+        features: (N, D).
+        coords_l0: (N, 2), x and y of the squares' top-left corners, level-0 px.
+        squares: What is embedded.
+        about: Further attributes of the features.
+    """
+    attributes = {
+        "patch_size": squares.side_px,
+        PATCH_L0: squares.side_l0,
+        "level0_magnification": _magnification(squares.mpp_l0),
+        "target_magnification": _magnification(squares.target_mpp),
+        "overlap": 0,
+        "level0_width": squares.size_l0[0],
+        "level0_height": squares.size_l0[1],
+        "name": slide_id,
+        "level0_mpp": squares.mpp_l0,
+        "target_mpp": squares.target_mpp,
+    }
+    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+        file.create_dataset(FEATURES, data=features).attrs.update({"name": slide_id, **about})
+        file.create_dataset(COORDS, data=coords_l0, dtype=np.int64).attrs.update(attributes)
+
+
+def _magnification(mpp: float) -> int | float:
+    """The label that stands for a resolution; whole where that is exact."""
+    label = OBJECTIVE_UM / mpp
+    return round(label) if abs(label - round(label)) < 1e-6 * label else label
+
+
+def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
+    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is ours
+    if given:
+        return given, ()
+    magnification = number(attributes, path, "level0_magnification")
+    if magnification is None:
+        raise MissingSettingError(
+            f"{path}: neither the slide's resolution nor its magnification is known.",
+            hint="Give --mpp 0.25 (um/px of level 0) if it is the same for all slides, else --manifest with a column "
+            "mpp.",
+        )
+    mpp_l0 = OBJECTIVE_UM / magnification
+    return mpp_l0, (f"level 0 taken for {mpp_l0:g} um/px from the label {magnification:g}x",)
+
+
+def _folder_s_encoder(path: Path) -> str | None:
+    folder = path.absolute().parent.name
+    name = folder.removeprefix(_FOLDER)
+    return name if folder.startswith(_FOLDER) and is_a_name(name) else None

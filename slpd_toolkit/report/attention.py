@@ -1,0 +1,116 @@
+"""Slides of the report with what the aggregator looked at, one picture a model, side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from slpd_toolkit.report.overlays import colour_values, draw_overlay
+from slpd_toolkit.report.predictions import mean_attention
+from slpd_toolkit.report.scores import slide_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.mil.arrays import FloatArray
+    from slpd_toolkit.mil.results import Representation, Result
+    from slpd_toolkit.report.cases import Case, Choice
+
+    RGB = npt.NDArray[np.uint8]
+
+_SLIDES = 4
+_MODELS = 4
+_SIDE_PX = 300
+_JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class AttendedSlide:
+    """One slide."""
+
+    case: Case
+    thumbnail: str
+    """Data URI; empty where there are no pixels."""
+    pictures: Sequence[tuple[str, str]]
+    """Model, and data URI of its overlay."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the report shows."""
+
+    aggregator: str
+    model: str
+    """Which one chose the slides."""
+    unseen: int
+    """Models with attention that are not shown."""
+    slides: Mapping[str, Sequence[AttendedSlide]]
+    """Heading -> slides."""
+
+
+def show_attention(
+    representations: Sequence[Representation],
+    choices: Sequence[tuple[Result, Choice]],
+    thumbnails: Callable[[str], RGB | None],
+) -> Attention | None:
+    """Show the best aggregator that has attention, on slides that its best model is most right and most wrong about.
+
+    Args:
+        representations: Their order is that of the pictures.
+        choices: Results, best first, with their slides.
+        thumbnails: Slide id -> the whole slide, or None.
+
+    Returns:
+        None where no aggregator has attention, or no bag has places.
+    """
+    placed = {each.name: each for each in representations if each.places is not None}
+    scored = {(each.model, each.aggregator): mean_attention(each) for each, _ in choices if each.model in placed}
+    best = next(((each, choice) for each, choice in choices if scored.get((each.model, each.aggregator))), None)
+    if best is None:
+        return None
+    result, choice = best
+    attention = {name: scored[name, result.aggregator] for name in placed if scored.get((name, result.aggregator))}
+    shown = {name: attention[name] for name in list(attention)[:_MODELS]}
+
+    def show(case: Case) -> AttendedSlide:
+        thumbnail = thumbnails(case.slide_id)
+        pictures = [(name, _overlay(placed[name], case.row, each[case.row], thumbnail)) for name, each in shown.items()]
+        return AttendedSlide(case, "" if thumbnail is None else _encoded(_small(thumbnail), "JPEG"), pictures)
+
+    wrong = [case for case in choice.hardest if not case.right]
+    slides = {
+        "Right, and most confident": [show(case) for case in choice.surest[:_SLIDES]],
+        "Wrong, and furthest off": [show(case) for case in wrong[:_SLIDES]],
+    }
+    return Attention(result.aggregator, result.model, len(attention) - len(shown), slides)
+
+
+def _overlay(representation: Representation, row: int, shares: FloatArray, thumbnail: RGB | None) -> str:
+    assert representation.places is not None
+    slide = slide_scores(representation.places, representation, row, shares)
+    pixels = thumbnail if min(slide.slide_size_l0) > 0 else None
+    overlay = draw_overlay(slide, colour_values(slide.scores, "rank"), pixels, _SIDE_PX)
+    return _encoded(overlay.rgb, "PNG" if pixels is None else "JPEG")
+
+
+def _small(rgb: RGB) -> RGB:
+    picture = Image.fromarray(rgb)
+    picture.thumbnail((_SIDE_PX, _SIDE_PX))
+    return np.asarray(picture, np.uint8)
+
+
+def _encoded(rgb: RGB, kind: str) -> str:
+    """Give a picture as a data URI: JPEG for pixels, PNG for flat colours."""
+    buffer = io.BytesIO()
+    if kind == "PNG":
+        Image.fromarray(rgb).quantize(256).save(buffer, "PNG", optimize=True)
+    else:
+        Image.fromarray(rgb).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,225 @@
+"""What the numbers support, in sentences and tables: no claim goes beyond its test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.mil.statistics import Interval, mean_and_sd
+from slpd_toolkit.report.wording import CHANCE, TESTS, count, interval, mean_sd, metric, p_value, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slpd_toolkit.mil.audit import SplitAudit
+    from slpd_toolkit.mil.results import Evaluation, PairedResult, Result
+
+LEVEL = 0.05
+"""Adjusted p-values below it are called a difference."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison in a sentence."""
+
+    text: str
+    p_value: float
+    """Adjusted, of the test it rests on; infinite without one."""
+    differs: bool
+    """Whether the sentence claims a difference that would hold for other training sets."""
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """All comparisons by one metric."""
+
+    tests: Sequence[str]
+    """Those that are defined for any of them."""
+    rows: Sequence[ComparisonRow]
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One comparison."""
+
+    aggregator: str
+    first: str
+    second: str
+    difference: str
+    interval: str
+    p_values: Sequence[str]
+    """A test each; those of the headline metric with the adjusted one in brackets."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What the audit found, for one or more representations that share it."""
+
+    models: Sequence[str]
+    splits: Sequence[tuple[str, Sequence[str]]]
+    """For each split that leaks its name and its findings."""
+
+
+def best_first(results: Sequence[Result], headline: str) -> list[Result]:
+    """Sort results by their mean over folds; undefined ones come last."""
+
+    def key(result: Result) -> tuple[bool, float]:
+        mean, _ = mean_and_sd(result.values[headline])
+        return math.isnan(mean), -mean
+
+    return sorted(results, key=key)
+
+
+def verdict(paired: PairedResult, headline: str) -> Verdict:
+    """Say what a comparison shows.
+
+    The corrected t-test asks what another training set would have given, the permutation test what other patients
+    would; only the first supports "better". A single fold can answer the second alone.
+    """
+    found = paired.metrics[headline]
+    better, other, difference, within = paired.first, paired.second, found.difference, found.interval
+    if difference < 0:  # a sentence begins with the higher one
+        better, other, difference = other, better, -difference
+        within = Interval(-within.high, -within.low, within.replicates)
+    start = (
+        f"{better} against {other}, {paired.aggregator}: "
+        f"{signed(difference)} {metric(headline)} {interval(within, sign=True)}"
+    )
+    general, these = (paired.adjusted.get(name, math.nan) for name in ("corrected_t", "permutation"))
+    if math.isnan(general) and math.isnan(these):
+        return Verdict(f"{start}; no test is defined.", math.inf, differs=False)
+    if math.isnan(general):
+        said = f"not distinguishable (Holm-adjusted permutation p {p_value(these)})"
+        if these < LEVEL:
+            said = (
+                f"{better} is better on these patients (Holm-adjusted permutation p {p_value(these)}); "
+                "a single fold cannot speak for other training sets"
+            )
+        return Verdict(f"{start}; {said}.", these, differs=False)
+    if general < LEVEL:
+        return Verdict(f"{start}; {better} is better (Holm-adjusted p {p_value(general)}).", general, differs=True)
+    said = f"not distinguishable (Holm-adjusted p {p_value(general)})"
+    if these < LEVEL:
+        said += (
+            f": the heads trained here differ (permutation p {p_value(these)}), "
+            "but the folds vary too much to expect it of other training sets"
+        )
+    return Verdict(f"{start}; {said}.", general, differs=False)
+
+
+def sentences(evaluation: Evaluation) -> list[str]:
+    """Sum the outcome up."""
+    headline = evaluation.task.headline
+    best = best_first(evaluation.results, headline)[0]
+    first = (
+        f"{best.model}, {best.aggregator}: {metric(headline)} {mean_sd(best.values[headline])} "
+        f"over {count(len(best.folds), 'fold')}, 95 % interval {interval(best.intervals[headline])}."
+    )
+    if len(evaluation.results) > 1:
+        first = f"Highest mean: {first} It was chosen by these very test folds: expect a little less."
+    said = [first]
+    verdicts = [verdict(paired, headline) for paired in evaluation.comparisons]
+    if verdicts:
+        differing = sum(each.differs for each in verdicts)
+        said.append(
+            f"{differing or 'None'} of {count(len(verdicts), 'comparison')} between models "
+            f"{'shows' if differing <= 1 else 'show'} a difference to be expected of other training sets as well "
+            f"(corrected t-test, Holm-adjusted p < {LEVEL})."
+        )
+    return said + _near_chance(evaluation)
+
+
+def _near_chance(evaluation: Evaluation) -> list[str]:
+    headline = evaluation.task.headline
+    if headline not in CHANCE:
+        return []
+    chance = CHANCE[headline]
+    near = [
+        f"{each.model}, {each.aggregator}"
+        for each in evaluation.results
+        if each.intervals[headline].low <= chance <= each.intervals[headline].high
+    ]
+    if not near:
+        return []
+    which = f"The interval of {'; '.join(near)} holds"
+    if len(near) == len(evaluation.results):
+        which = "The interval holds" if len(near) == 1 else "All intervals hold"
+    return [f"{which} {chance:g}, which is what guessing gives: no signal is shown there."]
+
+
+def comparison_table(comparisons: Sequence[PairedResult], name: str, headline: str) -> ComparisonTable:
+    """Tabulate the comparisons by one metric; adjusted p-values belong to the headline metric alone."""
+    tests = [test for test in TESTS if any(getattr(each.metrics[name], test) is not None for each in comparisons)]
+
+    def p_of(paired: PairedResult, test: str) -> str:
+        result = getattr(paired.metrics[name], test)
+        if result is None:
+            return "–"
+        p = p_value(result.p_value).removeprefix("= ")
+        adjusted = paired.adjusted.get(test, math.nan) if name == headline else math.nan
+        return p if math.isnan(adjusted) else f"{p} ({p_value(adjusted).removeprefix('= ')})"
+
+    return ComparisonTable(
+        [TESTS[test] for test in tests],
+        [
+            ComparisonRow(
+                paired.aggregator,
+                paired.first,
+                paired.second,
+                signed(paired.metrics[name].difference),
+                interval(paired.metrics[name].interval, sign=True),
+                [p_of(paired, test) for test in tests],
+            )
+            for paired in comparisons
+        ],
+    )
+
+
+def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
+    """Gather what the audits found; representations with the same findings stand together."""
+    found: dict[tuple[tuple[str, tuple[str, ...]], ...], list[str]] = {}
+    for model, splits in audits.items():
+        repeated = len({each.repeat for each in splits}) > 1
+        leaking = tuple(
+            (f"repeat {each.repeat}, fold {each.fold}" if repeated else f"fold {each.fold}", tuple(each.findings))
+            for each in splits
+            if not each.clean
+        )
+        if leaking:
+            found.setdefault(leaking, []).append(model)
+    return [Leaks(models, splits) for splits, models in found.items()]
+
+
+def alarm(audits: Mapping[str, Sequence[SplitAudit]]) -> tuple[str, str]:
+    """Say in a few words, and in a sentence, how bad the audit's findings are."""
+    found = [each for splits in audits.values() for each in splits]
+    if any(each.shared_patients or each.shared_vectors for each in found):
+        return "the splits leak", "These splits leak from train to test: the numbers below may be too good."
+    if not all(each.clean for each in found):
+        return (
+            "pretraining saw test patients",
+            "Pretraining saw slides of test patients, without labels: on new patients the numbers may be lower.",
+        )
+    return "nothing found", ""
+
+
+def fold_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Say how the cohort was divided."""
+    folds = evaluation.results[0].folds
+    repeats = len({fold.repeat for fold in folds})
+    tests, trains = ([len(fold.rows) for fold in folds], [fold.train_size for fold in folds])
+    tested = np.unique(np.concatenate([fold.rows for fold in folds]))
+    times = f" in {count(repeats, 'repeat')}" if repeats > 1 else ""
+    return {
+        "folds": f"{count(len(folds), 'split')}{times}",
+        "slides to train on": _range(trains),
+        "slides to test on": f"{_range(tests)} a fold; {count(len(tested), 'slide')} tested at least once",
+    }
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

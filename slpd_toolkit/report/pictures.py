@@ -1,0 +1,120 @@
+"""Figures as SVG: one look, the same bytes for the same numbers, and names that are never read as formulas."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from slpd_toolkit.report.atlas import COLOURS
+from slpd_toolkit.report.wording import short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from matplotlib.axes import Axes
+
+    Line = str | tuple[int, tuple[int, ...]]
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES: tuple[Line, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+
+PANEL_INCHES = (3.45, 3.35)
+WIDEST_INCHES = 10.4
+GREY = "#888888"
+_STYLE: dict[Any, Any] = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "font.family": "DejaVu Sans",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.hashsalt": "slpd",
+    "text.parse_math": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report."""
+
+    name: str
+    """Stem of its file."""
+    title: str
+    """What it shows, for those who do not see it."""
+    svg: str
+    width: int
+    """CSS px."""
+
+    @property
+    def uri(self) -> str:
+        """The figure as a data URI: as an image of its own its ids meet no other's."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one model is drawn in every figure: colour, marker and line each tell it apart."""
+
+    label: str
+    colour: str
+    marker: str
+    line: Line
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """Give each model its look, in their order; beyond eight they start again."""
+    styles = islice(cycle(zip(COLOURS, MARKERS, LINES, strict=True)), len(names))
+    return {name: Look(short(name), *style) for name, style in zip(names, styles, strict=True)}
+
+
+def picture(name: str, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Picture:
+    """Draw a figure.
+
+    Args:
+        name: Stem of its file.
+        title: What it shows, in words.
+        size: Width and height, inches.
+        draw: Fills the figure.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+    return Picture(name, title, buffer.getvalue(), round(size[0] * 96))
+
+
+def panels(name: str, title: str, count: int, draw: Callable[[int, Axes], None], *, columns: int = 3) -> Picture:
+    """Draw a grid of equal panels.
+
+    Args:
+        name: Stem of its file.
+        title: What it shows, in words.
+        count: Number of panels.
+        draw: Fills one of them.
+        columns: Panels side by side, at most.
+    """
+    across = min(count, columns)
+    down = -(-count // across)
+    side = min(PANEL_INCHES[0] * 1.25, WIDEST_INCHES / across)
+
+    def fill(figure: Figure) -> None:
+        grid = figure.subplots(down, across, squeeze=False)
+        for index, axes in enumerate(grid.flat):
+            if index < count:
+                draw(index, axes)
+            else:
+                axes.set_visible(False)
+
+    return picture(name, title, (side * across, side * PANEL_INCHES[1] / PANEL_INCHES[0] * down), fill)

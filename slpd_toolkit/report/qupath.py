@@ -1,0 +1,73 @@
+"""Scores as GeoJSON that QuPath (0.4 or later) opens by drag and drop, or with File > Import objects from file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.files import write_text
+from slpd_toolkit.report.overlays import colours
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, Literal
+
+    from slpd_toolkit.mil.arrays import FloatArray
+    from slpd_toolkit.report.scores import SlideScores
+
+_CLASSES = 5
+_NAMES = {"rank": "score rank", "linear": "scaled score"}
+
+
+def write_geojson(path: Path, slide: SlideScores, values: FloatArray, scale: Literal["rank", "linear"]) -> None:
+    """Write a FeatureCollection of tiles, atomically.
+
+    Tiles are QuPath's light objects: thousands of them stay quick. Each carries its score, raw and as 0-1, as
+    measurements (Measure > Show measurement maps), its own colour, and one of five classes to filter by.
+
+    Args:
+        path: The file.
+        slide: Squares with their scores, level-0 px, which is what QuPath counts in.
+        values: (n,) 0-1, from `overlays.colour_values`.
+        scale: How scores became values.
+    """
+    write_text(
+        path, json.dumps(feature_collection(slide, values, scale), allow_nan=False, separators=(",", ":")) + "\n"
+    )
+
+
+def feature_collection(slide: SlideScores, values: FloatArray, scale: Literal["rank", "linear"]) -> dict[str, Any]:
+    """Describe a slide's squares as GeoJSON."""
+    name = _NAMES[scale]
+    classes = np.minimum((values * _CLASSES).astype(np.int64), _CLASSES - 1)
+    middles = colours((np.arange(_CLASSES) + 0.5) / _CLASSES).tolist()
+    parts = (slide.coords_l0, slide.sizes_l0, slide.scores, values, classes, colours(values))
+    return {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [_ring(x, y, size)]},
+                "properties": {
+                    "objectType": "tile",
+                    "name": f"{slide.slide_id} x {x} y {y}",
+                    "color": colour,
+                    "classification": {"name": _class_name(name, band), "color": middles[band]},
+                    "measurements": {"score": score, name: value},
+                },
+            }
+            for (x, y), size, score, value, band, colour in zip(*(part.tolist() for part in parts), strict=True)
+        ],
+    }
+
+
+def _ring(x_l0: int, y_l0: int, size_l0: int) -> list[list[int]]:
+    """Corners of a square, closed."""
+    right, bottom = x_l0 + size_l0, y_l0 + size_l0
+    return [[x_l0, y_l0], [right, y_l0], [right, bottom], [x_l0, bottom], [x_l0, y_l0]]
+
+
+def _class_name(name: str, band: int) -> str:
+    return f"{name} {band / _CLASSES:.1f}-{(band + 1) / _CLASSES:.1f}"

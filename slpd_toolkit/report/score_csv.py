@@ -1,0 +1,72 @@
+"""Scores as CSV, from whatever tool: a row a square, with the slide it lies on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.report.scores import SlideScores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+COLUMNS = ("slide_id", "x_l0", "y_l0", "size_l0", "score")
+_NUMBERS = COLUMNS[1:]
+_FURTHEST_L0 = 10**9
+
+
+def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
+    """Read a CSV with the columns slide_id, x_l0, y_l0, size_l0 (level-0 px) and score; others are passed over.
+
+    Returns:
+        For each slide, in the order of the file, a function that gives its squares, or raises SlideError where a cell
+        is no number: one bad slide costs only itself.
+
+    Raises:
+        UsageError: The file is no CSV, lacks a column, or has no row.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype={"slide_id": str}, keep_default_na=False, encoding="utf-8-sig", low_memory=False
+        )
+    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
+        raise UsageError(f"{path} cannot be read as UTF-8 CSV ({error}).", hint=_NEEDED) from error
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise UsageError(
+            f"{path}: column {', '.join(missing)} is missing; it has {', '.join(map(str, table.columns))}.",
+            hint=_NEEDED,
+        )
+    if table.empty:
+        raise UsageError(f"{path} has no row.", hint=_NEEDED)
+    rows_of = table.groupby("slide_id").indices
+    return {
+        slide_id: partial(_read_slide, path, slide_id, table, np.asarray(rows_of[slide_id]))
+        for slide_id in table["slide_id"].unique().tolist()
+    }
+
+
+_NEEDED = f"Columns: {', '.join(COLUMNS)}; lengths in level-0 px."
+
+
+def _read_slide(path: Path, slide_id: str, table: pd.DataFrame, index: npt.NDArray[np.intp]) -> SlideScores:
+    cells = table.loc[index, list(_NUMBERS)]
+    numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    sized = (numbers[:, 2] >= 1) & (np.abs(numbers[:, :3]) <= _FURTHEST_L0).all(axis=1)
+    fine = np.isfinite(numbers).all(axis=1) & sized
+    if not fine.all():
+        first = int(index[~fine][0])
+        found = ", ".join(f"{name} {cells.at[first, name]!s}" for name in _NUMBERS)
+        raise SlideError(
+            f"{path}: {(~fine).sum()} rows of {slide_id!r} are no scored square; row {first + 2} has {found}.",
+            hint=f"Needed: finite numbers, a size of 1 or more, and no length beyond {_FURTHEST_L0:,} px.",
+        )
+    whole = np.round(numbers[:, :3]).astype(np.int64)
+    return SlideScores(slide_id, whole[:, :2], whole[:, 2], numbers[:, 3])

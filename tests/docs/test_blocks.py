@@ -1,0 +1,96 @@
+"""Every block of code on every page is run, page by page, in a folder that has what the page takes for granted."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.docs.pages import PAGES, Block, read_blocks
+from tests.docs.workplace import environment, furnish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+_WITH_CODE = [
+    page
+    for page in PAGES
+    if any(block.language in {"bash", "python"} and not block.not_run for block in read_blocks(page))
+]
+_AFTER_TUTORIAL = ["tutorial.md", "file-formats.md", "evaluation.md"]
+"""Pages whose blocks look at what the tutorial's made, in this order; every other page stands for itself."""
+_STORIES = [
+    [page for page in _WITH_CODE if page.name in _AFTER_TUTORIAL],
+    *([page] for page in _WITH_CODE if page.name not in _AFTER_TUTORIAL),
+]
+_INSERTED = {
+    "slpd_toolkit/encoders/registry.py": '    raise UsageError(\n        f"--encoder:',
+    "slpd_toolkit/mil/aggregators/registry.py": "}\nHEADS",
+}
+"""Files of the package that a page adds lines to, and what the lines stand before."""
+_IMPORT = "from slpd_toolkit.mil.aggregators.max_pool import MaxPool\n"
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("furnished")
+    furnish(folder)
+    return folder
+
+
+@pytest.mark.parametrize("story", _STORIES, ids=lambda story: "-".join(page.stem for page in story))
+def test_every_block_runs(story: list[Path], furnished: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(furnished, place)
+    package = REPOSITORY
+    blocks = [block for page in sorted(story, key=_rank) for block in read_blocks(page) if not block.not_run]
+    if any(block.caption.startswith("slpd_toolkit/") for block in blocks):
+        package = tmp_path / "package"
+        for part in ("slpd_toolkit", "stages", "manifests"):
+            shutil.copytree(REPOSITORY / part, package / part)
+    for block in blocks:
+        _do(block, place, package)
+
+
+def _rank(page: Path) -> int:
+    return _AFTER_TUTORIAL.index(page.name) if page.name in _AFTER_TUTORIAL else 0
+
+
+def _do(block: Block, place: Path, package: Path) -> None:
+    if block.caption.startswith("slpd_toolkit/"):
+        _change_package(block, package)
+    elif block.caption:
+        if block.caption != "cohort.csv":  # of which the page shows the first rows
+            (place / block.caption).write_text(block.text + "\n", encoding="utf-8")
+    elif block.language == "bash":
+        _run(block, ["bash", "-euo", "pipefail", "-c", block.text], place, package)
+    elif block.language == "python":
+        _run(block, [sys.executable, "-c", block.text], place, package)
+
+
+def _change_package(block: Block, package: Path) -> None:
+    path = package / block.caption
+    if block.caption not in _INSERTED:
+        path.write_text(block.text + "\n", encoding="utf-8")
+        return
+    text, before = path.read_text(encoding="utf-8"), _INSERTED[block.caption]
+    assert text.count(before) == 1, f"{block.where}: {block.caption} no longer has {before!r}"
+    imports = _IMPORT if "MaxPool" in block.text else ""
+    text = text.replace(
+        "from slpd_toolkit.mil.aggregators.pooling", f"{imports}from slpd_toolkit.mil.aggregators.pooling"
+    )
+    path.write_text(text.replace(before, f"{block.text}\n{before}"), encoding="utf-8")
+
+
+def _run(block: Block, command: list[str], place: Path, package: Path) -> None:
+    done = subprocess.run(
+        command, cwd=place, env=environment(place, package), capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, f"{block.where}\n{block.text}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,145 @@
+"""What pages say without running anything: commands parse, options, files and settings exist, figures are computed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from docs._ext import hardware
+from docs._ext.reference import command_paths
+from slpd_toolkit import cli
+from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.store.schema import TokenMeta
+from slpd_toolkit.training import metrics
+from slpd_toolkit.training.prototype_file import ARRAYS
+from tests.conftest import REPOSITORY
+from tests.docs.pages import ALL_BLOCKS, PAGES, PROSE_LANGUAGES, README, Block, read_blocks, slpd_commands
+from tests.test_cli_help import LEAVES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOT_RUN = 7
+"""Blocks that a page shows and the tests do not run. Each says why; a new one must be counted here."""
+README_LINES = 220
+OTHER_OPTIONS = {
+    *("--no-deps", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint"),
+    *("--requeue", "--signal", "--job-name", "--array", "--gres", "--cpus-per-task", "--mem", "--time", "--nodes"),
+    *("--ntasks-per-node",),
+}
+"""Of pip, torchrun and sbatch."""
+SHELL = [block for block in ALL_BLOCKS if block.language == "bash"]
+PYTHON = [block for block in ALL_BLOCKS if block.language == "python"]
+OPTIONS = {
+    option
+    for _, command in LEAVES
+    for parameter in command.params
+    for option in (*parameter.opts, *parameter.secondary_opts)
+} | {"--help", "--version", "--install-completion", "--show-completion"}
+
+
+def by_place(blocks: list[Block]) -> dict[str, object]:
+    return {"argvalues": blocks, "ids": [block.where for block in blocks]}
+
+
+def test_every_language_of_a_block_is_known() -> None:
+    assert {block.language for block in ALL_BLOCKS} <= PROSE_LANGUAGES | {"bash", "python", "toml"}
+
+
+def test_blocks_that_are_not_run_say_why_and_are_counted() -> None:
+    skipped = [block.where for block in ALL_BLOCKS if block.not_run]
+    assert len(skipped) == NOT_RUN, skipped
+
+
+def test_shell_blocks_are_shell() -> None:
+    for block in SHELL:
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block.where}: {done.stderr}"
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in SHELL if list(slpd_commands(block))], ids=lambda block: block.where
+)
+def test_every_command_is_understood(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are found, options and values are allowed; the stage itself is not run."""
+    for name in ("TASK_ID", "TASK_COUNT"):
+        monkeypatch.setenv(f"SLURM_ARRAY_{name}", "1")
+    monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(run=lambda *_: 0))
+    for arguments in slpd_commands(block):
+        done = CliRunner().invoke(cli.app, [os.path.expandvars(word) for word in arguments])
+        assert done.exit_code == 0, f"{block.where}: slpd {' '.join(arguments)}\n{done.output}"
+
+
+def test_python_blocks_are_python() -> None:
+    for block in PYTHON:
+        if not block.caption.endswith("registry.py"):  # which are lines of a file
+            ast.parse(block.text, block.where)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_options_on_the_page_exist(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
+    assert named - OPTIONS - OTHER_OPTIONS == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_files_on_the_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not re.match(r"https?:|#", link)]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    paths = re.findall(r"\b(?:slpd_toolkit|stages|manifests|benchmarks|tests|docs)/[\w./-]*\w", text)
+    made = {block.caption for block in read_blocks(page)}
+    assert [path for path in paths if not (REPOSITORY / path).exists() and path not in made] == []
+
+
+def test_every_shipped_recipe_and_command_is_in_the_readme() -> None:
+    text = README.read_text(encoding="utf-8")
+    folder = recipes.shipped_folder("stages")
+    names = [f"stages/{path.relative_to(folder).as_posix()}" for path in sorted(folder.rglob("*.toml"))]
+    assert [name for name in names if f"`{name}`" not in text] == []
+    assert [name for name, *_ in command_paths() if f"slpd {name}" not in text] == []
+
+
+def test_the_readme_is_readable_and_its_hardware_figures_are_computed() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= README_LINES
+    assert [line for line in hardware.table() if line not in text.splitlines()] == []
+
+
+def test_the_file_map_names_all_that_exists_and_nothing_else() -> None:
+    (tree,) = [block for block in read_blocks(README) if block.text.startswith("slpd_toolkit/")]
+    inside, beside = tree.text.split("\n\n")
+    mapped = {line.split()[0].rstrip("/"): line.split(maxsplit=1)[1:] for line in inside.splitlines()[1:]}
+    package = REPOSITORY / "slpd_toolkit"
+    present = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert mapped.keys() == present - {"__init__.py", "__main__.py"}
+    assert all(mapped.values())
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line and not line.startswith(".")}
+    assert {line.split()[0].rstrip("/") for line in beside.splitlines()} == folders - {"slpd_toolkit"}
+
+
+def test_the_tables_of_file_formats_are_complete() -> None:
+    named = set(re.findall(r"`(\w+)`", (REPOSITORY / "docs/file-formats.md").read_text(encoding="utf-8")))
+    assert TokenMeta.__dataclass_fields__.keys() - named == set()
+    assert set(metrics.COLUMNS) - named == set()
+    assert set(ARRAYS) - named == set()
+
+
+def test_settings_named_on_the_page_of_the_method_exist() -> None:
+    text = (REPOSITORY / "docs/method.md").read_text(encoding="utf-8")
+    known = {name for config in cli.CONFIGS.values() for name in recipes.option_help(config)}
+    assigned = re.findall(r"`(\w+) = \"(\w+)\"`", text)
+    assert {name for name, _ in assigned} <= known
+    for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text):
+        assert name in known, name
+    for name, value in re.findall(r"`(\w+)` = ([\d ]*\d(?:\.\d+)?)", text):
+        defaults = {getattr(config, name) for config in cli.CONFIGS.values() if hasattr(config, name)}
+        assert float(value.replace(" ", "")) in defaults, (name, value, defaults)

@@ -1,0 +1,364 @@
+"""Each reader on files made from its tool's layout: what is found, what is assumed, what is refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.foreign import trident
+from slpd_toolkit.foreign.detect import find, read_slide, tool_of
+from slpd_toolkit.foreign.features import MissingSettingError, Settings, known, nominal_mpp
+from slpd_toolkit.foreign.rows import open_h5, open_rows
+from tests.foreign.factory import (
+    features_of,
+    lattice_of,
+    write_clam,
+    write_slide2vec,
+    write_stamp,
+    write_trident,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.foreign.features import SlideFeatures, Tool
+
+COORDS, FEATURES = lattice_of(6, 5, 512), features_of(30)
+ENCODER = Settings(encoder="resnet50", mpp=0.25)
+
+
+def read(folder: Path, tool: Tool | None = None, settings: Settings | None = None) -> SlideFeatures:
+    chosen, found = find(folder, tool)
+    return read_slide(found[0], chosen, settings or Settings())
+
+
+def rows(slide: SlideFeatures) -> npt.NDArray[Any]:
+    return slide.features.take(np.arange(slide.features.shape[0]))
+
+
+def test_trident(tmp_path: Path) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS)
+    slide = read(tmp_path / "features_uni_v1")
+    assert (slide.slide_id, slide.tool, slide.encoder) == ("a", "trident", "uni_v1")
+    assert (slide.patch_l0, slide.steps_l0, slide.patch_px) == (512, (512,), 256)
+    assert (slide.mpp_l0, slide.target_mpp, slide.effective_mpp) == (0.25, 0.5, 0.5)
+    assert slide.size_l0 == (100_000, 80_000)
+    assert "from the label 40x" in slide.notes[0]
+    assert (slide.coords_l0 == COORDS).all()
+    assert (rows(slide) == FEATURES).all()
+
+
+def test_trident_with_a_known_resolution_says_what_was_really_read(tmp_path: Path) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS)
+    slide = read(tmp_path / "features_uni_v1", settings=Settings(mpp_l0=0.2526, mpp=0.3))
+    assert (slide.mpp_l0, slide.target_mpp, slide.notes) == (0.2526, 0.5, ())
+    assert slide.effective_mpp == pytest.approx(0.5052)
+
+
+def test_trident_s_overlap_is_in_the_patch_s_px_or_in_level_0_s(tmp_path: Path) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, overlap=64)
+    assert read(tmp_path / "features_uni_v1").steps_l0 == (384, 448)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"level0_magnification": "None"}, "neither the slide's resolution nor its magnification"),
+        ({"target_magnification": "None"}, "lack patch_size, patch_size_level0 or target_magnification"),
+        ({"patch_size": "None"}, "lack patch_size"),
+    ],
+)
+def test_the_word_none_is_nothing(tmp_path: Path, attributes: dict[str, Any], said: str) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, **attributes)
+    with pytest.raises(MissingSettingError, match=said):
+        read(tmp_path / "features_uni_v1")
+
+
+def test_an_attribute_that_is_no_number(tmp_path: Path) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, patch_size="big")
+    with pytest.raises(SlideError, match="attribute patch_size is 'big', allowed: a number above 0"):
+        read(tmp_path / "features_uni_v1")
+
+
+@pytest.mark.parametrize("name", ["features_None", "features_", "uni_v1"])
+def test_trident_s_encoder_is_the_folder_s_name_or_the_user_s(tmp_path: Path, name: str) -> None:
+    write_trident(tmp_path / name / "a.h5", FEATURES, COORDS)
+    with pytest.raises(MissingSettingError, match="TRIDENT does not say which encoder") as caught:
+        read(tmp_path / name)
+    assert "--encoder-name" in caught.value.hint
+    assert read(tmp_path / name, settings=Settings(encoder="uni_v1")).encoder == "uni_v1"
+
+
+def test_clam(tmp_path: Path) -> None:
+    folder = write_clam(tmp_path, "a", FEATURES, COORDS, downsample=(2.0, 2.00011))
+    settings = Settings(encoder="resnet50", mpp=0.2526, coords=tmp_path / "results/patches")
+    slide = read(folder, settings=settings)
+    assert (slide.tool, slide.encoder, slide.patch_px, slide.patch_l0) == ("clam", "resnet50", 256, 512)
+    assert (slide.mpp_l0, slide.target_mpp, slide.size_l0) == (0.2526, 0.5, (180_000, 180_010))
+    assert slide.effective_mpp == pytest.approx(0.5052)
+    assert (rows(slide) == FEATURES).all()
+    assert (slide.coords_l0 == COORDS).all()
+    assert read(tmp_path / "feat", settings=settings).files == slide.files  # the folder above is found through
+
+
+@pytest.mark.parametrize(("without", "said"), [("coords", "--coords"), ("mpp", "--mpp"), ("encoder", "--encoder-name")])
+def test_what_clam_does_not_say_the_user_must(tmp_path: Path, without: str, said: str) -> None:
+    folder = write_clam(tmp_path, "a", FEATURES, COORDS)
+    given: dict[str, Any] = {"encoder": "resnet50", "mpp": 0.25, "coords": tmp_path / "results/patches"}
+    with pytest.raises(MissingSettingError) as caught:
+        read(folder, settings=Settings(**{name: value for name, value in given.items() if name != without}))
+    assert said in caught.value.hint
+
+
+def test_a_slide_of_clam_s_without_its_patches(tmp_path: Path) -> None:
+    folder = write_clam(tmp_path, "a", FEATURES, COORDS)
+    with pytest.raises(SlideError, match=r"a\.h5 does not exist") as caught:
+        read(folder, settings=Settings(encoder="e", mpp=0.25, coords=tmp_path))
+    assert "patches/" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"tile_size_um": 256.0, "tile_size_px": 224, "unit": "um"}, {"tile_size": 256.0, "unit": "um"}]
+)
+def test_stamp_in_micrometres(tmp_path: Path, attributes: dict[str, object]) -> None:
+    coords_um = lattice_of(6, 5, 256.0)
+    write_stamp(tmp_path / "a.h5", FEATURES, coords_um, **attributes)
+    slide = read(tmp_path, settings=Settings(mpp=0.25))
+    assert (slide.tool, slide.encoder, slide.patch_px, slide.patch_l0) == ("stamp", "uni-0123abcd", 224, 1024)
+    assert (slide.coords_l0 == coords_um * 4).all()
+    assert (slide.mpp_l0, slide.notes) == (0.25, ())
+    assert slide.target_mpp == slide.effective_mpp == pytest.approx(256 / 224)
+    unplaced = read(tmp_path)
+    assert unplaced.patch_l0 == pytest.approx(224)
+    assert unplaced.effective_mpp == pytest.approx(256 / 224)
+    assert "own resolution is not known" in unplaced.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "side_um", "mpp_l0"),
+    [
+        (Settings(), 256, 256 / 224),
+        (Settings(target_mpp=2), 448, 2),
+        (Settings(mpp=2), 448, 2),
+        (Settings(target_mpp=2, mpp_l0=0.5), 448, 0.5),
+    ],
+)
+def test_stamp_s_oldest_files(tmp_path: Path, settings: Settings, side_um: float, mpp_l0: float) -> None:
+    coords = lattice_of(6, 5, 224)
+    write_stamp(tmp_path / "a.h5", FEATURES, coords)
+    slide = read(tmp_path, settings=settings)
+    assert slide.patch_l0 * slide.mpp_l0 == pytest.approx(side_um)
+    assert slide.mpp_l0 == pytest.approx(mpp_l0)
+    assert slide.effective_mpp == pytest.approx(side_um / 224)
+    assert np.allclose(slide.coords_l0, coords / 224 * slide.patch_l0)
+    assert any("as STAMP takes them" in note for note in slide.notes) == (side_um == 256)
+
+
+def test_stamp_files_that_fit_no_version(tmp_path: Path) -> None:
+    write_stamp(tmp_path / "a.h5", FEATURES, lattice_of(6, 5, 300))
+    with pytest.raises(MissingSettingError, match="they lie 300 apart"):
+        read(tmp_path)
+
+
+def test_stamp_s_augmented_copies_are_known(tmp_path: Path) -> None:
+    write_stamp(tmp_path / "a.h5", FEATURES, lattice_of(6, 5, 224))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["augmented"] = np.arange(30) >= 20
+    slide = read(tmp_path)
+    assert slide.usable is not None
+    assert slide.usable.sum() == 20
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_slide2vec(tmp_path: Path, suffix: str) -> None:
+    features, corners = features_of(3 * 16).reshape(3, 16, 8), np.array([[0, 0], [5001, 7], [1024, 2048]])
+    about: dict[str, object] = {
+        "slide": {"dimensions": [9000, 8000], "base_spacing_um": 0.2526},
+        "tiling": {"tile_size_lv0": 2028, "requested_tile_size_px": 1024},
+    }
+    folder = write_slide2vec(tmp_path, "a", features, corners, suffix=suffix, about=about)
+    slide = read(folder)
+    assert (slide.tool, slide.encoder, slide.grid, slide.patch_px) == ("slide2vec", "virchow2", 4, 256)
+    assert (slide.patch_l0, slide.mpp_l0, slide.target_mpp, slide.size_l0) == (507, 0.2526, 0.5, (9000, 8000))
+    assert (slide.coords_l0 == corners).all()
+    assert (rows(slide) == features.reshape(48, 8)).all()
+
+
+def test_slide2vec_without_a_word_about_the_slide(tmp_path: Path) -> None:
+    folder = write_slide2vec(tmp_path, "a", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)))
+    with pytest.raises(MissingSettingError, match="resolution at level 0"):
+        read(folder)
+    assert read(folder, settings=Settings(mpp=0.25)).patch_l0 == 512
+    folder = write_slide2vec(tmp_path, "a", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)), meta={})
+    with pytest.raises(MissingSettingError, match="requested_tile_size_px"):
+        read(folder, settings=Settings(mpp=0.25, encoder="e"))
+    known_now = read(folder, settings=Settings(mpp=0.25, encoder="e", region_px=1024, target_mpp=0.5))
+    assert (known_now.patch_px, known_now.patch_l0) == (256, 512)
+
+
+def save(path: Path, values: npt.NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(torch.from_numpy(np.ascontiguousarray(values)), path)
+
+
+HIPT = Settings(encoder="hipt", mpp=0.25)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_hipt_a_file_a_region(tmp_path: Path, turned: bool) -> None:
+    tokens = features_of(3 * 256, 100).reshape(3, 256, 100)
+    for index, (x, y) in enumerate([(8192, 0), (0, 0), (0, 16384)]):
+        region = tokens[index].reshape(16, 16, 100).transpose(2, 0, 1) if turned else tokens[index]
+        save(tmp_path / f"slide_A_{x}_{y}.pt", region)
+    slide = read(tmp_path, settings=HIPT)
+    assert (slide.slide_id, slide.tool, slide.grid, slide.patch_px) == ("slide_A", "hipt", 16, 256)
+    assert (slide.patch_l0, slide.target_mpp) == (512, 0.5)
+    assert sorted(slide.coords_l0.tolist()) == [[0, 0], [0, 16384], [8192, 0]]
+    for region, corner in enumerate(slide.coords_l0.tolist()):
+        wanted = [[8192, 0], [0, 0], [0, 16384]].index(corner)
+        assert (slide.features.take(np.arange(region * 256, region * 256 + 256)) == tokens[wanted]).all()
+    with pytest.raises(MissingSettingError, match="resolution at level 0"):
+        read(tmp_path, settings=Settings(encoder="hipt"))
+
+
+def test_hipt_a_file_a_slide(tmp_path: Path) -> None:
+    tokens = features_of(2 * 256).reshape(2, 256, 8)
+    save(tmp_path / "a_1_2.pt", tokens)
+    slide = read(tmp_path, settings=Settings(encoder="hipt"))
+    assert (slide.slide_id, slide.coords_l0.tolist()) == ("a_1_2", [[0, 0], [4096, 0]])
+    assert "they stand in a row" in slide.notes[0]
+    assert (rows(slide) == tokens.reshape(512, 8)).all()
+    np.savez(tmp_path / "a_1_2.coordinates.npz", x=[100, 9000], y=[5, 6])
+    slide = read(tmp_path, settings=Settings(encoder="hipt", mpp=0.25, coords=tmp_path))
+    assert (slide.coords_l0.tolist(), slide.patch_l0, slide.notes) == ([[100, 5], [9000, 6]], 512, ())
+
+
+def test_hipt_regions_that_are_only_numbered(tmp_path: Path) -> None:
+    tokens = features_of(11 * 256).reshape(11, 256, 8)
+    for index in range(11):
+        save(tmp_path / f"slide_{index}.pt", tokens[index])
+    slide = read(tmp_path, settings=Settings(encoder="hipt"))
+    assert slide.coords_l0[:, 0].tolist() == [4096 * index for index in range(11)]
+    assert (slide.features.take(np.arange(2560, 2816)) == tokens[10]).all()
+
+
+def test_region_embeddings_are_no_tokens(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", features_of(7, 192))
+    with pytest.raises(SlideError, match=r"\(7, 192\), expected \(R, m \* m, D\)"):
+        read(tmp_path, settings=HIPT)
+
+
+def test_code_in_a_tensor_file_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save(Evil(), tmp_path / "a.pt")
+    with pytest.raises((SlideError, UsageError), match="cannot be read as a tensor"):
+        read(tmp_path, settings=HIPT)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tools_are_told_by_content(tmp_path: Path) -> None:
+    assert tool_of(write_trident(tmp_path / "t.h5", FEATURES, COORDS)) == "trident"
+    assert tool_of(write_clam(tmp_path, "c", FEATURES, COORDS) / "c.h5") == "clam"
+    assert tool_of(write_stamp(tmp_path / "s.h5", FEATURES, COORDS)) == "stamp"
+    folder = write_slide2vec(tmp_path, "v", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)))
+    assert tool_of(folder / "v.pt") == "slide2vec"
+    save(tmp_path / "h.pt", features_of(512).reshape(2, 256, 8))
+    assert tool_of(tmp_path / "h.pt") == "hipt"
+
+
+def test_a_damaged_first_file_does_not_hide_the_tool(tmp_path: Path) -> None:
+    folder = tmp_path / "features_e"
+    write_trident(folder / "b.h5", FEATURES, COORDS)
+    (folder / "a.h5").write_bytes(b"no HDF5")
+    assert find(folder, None)[0] == "trident"
+
+
+@pytest.mark.parametrize("tool", [None, "clam"])
+def test_folders_without_features(tmp_path: Path, tool: Tool | None) -> None:
+    with pytest.raises(UsageError, match="holds no feature files"):
+        find(tmp_path, tool)
+    with pytest.raises(UsageError, match="is no folder"):
+        find(tmp_path / "absent", tool)
+    (tmp_path / "a.h5").write_bytes(b"no HDF5")
+    with pytest.raises(UsageError, match="no file that was looked at is of a tool that is known"):
+        find(tmp_path, None)
+
+
+@pytest.mark.parametrize("layout", ["rows", "many rows", "contiguous", "compressed", "swapped"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_features_are_read_alike_from_any_layout(tmp_path: Path, layout: str, dtype: str) -> None:
+    values = features_of(300, 24, dtype=dtype)
+    layouts: dict[str, dict[str, Any]] = {
+        "rows": {"chunks": (1, 24), "maxshape": (None, 24)},
+        "many rows": {"chunks": (16, 24)},
+        "contiguous": {},
+        "compressed": {"chunks": (1, 24), "compression": "gzip"},
+        "swapped": {"dtype": np.dtype(dtype).newbyteorder(">")},
+    }
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", data=values, **layouts[layout])
+    with open_h5(tmp_path / "a.h5") as file:
+        found = open_rows(file["features"], tmp_path / "a.h5")
+    index = np.array([299, 0, 17, 17, 5])
+    assert found.shape == (300, 24)
+    assert (found.take(index) == values[index]).all()
+
+
+def test_rows_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
+    values = features_of(50, 24)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("features", (50, 24), "f4", chunks=(1, 24))
+        for row in np.random.default_rng(0).permutation(50):
+            data[row] = values[row]
+    with open_h5(tmp_path / "a.h5") as file:
+        assert (open_rows(file["features"], tmp_path / "a.h5").take(np.arange(50)) == values).all()
+
+
+def test_rows_that_were_never_written_are_zeros(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", shape=(5, 4), chunks=(1, 4), dtype="f4")[2] = 7
+    with open_h5(tmp_path / "a.h5") as file:
+        assert open_rows(file["features"], tmp_path / "a.h5").take(np.array([2, 3])).tolist() == [[7] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_is_told_as_such(tmp_path: Path, seed: int) -> None:
+    """Bytes of the header, of the chunks' index or of attributes are overwritten: an error for the user, or none."""
+    path = write_trident(tmp_path / "features_e" / "a.h5", FEATURES, COORDS)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(8, len(data), 60):
+        data[place] = rng.integers(256)
+    path.write_bytes(data)
+    with suppress(SlideError):
+        rows(trident.read(path, Settings()))
+
+
+def test_the_resolution_that_was_meant() -> None:
+    assert [nominal_mpp(mpp) for mpp in (0.2526, 0.23, 0.5052, 0.46, 1.03, 0.35, 2.0)] == [
+        0.25,
+        0.25,
+        0.5,
+        0.5,
+        1,
+        0.35,
+        2,
+    ]
+
+
+def test_what_says_something() -> None:
+    attributes = {"a": "None", "b": b"nan", "c": " ", "d": np.float32(2), "e": b"uni"}
+    assert known(attributes, "a", "b", "c", "x", "d") == 2
+    assert known(attributes, "e") == "uni"
+    assert known(attributes, "a", "x") is None

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.report.evaluation_summary import audit_facts, print_summary
+from tests.mil.findings import evaluation
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_the_audit_is_said_in_numbers_of_splits() -> None:
+    facts = audit_facts(evaluation())
+    assert facts["splits"].startswith(
+        "LEAK: 1 of 2 splits have patients in two parts (train and test in 1), 2 patients"
+    )
+    assert "pretrained on 1 of the tested slides" in facts["m"]
+    assert "pretrained on other slides of 1 tested patients" in facts["m"]
+    assert "identical embeddings stand in two parts in 1 of 2 splits, such as 7 in p000-0, p003-0" in facts["m"]
+    assert facts["n"].startswith("clean: no embedding stands in two parts.")
+    assert facts["n"].endswith("not known.")
+
+
+def test_the_summary_fits_80_columns_and_shows_what_is_undefined(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(evaluation())
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "1.000" in said.out
+    assert "nan" not in said.out
+    assert "note: One slide was left out." in said.err
+    assert math.isnan(evaluation().comparisons[0].adjusted["delong"])

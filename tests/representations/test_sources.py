@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.representations.sources import Kind, Source, parse_sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, a run without weights, some files; the working directory holds them."""
+    for name in ("runs/slpd/region_vit.pt", "hipt.pth", "titan.csv", "a=b.npz", "my titan.csv", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "kind", "path"),
+    [
+        ("runs/slpd", "slpd", Kind.REGION_VIT, "runs/slpd/region_vit.pt"),
+        ("runs/slpd/region_vit.pt", "slpd", Kind.REGION_VIT, "runs/slpd/region_vit.pt"),
+        ("ours=runs/slpd", "ours", Kind.REGION_VIT, "runs/slpd/region_vit.pt"),
+        ("hipt.pth", "hipt", Kind.REGION_VIT, "hipt.pth"),
+        ("titan.csv", "titan", Kind.TABLE, "titan.csv"),
+        ("t=my titan.csv", "t", Kind.TABLE, "my titan.csv"),
+        ("x=a=b.npz", "x", Kind.TABLE, "a=b.npz"),
+        ("mean-tokens", "mean-tokens", Kind.MEAN_TOKENS, None),
+        ("blank=untrained", "blank", Kind.UNTRAINED, None),
+    ],
+)
+def test_a_model_is_what_it_names(files: Path, model: str, name: str, kind: Kind, path: str | None) -> None:
+    (source,) = parse_sources([model])
+    assert (source.name, source.kind) == (name, kind)
+    assert (source.path and source.path.as_posix()) == path
+    assert source.needs_tokens == (kind is not Kind.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (["empty"], r"empty is no run folder, it has no region_vit\.pt"),
+        (["absent.pt"], r"absent\.pt does not exist\. Allowed: a run folder"),
+        (["untraind"], r"untraind does not exist \(did you mean untrained\?\)"),
+        (["notes.txt"], r"notes\.txt is of no known kind"),
+        (["my titan.csv"], "'my titan' cannot be a name.*my-name=my titan"),
+        (["runs/slpd", "slpd=hipt.pth"], "slpd names more than one model"),
+        (["mean-tokens", "mean-tokens"], "mean-tokens names more than one model"),
+        (["absent.pt", "notes.txt"], r"(?s)2 things are wrong:.*absent.*notes"),
+    ],
+)
+def test_what_is_no_model_is_told(files: Path, models: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_sources(models)
+    import re
+
+    assert re.search(said, str(caught.value)), str(caught.value)
+
+
+def test_a_file_whose_name_looks_like_a_name_and_a_source_is_itself(files: Path) -> None:
+    with pytest.raises(UsageError, match="'a=b' cannot be a name"):
+        parse_sources(["a=b.npz"])
+    assert parse_sources(["c=titan.csv"]) == [Source("c", Kind.TABLE, parse_sources(["titan.csv"])[0].path)]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.representations.vector_tables import read_vectors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXPECTED = {"007": [1.0, 2.5], "b": [3.0, -4.0]}
+
+
+def assert_expected(path: Path) -> None:
+    found = read_vectors(path)
+    assert {slide: vector.tolist() for slide, vector in found.items()} == {k: [v] for k, v in EXPECTED.items()}
+    assert all(vector.dtype == np.float32 for vector in found.values())
+
+
+def test_csv(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("f0,slide_id,f1\n1,007,2.5\n3,b,-4\n")
+    assert_expected(tmp_path / "v.csv")
+
+
+def test_npz_of_two_arrays_and_of_one_a_slide(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", slide_id=list(EXPECTED), vectors=list(EXPECTED.values()))
+    assert_expected(tmp_path / "v.npz")
+    each: dict[str, Any] = {slide: np.array([vector]) for slide, vector in EXPECTED.items()}
+    np.savez(tmp_path / "w.npz", **each)
+    assert_expected(tmp_path / "w.npz")
+
+
+def test_parquet_with_columns_with_lists_and_with_an_index(tmp_path: Path) -> None:
+    table = pd.DataFrame({"slide_id": list(EXPECTED), "f0": [1.0, 3.0], "f1": [2.5, -4.0]})
+    table.to_parquet(tmp_path / "v.parquet")
+    assert_expected(tmp_path / "v.parquet")
+    table.set_index("slide_id").to_parquet(tmp_path / "i.parquet")
+    assert_expected(tmp_path / "i.parquet")
+    pd.DataFrame({"slide_id": list(EXPECTED), "vector": list(EXPECTED.values())}).to_parquet(tmp_path / "l.parquet")
+    assert_expected(tmp_path / "l.parquet")
+
+
+def test_parquet_without_its_extra_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(pd, "read_parquet", refuse)
+    with pytest.raises(UsageError, match="needs pyarrow") as caught:
+        read_vectors(tmp_path / "v.parquet")
+    assert "slpd-toolkit[parquet]" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,f0\na,1\n", "has no column slide_id, but id, f0"),
+        ("slide_id,f0\na,1\na,2\n", "a stands there twice"),
+        ("slide_id,f0,f1\na,1,x\nb,1,y\n", "column f1 holds no numbers"),
+        ("slide_id\na\n", "has no feature"),
+        ("slide_id,f0\na,1\nb,\n", "the vector of b holds NaN or infinity"),
+        ("slide_id,f0\n", "has no row"),
+    ],
+)
+def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "v.csv").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_vectors(tmp_path / "v.csv")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "no lists of numbers of one length"),
+        ({"a": np.zeros((4, 2))}, r"one has shape \(4, 2\)"),
+        ({"slide_id": np.array(["a"]), "vectors": np.zeros((2, 3))}, r"1 slides and vectors of shape \(2, 3\)"),
+        ({"slide_id": np.array(["a"]), "vectors": np.zeros(3)}, r"1 slides and vectors of shape \(3,\)"),
+    ],
+)
+def test_an_npz_that_is_no_table_of_vectors_is_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
+    np.savez(tmp_path / "v.npz", **arrays)
+    with pytest.raises(UsageError, match=said):
+        read_vectors(tmp_path / "v.npz")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return eval, ("setattr(__import__('numpy'), 'bombed', True)",)
+
+    objects: dict[str, Any] = {"slide_id": np.array(["a"]), "vectors": np.array([Bomb()], dtype=object)}
+    np.savez(tmp_path / "v.npz", **objects)
+    with pytest.raises(UsageError, match="cannot be read as npz"):
+        read_vectors(tmp_path / "v.npz")
+    assert not hasattr(np, "bombed")
+    (tmp_path / "w.npz").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="cannot be read as npz"):
+        read_vectors(tmp_path / "w.npz")

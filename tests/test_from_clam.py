@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.errors import UsageError
+from slpd_toolkit.from_clam import run
+from slpd_toolkit.manifest import check_rows, read_table
+from tests.cohorts import read_csv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TABLE = """case_id,slide_id,label,site,survival_months,censorship
+P1,a.svs,LUAD,05,10.5,1
+P1,b.svs,LUSC,05,10.5,1
+P2,c.svs,LUSC,6,3,0
+P3,d.svs,,6,,
+"""
+
+
+def test_a_label_table_becomes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.csv").write_text(TABLE)
+    assert run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv")) == 0
+    assert (tmp_path / "m.csv").read_text() == (
+        "slide_id,slide_path,patient_id,site,label,time,event\n"
+        "a,a.svs,P1,05,LUAD,10.5,0\n"
+        "b,b.svs,P1,05,LUSC,10.5,0\n"
+        "c,c.svs,P2,6,LUSC,3.0,1\n"
+        "d,d.svs,P3,6,,,\n"
+    )
+    said = capsys.readouterr()
+    shown = " ".join(said.out.split())
+    assert "slides 4 patients 3 sites 2" in shown
+    assert "LUAD 1 slides of 1 patients, LUSC 2 slides of 2 patients" in shown
+    assert "survival 3 slides with time and event, 1 with event 1" in shown
+    assert "1 patients have more than one label: P1" in said.err
+
+
+def test_slides_are_found_in_the_folders_of_a_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.csv").write_text(TABLE)
+    for number, name in enumerate("abc"):
+        (tmp_path / "gdc" / f"uuid{number}").mkdir(parents=True)
+        (tmp_path / "gdc" / f"uuid{number}" / f"{name}.svs").touch()
+    run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", slides_root=tmp_path / "gdc"))
+    paths = [row["slide_path"] for row in read_csv(tmp_path / "m.csv")]
+    assert paths == [str(tmp_path / "gdc" / f"uuid{number}" / f"{name}.svs") for number, name in enumerate("abc")] + [
+        "d.svs"
+    ]
+    assert "1 of 4 slides are not under" in capsys.readouterr().err
+    usable, problems = check_rows(read_table(tmp_path / "m.csv"), tmp_path)
+    assert (len(usable), len(problems)) == (3, 1)
+
+
+def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.csv").write_text(TABLE)
+    (tmp_path / "splits_3.csv").write_text(",train,val,test\n0,a,c,b\n1,d,,elsewhere\n")
+    run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
+    said = capsys.readouterr().err
+    assert "Split 3: 1 slides are not in the table: elsewhere." in said
+    assert "Split 3: 1 patients are in train and in test: P1." in said
+
+
+@pytest.mark.parametrize("table", ["tcga_brca_clam_style.csv", "tcga_nsclc_clam_style.csv"])
+def test_real_tables_make_manifests(data: Path, tmp_path: Path, table: str) -> None:
+    run(FromClamConfig(labels=data / "labels" / table, out=tmp_path / "m.csv"))
+    manifest = read_table(tmp_path / "m.csv")
+    assert len(manifest) > 900
+    assert {"patient_id", "site", "label", "time", "event"} <= set(manifest.columns)
+    assert set(manifest["event"]) <= {"0", "1", ""}
+
+
+def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(TABLE)
+    with pytest.raises(UsageError, match=r"allowed: a \.csv file"):
+        run(FromClamConfig(labels=labels, out=tmp_path / "m.txt"))
+    with pytest.raises(UsageError, match="is the table itself"):
+        run(FromClamConfig(labels=labels, out=labels))
+    with pytest.raises(UsageError, match=r"--slides-root: .* is no folder"):
+        run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", slides_root=tmp_path / "absent"))
+    assert not (tmp_path / "m.csv").exists()
