@@ -1,7 +1,7 @@
 """Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds.
 
-    python -m benchmarks.ablate --out runs/ablate --jobs 2       # the main rows; goes on where it stopped
-    python -m benchmarks.ablate --out runs/ablate --rows sensitivity --seeds 0 1 2 --report benchmarks/results
+    python -m benchmarks.ablate --out runs/ablate --jobs 2      # main rows, 5 seeds; goes on where it stopped
+    python -m benchmarks.ablate --out runs/ablate --jobs 2 --rows sensitivity --seeds 0 1 --report benchmarks/results
 
 A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
 between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
@@ -395,7 +395,7 @@ def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
-    parser.add_argument("--cohorts", nargs="+", default=["drift"], choices=COHORTS)
+    parser.add_argument("--cohorts", nargs="+", default=["small drift"], choices=COHORTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `none`, or names")
     parser.add_argument("--jobs", type=int, default=1)

@@ -130,12 +130,18 @@ def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str) -
 def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:
     """A point a seed, a bar at the mean; cohorts below one another, metrics side by side."""
     cohorts = sorted({cohort for cohort, _, _ in scores})
+    shown = [[row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores] for cohort in cohorts]
+    heights = [0.9 + 0.22 * len(rows) for rows in shown]
     figure, axes = plt.subplots(
-        len(cohorts), len(FIGURE_METRICS), figsize=(13, 1 + 2.6 * len(cohorts)), squeeze=False, sharey="row"
+        len(cohorts),
+        len(FIGURE_METRICS),
+        figsize=(13, sum(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        sharey="row",
     )
-    for i, cohort in enumerate(cohorts):
-        present = [row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores]
-        for axis, metric in zip(axes[i], FIGURE_METRICS, strict=True):
+    for cohort, present, line in zip(cohorts, shown, axes, strict=True):
+        for axis, metric in zip(line, FIGURE_METRICS, strict=True):
             for height, row in enumerate(present):
                 values = list(scores.get((cohort, row, metric), {}).values())
                 if not values:
