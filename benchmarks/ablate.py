@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from contextlib import contextmanager, nullcontext
@@ -408,7 +409,13 @@ def main() -> None:
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
     if args.report:
         settings = {"size": SIZE, "cohorts": COHORTS, "training": SETTINGS, "longer": LONGER, "rows": ROWS}
-        write_report(args.out, args.report, " ".join(sys.argv), settings, [*BASELINES, *ROWS])
+        write_report(
+            args.out,
+            args.report,
+            f"python -m benchmarks.ablate {shlex.join(sys.argv[1:])}",
+            settings,
+            [*BASELINES, *ROWS],
+        )
 
 
 if __name__ == "__main__":
