@@ -197,6 +197,7 @@ def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
     console.table("Telling inflamed from excluded tumours", result_rows(document, NAMES))
     pairs = (("slpd", "dino"), ("slpd", "mean-tokens"), ("dino", "mean-tokens"))
     sentences = [conclude(document, *pair, NAMES) for pair in pairs]
+    sentences.append("Both pretrainings saw every slide, without labels: on new patients the numbers may be lower.")
     if config.tiny:
         sentences.append("With --tiny these numbers only show that everything runs.")
     for sentence in sentences:
