@@ -1,7 +1,7 @@
 """Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds.
 
-    python -m benchmarks.ablate --out runs/ablate --jobs 2       # the main rows; goes on where it stopped
-    python -m benchmarks.ablate --out runs/ablate --rows sensitivity --seeds 0 1 2 --report benchmarks/results
+    python -m benchmarks.ablate --out runs/ablate --jobs 2      # main rows, 5 seeds; goes on where it stopped
+    python -m benchmarks.ablate --out runs/ablate --jobs 2 --rows sensitivity --seeds 0 1 --report benchmarks/results
 
 A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
 between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
@@ -141,20 +141,21 @@ MAIN: dict[str, dict[str, Any]] = {
 }
 SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled")
 """Controls: each region is pulled towards the prototypes of another one. Their gain is not due to the prototypes."""
+_WEIGHTS_4 = {"intra_weight": 4.0, "inter_weight": 4.0}
 SENSITIVITY: dict[str, dict[str, Any]] = {
     "DINO teacher temp 0.07": NO_PROTOTYPES | {"teacher_temp": 0.07},
-    "DINO out 1024": NO_PROTOTYPES | {"out_dim": 1024},
-    "SLPD out 1024": {"out_dim": 1024},
     "DINO out 8192": NO_PROTOTYPES | {"out_dim": 8192},
-    "SLPD out 8192": {"out_dim": 8192},
-    "SLPD K 2": {"clusters": 2},
-    "SLPD K 8": {"clusters": 8},
-    "SLPD from epoch 0": {"prototype_epoch": 0},
-    "SLPD from epoch 4": {"prototype_epoch": 4},
-    "SLPD from epoch 12": {"prototype_epoch": 12},
-    "SLPD weights 0.3": {"intra_weight": 0.3, "inter_weight": 0.3},
+    "DINO out 65536": NO_PROTOTYPES | {"out_dim": 65536},
+    "SLPD weights 4 out 8192": _WEIGHTS_4 | {"out_dim": 8192},
+    "SLPD weights 4 out 65536": _WEIGHTS_4 | {"out_dim": 65536},
+    "SLPD weights 4 K 2": _WEIGHTS_4 | {"clusters": 2},
+    "SLPD weights 4 K 8": _WEIGHTS_4 | {"clusters": 8},
+    "SLPD weights 4 from epoch 1": _WEIGHTS_4 | {"prototype_epoch": 1},
+    "SLPD weights 4 from epoch 5": _WEIGHTS_4 | {"prototype_epoch": 5},
+    "SLPD weights 4 from epoch 18": _WEIGHTS_4 | {"prototype_epoch": 18},
     "SLPD weights 16": {"intra_weight": 16.0, "inter_weight": 16.0},
-    "SLPD backbone clusters": {"cluster_features": "backbone"},
+    "SLPD weights 4 two neighbours": _WEIGHTS_4 | {"neighbours": 2},
+    "SLPD weights 4 backbone clusters": _WEIGHTS_4 | {"cluster_features": "backbone"},
 }
 VIEWS: dict[str, dict[str, Any]] = {
     f"{name} {change}": {**terms, **settings}
@@ -394,7 +395,7 @@ def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
-    parser.add_argument("--cohorts", nargs="+", default=["drift"], choices=COHORTS)
+    parser.add_argument("--cohorts", nargs="+", default=["small drift"], choices=COHORTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `none`, or names")
     parser.add_argument("--jobs", type=int, default=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,20 @@ def write_report(out: Path, into: Path, command: str, settings: Mapping[str, Any
         "median_training_cpu_s": float(np.median(cpu)) if cpu else None,
         "total_cpu_s": round(sum(unit["training_cpu_s"] + unit["measuring_cpu_s"] for unit in units)),
         "settings": settings,
-        "results": units,
+        "results": [{**unit, "metrics": _rounded(unit["metrics"])} for unit in units],
     }
-    write_text(into / "planted.json", json.dumps(summary, indent=None, default=str) + "\n")
+    write_text(into / "planted.json", json.dumps(summary, default=str, allow_nan=False) + "\n")
     write_csv(into / "planted.csv", COLUMNS, rows)
     _draw(scores, order, into / "planted.svg")
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits; what is not a number becomes null, which JSON has."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return None if math.isnan(value) else round(value, 4)
 
 
 def _scores(units: Sequence[Mapping[str, Any]]) -> Scores:
@@ -120,12 +130,18 @@ def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str) -
 def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:
     """A point a seed, a bar at the mean; cohorts below one another, metrics side by side."""
     cohorts = sorted({cohort for cohort, _, _ in scores})
+    shown = [[row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores] for cohort in cohorts]
+    heights = [0.9 + 0.22 * len(rows) for rows in shown]
     figure, axes = plt.subplots(
-        len(cohorts), len(FIGURE_METRICS), figsize=(13, 1 + 2.6 * len(cohorts)), squeeze=False, sharey="row"
+        len(cohorts),
+        len(FIGURE_METRICS),
+        figsize=(13, sum(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        sharey="row",
     )
-    for i, cohort in enumerate(cohorts):
-        present = [row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores]
-        for axis, metric in zip(axes[i], FIGURE_METRICS, strict=True):
+    for cohort, present, line in zip(cohorts, shown, axes, strict=True):
+        for axis, metric in zip(line, FIGURE_METRICS, strict=True):
             for height, row in enumerate(present):
                 values = list(scores.get((cohort, row, metric), {}).values())
                 if not values:

@@ -77,7 +77,7 @@ def run(config: MilEvalConfig) -> int:
         table = _read_manifest(config.manifest)
         cache = None if config.cache is None else _open_cache(config, device, stack)
         frozen = Frozen(precision, config.view, config.seed, config.out)
-        models = open_models(parse_sources(config.model), cache, frozen)
+        models = open_models(parse_sources(config.model), cache, frozen, no_features=set(table.columns))
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
         claim_folder(config.out, (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE))

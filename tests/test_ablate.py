@@ -52,6 +52,7 @@ def test_purity_is_one_for_the_truth_and_small_by_chance() -> None:
     assert chance(clusters, TRUTH, 0) < 0.5
 
 
+@pytest.mark.slow
 def test_measures_every_target_by_every_aggregator() -> None:
     truth = plan(Planted(slides=60, regions=12))
     found = measure(np.eye(8, dtype=np.float32)[truth.architecture], truth, 0, clusters=4)
@@ -71,6 +72,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small", "no_curves")
+@pytest.mark.slow
 def test_units_are_completed_once_and_reported(tmp_path: Path) -> None:
     rows = ["truth", "mean tokens", "untrained", "DINO", "SLPD matched", "SLPD shuffled"]
     ablate.run(tmp_path / "out", ["drift"], [0, 1], rows, jobs=1)

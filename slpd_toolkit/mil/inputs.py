@@ -59,7 +59,7 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     """
     columns = target_columns(config)
     _require_columns(table, columns, config)
-    table = table.set_index("slide_id").sort_index()
+    table = table.set_index("slide_id", drop=False).sort_index()
     patients = _patients(table)
     problems, notes = Problems(), []
     if _PATIENT not in table:
