@@ -224,8 +224,8 @@ class ImportStage:
                 read[slides[index].slide_id] = self._read(slides[index])
             except MissingSettingError as error:
                 missing.append(error)
-            except SlideError:
-                continue  # it will fail in its turn, and say so
+            except Exception:  # noqa: BLE001, S112 - it will fail in its turn, and say so
+                continue
         if missing and not read:
             raise UsageError(missing[0].message, hint=missing[0].hint)
         return choose_cohort(list(read.values()), self._config.region_px) if read else None
@@ -382,16 +382,22 @@ def _of_manifest(manifest: Path, found: Sequence[Found]) -> tuple[list[Wanted], 
     """Choose a manifest's slides, each by its slide_id or by its slide file's name; and those that cannot be had."""
     by_name = {item.slide_id: item for item in found}
     wanted, problems = [], []
+    taken: dict[Path, str] = {}
     for row in read_table(manifest).to_dict("records"):
         slide_id, mpp = row["slide_id"], row.get("mpp", "")
         item = by_name.get(slide_id) or by_name.get(Path(row["slide_path"]).stem)
         if item is None:
             hint = "Extract them, or take the row out of the manifest."
             problems.append(Failure(STAGE, slide_id, row["slide_path"], "there are no features of this slide.", hint))
+        elif item.files[0] in taken:
+            error = f"{item.files[0]} is {taken[item.files[0]]} of the manifest already."
+            hint = "Two slides cannot have the same features: name each file's slide once."
+            problems.append(Failure(STAGE, slide_id, str(manifest), error, hint))
         elif mpp and not _is_mpp(mpp):
             error, hint = f"mpp is {mpp!r}.", f"Allowed: {MPP_RANGE[0]} to {MPP_RANGE[1]} um/px, or empty."
             problems.append(Failure(STAGE, slide_id, str(manifest), error, hint))
         else:
+            taken[item.files[0]] = slide_id
             wanted.append(Wanted(slide_id, item, float(mpp) if mpp else None))
     return sorted(wanted, key=lambda item: item.slide_id), problems
 

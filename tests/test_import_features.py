@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from slpd_toolkit import cli, import_features, inspection
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.errors import UsageError
+from slpd_toolkit.foreign import detect
 from slpd_toolkit.store.reader import TokenFile, TokenStore
 from tests.cohorts import read_csv, write_manifest
 from tests.foreign.factory import (
@@ -289,6 +290,34 @@ def test_one_bad_slide_is_listed_and_the_others_are_done(
     assert not failure["hint"].startswith("Unexpected")
     assert failure["stage"] == "import"
     assert failure["path"].startswith(str(source))
+
+
+def test_a_slide_that_fails_unexpectedly_while_the_cohort_is_chosen_is_one_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = good(tmp_path / "features_e"), detect.read_slide
+
+    def fails_at_a(found: Any, *others: Any) -> Any:
+        if found.slide_id == "a":
+            raise ValueError("nobody thought of this")
+        return read(found, *others)
+
+    monkeypatch.setattr("slpd_toolkit.import_features.read_slide", fails_at_a)
+    assert import_folder(source, tmp_path / "cache") == 1
+    assert sorted(path.name for path in (tmp_path / "cache").glob("*.h5")) == ["b.h5", "c.h5"]
+    (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
+    assert failure["error"] == "ValueError: nobody thought of this"
+
+
+def test_two_rows_of_a_manifest_cannot_have_the_same_features(tmp_path: Path) -> None:
+    source = good(tmp_path / "features_e")
+    rows = [{"slide_id": "a", "slide_path": "a.svs"}, {"slide_id": "z", "slide_path": "other/a.svs"}]
+    manifest = write_manifest(tmp_path / "m.csv", rows)
+    assert import_folder(source, tmp_path / "cache", manifest=manifest) == 1
+    assert [path.name for path in (tmp_path / "cache").glob("*.h5")] == ["a.h5"]
+    (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
+    assert failure["slide_id"] == "z"
+    assert "is a of the manifest already" in failure["error"]
 
 
 def test_the_encoder_of_most_slides_is_the_cohort_s(tmp_path: Path) -> None:

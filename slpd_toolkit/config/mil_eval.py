@@ -138,8 +138,8 @@ class MilEvalConfig:
         unknown = [name for name in self.aggregator if name not in AGGREGATORS]
         require(not unknown, "--aggregator", ", ".join(unknown), ", ".join(AGGREGATORS))
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS))
-        for name in ("model", "aggregator", "classes"):
-            values = getattr(self, name)
+        for name in ("model", "aggregator", "classes", "splits"):
+            values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
             require(not twice, flag(name), f"{', '.join(twice)} twice", "each once")
         require_at_least(3, "folds", self.folds)

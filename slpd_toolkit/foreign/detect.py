@@ -72,6 +72,11 @@ def read_slide(found: Found, tool: Tool, settings: Settings) -> SlideFeatures:
     """
     if tool == "hipt":
         return hipt.read(found.slide_id, found.files, settings)
+    if len(found.files) > 1:
+        raise SlideError(
+            f"{' and '.join(map(str, found.files))} are of one slide.",
+            hint="Keep one of them: which holds what was meant cannot be told.",
+        )
     reader = {"trident": trident.read, "clam": clam.read, "stamp": stamp.read, "slide2vec": slide2vec.read}[tool]
     return reader(found.files[0], settings)
 
@@ -125,4 +130,7 @@ def _files(folder: Path, suffixes: set[str]) -> list[Path]:
 def _slides(paths: Sequence[Path], tool: Tool) -> list[Found]:
     if tool == "hipt":
         return [Found(slide_id, files) for slide_id, files in hipt.group(paths)]
-    return [Found(path.stem, (path,)) for path in paths]
+    slides: dict[str, tuple[Path, ...]] = {}
+    for path in paths:
+        slides[path.stem] = (*slides.get(path.stem, ()), path)
+    return [Found(slide_id, files) for slide_id, files in slides.items()]

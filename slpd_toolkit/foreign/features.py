@@ -109,6 +109,8 @@ def known(attributes: Mapping[str, Any], *names: str) -> Any:
     """Give the first of some attributes that says something: the word "None" is what some tools store for nothing."""
     for name in names:
         value = attributes.get(name)
+        if isinstance(value, np.ndarray):  # a single value is stored as an array by some; a list is a value of its own
+            value = value.item() if value.size == 1 else value.tolist()
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if value is None or (isinstance(value, str) and value.strip().lower() in _MISSING):

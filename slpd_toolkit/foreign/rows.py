@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.foreign.features import Rows
+
 # What h5py raises where bytes of a header are wrong, or where something else stands under a name.
 DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 
@@ -64,6 +66,31 @@ class ScatteredRows:
         return self._windows[self._offsets[index]].view(self._dtype)
 
 
+class PackedRows:
+    """Rows that lie compressed in a file: all are read when the first are asked for, and no earlier.
+
+    Several slides may be open at a time; memory holds the features of the one that is being written.
+
+    Args:
+        path: The file.
+        name: Its dataset.
+        shape: N and D.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._path, self._name = path, name
+        self._array: npt.NDArray[np.floating] | None = None
+
+    def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Read rows: (n,) indices to (n, D)."""
+        if self._array is None:
+            with open_h5(self._path) as file:
+                self._array = np.asarray(file[self._name][...])
+        rows: npt.NDArray[np.floating] = self._array[index]
+        return rows
+
+
 @contextmanager
 def open_h5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
@@ -96,10 +123,10 @@ def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     return found
 
 
-def open_rows(data: h5py.Dataset, path: Path) -> ArrayRows | ScatteredRows:
+def open_rows(data: h5py.Dataset, path: Path) -> Rows:
     """Make a dataset of features readable by rows, after its file is closed too.
 
-    Memory holds nothing of features that are stored plainly, and all of those that are compressed.
+    Memory holds nothing of features that are stored plainly, and all of those that are compressed once some are read.
 
     Raises:
         SlideError: They are no (N, D) floating-point numbers.
@@ -133,7 +160,7 @@ def check_features(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> 
         )
 
 
-def _rows(data: h5py.Dataset, path: Path) -> ArrayRows | ScatteredRows:
+def _rows(data: h5py.Dataset, path: Path) -> Rows:
     rows, width = data.shape
     filters = data.id.get_create_plist().get_nfilters()
     plain = not filters and not data.external and data.dtype.isnative and not data.file.userblock_size
@@ -144,7 +171,7 @@ def _rows(data: h5py.Dataset, path: Path) -> ArrayRows | ScatteredRows:
         offsets = _chunk_offsets(data)
         if offsets.min() >= 0:
             return ScatteredRows(path, offsets, width, data.dtype)
-    return ArrayRows(data[...])
+    return PackedRows(path, data.name, (rows, width))
 
 
 def _chunk_offsets(data: h5py.Dataset) -> npt.NDArray[np.int64]:

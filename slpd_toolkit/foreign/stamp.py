@@ -31,6 +31,8 @@ FEATURES, COORDS = "feats", "coords"
 _TILE_PX = 224  # STAMP's default, and all that its oldest versions knew
 _OLDEST_TILE_UM = 256.0  # what STAMP itself takes the tiles of its oldest files for
 _ABOUT = 0.02
+_JITTER = 0.05
+"""Columns or rows that lie closer than this share of a tile are one."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ def _tiles(attributes: Mapping[str, Any], coords: npt.NDArray[np.float64], setti
 
 
 def _stride(coords: npt.NDArray[np.float64]) -> float:
-    """The least distance of two columns or rows of tiles."""
+    """The least distance of two columns or rows of tiles, which may jitter."""
     gaps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
-    return float(gaps.min()) if len(gaps) else float(_TILE_PX)
+    apart = gaps[gaps > _JITTER * _TILE_PX]
+    return float(np.median(apart[apart <= apart.min() * (1 + _JITTER)])) if len(apart) else float(_TILE_PX)
 
 
 def _plain_tiles(file: h5py.File, path: Path) -> npt.NDArray[np.bool_] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from slpd_toolkit.errors import SlideError
 from slpd_toolkit.files import atomic_path
 from slpd_toolkit.foreign.features import (
     OBJECTIVE_UM,
@@ -57,7 +58,6 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
             hint="Extract the coordinates again with a current TRIDENT"
             + (", or give --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
         )
-    overlap = float(known(attributes, "overlap") or 0)
     width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
     return SlideFeatures(
         slide_id=path.stem,
@@ -66,8 +66,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
         features=features,
         coords_l0=coords_l0,
         patch_l0=patch_l0,
-        # The overlap is in px of the patch as the encoder sees it, or in level-0 px: the coordinates tell.
-        steps_l0=(patch_l0 * (1 - overlap / patch_px), patch_l0 - overlap) if overlap else (patch_l0,),
+        steps_l0=_steps_l0(attributes, patch_px, patch_l0, path),
         patch_px=round(patch_px),
         mpp_l0=mpp_l0,
         target_mpp=target_mpp,
@@ -147,6 +146,21 @@ def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tu
         )
     mpp_l0 = OBJECTIVE_UM / magnification
     return mpp_l0, (f"level 0 taken for {mpp_l0:g} um/px from the label {magnification:g}x",)
+
+
+def _steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path) -> tuple[float, ...]:
+    """Distance of neighbouring patches: the overlap is in px of the patch as the encoder sees it, or in level-0 px."""
+    stated = known(attributes, "overlap")
+    overlap = None if stated == 0 else number(attributes, path, "overlap")
+    if overlap is None:
+        return (patch_l0,)
+    steps = (patch_l0 * (1 - overlap / patch_px), patch_l0 - overlap)
+    if max(steps) <= 0:
+        raise SlideError(
+            f"{path}: patches of {patch_px:g} px overlap by {overlap:g}, allowed: less than their side.",
+            hint="The file is damaged, or was written by another tool: extract the slide's features again.",
+        )
+    return tuple(step for step in steps if step > 0)
 
 
 def _folder_s_encoder(path: Path) -> str | None:

@@ -56,6 +56,29 @@ def test_trident(tmp_path: Path) -> None:
     assert (rows(slide) == FEATURES).all()
 
 
+@pytest.mark.parametrize("overlap", [256, 300])
+def test_an_overlap_is_less_than_a_patch_in_one_reading_at_least(tmp_path: Path, overlap: int) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, overlap=overlap)
+    assert read(tmp_path / "features_uni_v1").steps_l0 == (512 - overlap,)  # in level-0 px, where a side is 512
+
+
+@pytest.mark.parametrize(
+    ("overlap", "said"),
+    [(600, "overlap by 600"), ("much", "'much'"), (-64, "-64"), (np.array([0, 1]), r"\[0, 1\]")],
+)
+def test_an_overlap_that_cannot_be(tmp_path: Path, overlap: object, said: str) -> None:
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, overlap=overlap)
+    with pytest.raises(SlideError, match=said):
+        read(tmp_path / "features_uni_v1")
+
+
+def test_a_number_may_be_stored_as_an_array_of_one(tmp_path: Path) -> None:
+    attributes: dict[str, Any] = {"patch_size": np.array([256]), "overlap": np.array([0])}
+    write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS, **attributes)
+    slide = read(tmp_path / "features_uni_v1")
+    assert (slide.patch_px, slide.steps_l0) == (256, (512,))
+
+
 def test_trident_with_a_known_resolution_says_what_was_really_read(tmp_path: Path) -> None:
     write_trident(tmp_path / "features_uni_v1" / "a.h5", FEATURES, COORDS)
     slide = read(tmp_path / "features_uni_v1", settings=Settings(mpp_l0=0.2526, mpp=0.3))
@@ -160,6 +183,14 @@ def test_stamp_s_oldest_files(tmp_path: Path, settings: Settings, side_um: float
     assert slide.effective_mpp == pytest.approx(side_um / 224)
     assert np.allclose(slide.coords_l0, coords / 224 * slide.patch_l0)
     assert any("as STAMP takes them" in note for note in slide.notes) == (side_um == 256)
+
+
+def test_tiles_of_stamp_s_oldest_files_may_jitter(tmp_path: Path) -> None:
+    coords = lattice_of(6, 5, 224) + np.random.default_rng(2).uniform(0, 2, (30, 2))
+    write_stamp(tmp_path / "uni" / "a.h5", FEATURES, coords)
+    slide = read(tmp_path / "uni")
+    assert slide.patch_px == 224
+    assert slide.patch_l0 == pytest.approx(224)
 
 
 def test_stamp_files_that_fit_no_version(tmp_path: Path) -> None:
@@ -330,6 +361,26 @@ def test_rows_that_were_never_written_are_zeros(tmp_path: Path) -> None:
         file.create_dataset("features", shape=(5, 4), chunks=(1, 4), dtype="f4")[2] = 7
     with open_h5(tmp_path / "a.h5") as file:
         assert open_rows(file["features"], tmp_path / "a.h5").take(np.array([2, 3])).tolist() == [[7] * 4, [0] * 4]
+
+
+def test_compressed_features_are_not_held_before_they_are_needed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=FEATURES, chunks=(7, 8), compression="gzip")
+    with open_h5(path) as file:
+        features = open_rows(file["features"], path)
+    assert features.shape == FEATURES.shape
+    path.rename(tmp_path / "b.h5")
+    with pytest.raises(SlideError, match="cannot be read"):
+        features.take(np.arange(3))
+
+
+def test_two_files_of_one_slide_are_told(tmp_path: Path) -> None:
+    regions, corners = features_of(32).reshape(2, 16, 8), lattice_of(2, 1, 2048)
+    write_slide2vec(tmp_path, "a", regions, corners, suffix=".pt")
+    folder = write_slide2vec(tmp_path, "a", regions, corners, suffix=".npz")
+    with pytest.raises(SlideError, match="are of one slide"):
+        read(folder)
 
 
 @pytest.mark.parametrize("seed", range(40))
