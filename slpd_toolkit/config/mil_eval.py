@@ -6,7 +6,7 @@ from typing import Literal
 
 from slpd_toolkit.config.checks import Precision, flag, require, require_at_least
 
-AGGREGATORS = ("knn", "probe", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
+AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
 TaskKind = Literal["classification", "ordinal", "survival"]
 
 
@@ -82,8 +82,9 @@ class MilEvalConfig:
 
     # -- Heads --
     aggregator: tuple[str, ...] = ("knn", "probe", "abmil")
-    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding; mean-mlp,
-    abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
+    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding;
+    prototype-histogram (logistic) on how many regions are near each of 16 cluster centres of the training regions;
+    mean-mlp, abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
 
     steps: int = 1000
     """Most optimiser steps of a head."""

@@ -315,6 +315,16 @@ def test_features_are_read_alike_from_any_layout(tmp_path: Path, layout: str, dt
     assert (found.take(index) == values[index]).all()
 
 
+def test_rows_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
+    values = features_of(50, 24)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("features", (50, 24), "f4", chunks=(1, 24))
+        for row in np.random.default_rng(0).permutation(50):
+            data[row] = values[row]
+    with open_h5(tmp_path / "a.h5") as file:
+        assert (open_rows(file["features"], tmp_path / "a.h5").take(np.arange(50)) == values).all()
+
+
 def test_rows_that_were_never_written_are_zeros(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("features", shape=(5, 4), chunks=(1, 4), dtype="f4")[2] = 7

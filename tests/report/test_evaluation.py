@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from slpd_toolkit.mil.statistics import Interval
 from slpd_toolkit.report.evaluation import flatten, write_report
@@ -211,6 +212,7 @@ def test_overlays_lie_on_thumbnails_where_there_are_any(tmp_path: Path) -> None:
     assert sum(source.startswith("data:image/png") for source in page.sources) == 2 * (8 - with_pixels)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_thousand_slides_is_small(tmp_path: Path) -> None:
     cohort, task = classification(660, ["a", "b", "c", "d"])
     assert len(cohort.slides) > 950
