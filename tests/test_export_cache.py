@@ -183,6 +183,16 @@ def test_anndata_of_regions(cache: Path, model: Path, tmp_path: Path) -> None:
     assert len(about["model_sha256"]) == 64
 
 
+def test_anndata_of_slides_whose_names_sort_otherwise_by_number(model: Path, tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    names = ["s0", "s1", "s10", "s2"]
+    (tmp_path / "cache").mkdir()
+    for name in names:
+        write_token_file(tmp_path / "cache" / f"{name}.h5", regions=2)
+    table = anndata.read_h5ad(to(tmp_path / "cache", "anndata", tmp_path / "a.h5ad", model=str(model)))
+    assert list(table.obs["slide_id"]) == [name for name in names for _ in range(2)]
+
+
 def test_anndata_and_parquet_of_slides(cache: Path, model: Path, tmp_path: Path) -> None:
     anndata = pytest.importorskip("anndata")
     means = np.stack([embedded(cache, model, slide_id).mean(axis=0) for slide_id in ("gappy", "whole")])

@@ -87,11 +87,19 @@ def write_parquet(
 
 
 def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """Give names and texts as Python's strings: AnnData does not write those of Arrow, which pandas 3 makes."""
-    texts = {str(name): table[name].astype(object) for name in table if pd.api.types.is_string_dtype(table[name])}
-    plain = table.assign(**texts)
+    """Give names and texts as Python's strings: AnnData does not write those of Arrow, which pandas 3 makes.
+
+    Texts become categories here, of Python's strings: where they repeat, AnnData would make some of Arrow's.
+    """
+    texts = [str(name) for name in table if pd.api.types.is_string_dtype(table[name])]
+    plain = table.assign(**{name: _categories(table[name]) for name in texts})
     plain.index = plain.index.astype(object)
     return plain
+
+
+def _categories(texts: pd.Series) -> pd.Categorical:
+    codes, found = pd.factorize(texts.to_numpy(dtype=object), sort=True)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(found, dtype=object))
 
 
 def _names(embeddings: npt.NDArray[np.float32]) -> list[str]:
