@@ -73,7 +73,12 @@ def peak_mib(function: Callable[[], object]) -> float:
 
 def report(result: dict[str, Any]) -> None:
     """Print the result with the command and the machine, as JSON."""
-    machine = {
+    print(json.dumps({"command": " ".join(sys.argv), "machine": machine(), **result}, indent=2))
+
+
+def machine() -> dict[str, Any]:
+    """Facts of the machine that every result carries."""
+    return {
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2),
@@ -81,7 +86,6 @@ def report(result: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    print(json.dumps({"command": " ".join(sys.argv), "machine": machine, **result}, indent=2))
 
 
 def _status_kib(key: str) -> int:

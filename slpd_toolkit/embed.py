@@ -35,7 +35,7 @@ from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
 from slpd_toolkit.slides.reader import Slide
 from slpd_toolkit.slides.regions import Lattice, lay_lattice
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.reader import TokenFile, require_same, token_paths
+from slpd_toolkit.store.reader import require_same, require_same_run
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 
@@ -192,21 +192,9 @@ class EmbedStage:
 
     def _check_cache(self, slide_ids: set[str]) -> None:
         """Refuse to mix encoders or geometries in one cache, before any work starts."""
-        lattice = Lattice(0, 0, 1.0, self._config.mpp, self._config.patch_px, self._config.region_px, 1, 1)
-        wanted = self._meta("", lattice, "")
-        for path in token_paths(self._config.out):
-            if self._config.overwrite and path.stem in slide_ids:
-                continue
-            try:
-                found = TokenFile.open(path).meta
-            except CacheError:
-                continue  # not a finished token file; if it is in the way of a slide, that slide fails and says so
-            differences = schema.disagreement(found, wanted, schema.RUN_FIELDS)
-            if differences:
-                raise UsageError(
-                    f"{path} is of another run: {differences}.",
-                    hint="Choose another --out, the same settings, or --overwrite to redo the slides of this manifest.",
-                )
+        config = self._config
+        lattice = Lattice(0, 0, 1.0, config.mpp, config.patch_px, config.region_px, 1, 1)
+        require_same_run(config.out, self._meta("", lattice, ""), slide_ids if config.overwrite else ())
 
     def _encode(
         self, patches: Iterable[tuple[K, npt.NDArray[np.uint8]]]

@@ -27,7 +27,7 @@ from slpd_toolkit.foreign.features import MissingSettingError, Settings, is_a_na
 from slpd_toolkit.foreign.regrid import place
 from slpd_toolkit.manifest import read_table
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.reader import TokenFile, require_same, token_paths
+from slpd_toolkit.store.reader import TokenFile, require_same, require_same_run
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 from slpd_toolkit.units import MPP_RANGE, is_plausible_mpp
@@ -134,7 +134,8 @@ class ImportStage:
         self._voters: dict[str, SlideFeatures] = {}
         self._cohort = self._choose_cohort(slides)
         if self._cohort:
-            self._check_cache(self._cohort, {slide.slide_id for slide in slides})
+            redone = {slide.slide_id for slide in slides} if config.overwrite else set[str]()
+            require_same_run(config.out, self._cohort_meta(self._cohort), redone)
         make_folder(config.out)
         self.failures = FailureLog(config.out / FILENAME)
         self._tally = Tally()
@@ -228,23 +229,6 @@ class ImportStage:
         if missing and not read:
             raise UsageError(missing[0].message, hint=missing[0].hint)
         return choose_cohort(list(read.values()), self._config.region_px) if read else None
-
-    def _check_cache(self, cohort: Cohort, slide_ids: set[str]) -> None:
-        """Refuse to mix encoders or geometries in one cache, before any work starts."""
-        wanted = self._cohort_meta(cohort)
-        for path in token_paths(self._config.out):
-            if self._config.overwrite and path.stem in slide_ids:
-                continue
-            try:
-                found = TokenFile.open(path).meta
-            except CacheError:
-                continue  # not a finished token file; if it is in the way of a slide, that slide fails and says so
-            differences = schema.disagreement(found, wanted, schema.RUN_FIELDS)
-            if differences:
-                raise UsageError(
-                    f"{path} is of another run: {differences}.",
-                    hint="Choose another --out, the same settings, or --overwrite to redo the slides of this folder.",
-                )
 
     def _cohort_meta(self, cohort: Cohort) -> TokenMeta:
         """Attributes that all slides share; what only the encoder's own run could tell is said to be unknown."""

@@ -18,6 +18,7 @@ from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.files import claim_folder, sha256, write_csv, write_text
 from slpd_toolkit.manifest import check_ids, check_rows, read_table, summarise
+from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.divisions import divide
 from slpd_toolkit.mil.documents import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
@@ -77,7 +78,7 @@ def run(config: MilEvalConfig) -> int:
         table = _read_manifest(config.manifest)
         cache = None if config.cache is None else _open_cache(config, device, stack)
         frozen = Frozen(precision, config.view, config.seed, config.out)
-        models = open_models(parse_sources(config.model), cache, frozen)
+        models = open_models(parse_sources(config.model), cache, frozen, no_features=set(table.columns))
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
         claim_folder(config.out, (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE))
@@ -188,11 +189,16 @@ def _resampling(config: MilEvalConfig) -> Resampling:
 
 
 def _undefined(results: Sequence[Result]) -> list[str]:
-    """Name the metrics that some test parts leave undefined: their means are over the others."""
-    first = results[0]
-    counts = {name: int(np.isnan(values).sum()) for name, values in first.values.items()}
+    """Name the metrics that some test parts leave undefined: their means are over the others.
+
+    A kappa is undefined where a model predicts nothing but the one class that there is, so it may be for some models.
+    """
+    counts = {name: max(int(np.isnan(result.values[name]).sum()) for result in results) for name in results[0].values}
+    splits = len(results[0].folds)
     return [
-        f"{name} is undefined in {count} of {len(first.folds)} test parts and is the mean of the others."
+        f"{name} is undefined in all test parts."
+        if count == splits
+        else f"{name} is undefined in {count} of {splits} test parts and is the mean of the others."
         for name, count in counts.items()
         if count
     ]
@@ -226,7 +232,14 @@ def _write(config: MilEvalConfig, evaluation: Evaluation, splits: Sequence[Split
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
     write_scores(out / SCORES, evaluation)
     write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
-    write_report(out / REPORT, evaluation, _thumbnails(config, table))
+    thumbnails = _thumbnails(config, table)
+    write_report(out / REPORT, evaluation, thumbnails)
+    if thumbnails.failures:
+        slide, error = next(iter(thumbnails.failures.items()))
+        console.note(
+            f"note: The report shows {len(thumbnails.failures)} slides without pixels, their files cannot be read: "
+            f"{listed(thumbnails.failures)}. {slide}: {error.message}"
+        )
 
 
 def _thumbnails(config: MilEvalConfig, table: pd.DataFrame) -> Thumbnails:

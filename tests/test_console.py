@@ -126,3 +126,20 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "100%" in err
     assert "patches/s" in err
     assert "1/1 [slides]" in err
+
+
+def test_a_step_of_a_longer_command_says_what_matters_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", itertools.count(0.0, 20.0).__next__)
+    with console.step("2/6 tokens"):
+        console.note("Look here.")
+        console.table("Cache", [{"slides": 3}])
+        console.facts("Audit", {"splits": "clean"})
+        console.warn("one slide failed")
+        with console.progress("embed", total=10, unit="patches") as progress:
+            progress.advance(4)
+    console.note("after")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "warning: one slide failed\n2/6 tokens: embed: 4/10 patches, 0.2/s, 30.0 s left\nafter\n"

@@ -211,7 +211,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("mean_colour")
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("share", [*(pytest.param(share, marks=pytest.mark.slow) for share in (0.3, 0.6, 0.999)), 0.9])
 def test_a_full_disk_fails_the_slide_that_does_not_fit(tmp_path: Path, share: float) -> None:
     """At any point of its file: while the header, the tokens or the last bytes at closing are written."""
     picture = tissue_on_glass(300, 300, [(50, 50, 250, 250)], mpp=1.0)

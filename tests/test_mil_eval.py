@@ -21,6 +21,7 @@ from slpd_toolkit.config.recipe import read_recipe
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.from_clam import run as from_clam
 from slpd_toolkit.mil.metrics import auc
+from slpd_toolkit.mil.results import Result
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
@@ -28,6 +29,9 @@ from tests.evaluations import Planted, headline, plant, rewrite, two_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from slpd_toolkit.mil.results import Evaluation
+    from slpd_toolkit.report.thumbnails import Thumbnails
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +88,24 @@ def test_grades_are_judged_by_their_order(tmp_path: Path) -> None:
     grades = [number % 3 + 1 for number in range(36)]
     graded = plant(tmp_path, {"grade": grades}, [4.0 * grade for grade in grades])
     found = graded.evaluate(tmp_path / "out", task="ordinal", target="grade", classes=("1", "2", "3"))
+    assert not any("order" in note for note in found["notes"])
     assert found["task"] == {"kind": "ordinal", "headline": "quadratic_kappa", "classes": ["1", "2", "3"]}
     assert headline(found, "probe")["mean"] > 0.9
     assert "auc" in found["results"][0]["metrics"]
+
+
+def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
+    grades = [("low", "high", "nan")[number % 3] for number in range(24)]
+    graded = plant(tmp_path, {"grade": grades}, [0.0] * 24)
+    notes = graded.evaluate(tmp_path / "out", task="ordinal", target="grade", aggregator=("knn",))["notes"]
+    assert any("nan counts as a class" in note for note in notes)
+    assert any("taken to be high < low < nan" in note for note in notes)
+
+
+def test_a_column_of_the_manifest_is_no_feature(separable: Planted, tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("slide_id,f0,label\n" + "".join(f"s{i:03},1,{i % 2}\n" for i in range(24)))
+    with pytest.raises(UsageError, match="column label is one of the manifest"):
+        mil_eval.run(separable.config(tmp_path / "out", cache=None, model=(str(tmp_path / "v.csv"),)))
 
 
 def test_survival_is_ranked(tmp_path: Path) -> None:
@@ -292,6 +311,32 @@ def test_a_metric_that_a_fold_leaves_undefined_is_null_and_told(separable: Plant
     assert any("auc is undefined in 1 of 4 test parts" in note for note in found["notes"])
 
 
+def test_a_kappa_that_one_model_leaves_undefined_is_told() -> None:
+    results = [
+        Result(name, "knn", (None,) * 2, {"kappa": np.array(values)}, {})  # type: ignore[arg-type]
+        for name, values in {"a": [0.5, 0.5], "b": [np.nan, 0.5]}.items()
+    ]
+    assert mil_eval._undefined(results) == ["kappa is undefined in 1 of 2 test parts and is the mean of the others."]
+    results[0].values["kappa"][:] = np.nan
+    assert mil_eval._undefined(results) == ["kappa is undefined in all test parts."]
+
+
+def test_slides_that_cannot_be_read_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.svs").write_bytes(b"no slide")
+    cohort = plant(tmp_path, {"label": list("ab" * 12), "slide_path": ["broken.svs"] * 24}, [0.0, 6.0] * 12)
+
+    def look_at_all(path: Path, evaluation: Evaluation, thumbnails: Thumbnails) -> None:
+        assert [thumbnails(slide) for slide in evaluation.cohort.slides[:2]] == [None, None]
+
+    monkeypatch.setattr(mil_eval, "write_report", look_at_all)
+    cohort.evaluate(tmp_path / "out", aggregator=("knn",))
+    said = [line for line in capsys.readouterr().err.splitlines() if "without pixels" in line]
+    assert len(said) == 1
+    assert "2 slides without pixels, their files cannot be read: s000, s001." in said[0]
+
+
 def drop_label(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{**row, "label": "" if row["slide_id"] == "s003" else row["label"]} for row in rows]
 
@@ -365,6 +410,7 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         (same, {"splits": (Path("nowhere"),)}, "--splits: nowhere does not exist"),
         (same, {"cache": None}, "Missing: the token cache, which mean-tokens is computed from"),
         (same, {"model": ("mean_tokens",)}, r"did you mean mean-tokens\?"),
+        (same, {"target": "slide_id"}, "4 folds need 4 patients a class or more; s000 has 1"),
         (same, {"classes": ("a",)}, "12 slides have a label not in --classes: b 12"),
         (same, {"classes": ("a", "b", "c")}, "to be told apart are a, b, c"),
     ],

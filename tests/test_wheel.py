@@ -112,6 +112,13 @@ def test_templates_are_found(environment: Path, tmp_path: Path) -> None:
     assert "<html" in (tmp_path / "a.html").read_text()
 
 
+def test_the_demo_goes_all_the_way(environment: Path, tmp_path: Path) -> None:
+    done = run(environment, tmp_path, "slpd", "demo", "--tiny", "--out", "demo")
+    assert done.returncode == 0, done.stderr
+    for made in ("eval/report.html", "atlas/index.html", "cache/qc/index.html", "slpd/region_vit.pt"):
+        assert (tmp_path / "demo" / made).is_file(), made
+
+
 @pytest.mark.parametrize(
     ("shell", "said"), [("bash", "complete -o default"), ("zsh", "#compdef slpd"), ("fish", "complete ")]
 )

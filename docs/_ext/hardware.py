@@ -17,7 +17,7 @@ _HOUR_S, _MINUTE_S, _GIB = 3600, 60, 2**30
 
 def table() -> Iterator[str]:
     """Time and disk of `SLIDES` slides on the machine that the benchmarks ran on."""
-    embedding, epoch = _read("embed-vit_small-cpu"), _read("epoch-cpu")
+    embedding, epoch, evaluation = _read("embed-vit_small-cpu"), _read("epoch-cpu"), _read("mil-cpu")
     regions = SLIDES * REGIONS_A_SLIDE
     rate = embedding["rounds"][0]["end_to_end"]
     embed_h = regions * PATCHES_A_REGION / rate / _HOUR_S
@@ -44,6 +44,11 @@ def table() -> Iterator[str]:
     )
     yield (
         f"| a published run | {EPOCHS} epochs, prototypes in {EPOCHS_WITH_PROTOTYPES} of them | {run_h / 24:.1f} days |"
+    )
+    yield (
+        f"| evaluate, gated ABMIL, {evaluation['folds']} folds | {evaluation['abmil']['cpu_s']:.0f} CPU s for "
+        f"{evaluation['slides'] * evaluation['regions_a_slide']:,} embedded regions / {CORES} cores | "
+        f"{evaluation['abmil']['cpu_s'] / CORES:.0f} seconds |"
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 import typer.main
 from typer.testing import CliRunner
 
-from docs._ext import hardware
+from docs._ext import ablation, hardware
 from slpd_toolkit import cli
 from slpd_toolkit.config import recipe as recipes
 
@@ -110,4 +110,10 @@ def _default(item: Any) -> str:
     )
 
 
-GENERATED = {"commands": commands, "settings": settings, "recipes": shipped_recipes, "hardware": hardware.table}
+GENERATED = {
+    "commands": commands,
+    "settings": settings,
+    "recipes": shipped_recipes,
+    "hardware": hardware.table,
+    "ablation": ablation.tables,
+}

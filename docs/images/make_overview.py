@@ -119,9 +119,9 @@ def _draw_comparison(part: SubFigure, document: dict[str, Any]) -> None:
     axes.set(yticks=range(len(MODELS)), xlabel="AUC, 95 % interval over patients", ylim=(len(MODELS) - 0.5, -0.5))
     axes.set_yticklabels(MODELS.values())
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.17), ncols=3)
     axes.set_title("Is the representation any good?", fontsize=10)
-    part.subplots_adjust(left=0.27, bottom=0.16, right=0.97)
+    part.subplots_adjust(left=0.27, bottom=0.23, right=0.97)
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from slpd_toolkit.config.checks import require, require_at_least
 
 FULL_SLIDES, TINY_SLIDES = 48, 10
-FULL_EPOCHS, TINY_EPOCHS = 14, 2
+FULL_EPOCHS, TINY_EPOCHS = 20, 2
 LEAST_SLIDES = 10
 """Fewer cannot be divided into folds that hold both classes."""
 
@@ -25,7 +25,7 @@ class DemoConfig:
     """Slides to paint. 0: 48, or 10 with --tiny."""
 
     epochs: int = 0
-    """Passes over all regions in each of the two pretrainings. 0: 14, or 2 with --tiny."""
+    """Passes over all regions in each of the two pretrainings. 0: 20, or 2 with --tiny."""
 
     seed: int = 0
     """Seed of the slides, of the pretrainings and of the evaluation."""

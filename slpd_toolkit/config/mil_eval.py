@@ -6,7 +6,7 @@ from typing import Literal
 
 from slpd_toolkit.config.checks import Precision, flag, require, require_at_least
 
-AGGREGATORS = ("knn", "probe", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
+AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
 TaskKind = Literal["classification", "ordinal", "survival"]
 
 
@@ -82,8 +82,9 @@ class MilEvalConfig:
 
     # -- Heads --
     aggregator: tuple[str, ...] = ("knn", "probe", "abmil")
-    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding; mean-mlp,
-    abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
+    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding;
+    prototype-histogram (logistic) on how many regions are near each of 16 cluster centres of the training regions;
+    mean-mlp, abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
 
     steps: int = 1000
     """Most optimiser steps of a head."""
@@ -137,8 +138,8 @@ class MilEvalConfig:
         unknown = [name for name in self.aggregator if name not in AGGREGATORS]
         require(not unknown, "--aggregator", ", ".join(unknown), ", ".join(AGGREGATORS))
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS))
-        for name in ("model", "aggregator", "classes"):
-            values = getattr(self, name)
+        for name in ("model", "aggregator", "classes", "splits"):
+            values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
             require(not twice, flag(name), f"{', '.join(twice)} twice", "each once")
         require_at_least(3, "folds", self.folds)

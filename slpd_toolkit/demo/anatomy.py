@@ -29,6 +29,9 @@ COARSE = 4
 REGION_UM = 512.0
 """Side of the squares that architectures are planted in; also of the demo's regions."""
 
+COVERAGE = (0.52, 0.70)
+"""Share of a slide that is tissue, least and most."""
+
 FAT_UM, FAT_SIDE = 58.0, 512
 """Pitch of fat cells, and the side of the torus that they are laid out on, map pixels."""
 TUMOUR_PITCH_PX, TUMOUR_SIDE = 21, 1008
@@ -127,11 +130,12 @@ def outline(rng: np.random.Generator, shape: tuple[int, int], squares_um: float 
     turn = rng.uniform(0, np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     power = rng.uniform(2.0, 3.2)
-    inside = 0.95 - (np.abs(u) / rng.uniform(0.86, 0.95)) ** power - (np.abs(v) / rng.uniform(0.78, 0.92)) ** power
+    inside = -((np.abs(u) / rng.uniform(0.86, 0.95)) ** power) - (np.abs(v) / rng.uniform(0.78, 0.92)) ** power
     inside -= 7 * np.maximum(np.maximum(np.abs(x), np.abs(y)) - 0.86, 0)  # no straight cut at the slide's border
     ragged = 0.30 * smooth(rng, shape, squares_um / MAP_UM) + 0.07 * smooth(rng, shape, 90 / MAP_UM)
     frayed = 0.025 * smooth(rng, shape, 24 / MAP_UM)
-    tissue = inside + ragged + frayed > 0
+    field = inside + ragged + frayed
+    tissue = field > np.quantile(field[::4, ::4], 1 - rng.uniform(*COVERAGE))
     cleft = (np.abs(smooth(rng, shape, 420 / MAP_UM)) < 0.014) & (smooth(rng, shape, 300 / MAP_UM) > 0.7)
     margin = round(60 / MAP_UM)
     tissue &= ~cleft

@@ -74,11 +74,9 @@ _TOWARDS_INFLAMED = {
     Architecture.CORDS: -0.09,
     Architecture.INFLAMED_NESTS: 0.10,
     Architecture.INFILTRATED_CORDS: 0.09,
-    Architecture.FOLLICLES: -0.02,
-    Architecture.FIBROUS: 0.02,
 }
-"""How the classes differ: lymphocytes lie among the tumour, not in follicles. A slide holds about as much of each kind
-of tissue in both classes, a few more lymphocytes in the inflamed one; what differs is which kinds share a region."""
+"""How the classes differ: in the inflamed one, lymphocytes lie among the tumour. Both hold as much tumour and as many
+follicles; the inflamed one has a few more lymphocytes in all. What differs is which kinds share a region."""
 
 
 def class_mixture(label: str) -> npt.NDArray[np.float64]:

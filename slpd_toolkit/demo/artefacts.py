@@ -71,7 +71,7 @@ def _pen(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
     thickness = round(rng.uniform(90, 150) / MAP_UM)
     cv2.polylines(stroke, [np.round(points * 16).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(stroke.astype(np.float32) / 255, (0, 0), 5 / MAP_UM)
-    return np.asarray(soft * np.clip(0.88 + 0.05 * smooth(rng, tissue.shape, 40 / MAP_UM), 0, 1), np.float32)
+    return np.asarray(soft * np.clip(0.95 + 0.03 * smooth(rng, tissue.shape, 40 / MAP_UM), 0, 1), np.float32)
 
 
 def _fold(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:

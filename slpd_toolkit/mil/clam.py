@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,7 @@ def read_split(path: Path, fold: int) -> Split:
     """Read one of CLAM's or HIPT's `splits_*.csv`: columns train, val and test hold slide ids, of unequal length.
 
     Raises:
-        UsageError: The file is no such table, or a part is empty.
+        UsageError: The file is no such table, a part is empty, or a slide stands in one part twice.
     """
     table = _read_text(path, required=_PARTS)
     train, val, test = (tuple(cell.removesuffix(_EXTENSION) for cell in table[name] if cell) for name in _PARTS)
@@ -85,6 +86,13 @@ def read_split(path: Path, fold: int) -> Split:
     empty = [name for name, part in zip(_PARTS, (train, val, test), strict=True) if not part]
     if empty:
         raise UsageError(f"{path}: {', '.join(empty)} is empty.", hint="A split needs slides in train, val and test.")
+    for name, part in zip(_PARTS, (train, val, test), strict=True):
+        twice = sorted(slide for slide, count in Counter(part).items() if count > 1)
+        if twice:
+            raise UsageError(
+                f"{path}: {len(twice)} slides stand in {name} twice: {listed(twice)}.",
+                hint="They would count twice: keep each once.",
+            )
     return Split(fold, train, val, test)
 
 

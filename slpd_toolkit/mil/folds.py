@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from slpd_toolkit.errors import SlpdError, UsageError
 from slpd_toolkit.mil.aggregators.registry import HEADS
 from slpd_toolkit.mil.heads import HeadResult, PartRows, single_thread, train_and_predict
-from slpd_toolkit.mil.probes import PROBES, run_probe
+from slpd_toolkit.mil.probes import HISTOGRAM, PROBES, run_probe
+from slpd_toolkit.mil.prototype_histogram import prototype_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ def run_folds(
         raise UsageError(f"Unknown aggregator {aggregator!r}.", hint=f"Allowed: {', '.join(AGGREGATORS)}.")
     rows = [_rows_of(bags, split) for split in splits]
     if aggregator in PROBES:
-        yield from _run_probes(bags, task, splits, rows, aggregator)
+        yield from _run_probes(bags, task, splits, rows, aggregator, seed)
         return
     objectives = [task.objective(each.train) for each in rows]
     calls = [
@@ -130,12 +131,15 @@ def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
 
 
 def _run_probes(
-    bags: Bags, task: Task, splits: Sequence[Split], rows: Sequence[PartRows], name: str
+    bags: Bags, task: Task, splits: Sequence[Split], rows: Sequence[PartRows], name: str, seed: int
 ) -> Iterator[FoldPrediction]:
-    embeddings = bags.mean()
+    means = bags.mean()
     for split, each in zip(splits, rows, strict=True):
         objective = task.objective(each.train)
         with single_thread(), threadpool_limits(1):
+            embeddings = (
+                prototype_histogram(bags, each.train, seed=_seeds(seed, split)[0]) if name == HISTOGRAM else means
+            )
             probe = run_probe(name, embeddings, objective, train=each.train, val=each.val, test=each.test)
         outputs = objective.predict(probe.logits).double().numpy()
         yield FoldPrediction(split.repeat, split.fold, each.test, outputs, len(each.train), probe.setting)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.errors import Problems, UsageError
-from slpd_toolkit.mil.arrays import listed
+from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.cohort import Cohort
 from slpd_toolkit.mil.targets import read_classification, read_survival
-from slpd_toolkit.mil.tasks import Survival
+from slpd_toolkit.mil.tasks import Classification, Survival
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _TIME, _EVENT = "time", "event"
 _PATIENT = "patient_id"
+_LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
+"""What programs write where a value is missing; it may be a class all the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     """
     columns = target_columns(config)
     _require_columns(table, columns, config)
-    table = table.set_index("slide_id").sort_index()
+    table = table.set_index("slide_id", drop=False).sort_index()
     patients = _patients(table)
     problems, notes = Problems(), []
     if _PATIENT not in table:
@@ -81,6 +83,7 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
         task = _read_task(chosen, columns, config)
         cohort = _cohort(chosen, patients[usable].to_numpy(np.str_), task, config)
     problems.raise_any()
+    notes += _assumed(task, config)
     folds = None if config.fold_column is None else chosen[config.fold_column].to_numpy(np.str_)
     return Inputs(", ".join(columns), task, cohort, folds, dict(zip(table.index, patients, strict=True)), tuple(notes))
 
@@ -151,6 +154,19 @@ def _read_task(chosen: pd.DataFrame, columns: list[str], config: MilEvalConfig) 
     if config.kind == "survival":
         return read_survival(slides, cells[0], cells[1], bins=config.time_bins)
     return read_classification(slides, cells[0], classes=config.classes, ordinal=config.kind == "ordinal")
+
+
+def _assumed(task: Task, config: MilEvalConfig) -> list[str]:
+    """What the classes were taken for, where nobody said it."""
+    if not isinstance(task, Classification) or config.classes:
+        return []
+    odd = [name for name in task.classes if name.lower() in _LIKE_NOTHING]
+    notes = []
+    if odd:
+        notes.append(f"{listed(odd)} counts as a class. Empty cells are what is missing; --classes leaves classes out.")
+    if task.ordinal and any(natural_key(name)[0] for name in task.classes):
+        notes.append(f"The order of the classes is taken to be {' < '.join(task.classes)}; --classes gives another.")
+    return notes
 
 
 def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEvalConfig) -> Cohort:

@@ -1,4 +1,4 @@
-"""Probes of the mean embedding: nearest neighbours and logistic regression. What a representation shows without MIL."""
+"""Probes of one vector a slide: nearest neighbours and logistic regression. What a representation shows without MIL."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     Fitted = Callable[[FloatArray], Tensor]
     """(n, D) standardised embeddings to (n, outputs) logits."""
 
-KNN, LOGISTIC = "knn", "probe"
-PROBES = (KNN, LOGISTIC)
+KNN, LOGISTIC, HISTOGRAM = "knn", "probe", "prototype-histogram"
+PROBES = (KNN, LOGISTIC, HISTOGRAM)
+"""The first two look at the mean embedding, the last is a logistic regression on the soft prototype histogram."""
 _NEIGHBOURS = (5, 10, 20, 40)
 _INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ITERATIONS = 2000
@@ -52,7 +53,7 @@ def run_probe(
 
     Args:
         name: One of `PROBES`.
-        embeddings: (S, D) mean embedding of every slide; standardised by those of train.
+        embeddings: (S, D) vector of every slide; standardised by those of train.
         objective: From `Task.objective` of the same training rows.
         train: Rows to learn from.
         val: Rows that choose the number of neighbours, or the strength of the penalty.

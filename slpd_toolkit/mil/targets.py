@@ -30,11 +30,14 @@ def read_classification(
         ordinal: The classes are ordered.
 
     Raises:
-        UsageError: Empty cells, labels that are not among `classes`, or fewer than two classes.
+        UsageError: Empty cells, labels that are not among `classes`, or fewer than two classes; without `classes` also
+            labels that differ in their spelling alone.
     """
     cells = np.char.strip(labels)
     _require(cells != "", slides, cells, "label", "a class")
     names = tuple(classes) or tuple(sorted(set(cells.tolist()), key=natural_key))
+    if not classes:
+        _require_one_spelling(names)
     _require(np.isin(cells, names), slides, cells, "label", " or ".join(names))
     present = sorted(set(cells.tolist()), key=natural_key)
     if len(present) < 2 or len(present) < len(names):
@@ -67,6 +70,20 @@ def read_survival(slides: StrArray, times: StrArray, events: StrArray, *, bins: 
     if not seen.any():
         raise UsageError("No slide has event 1: all times are censored.", hint="Check that 1 means the event was seen.")
     return Survival(numbers, seen, bins)
+
+
+def _require_one_spelling(names: Sequence[str]) -> None:
+    """Refuse classes that are one number or one word: 1 and 1.0, LUAD and luad."""
+    alike: dict[tuple[bool, float, str], list[str]] = {}
+    for name in names:
+        is_word, value, _ = natural_key(name)
+        alike.setdefault((is_word, value, name.casefold() if is_word else ""), []).append(name)
+    found = [" and ".join(each) for each in alike.values() if len(each) > 1]
+    if found:
+        raise UsageError(
+            f"Some classes differ in their spelling alone: {listed(found)}.",
+            hint="Spell them alike, or name them all with --classes if they are meant to differ.",
+        )
 
 
 def _as_numbers(cells: StrArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slpd_toolkit import __version__
-from slpd_toolkit.files import is_safe_name, write_text
+from slpd_toolkit.files import write_text
 from slpd_toolkit.mil.tasks import Classification, Survival
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.pictures import Look, Picture
 
 FIGURES = "figures"
+FIGURE = re.compile(r"intervals|folds|roc|calibration|(kaplan-meier|confusion|roc-classes)-[a-z-]+")
+"""Names of figures, whatever the task and the aggregators."""
 _FOREMOST = 6
 _HARDEST = 15
 _STEPS = 11
 
 
 def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], npt.NDArray[np.uint8] | None]) -> None:
-    """Write the page, and its figures as SVG into `figures/` beside it.
+    """Write the page, and its figures as SVG into `figures/` beside it; those of an earlier page go.
 
     Args:
         path: report.html.
@@ -58,6 +61,9 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
     folder.mkdir(parents=True, exist_ok=True)
     for picture in figures.values():
         write_text(folder / f"{picture.name}.svg", picture.svg)
+    for stale in folder.glob("*.svg"):
+        if stale.stem not in figures and FIGURE.fullmatch(stale.stem):  # an earlier evaluation's, not the user's own
+            stale.unlink()
     pages = Environment(
         loader=PackageLoader("slpd_toolkit.report"),
         autoescape=True,
@@ -139,7 +145,7 @@ def _figures(
             drawn.append(draw_confusion(f"confusion-{aggregator}", results, task))
             if len(task.classes) > 2 and not task.ordinal:
                 drawn.append(draw_class_rocs(f"roc-classes-{aggregator}", results, task, styles))
-    assert all(is_safe_name(each.name) for each in drawn), "aggregators come from a list of ours"
+    assert all(FIGURE.fullmatch(each.name) for each in drawn), "aggregators come from a list of ours"
     return {each.name: each for each in drawn}
 
 

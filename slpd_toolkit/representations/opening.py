@@ -23,7 +23,7 @@ from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.sampling import Stream, generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -55,13 +55,16 @@ class Frozen:
     """Folder of the evaluation: the untrained one's embeddings are kept there, those of others beside the model."""
 
 
-def open_models(sources: Sequence[Source], cache: Cache | None, frozen: Frozen) -> list[Model]:
+def open_models(
+    sources: Sequence[Source], cache: Cache | None, frozen: Frozen, *, no_features: Collection[str] = ()
+) -> list[Model]:
     """Open every source.
 
     Args:
         sources: From `parse_sources`.
         cache: The token cache; None where all sources are tables.
         frozen: How region ViTs are applied.
+        no_features: Columns of tables that are no features, such as those of the manifest.
 
     Raises:
         UsageError: Tables that cannot be read, models that do not fit the cache, or no cache; all at once.
@@ -79,7 +82,7 @@ def open_models(sources: Sequence[Source], cache: Cache | None, frozen: Frozen) 
     for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it takes the others' shape
         with problems.gathered():
             if source.kind is Kind.TABLE:
-                models.append(_open_table(source))
+                models.append(_open_table(source, no_features))
                 continue
             assert cache is not None
             if source.kind is Kind.MEAN_TOKENS:
@@ -119,9 +122,10 @@ def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None)
     return total / counts.sum(dim=(1, 2)).unsqueeze(1)
 
 
-def _open_table(source: Source) -> VectorTable:
+def _open_table(source: Source, no_features: Collection[str]) -> VectorTable:
     assert source.path is not None
-    return VectorTable(source.name, str(source.path), sha256(source.path), read_vectors(source.path))
+    vectors = read_vectors(source.path, no_features=no_features)
+    return VectorTable(source.name, str(source.path), sha256(source.path), vectors)
 
 
 def _mean_tokens(store: TokenStore) -> EmbedRegions:

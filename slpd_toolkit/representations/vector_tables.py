@@ -11,6 +11,7 @@ import pandas as pd
 from slpd_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import numpy.typing as npt
@@ -18,20 +19,31 @@ if TYPE_CHECKING:
     Vectors = dict[str, npt.NDArray[np.float32]]
 
 _ID, _IDS, _VECTORS = "slide_id", ("slide_id", "slide_ids"), "vectors"
+_UNNAMED = "Unnamed: "
+_NUMBERS = "biuf"
+_NPZ = f"npz: {_ID} and {_VECTORS}, or one vector a slide."
 
 
-def read_vectors(path: Path) -> Vectors:
+def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
     """Read a table of slide vectors.
 
     Args:
         path: .csv or .parquet with a column slide_id and numeric columns, one a feature (a parquet file may have one
             column of lists instead); or .npz with the arrays `slide_id` (S,) and `vectors` (S, D), or one vector (D,)
             a slide under its id.
+        no_features: Names of columns that are known to be none, such as those of the targets.
 
     Raises:
-        UsageError: It is no such table, a slide stands there twice, a value is no finite number, or widths differ.
+        UsageError: It is no such table, a slide stands there twice or has no id, a value is no finite number, widths
+            differ, or a column is a row number or one of `no_features`.
     """
-    slides, vectors = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet}[path.suffix.lower()](path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        slides, vectors = _read_npz(path)
+    else:
+        slides, vectors = _of_frame(path, _read_csv(path) if suffix == ".csv" else _read_parquet(path), no_features)
+    if "" in slides:
+        raise UsageError(f"{path}: row {slides.index('') + 1} of the vectors has no slide id.", hint="Fill or drop it.")
     names, counts = np.unique(slides, return_counts=True)
     if (counts > 1).any():
         raise UsageError(
@@ -42,21 +54,22 @@ def read_vectors(path: Path) -> Vectors:
             f"{path}: {len(slides)} slides and vectors of shape {vectors.shape} do not fit.",
             hint=f"Needed: ({len(slides)}, features).",
         )
-    if not np.isfinite(vectors).all():
-        row = slides[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        features = vectors.astype(np.float32)
+    if not np.isfinite(features).all():
+        row = slides[int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])]
         raise UsageError(f"{path}: the vector of {row} holds NaN or infinity.", hint="Redo or leave out that slide.")
-    return dict(zip(slides, vectors.astype(np.float32)[:, None], strict=True))
+    return dict(zip(slides, features[:, None], strict=True))
 
 
-def _read_csv(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype={_ID: str}, encoding="utf-8-sig")
+        return pd.read_csv(path, dtype={_ID: str}, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).") from error
-    return _of_frame(path, table)
 
 
-def _read_parquet(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
+def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except ImportError as error:
@@ -65,16 +78,30 @@ def _read_parquet(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
         ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as parquet ({error}).") from error
-    return _of_frame(path, table.reset_index() if table.index.name == _ID else table)
+    return table.reset_index() if table.index.name == _ID else table
 
 
-def _of_frame(path: Path, table: pd.DataFrame) -> tuple[list[str], npt.NDArray[np.float64]]:
+def _of_frame(
+    path: Path, table: pd.DataFrame, no_features: Collection[str]
+) -> tuple[list[str], npt.NDArray[np.float64]]:
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
         raise UsageError(f"{path}: has no column {_ID}, but {found}.", hint="Name the column of slide ids so.")
     if table.empty:
         raise UsageError(f"{path}: has no row.", hint="Give one row a slide.")
-    slides, features = [str(name).strip() for name in table[_ID]], table.drop(columns=_ID)
+    slides, features = [str(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)
+    names = [str(name) for name in features.columns]
+    known = [name for name in names if name in no_features]
+    if known:
+        raise UsageError(
+            f"{path}: column {', '.join(known)} is one of the manifest, and no feature: heads would learn from it.",
+            hint=f"Keep {_ID} and the features.",
+        )
+    if any(name.startswith(_UNNAMED) for name in names):
+        raise UsageError(
+            f"{path}: a column has no name, such as the row numbers that pandas writes: they are no feature.",
+            hint="Write the table with index=False.",
+        )
     if features.shape[1] == 1 and pd.api.types.is_object_dtype(features.iloc[:, 0]):
         return slides, _stacked(path, features.iloc[:, 0].tolist())
     texts = [str(name) for name in features.columns if not pd.api.types.is_numeric_dtype(features[name])]
@@ -94,8 +121,12 @@ def _read_npz(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UsageError(f"{path}: cannot be read as npz ({error}).", hint="Save plain arrays, no objects.") from error
     ids = next((name for name in _IDS if name in arrays), None)
-    if ids and _VECTORS in arrays:
-        return [str(name) for name in arrays[ids]], np.asarray(arrays[_VECTORS], np.float64)
+    paired = ids is not None and _VECTORS in arrays
+    wrong = [name for name in ([_VECTORS] if paired else arrays) if arrays[name].dtype.kind not in _NUMBERS]
+    if wrong:
+        raise UsageError(f"{path}: {', '.join(wrong[:8])} holds no numbers.", hint=_NPZ)
+    if ids is not None and paired:
+        return np.char.strip(arrays[ids].astype(np.str_)).tolist(), np.asarray(arrays[_VECTORS], np.float64)
     return list(arrays), _stacked(path, list(arrays.values()))
 
 
@@ -105,7 +136,7 @@ def _stacked(path: Path, vectors: list[object]) -> npt.NDArray[np.float64]:
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{path}: its vectors are no lists of numbers of one length ({error}).",
-            hint=f"npz: {_ID} and {_VECTORS}, or one vector a slide.",
+            hint=_NPZ,
         ) from error
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.errors import CacheError, UsageError
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.schema import TokenMeta
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -186,3 +186,29 @@ def require_same(path: Path, meta: TokenMeta) -> None:
     differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
     if differences:
         raise CacheError(f"{path} is there already, but {differences}.", hint="--overwrite redoes it.")
+
+
+def require_same_run(folder: Path, wanted: TokenMeta, redone: Collection[str]) -> None:
+    """Refuse to mix encoders or geometries in one cache.
+
+    Args:
+        folder: The cache.
+        wanted: Attributes that this run's files will share.
+        redone: Slides whose files the run replaces in any case.
+
+    Raises:
+        UsageError: A file of the cache differs; the message names it, the attributes and both values.
+    """
+    for path in token_paths(folder):
+        if path.stem in redone:
+            continue
+        try:
+            found = TokenFile.open(path).meta
+        except CacheError:
+            continue  # not a finished token file; if it is in the way of a slide, that slide fails and says so
+        differences = schema.disagreement(found, wanted, schema.RUN_FIELDS)
+        if differences:
+            raise UsageError(
+                f"{path} is of another run: {differences}.",
+                hint="Choose another --out, the same settings, or --overwrite to redo this run's slides.",
+            )

@@ -69,7 +69,9 @@ def test_levels_are_means_of_the_one_above(folder: Path) -> None:
     for fine, coarse, factor in ((full, half, 2), (half, eighth, 4)):
         height, width = coarse.shape[:2]
         means = fine[: height * factor, : width * factor].reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
-        assert np.abs(means - coarse).mean() < 2  # both went through JPEG
+        off = np.abs(means - coarse).mean()
+        assert off < 6  # both went through JPEG
+        assert off < 0.4 * np.abs(means[1:, 1:] - coarse[:-1, :-1]).mean(), "moved by a pixel"
 
 
 def test_the_file_holds_what_the_painter_paints_at_every_place(folder: Path) -> None:
@@ -131,8 +133,10 @@ def test_pen_marks_beside_the_tissue_are_not_tissue(ink: str) -> None:
     cover = spoilt.pen[..., None]
     glass = np.full((*tissue.shape, 3), 240, np.float32) * (1 - cover * (1 - np.array(INKS[ink]) / 255))
     thumbnail = cv2.resize(glass.astype(np.uint8), (128, 128), interpolation=cv2.INTER_AREA)
+    marked = cv2.resize(spoilt.pen, (128, 128), interpolation=cv2.INTER_AREA) > 0.1
+    found = tissue_mask(np.asarray(thumbnail, np.uint8), 2 * REGION_UM / 128)
     assert (spoilt.pen > 0.5).sum() * MAP_UM**2 > 50_000, "there is a pen mark to be found"
-    assert not tissue_mask(np.asarray(thumbnail, np.uint8), 2 * REGION_UM / 128).any()
+    assert found.sum() < 0.1 * marked.sum()
 
 
 def test_truth_adds_up(truth: dict[str, Any]) -> None:
@@ -169,7 +173,7 @@ def test_sections_end_before_the_slide_does() -> None:
         _, _, tissue = build_anatomy(replace(SMALL, seed=(seed,)))
         border = np.concatenate([tissue[0], tissue[-1], tissue[:, 0], tissue[:, -1]])
         assert not border.any()
-        assert 0.25 < tissue.mean() < 0.85
+        assert 0.45 < tissue.mean() < 0.72
 
 
 def test_folds_darken_and_places_out_of_focus_lose_detail() -> None:

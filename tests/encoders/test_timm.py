@@ -239,6 +239,7 @@ print(tuple(encoder.embed(torch.zeros(1, 256, 256, 3, dtype=torch.uint8), "fp32"
 """
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process_with_warnings_as_errors(weights: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FRESH, weights],

@@ -114,8 +114,9 @@ def test_a_split_has_parts_of_unequal_length(tmp_path: Path) -> None:
         (",train,val,test\na,True,False,False\nb,False,True,True\n", "holds no slide ids but true and false"),
         (",train,val,test\n0,a,,b\n", "val is empty"),
         (",train,test\n0,a,b\n", "column val is missing"),
+        (",train,val,test\n0,a,c,d\n1,b,,d.svs\n", "1 slides stand in test twice: d"),
     ],
-    ids=["bool", "empty", "no val"],
+    ids=["bool", "empty", "no val", "twice"],
 )
 def test_other_split_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -59,7 +59,10 @@ def test_fold_metrics_are_the_tasks_metrics_fold_by_fold(cohort: Cohort) -> None
     assert len(values["accuracy"]) == 6
 
 
-@pytest.mark.parametrize(("aggregator", "cohorts"), [("knn", 20), ("probe", 20), ("abmil", 5)])
+@pytest.mark.parametrize(
+    ("aggregator", "cohorts"),
+    [("knn", 20), pytest.param("probe", 20, marks=pytest.mark.slow), pytest.param("abmil", 5, marks=pytest.mark.slow)],
+)
 def test_noise_has_an_interval_that_holds_one_half(aggregator: str, cohorts: int) -> None:
     """In 19 of 20 cohorts, that is: fewer than 80 % happen once in 400 times."""
     cohort = make_cohort([1, 2] * 30, ["a", "b"] * 30)
@@ -180,6 +183,7 @@ def test_a_model_does_not_differ_from_itself(cohort: Cohort) -> None:
         assert comparison.delong is None or comparison.delong.p_value == 1
 
 
+@pytest.mark.slow
 def test_tests_of_equal_models_reject_as_often_as_they_say(cohort: Cohort) -> None:
     task, splits = task_of(cohort), cross_validation(cohort, folds=3)
     p_values = []

@@ -10,6 +10,7 @@ import torch
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.mil.cohort import Cohort
 from slpd_toolkit.mil.folds import AGGREGATORS, FoldPrediction, run_folds
+from slpd_toolkit.mil.probes import PROBES
 from slpd_toolkit.mil.splits import Split, cross_validation
 from slpd_toolkit.mil.tasks import Survival, Task
 from slpd_toolkit.mil.training import HeadTraining
@@ -66,7 +67,7 @@ def test_each_slide_is_predicted_once_by_a_head_that_did_not_see_it(aggregator: 
         assert each.outputs.shape == (len(split.test), 3)
         np.testing.assert_allclose(each.outputs.sum(axis=1), 1, atol=1e-5)
         assert [len(weights) for weights in each.attention] in ([], BAGS.sizes[each.rows].tolist())
-        assert bool(each.checks) == bool(each.attention) == (aggregator not in {"knn", "probe"})
+        assert bool(each.checks) == bool(each.attention) == (aggregator not in PROBES)
 
 
 @every_aggregator
@@ -136,7 +137,7 @@ def test_processes_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("aggregator", "split", "message"),
     [
-        ("abmill", SPLITS[0], "Unknown aggregator 'abmill'.*knn, probe, mean-mlp, abmil"),
+        ("abmill", SPLITS[0], "Unknown aggregator 'abmill'.*knn, probe, prototype-histogram, mean-mlp, abmil"),
         ("abmil", dataclasses.replace(SPLITS[0], val=()), "Repeat 0, fold 0: val is empty"),
         ("knn", dataclasses.replace(SPLITS[0], test=("elsewhere",)), "1 slides have no embedding: elsewhere"),
         ("knn", dataclasses.replace(SPLITS[0], train=("p000-0", "p001-0")), "no slide of c"),

@@ -31,11 +31,17 @@ def test_the_order_of_classes_can_be_given() -> None:
         (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no usable label: s1 \('c'\).*Allowed: a or b"),
         (["a", "a", "a", "a"], [], "of class a; to be told apart are a"),
         (["a", "a", "b", "a"], ["a", "b", "c"], "of class a, b; to be told apart are a, b, c"),
+        (["0", "1", "1.0", "0"], [], "differ in their spelling alone: 1 and 1.0.*--classes"),
+        (["LUAD", "luad", "x", "x"], [], "differ in their spelling alone: LUAD and luad"),
     ],
 )
 def test_labels_that_make_no_task_are_refused(labels: list[str], classes: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_classification(SLIDES, np.array(labels), classes=classes)
+
+
+def test_spellings_that_are_named_are_classes() -> None:
+    assert read_classification(SLIDES, np.array(["a", "A", "a", "A"]), classes=["A", "a"]).classes == ("A", "a")
 
 
 def test_no_labels_at_all_are_refused() -> None:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from slpd_toolkit.mil.statistics import Interval
 from slpd_toolkit.report.evaluation import flatten, write_report
@@ -139,6 +140,16 @@ def test_many_classes_repeats_and_a_leak(tmp_path: Path) -> None:
     assert "DeLong's test" not in page.text
 
 
+def test_figures_of_an_earlier_page_go_and_a_user_s_stay(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("roc-classes-trans-mil.svg", "kaplan-meier-knn.svg", "mine.svg", "folds.png"):
+        (tmp_path / "figures" / name).touch()
+    cohort, task = classification(45, ["0", "1", "2"], ordinal=True)
+    write_report(tmp_path / "report.html", planted_evaluation(cohort, task, {"slpd": 2.0}), lambda _: None)
+    assert {"mine", "folds"} <= figures(tmp_path)
+    assert figures(tmp_path).isdisjoint({"roc-classes-trans-mil", "kaplan-meier-knn"})
+
+
 def test_ordinal_classes(tmp_path: Path) -> None:
     cohort, task = classification(45, ["0", "1", "2"], ordinal=True)
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 2.0, "dino": 1.0}))
@@ -201,6 +212,7 @@ def test_overlays_lie_on_thumbnails_where_there_are_any(tmp_path: Path) -> None:
     assert sum(source.startswith("data:image/png") for source in page.sources) == 2 * (8 - with_pixels)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_thousand_slides_is_small(tmp_path: Path) -> None:
     cohort, task = classification(660, ["a", "b", "c", "d"])
     assert len(cohort.slides) > 950

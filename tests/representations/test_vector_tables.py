@@ -34,6 +34,11 @@ def test_npz_of_two_arrays_and_of_one_a_slide(tmp_path: Path) -> None:
     assert_expected(tmp_path / "w.npz")
 
 
+def test_ids_of_an_npz_may_be_bytes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", slide_id=np.array([b"007", b"b"]), vectors=list(EXPECTED.values()))
+    assert_expected(tmp_path / "v.npz")
+
+
 def test_parquet_with_columns_with_lists_and_with_an_index(tmp_path: Path) -> None:
     table = pd.DataFrame({"slide_id": list(EXPECTED), "f0": [1.0, 3.0], "f1": [2.5, -4.0]})
     table.to_parquet(tmp_path / "v.parquet")
@@ -63,12 +68,16 @@ def test_parquet_without_its_extra_says_how_to_get_it(tmp_path: Path, monkeypatc
         ("slide_id\na\n", "has no feature"),
         ("slide_id,f0\na,1\nb,\n", "the vector of b holds NaN or infinity"),
         ("slide_id,f0\n", "has no row"),
+        ("slide_id,f0\na,1\n ,2\n", "row 2 of the vectors has no slide id"),
+        ("slide_id,f0\na,1\nb,1e300\n", "the vector of b holds NaN or infinity"),
+        (",slide_id,f0\n0,a,1\n1,b,2\n", "a column has no name"),
+        ("slide_id,f0,grade\na,1,0\nb,2,1\n", "column grade is one of the manifest"),
     ],
 )
 def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "v.csv").write_text(text)
     with pytest.raises(UsageError, match=said):
-        read_vectors(tmp_path / "v.csv")
+        read_vectors(tmp_path / "v.csv", no_features={"slide_id", "grade"})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,8 @@ def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str,
         ({"a": np.zeros((4, 2))}, r"one has shape \(4, 2\)"),
         ({"slide_id": np.array(["a"]), "vectors": np.zeros((2, 3))}, r"1 slides and vectors of shape \(2, 3\)"),
         ({"slide_id": np.array(["a"]), "vectors": np.zeros(3)}, r"1 slides and vectors of shape \(3,\)"),
+        ({"slide_id": np.array(["a"]), "vectors": np.array([["x"]])}, "vectors holds no numbers"),
+        ({"slide_id": np.array(["a"]), "vectors": np.array([[1j]])}, "vectors holds no numbers"),
     ],
 )
 def test_an_npz_that_is_no_table_of_vectors_is_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:

@@ -58,6 +58,7 @@ def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Pat
     assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_both_go_on(cache: Path, tmp_path: Path) -> None:
     """With rows of four steps and a stop before the fourth, the row after it averages both processes' sums."""
     changes = CALM | {"batch_size": 4, "log_every": 4, "save_every_min": 0.0}

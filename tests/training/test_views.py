@@ -121,6 +121,7 @@ def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -
     trainer.close()
 
 
+@pytest.mark.slow
 def test_two_processes_on_a_cache_with_gaps_equal_one_with_twice_the_batch(gappy_cache: Path, tmp_path: Path) -> None:
     """Turned views included; noise and hidden tokens are drawn by each process for itself."""
     changes: dict[str, Any] = CALM | {"quarter_turns": 1.0, "flip_up_down": 0.5}
