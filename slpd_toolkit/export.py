@@ -57,6 +57,7 @@ def run(config: ExportConfig) -> int:
     suffix = allowed[config.to]
     if suffix and (config.out.suffix != suffix or not config.out.parent.is_dir()):
         raise UsageError(f"--out: got {config.out}, allowed: a {suffix} file in a folder that exists.")
+    annotated.require_extra(config.to)
     if not of_cache:
         _write_weights(config)
     elif config.model:

@@ -183,6 +183,16 @@ def test_anndata_of_regions(cache: Path, model: Path, tmp_path: Path) -> None:
     assert len(about["model_sha256"]) == 64
 
 
+def test_anndata_of_slides_whose_names_sort_otherwise_by_number(model: Path, tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    names = ["s0", "s1", "s10", "s2"]
+    (tmp_path / "cache").mkdir()
+    for name in names:
+        write_token_file(tmp_path / "cache" / f"{name}.h5", regions=2)
+    table = anndata.read_h5ad(to(tmp_path / "cache", "anndata", tmp_path / "a.h5ad", model=str(model)))
+    assert list(table.obs["slide_id"]) == [name for name in names for _ in range(2)]
+
+
 def test_anndata_and_parquet_of_slides(cache: Path, model: Path, tmp_path: Path) -> None:
     anndata = pytest.importorskip("anndata")
     means = np.stack([embedded(cache, model, slide_id).mean(axis=0) for slide_id in ("gappy", "whole")])
@@ -246,6 +256,7 @@ def test_an_extra_that_is_missing_is_named(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, module: str, suffix: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(export, "open_models", None)  # it is told before anything is embedded
     with pytest.raises(UsageError, match=f"--to {kind} needs {module}") as caught:
         to(cache, kind, tmp_path / f"a.{suffix}", model="mean-tokens")
     assert f"slpd-toolkit[{kind}]" in caught.value.hint
