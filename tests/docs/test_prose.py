@@ -16,6 +16,7 @@ from docs._ext import hardware
 from docs._ext.reference import command_paths
 from slpd_toolkit import cli
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.training import metrics
 from slpd_toolkit.training.prototype_file import ARRAYS
@@ -131,6 +132,11 @@ def test_the_tables_of_file_formats_are_complete() -> None:
     assert TokenMeta.__dataclass_fields__.keys() - named == set()
     assert set(metrics.COLUMNS) - named == set()
     assert set(ARRAYS) - named == set()
+
+
+def test_every_aggregator_is_explained() -> None:
+    text = (REPOSITORY / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in AGGREGATORS if f"`{name}`" not in text] == []
 
 
 def test_settings_named_on_the_page_of_the_method_exist() -> None:
