@@ -174,6 +174,8 @@ ROWS = {**MAIN, **SENSITIVITY, **VIEWS}
 TRUTH_ROW, MEAN, UNTRAINED = "truth", "mean tokens", "untrained"
 BASELINES = (TRUTH_ROW, MEAN, UNTRAINED)
 FOLDS = 5
+CLUSTERS = 4
+"""Clusters a slide that are measured, whatever number a row is trained with."""
 REGION_FOLDS = 4
 NEIGHBOURS = 10
 FRACTION = 0.25
@@ -230,7 +232,7 @@ def complete(unit: Unit) -> None:
         with shuffled_prototypes(unit.seed) if unit.row in SHUFFLED else nullcontext():
             pretrain.run(training_of(unit))
     trained, trained_cpu = time.perf_counter(), time.process_time()
-    measured = measure(represent(unit, truth), truth, unit.seed, clusters=settings_of(unit)["clusters"])
+    measured = measure(represent(unit, truth), truth, unit.seed, clusters=CLUSTERS)
     found = {
         "cohort": unit.cohort,
         "seed": unit.seed,

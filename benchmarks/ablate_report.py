@@ -23,15 +23,15 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 FIGURE_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram")
+TESTED_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram 25%")
 COMPARISONS = (
-    ("DINO", "mean tokens"),
-    ("DINO", "untrained"),
     ("SLPD matched", "DINO"),
-    ("SLPD weights 4", "DINO"),
     ("SLPD matched", "SLPD shuffled"),
+    ("SLPD weights 4", "DINO"),
     ("SLPD weights 4", "SLPD weights 4 shuffled"),
 )
-"""Which rows are tested against which, in each cohort and by each metric of the figure: Holm's family."""
+"""Which rows are tested against which, in each cohort and by each tested metric: Holm's family. Named after seeds 0 to 4
+were seen and before any later seed was run; so the tests mean something on seeds from 10 on alone."""
 LEAST_SEEDS = 5
 """Fewer are reported and not tested."""
 COLUMNS = ("cohort", "row", "metric", "seeds", "mean", "sd", "against", "difference", "wins", "p", "p_holm")
@@ -105,7 +105,7 @@ def _table(scores: Scores, order: Sequence[str]) -> list[dict[str, Any]]:
         }
         rows.append(described)
         others = [other for one, other in COMPARISONS if one == row and (cohort, other, metric) in scores]
-        if metric in FIGURE_METRICS:
+        if metric in TESTED_METRICS:
             rows += [described | _compared(of_seed, scores[cohort, other, metric], other) for other in others]
     tested = [line for line in rows if "p" in line]
     adjusted = holm(np.array([line["p"] for line in tested], dtype=np.float64))

@@ -104,7 +104,7 @@ def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> Non
         for seed, value in enumerate(of_seed):
             unit = Unit(tmp_path, "drift", seed, row)
             unit.data.mkdir(parents=True, exist_ok=True)
-            metrics = {"regions knn": value, "class prototype-histogram": [value, value + 0.1, float("nan")]}
+            metrics = {"regions knn": value, "class prototype-histogram 25%": [value, value + 0.1, float("nan")]}
             found = {"cohort": "drift", "row": row, "seed": seed, "metrics": metrics}
             unit.result.write_text(json.dumps({**found, "training_cpu_s": 1.0, "measuring_cpu_s": 1.0}))
     write_report(tmp_path, tmp_path / "report", "", {}, ["DINO", "SLPD matched"])
@@ -115,8 +115,8 @@ def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> Non
     assert float(line["difference"]) == pytest.approx(0.03)
     assert line["wins"] == "4 of 5"
     assert float(line["p"]) == pytest.approx(p_value, rel=0.05)
-    assert float(line["p_holm"]) == pytest.approx(2 * p_value, rel=0.05)  # two headline metrics were tested
-    (mean,) = [line for line in table if line["row"] == "DINO" and line["metric"] == "class prototype-histogram"]
+    assert float(line["p_holm"]) == pytest.approx(2 * p_value, rel=0.05)  # two metrics were tested
+    (mean,) = [line for line in table if line["row"] == "DINO" and line["metric"] == "class prototype-histogram 25%"]
     assert float(mean["mean"]) == pytest.approx(0.69)
 
 
