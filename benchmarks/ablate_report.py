@@ -30,8 +30,8 @@ COMPARISONS = (
     ("SLPD weights 4", "DINO"),
     ("SLPD weights 4", "SLPD weights 4 shuffled"),
 )
-"""Which rows are tested against which, in each cohort and by each tested metric: Holm's family. Named after seeds 0 to 4
-were seen and before any later seed was run; so the tests mean something on seeds from 10 on alone."""
+"""Which rows are tested against which, in each cohort and by each tested metric: Holm's family. Named after seeds 0 to
+4 were seen and before any later seed was run; so the tests mean something on seeds from 10 on alone."""
 LEAST_SEEDS = 5
 """Fewer are reported and not tested."""
 COLUMNS = ("cohort", "row", "metric", "seeds", "mean", "sd", "against", "difference", "wins", "p", "p_holm")
