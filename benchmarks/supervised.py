@@ -3,8 +3,8 @@
     python -m benchmarks.supervised --embed-dim 64 --depth 2 --heads 4 --steps 2000
 
 Regions hold two kinds of tokens half and half, in a salt-and-pepper mixture or in nests. Every step sees new regions
-and their labels, so neither the objective nor the size of the cohort stands in the way: where this fails, self-distillation
-cannot be blamed. Accuracy is that of the last 100 batches before they were learned from; chance is 0.5.
+and their labels, so neither the objective nor the size of the cohort stands in the way: where this fails,
+self-distillation cannot be blamed. Accuracy is that of the last 100 batches before they were learned from; chance: 0.5.
 """
 
 from __future__ import annotations

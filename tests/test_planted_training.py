@@ -6,12 +6,13 @@ embeddings against mean tokens. What the tokens of a region share by chance (dri
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from benchmarks.ablate import embed, purity, shuffled_prototypes, slide_clusters
+from benchmarks.ablate import embed, purity, regions, shuffled_prototypes, slide_clusters
 from benchmarks.planted import CACHE, Planted, Truth, write_cohort
 from slpd_toolkit import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
@@ -131,3 +132,19 @@ def test_a_broken_step_does_not(
 def test_shuffled_prototypes_do_not(cohort: tuple[Path, Truth], tmp_path: Path) -> None:
     with shuffled_prototypes(0):
         assert purity_gained(cohort, tmp_path / "run") < MARGIN
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_curves")
+def test_region_offsets_break_the_shortcut_of_shifted_regions(tmp_path: Path) -> None:
+    """Where each region is shifted as a whole, views agree on the shift; moved by as much, they agree on the kinds."""
+    truth = write_cohort(replace(PLANTED, drift=0.5, region_shift=1.0, slide_shift=0.3, site_shift=0.3), tmp_path)
+    dino = SETTINGS | {"intra_weight": 0.0, "inter_weight": 0.0, "epochs": 40}
+    accuracy = {}
+    for offset in (0.0, 0.7):
+        out = tmp_path / f"run{offset}"
+        pretrain.run(PretrainConfig(cache=tmp_path / CACHE, out=out, **dino, region_offset=offset))
+        store = TokenStore.open(tmp_path / CACHE)
+        accuracy[offset] = regions(embed(RegionViT.from_file(out / REGION_VIT), CohortTokens(store)), truth)
+    assert accuracy[0.0]["regions knn"] < 0.5
+    assert accuracy[0.7]["regions knn"] > 0.8
