@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit import console
 from slpd_toolkit.errors import SlideError, SlpdError, UsageError
 from slpd_toolkit.failures import FILENAME, Failure, FailureLog
-from slpd_toolkit.files import is_safe_name, remove_leftovers
+from slpd_toolkit.files import claim_folder, is_safe_name, remove_leftovers
 from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.report import scores as score_file
 from slpd_toolkit.report.heatmap_figure import heading, write_heatmap
@@ -49,7 +49,7 @@ def run(config: HeatmapConfig) -> int:
     """
     source = _choose_slides(config, _read(config))
     thumbnails = Thumbnails(slide_files(config.manifest, config.slides_root), config.side_px)
-    config.out.mkdir(parents=True, exist_ok=True)
+    claim_folder(config.out, (FILENAME,))
     failures = FailureLog(config.out / FILENAME)
     done = 0
     with console.progress(STAGE, total=len(source.slides), unit="slides") as progress:

@@ -28,13 +28,13 @@ from slpd_toolkit.mil.inputs import read_inputs
 from slpd_toolkit.mil.pairs import compare_all
 from slpd_toolkit.mil.results import Evaluation, Result
 from slpd_toolkit.mil.training import HeadTraining
-from slpd_toolkit.report.evaluation import write_report
+from slpd_toolkit.report.evaluation import FIGURE_FILES, FIGURES, write_report
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.scores import write_scores
 from slpd_toolkit.report.thumbnails import Thumbnails
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import Frozen, open_models
-from slpd_toolkit.representations.sources import parse_sources
+from slpd_toolkit.representations.sources import REGION_VIT, parse_sources
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.results import Representation
     from slpd_toolkit.mil.splits import Split
     from slpd_toolkit.representations.models import Model
+    from slpd_toolkit.representations.sources import Source
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
 SCORES, RECIPE = "scores.h5", "recipe.toml"
@@ -78,10 +79,11 @@ def run(config: MilEvalConfig) -> int:
         table = _read_manifest(config.manifest)
         cache = None if config.cache is None else _open_cache(config, device, stack)
         frozen = Frozen(precision, config.view, config.seed, config.out)
-        models = open_models(parse_sources(config.model), cache, frozen, no_features=set(table.columns))
+        sources = parse_sources(config.model)
+        models = open_models(sources, cache, frozen, no_features=set(table.columns))
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
-        claim_folder(config.out, (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE))
+        _claim_folders(config, sources)
         slides = inputs.cohort.slides.tolist()
         representations = _represent(models, slides, cache)
     audits = {each.name: _audit(each, splits, inputs.patient_of) for each in representations}
@@ -107,6 +109,26 @@ def run(config: MilEvalConfig) -> int:
     print_summary(evaluation)
     console.note(f"Look at {config.out / REPORT}.")
     return 0
+
+
+def _claim_folders(config: MilEvalConfig, sources: Sequence[Source]) -> None:
+    """Make the folders of results, before the work; none may be one of what is read, whose files would be replaced."""
+    out = config.out
+    names = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
+    if config.cache is not None and out.resolve() == config.cache.resolve():
+        raise UsageError(f"--out: {out} is the token cache.", hint=_OWN_FOLDER)
+    if (out / REGION_VIT).exists():
+        raise UsageError(f"--out: {out} is a run of `slpd pretrain`, whose {RECIPE} would be lost.", hint=_OWN_FOLDER)
+    tables = [source.path for source in sources if source.path is not None]
+    read = {path.resolve() for path in (config.manifest, *config.splits, *tables)}
+    lost = [name for name in names if (out / name).resolve() in read]
+    if lost:
+        raise UsageError(f"--out: {out / lost[0]} is read, and would be replaced.", hint=_OWN_FOLDER)
+    claim_folder(out, names)
+    claim_folder(out / FIGURES, FIGURE_FILES)
+
+
+_OWN_FOLDER = "Give the evaluation a folder of its own."
 
 
 def _read_manifest(path: Path) -> pd.DataFrame:

@@ -77,8 +77,14 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
     labels.write_text(TABLE)
     with pytest.raises(UsageError, match=r"allowed: a \.csv file"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.txt"))
-    with pytest.raises(UsageError, match="is the table itself"):
+    with pytest.raises(UsageError, match=r"labels\.csv is a table that is read"):
         run(FromClamConfig(labels=labels, out=labels))
+    (tmp_path / "splits_0.csv").write_text("train,val,test\na,b,c\n")
+    with pytest.raises(UsageError, match=r"splits_0\.csv is a table that is read"):
+        run(FromClamConfig(labels=labels, out=tmp_path / "splits_0.csv", splits=(tmp_path,)))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.csv is a folder; a file is to be written there"):
+        run(FromClamConfig(labels=labels, out=tmp_path / "folder.csv"))
     with pytest.raises(UsageError, match=r"--slides-root: .* is no folder"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", slides_root=tmp_path / "absent"))
     assert not (tmp_path / "m.csv").exists()

@@ -133,6 +133,18 @@ def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("taken", "said"), [("out", "there is a file of that name"), ("out/failures.csv/", r"failures\.csv is a folder")]
+)
+def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Path, taken: str, said: str) -> None:
+    path = tmp_path / taken
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if taken.endswith("/") else path.touch()
+    with pytest.raises(UsageError, match=f"--out: .*{said}"):
+        show(write_csv(tmp_path / "scores.csv"), tmp_path / "out")
+    assert not list(tmp_path.rglob("one.*"))
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "cannot be read"),

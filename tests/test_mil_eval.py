@@ -452,10 +452,41 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert "of class a" in message
 
 
-def test_an_output_that_cannot_be_written_to_stops_before_the_work(separable: Planted, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--out: .* cannot be written to"):
-        mil_eval.run(separable.config(tmp_path / "file" / "out"))
+@pytest.mark.parametrize(
+    ("taken", "out", "said"),
+    [
+        ("file", "file", "there is a file of that name, or in its path"),
+        ("file", "file/out", "there is a file of that name, or in its path"),
+        ("out/figures", "out", "figures cannot be made: there is a file of that name"),
+        ("out/metrics.json/", "out", r"metrics\.json is a folder; a file is to be written there"),
+        ("out/figures/roc.svg/", "out", r"roc\.svg is a folder; a file is to be written there"),
+    ],
+)
+def test_an_output_that_cannot_be_written_to_stops_before_the_work(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, out: str, said: str
+) -> None:
+    path = tmp_path / taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if taken.endswith("/") else path.touch()
+    monkeypatch.setattr(mil_eval, "_represent", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UsageError, match=f"--out: .*{said}"):
+        mil_eval.run(separable.config(tmp_path / out))
+
+
+def test_results_never_replace_what_they_are_made_from(tmp_path: Path) -> None:
+    cohort = two_classes(tmp_path)
+    run = save_region_vit(tmp_path / "runs" / "tiny")
+    vectors = tmp_path / "predictions.csv"
+    vectors.write_text("slide_id,x\n" + "".join(f"s{number:03},{number}\n" for number in range(24)))
+    before = sorted(tmp_path.rglob("*"))
+    for settings, said in (
+        ({"out": cohort.cache}, "is the token cache"),
+        ({"out": run, "model": (str(run),)}, r"is a run of `slpd pretrain`, whose recipe\.toml would be lost"),
+        ({"out": tmp_path, "model": (str(vectors),)}, r"predictions\.csv is read, and would be replaced"),
+    ):
+        with pytest.raises(UsageError, match=f"--out: .*{said}"):
+            mil_eval.run(cohort.config(**settings))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow
