@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import joblib
@@ -83,6 +84,9 @@ def run(config: MilEvalConfig) -> int:
         models = open_models(sources, cache, frozen, no_features=set(table.columns))
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
+        if config.folds is not None and config.fold_count is None:
+            flag = "--splits" if config.splits else f"--fold-column {config.fold_column}"
+            console.warn(f"--folds {config.folds} is not used: {flag} gives {len(splits)}.")
         _claim_folders(config, sources)
         slides = inputs.cohort.slides.tolist()
         representations = _represent(models, slides, cache)
@@ -97,7 +101,7 @@ def run(config: MilEvalConfig) -> int:
         comparisons=compare_all(inputs.task, inputs.cohort, results, _resampling(config)),
         audits=audits,
         recipe={
-            **as_recipe(config),
+            **as_recipe(replace(config, folds=config.fold_count)),
             "task": config.kind,
             "precision": precision,
             "device": device.type,

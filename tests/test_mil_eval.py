@@ -306,9 +306,23 @@ def test_a_metric_that_a_fold_leaves_undefined_is_null_and_told(separable: Plant
     rows = zip(fold, range(24), strict=True)
     column = ["0" if number in {0, 2, 4} else {"0": "2"}.get(name, name) for name, number in rows]
     cohort = plant(tmp_path, {"label": list("ab" * 12), "fold": column}, [0.0, 6.0] * 12)
-    found = cohort.evaluate(tmp_path / "out", fold_column="fold")
+    found = cohort.evaluate(tmp_path / "out", fold_column="fold", folds=None)
     assert headline(found, "knn")["per_fold"][0] is None
     assert any("auc is undefined in 1 of 4 test parts" in note for note in found["notes"])
+
+
+def test_folds_that_are_not_used_are_told(
+    separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    column = [str(number // 2 % 3) for number in range(24)]
+    cohort = plant(tmp_path, {"label": list("ab" * 12), "third": column}, [0.0, 6.0] * 12)
+    told = "warning: --folds 7 is not used: --fold-column third gives 3."
+    found = cohort.evaluate(tmp_path / "out", fold_column="third", folds=7, aggregator=("knn",))
+    assert told in capsys.readouterr().err
+    assert "folds" not in found["recipe"]
+    cohort.evaluate(tmp_path / "out", fold_column="third", folds=None, aggregator=("knn",))
+    assert "not used" not in capsys.readouterr().err
+    assert separable.evaluate(tmp_path / "own", folds=None, aggregator=("knn",))["recipe"]["folds"] == 5
 
 
 def test_a_kappa_that_one_model_leaves_undefined_is_told() -> None:

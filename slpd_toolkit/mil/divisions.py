@@ -40,8 +40,9 @@ def divide(inputs: Inputs, config: MilEvalConfig) -> tuple[list[Split], list[str
     elif inputs.folds is not None:
         splits = from_column(cohort, inputs.folds, seed=config.seed)
     else:
+        assert config.fold_count is not None
         splits = cross_validation(
-            cohort, folds=config.folds, repeats=config.repeats, seed=config.seed, by_site=config.by_site
+            cohort, folds=config.fold_count, repeats=config.repeats, seed=config.seed, by_site=config.by_site
         )
     if config.shots:
         splits = keep_shots(splits, cohort, config.shots, seed=config.seed)
