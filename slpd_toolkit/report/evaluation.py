@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slpd_toolkit import __version__
+from slpd_toolkit import __version__, console
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.files import write_text
+from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.tasks import Classification, Survival
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
@@ -110,6 +111,12 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         recipe=flatten(evaluation.recipe),
     )
     write_text(path, page)
+    unwritten = sorted(frozenset[str]().union(*(picture.unwritten for picture in figures.values())))
+    if unwritten:
+        console.note(
+            f"note: No font of this system has {listed(unwritten)}: the figures show frames instead, the page itself "
+            "has the names. Install a font of that script, such as Noto Sans, and run the same command again."
+        )
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
