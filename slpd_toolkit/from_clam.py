@@ -11,6 +11,7 @@ from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.audit import audit_split
 from slpd_toolkit.mil.clam import read_labels
 from slpd_toolkit.mil.divisions import read_splits, split_files
+from slpd_toolkit.mil.splits import find_equal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,8 @@ def run(config: FromClamConfig) -> int:
             console.warn(f"Split {split.fold}: {len(unknown)} slides are not in the table: {listed(unknown)}.")
         for finding in audit_split(split.restricted_to(patient_of), patient_of).findings:
             console.warn(f"Split {split.fold}: {finding}")
+    for numbers in find_equal(splits):
+        console.warn(f"Splits {listed(map(str, numbers))} are the same. `slpd mil-eval` will refuse them.")
     if splits:
         console.note(f"Use these splits as they are: slpd mil-eval ... {_as_flags(config.splits)}")
     return 0

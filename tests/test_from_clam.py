@@ -61,6 +61,9 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "Split 3: 1 slides are not in the table: elsewhere." in said
     assert "Split 3: 1 patients are in train and in test: P1." in said
+    (tmp_path / "splits_4.csv").write_text("train,val,test\nd,c,elsewhere\na,,b\n")
+    run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
+    assert "Splits 3, 4 are the same." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", ["tcga_brca_clam_style.csv", "tcga_nsclc_clam_style.csv"])

@@ -280,17 +280,32 @@ def test_hipt_s_splits_are_flagged(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert any("slides of the splits are not evaluated" in note for note in found["notes"])
 
 
+def write_split(path: Path, **parts: list[str]) -> None:
+    rows = [",".join(row) for row in itertools.zip_longest(*parts.values(), fillvalue="")]
+    path.write_text("\n".join([",".join(parts), *rows]))
+
+
 def test_splits_of_files_are_used_as_they_are(separable: Planted, tmp_path: Path) -> None:
     slides = [f"s{number:03}" for number in range(24)]
     for number in (0, 10, 2):
-        parts = {"train": slides[:12], "val": slides[12:18], "test": slides[18:]}
-        rows = [",".join(row) for row in itertools.zip_longest(*parts.values(), fillvalue="")]
-        (tmp_path / f"splits_{number}.csv").write_text("\n".join(["train,val,test", *rows]))
+        turned = slides[number:] + slides[:number]
+        write_split(tmp_path / f"splits_{number}.csv", train=turned[:12], val=turned[12:18], test=turned[18:])
     (tmp_path / "splits_0_bool.csv").write_text("nonsense")
     found = separable.evaluate(tmp_path / "out", splits=(tmp_path,))
     assert [fold["fold"] for fold in found["results"][0]["folds"]] == [0, 2, 10]
     folds = read_csv(tmp_path / "out" / "folds.csv")
-    assert [row["slide_id"] for row in folds if (row["fold"], row["part"]) == ("10", "test")] == slides[18:]
+    tested = [row["slide_id"] for row in folds if (row["fold"], row["part"]) == ("10", "test")]
+    assert tested == [f"s{number:03}" for number in range(4, 10)]
+
+
+def test_a_split_counts_once_however_often_it_is_given(separable: Planted, tmp_path: Path) -> None:
+    slides = [f"s{number:03}" for number in range(24)]
+    for number, ids in ((0, slides), (1, slides[1:] + slides[:1]), (4, slides)):
+        train = ids[:12] if number < 4 else ids[11::-1]
+        write_split(tmp_path / f"splits_{number}.csv", train=train, val=ids[12:18], test=ids[18:])
+    with pytest.raises(UsageError, match=r"Splits 0, 4 divide the slides alike, and would count as 2 folds"):
+        mil_eval.run(separable.config(tmp_path / "out", splits=(tmp_path,)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("changes", "train"), [({}, 12), ({"train_fraction": 0.5}, 6), ({"shots": 2}, 4)])

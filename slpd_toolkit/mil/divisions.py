@@ -10,7 +10,7 @@ import numpy as np
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.clam import read_split
-from slpd_toolkit.mil.splits import cross_validation, from_column
+from slpd_toolkit.mil.splits import cross_validation, find_equal, from_column
 from slpd_toolkit.mil.training_subsets import keep_fraction, keep_shots
 
 if TYPE_CHECKING:
@@ -117,4 +117,9 @@ def _of_files(inputs: Inputs, config: MilEvalConfig) -> tuple[list[Split], list[
                 f"Split {split.fold}: no slide of {', '.join(empty)} has a target and an embedding.",
                 hint="Embed and label more slides, or take other splits.",
             )
+    for numbers in find_equal(splits):
+        raise UsageError(
+            f"Splits {listed(map(str, numbers))} divide the slides alike, and would count as {len(numbers)} folds.",
+            hint="Give each split once.",
+        )
     return splits, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.training_subsets import pick_patients
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from slpd_toolkit.mil.arrays import BoolArray, IntArray, StrArray
     from slpd_toolkit.mil.cohort import Cohort, PatientTable
@@ -123,6 +124,14 @@ def from_column(cohort: Cohort, values: StrArray, *, seed: int = 0) -> list[Spli
         )
     fold_of_slide = np.array([names.index(value) for value in values.tolist()])
     return _rotate(cohort, fold_of_slide, len(names), repeat=0)
+
+
+def find_equal(splits: Sequence[Split]) -> list[list[int]]:
+    """Find the splits that divide the slides alike, whatever the order: the numbers of those that are one split."""
+    numbers: defaultdict[tuple[frozenset[str], ...], list[int]] = defaultdict(list)
+    for split in splits:
+        numbers[tuple(map(frozenset, split.parts.values()))].append(split.fold)
+    return [each for each in numbers.values() if len(each) > 1]
 
 
 def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.random.Generator) -> IntArray:
