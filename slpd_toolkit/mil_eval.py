@@ -253,6 +253,7 @@ def _about(
 
 def _write(config: MilEvalConfig, evaluation: Evaluation, splits: Sequence[Split], table: pd.DataFrame) -> None:
     out = config.out
+    (out / REPORT).unlink(missing_ok=True)  # written last: where a page is, all files are there and of one evaluation
     write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
     write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))

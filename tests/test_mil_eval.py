@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from slpd_toolkit.from_clam import run as from_clam
 from slpd_toolkit.mil.metrics import auc
 from slpd_toolkit.mil.results import Result
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.representations import models
+from slpd_toolkit.representations.stored_bags import StoredBags
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
 from tests.evaluations import Planted, headline, plant, rewrite, two_classes
@@ -213,6 +217,39 @@ def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, mon
     (stored,) = (run / "region_embeddings").iterdir()
     stored.write_bytes(b"damaged")
     assert separable.evaluate(tmp_path / "out", model=(str(run),)) == first
+
+
+@pytest.mark.parametrize(("keep_every_s", "writes"), [(60.0, 1), (0.0, 5)])
+def test_what_was_embedded_before_an_interrupt_is_kept(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_every_s: float, writes: int
+) -> None:
+    run = save_region_vit(tmp_path / "runs" / "tiny")
+    uninterrupted = separable.evaluate(tmp_path / "whole", model=(f"tiny={save_region_vit(tmp_path / 'runs' / 'b')}",))
+    forward, add = RegionViT.forward, StoredBags.add
+    embedded: list[int] = []
+    written: list[int] = []
+
+    def keep(self: StoredBags, bags: Any, files: Any) -> None:
+        written.append(len(bags))
+        add(self, bags, files)
+
+    def embed(self: RegionViT, tokens: torch.Tensor, **named: Any) -> Any:
+        if len(embedded) == most:
+            raise KeyboardInterrupt
+        embedded.append(len(tokens))
+        return forward(self, tokens, **named)
+
+    monkeypatch.setattr(models, "_KEEP_EVERY_S", keep_every_s)
+    monkeypatch.setattr(RegionViT, "forward", embed)
+    monkeypatch.setattr(StoredBags, "add", keep)
+    most = 5
+    with pytest.raises(KeyboardInterrupt):
+        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),)))
+    assert (len(written), sum(written)) == (writes, 5)
+    most = 24
+    again = separable.evaluate(tmp_path / "out", model=(str(run),))
+    assert len(embedded) == 24
+    assert again["results"] == uninterrupted["results"]
 
 
 def test_a_folder_that_cannot_be_written_to_costs_only_time(
@@ -544,6 +581,70 @@ def test_interrupting_ends_all_processes_with_one_sentence(separable: Planted, t
     while workers_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert workers_of(process.pid) == []
+
+
+def test_a_page_never_stands_beside_files_of_another_evaluation(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separable.evaluate(tmp_path / "out", aggregator=("knn",))
+    assert (tmp_path / "out" / "report.html").exists()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mil_eval, "write_report", fail)
+    with pytest.raises(OSError, match="No space left"):
+        separable.evaluate(tmp_path / "out", aggregator=("probe",))
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_run_again_gives_the_files_of_one_that_was_not(tmp_path: Path) -> None:
+    """Everything in them is compared, byte by byte; what a kill left behind is either one of these files, or gone."""
+    rng = np.random.default_rng(0)
+    two_classes(tmp_path / "one", shift=1.0)
+    save_region_vit(tmp_path / "one" / "run")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    started = time.monotonic()
+    assert evaluation_in(tmp_path / "one").wait() == 0
+    took_s = time.monotonic() - started
+    whole = contents(tmp_path / "one")
+    assert {Path("out", name) for name in ("report.html", "metrics.json", "figures/roc.svg")} <= whole.keys()
+    for number in range(_KILLS):
+        process = evaluation_in(tmp_path / "other")
+        time.sleep(took_s * (number + rng.random()) / _KILLS)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 30
+        while workers_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert workers_of(process.pid) == []
+        for path, content in contents(tmp_path / "other").items():
+            assert path.suffix == ".tmp" or content == whole[path]
+    assert evaluation_in(tmp_path / "other").wait() == 0
+    assert contents(tmp_path / "other") == whole
+
+
+_KILLS = 8
+
+
+def evaluation_in(folder: Path) -> subprocess.Popen[bytes]:
+    """An evaluation of a region ViT and mean tokens there, all paths relative."""
+    command = "mil-eval cache --manifest manifest.csv --model run --model mean-tokens --folds 4 --jobs 2 --steps 200 "
+    command += "--aggregator knn --aggregator abmil --bootstrap 200 --permutations 200 --device cpu --out out"
+    return subprocess.Popen(
+        [sys.executable, "-m", "slpd_toolkit", *command.split()],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    paths = [*(folder / "out").rglob("*"), *(folder / "run" / "region_embeddings").rglob("*")]
+    return {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
 
 
 def workers_of(session: int) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.resource_tracker import ensure_running
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import joblib
@@ -25,11 +29,13 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
+    from slpd_toolkit.mil.likelihoods import Objective
     from slpd_toolkit.mil.splits import Split
     from slpd_toolkit.mil.tasks import Task
     from slpd_toolkit.mil.training import Check, HeadTraining
 
 AGGREGATORS = (*PROBES, *HEADS)
+_WATCH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,9 @@ def run_folds(
         return
     objectives = [task.objective(each.train) for each in rows]
     calls = [
-        joblib.delayed(train_and_predict)(bags, objective, each, aggregator, training, _seeds(seed, split))
+        joblib.delayed(_train_and_predict)(
+            os.getpid(), bags, objective, each, aggregator, training, _seeds(seed, split)
+        )
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
     with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
@@ -103,6 +111,33 @@ def run_folds(
             result.attention,
             result.checks,
         )
+
+
+def _train_and_predict(
+    started_by: int,
+    bags: Bags,
+    objective: Objective,
+    rows: PartRows,
+    aggregator: str,
+    training: HeadTraining,
+    seeds: tuple[int, int],
+) -> HeadResult:
+    """Run in a worker. One whose command was killed must not go on, and keep its memory, for minutes."""
+    if os.getpid() != started_by:
+        _end_with(started_by)
+    return train_and_predict(bags, objective, rows, aggregator, training, seeds)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_EVERY_S)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def release_workers() -> None:
