@@ -24,7 +24,7 @@ from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.divisions import divide
 from slpd_toolkit.mil.documents import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.mil.evaluation import Resampling, fold_metrics, intervals
-from slpd_toolkit.mil.folds import release_workers, run_folds
+from slpd_toolkit.mil.folds import run_folds
 from slpd_toolkit.mil.inputs import read_inputs
 from slpd_toolkit.mil.pairs import compare_all
 from slpd_toolkit.mil.results import Evaluation, Result
@@ -38,6 +38,7 @@ from slpd_toolkit.representations.opening import Frozen, open_models
 from slpd_toolkit.representations.sources import REGION_VIT, parse_sources
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.workers import release_workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

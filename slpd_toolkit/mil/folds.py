@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing.resource_tracker import ensure_running
-from threading import Thread
 from typing import TYPE_CHECKING
 
-import joblib
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
-from slpd_toolkit.errors import SlpdError, UsageError
+from slpd_toolkit.errors import UsageError
 from slpd_toolkit.mil.aggregators.registry import HEADS
-from slpd_toolkit.mil.heads import HeadResult, PartRows, single_thread, train_and_predict
+from slpd_toolkit.mil.heads import PartRows, single_thread, train_and_predict
 from slpd_toolkit.mil.probes import HISTOGRAM, PROBES, run_probe
 from slpd_toolkit.mil.prototype_histogram import prototype_histogram
+from slpd_toolkit.workers import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
-    from slpd_toolkit.mil.likelihoods import Objective
     from slpd_toolkit.mil.splits import Split
     from slpd_toolkit.mil.tasks import Task
     from slpd_toolkit.mil.training import Check, HeadTraining
 
 AGGREGATORS = (*PROBES, *HEADS)
-_WATCH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +80,10 @@ def run_folds(
         return
     objectives = [task.objective(each.train) for each in rows]
     calls = [
-        joblib.delayed(_train_and_predict)(
-            os.getpid(), bags, objective, each, aggregator, training, _seeds(seed, split)
-        )
+        (bags, objective, each, aggregator, training, _seeds(seed, split))
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
-    with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
-        results = _told_if_killed(joblib.Parallel(jobs, return_as="generator")(calls))
+    results = in_processes(train_and_predict, calls, jobs, doing="trains heads")
     for split, each, objective, result in zip(splits, rows, objectives, results, strict=True):
         outputs = objective.predict(result.logits).double().numpy()
         setting = f"step {result.kept_step}"
@@ -111,58 +97,6 @@ def run_folds(
             result.attention,
             result.checks,
         )
-
-
-def _train_and_predict(
-    started_by: int,
-    bags: Bags,
-    objective: Objective,
-    rows: PartRows,
-    aggregator: str,
-    training: HeadTraining,
-    seeds: tuple[int, int],
-) -> HeadResult:
-    """Run in a worker. One whose command was killed must not go on, and keep its memory, for minutes."""
-    if os.getpid() != started_by:
-        _end_with(started_by)
-    return train_and_predict(bags, objective, rows, aggregator, training, seeds)
-
-
-@cache
-def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_EVERY_S)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def release_workers() -> None:
-    """End the processes that trained heads: idle ones keep their memory for minutes, in case there is more to do."""
-    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see Ctrl-C: this one does, after the block, and ends them without their tracebacks."""
-    ensure_running()  # multiprocessing's bookkeeper, whose start would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
-    try:
-        yield from results
-    except TerminatedWorkerError as error:
-        raise SlpdError(
-            "A process that trains heads was killed, probably because memory ran out.", hint="Use fewer --jobs."
-        ) from error
 
 
 def _run_probes(
