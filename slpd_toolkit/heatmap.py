@@ -20,7 +20,7 @@ from slpd_toolkit.report.overlays import colour_values, draw_overlay
 from slpd_toolkit.report.qupath import write_geojson
 from slpd_toolkit.report.score_csv import read_score_csv
 from slpd_toolkit.report.scores import require_drawable
-from slpd_toolkit.report.thumbnails import Thumbnails, slide_files
+from slpd_toolkit.report.thumbnails import Thumbnails, find_slides
 from slpd_toolkit.workers import in_processes, release_workers
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STAGE = "heatmap"
 _SUFFIXES = {"both": ("geojson", "png"), "geojson": ("geojson",), "png": ("png",)}
+_MESSAGES = 20
 _SLIDES_A_PROCESS = 8
 """Drawing as many takes as long as starting a process."""
 
@@ -58,9 +59,14 @@ def run(config: HeatmapConfig) -> int:
         CacheError: scores.h5 is damaged.
     """
     source = _choose_slides(config, _read(config))
-    entries = slide_files(config.manifest, config.slides_root)
+    entries, problems = find_slides(config.manifest, config.slides_root)
     claim_folder(config.out, (FILENAME,))
     failures = FailureLog(config.out / FILENAME)
+    if config.format != "geojson":
+        for problem in problems:
+            if problem.slide_id in source.slides:
+                shown = f"Shown without pixels: {problem.error}"
+                failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, shown, problem.hint))
     done = 0
     jobs = min(config.jobs or joblib.cpu_count(), max(1, len(source.slides) // _SLIDES_A_PROCESS))
     calls = (
@@ -80,8 +86,13 @@ def run(config: HeatmapConfig) -> int:
             done += drawn.done
             progress.advance(1, slide_id)
     release_workers()
-    for failure in failures.rows:
+    for failure in failures.rows[:_MESSAGES]:
         console.warn(f"{failure.slide_id}: {failure.error} {failure.hint}")
+    unlisted = sorted(source.slides.keys() - entries.keys() - {problem.slide_id for problem in problems})
+    if config.manifest and config.format != "geojson" and unlisted:
+        console.warn(
+            f"{len(unlisted)} slides are not in {config.manifest}, and shown without pixels: {listed(unlisted)}."
+        )
     failed = f"; {len(failures)} failed, see {failures.path}" if len(failures) else ""
     console.note(f"{done:,} of {len(source.slides):,} slides are in {config.out}{failed}.")
     if not config.manifest and config.format != "geojson":

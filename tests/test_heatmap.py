@@ -112,12 +112,17 @@ def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tifffile.imwrite(tmp_path / "one.tiff", dark, tile=(256, 256), photometric="rgb", compression="deflate")
     (tmp_path / "two.tiff").write_bytes(b"no slide")
     (tmp_path / "m.csv").write_text("slide_id,slide_path\none,one.tiff\ntwo,two.tiff\nthree,absent.tiff\n")
-    scores = write_csv(tmp_path / "scores.csv")
-    code, names = show(scores, tmp_path / "out", manifest=tmp_path / "m.csv", side_px=400)
+    more = "three,e,0,0,256,1\nfour,f,0,0,256,1\n"
+    scores = write_csv(tmp_path / "scores.csv", ROWS + more)
+    code, names = show(scores, tmp_path / "out", manifest=tmp_path / "m.csv", side_px=400, format="png")
     assert code == 1
-    assert names == ["failures.csv", "one.geojson", "one.png", "two.geojson", "two.png"]
-    assert [row["slide_id"] for row in failures(tmp_path / "out")] == ["two"]
-    assert "row 4 (three): no such file" in capsys.readouterr().err
+    assert names == ["failures.csv", "four.png", "one.png", "three.png", "two.png"]
+    found = {row["slide_id"]: row for row in failures(tmp_path / "out")}
+    assert sorted(found) == ["three", "two"]
+    assert found["three"]["error"].startswith("Shown without pixels: no such file: ")
+    assert found["three"]["path"] == "absent.tiff"
+    assert "1 slides are not in" in (said := capsys.readouterr().err)
+    assert "shown without pixels: four." in said
 
     def darkest(name: str) -> float:
         with Image.open(tmp_path / "out" / name) as picture:
