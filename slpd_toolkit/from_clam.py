@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit import console
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.files import atomic_path, claim_folder
+from slpd_toolkit.manifest import check_ids, summarise
 from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.audit import audit_split
 from slpd_toolkit.mil.clam import read_labels
@@ -36,6 +37,9 @@ def run(config: FromClamConfig) -> int:
         raise UsageError(f"--out: {config.out} is a table that is read.", hint="Choose another name.")
     claim_folder(config.out.parent, (config.out.name,))
     table = read_labels(config.labels)
+    problems = check_ids(table)
+    if problems:
+        raise UsageError(f"{config.labels}:\n{summarise(problems)}", hint="Correct these rows, and the splits alike.")
     splits = read_splits(config.splits)
     if config.slides_root is not None:
         _place(table, config.slides_root)
