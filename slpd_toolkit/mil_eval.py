@@ -83,6 +83,8 @@ def run(config: MilEvalConfig) -> int:
         frozen = Frozen(precision, config.view, config.seed, config.out)
         sources = parse_sources(config.model)
         models = open_models(sources, cache, frozen, no_features=set(table.columns))
+        if cache is not None:
+            _warn_of_empty(cache, table)
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
         if config.folds is not None and config.fold_count is None:
@@ -148,6 +150,13 @@ def _open_cache(config: MilEvalConfig, device: torch.device, stack: ExitStack) -
     assert config.cache is not None
     store = TokenStore.open(config.cache)
     return Cache(store, stack.enter_context(closing(CohortTokens(store))), device, config.workers)
+
+
+def _warn_of_empty(cache: Cache, table: pd.DataFrame) -> None:
+    """Say which slides have a token file that holds nothing: they count as missing, though their files are there."""
+    empty = sorted((set(cache.store.slide_ids) - cache.files.keys()) & set(table["slide_id"]))
+    if empty:
+        console.warn(f"{len(empty)} slides have a token file without a region, and count as missing: {listed(empty)}.")
 
 
 def _embedded(config: MilEvalConfig, models: Sequence[Model]) -> dict[str, Sequence[str]]:

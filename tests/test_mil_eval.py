@@ -30,6 +30,7 @@ from slpd_toolkit.representations.stored_bags import StoredBags
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
 from tests.evaluations import Planted, headline, plant, rewrite, two_classes
+from tests.token_factory import write_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -437,11 +438,20 @@ def test_missing_slides_stop_unless_they_may_be_missing(
     assert any(re.search(note, each) for each in found["notes"])
 
 
+def test_a_token_file_without_a_region_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = two_classes(tmp_path)
+    write_slide(cohort.cache, "s003", np.zeros((0, 2, 2, 8)))
+    with pytest.raises(UsageError, match=r"1 slides are not in the cache .*: s003"):
+        mil_eval.run(cohort.config(tmp_path / "out"))
+    assert "1 slides have a token file without a region, and count as missing: s003." in capsys.readouterr().err
+
+
 def one_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{**row, "label": "a"} for row in rows]
 
 
 def rare_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    rows = [{**row, "rare": "c" if number < 2 else row["label"]} for number, row in enumerate(rows)]
     return [{**row, "label": "c" if number < 3 else row["label"]} for number, row in enumerate(rows)]
 
 
@@ -465,7 +475,8 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     ("change", "settings", "said"),
     [
         (one_class, {}, "The slides are of class a;"),
-        (rare_class, {}, "4 folds need 4 patients a class or more; c has 3"),
+        (rare_class, {}, "4 folds need 4 patients a class or more; c has 3. Use 3 folds or fewer"),
+        (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Find more patients, or leave"),
         (two_labels, {}, r"12 patients have more than one label: p0 \(a, b\)"),
         (other_ids, {}, r"the manifest has s000\.svs, the cache .* has s000"),
         (twice, {}, "slide_id 's000' stands in rows 2, 26"),

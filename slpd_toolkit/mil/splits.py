@@ -187,9 +187,11 @@ def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> 
     counts = {str(name): len(np.unique(members[table.strata == name])) for name in np.unique(table.strata)}
     few = [f"{name or 'the cohort'} has {count}" for name, count in counts.items() if count < folds]
     if few:
+        most = min(counts.values())
+        fewer = f"Use {most} folds or fewer (at least {_MIN_FOLDS})" if most >= _MIN_FOLDS else f"Find more {kind}"
         raise UsageError(
             f"{folds} folds need {folds} {kind} a class or more; {listed(few)}.",
-            hint=f"Use {min(counts.values())} folds or fewer (at least {_MIN_FOLDS}), or leave these classes out.",
+            hint=f"{fewer}, or leave these classes out.",
         )
 
 
