@@ -29,6 +29,14 @@ COMPARISONS = (
     ("SLPD matched", "SLPD shuffled"),
     ("SLPD weights 4", "DINO"),
     ("SLPD weights 4", "SLPD weights 4 shuffled"),
+    ("DINO fan-in", "DINO"),
+    ("SLPD weights 4 fan-in", "DINO fan-in"),
+    ("DINO region offset", "DINO"),
+    ("DINO region offset", "mean tokens"),
+    ("SLPD region offset", "DINO region offset"),
+    ("DINO fan-in, teacher temp 0.02", "DINO"),
+    ("DINO fan-in, teacher temp 0.02", "mean tokens"),
+    ("SLPD fan-in, teacher temp 0.02", "DINO fan-in, teacher temp 0.02"),
 )
 """Which rows are tested against which, in each cohort and by each tested metric: Holm's family. Named after seeds 0 to
 4 were seen and before any later seed was run; so the tests mean something on seeds from 10 on alone."""
