@@ -1,7 +1,7 @@
 """Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds.
 
     python -m benchmarks.ablate --out runs/ablate --jobs 2      # main rows, 5 seeds; goes on where it stopped
-    python -m benchmarks.ablate --out runs/ablate --jobs 2 --rows sensitivity --seeds 0 1 --report benchmarks/results
+    python -m benchmarks.ablate --out runs/ablate --jobs 2 --rows sensitivity --seeds 0 2 --report benchmarks/results
 
 A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
 between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
@@ -421,14 +421,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of cohorts, runs and results")
     parser.add_argument("--cohorts", nargs="+", default=["small drift"], choices=COHORTS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
-    parser.add_argument("--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `none`, or names")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10, 15)))
+    parser.add_argument(
+        "--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `remedies`, `none`, or names"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
-        "--report", type=Path, help="folder to write planted.json, .csv and .svg of all that is there to"
+        "--report", type=Path, help="folder to write planted.json, .csv, .svg and tuning.csv of all that is there to"
     )
     args = parser.parse_args()
-    groups = {"main": [*BASELINES, *MAIN], "sensitivity": list(SENSITIVITY), "views": list(VIEWS), "none": []}
+    groups = {
+        "main": [*BASELINES, *MAIN],
+        "sensitivity": list(SENSITIVITY),
+        "views": list(VIEWS),
+        "remedies": list(REMEDIES),
+        "none": [],
+    }
     rows = [row for name in args.rows for row in groups.get(name, [name])]
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
     if args.report:
