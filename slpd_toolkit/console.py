@@ -89,13 +89,12 @@ def facts(title: str, values: Mapping[str, object]) -> None:
 
     if _step.get():
         return
-    grid = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False, pad_edge=False
-    )
+    grid = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in values.items():
         grid.add_row(name, _cell(value))
+    _console(stderr=False).print(title, style="bold")  # as the table's own it would be as narrow as that
     _console(stderr=False).print(grid)
 
 

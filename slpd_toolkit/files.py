@@ -78,17 +78,27 @@ def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> Non
     """Make a folder for results, and clear away what killed writers of these files left: before the work, not after.
 
     Raises:
-        UsageError: It cannot be made or written to.
+        UsageError: It cannot be made or written to, or a folder bears the name of a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # a folder that exists may still be read-only or full
             pass
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{flag}: {folder} cannot be made: there is a file of that name, or in its path.",
+            hint="Choose another folder, or rename the file.",
+        ) from error
     except OSError as error:
         raise UsageError(
             f"{flag}: {folder} cannot be written to ({error}).", hint="Choose a folder that you may write to."
         ) from error
     for name in names:
+        if (folder / name).is_dir():
+            raise UsageError(
+                f"{flag}: {folder / name} is a folder; a file is to be written there.",
+                hint="Choose another folder for results, or rename that one.",
+            )
         remove_leftovers(folder / name)
 
 

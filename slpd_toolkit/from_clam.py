@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit import console
 from slpd_toolkit.errors import UsageError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.files import atomic_path, claim_folder
+from slpd_toolkit.manifest import check_ids, summarise
 from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.audit import audit_split
 from slpd_toolkit.mil.clam import read_labels
-from slpd_toolkit.mil.divisions import read_splits
+from slpd_toolkit.mil.divisions import read_splits, split_files
+from slpd_toolkit.mil.splits import find_equal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +33,13 @@ def run(config: FromClamConfig) -> int:
     """
     if config.out.suffix != ".csv" or not config.out.parent.is_dir():
         raise UsageError(f"--out: got {config.out}, allowed: a .csv file in a folder that exists.")
-    if config.out.resolve() == config.labels.resolve():
-        raise UsageError(f"--out: {config.out} is the table itself.", hint="Choose another name.")
+    if config.out.resolve() in {path.resolve() for path in (config.labels, *split_files(config.splits))}:
+        raise UsageError(f"--out: {config.out} is a table that is read.", hint="Choose another name.")
+    claim_folder(config.out.parent, (config.out.name,))
     table = read_labels(config.labels)
+    problems = check_ids(table)
+    if problems:
+        raise UsageError(f"{config.labels}:\n{summarise(problems)}", hint="Correct these rows, and the splits alike.")
     splits = read_splits(config.splits)
     if config.slides_root is not None:
         _place(table, config.slides_root)
@@ -48,6 +54,8 @@ def run(config: FromClamConfig) -> int:
             console.warn(f"Split {split.fold}: {len(unknown)} slides are not in the table: {listed(unknown)}.")
         for finding in audit_split(split.restricted_to(patient_of), patient_of).findings:
             console.warn(f"Split {split.fold}: {finding}")
+    for numbers in find_equal(splits):
+        console.warn(f"Splits {listed(map(str, numbers))} are the same. `slpd mil-eval` will refuse them.")
     if splits:
         console.note(f"Use these splits as they are: slpd mil-eval ... {_as_flags(config.splits)}")
     return 0

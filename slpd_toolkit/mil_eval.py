@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import joblib
@@ -23,20 +24,21 @@ from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.divisions import divide
 from slpd_toolkit.mil.documents import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.mil.evaluation import Resampling, fold_metrics, intervals
-from slpd_toolkit.mil.folds import release_workers, run_folds
+from slpd_toolkit.mil.folds import run_folds
 from slpd_toolkit.mil.inputs import read_inputs
 from slpd_toolkit.mil.pairs import compare_all
 from slpd_toolkit.mil.results import Evaluation, Result
 from slpd_toolkit.mil.training import HeadTraining
-from slpd_toolkit.report.evaluation import write_report
+from slpd_toolkit.report.evaluation import FIGURE_FILES, FIGURES, write_report
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.scores import write_scores
 from slpd_toolkit.report.thumbnails import Thumbnails
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import Frozen, open_models
-from slpd_toolkit.representations.sources import parse_sources
+from slpd_toolkit.representations.sources import REGION_VIT, parse_sources
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.workers import release_workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.results import Representation
     from slpd_toolkit.mil.splits import Split
     from slpd_toolkit.representations.models import Model
+    from slpd_toolkit.representations.sources import Source
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
 SCORES, RECIPE = "scores.h5", "recipe.toml"
@@ -78,10 +81,16 @@ def run(config: MilEvalConfig) -> int:
         table = _read_manifest(config.manifest)
         cache = None if config.cache is None else _open_cache(config, device, stack)
         frozen = Frozen(precision, config.view, config.seed, config.out)
-        models = open_models(parse_sources(config.model), cache, frozen, no_features=set(table.columns))
+        sources = parse_sources(config.model)
+        models = open_models(sources, cache, frozen, no_features=set(table.columns))
+        if cache is not None:
+            _warn_of_empty(cache, table)
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
-        claim_folder(config.out, (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE))
+        if config.folds is not None and config.fold_count is None:
+            flag = "--splits" if config.splits else f"--fold-column {config.fold_column}"
+            console.warn(f"--folds {config.folds} is not used: {flag} gives {len(splits)}.")
+        _claim_folders(config, sources)
         slides = inputs.cohort.slides.tolist()
         representations = _represent(models, slides, cache)
     audits = {each.name: _audit(each, splits, inputs.patient_of) for each in representations}
@@ -95,7 +104,7 @@ def run(config: MilEvalConfig) -> int:
         comparisons=compare_all(inputs.task, inputs.cohort, results, _resampling(config)),
         audits=audits,
         recipe={
-            **as_recipe(config),
+            **as_recipe(replace(config, folds=config.fold_count)),
             "task": config.kind,
             "precision": precision,
             "device": device.type,
@@ -107,6 +116,26 @@ def run(config: MilEvalConfig) -> int:
     print_summary(evaluation)
     console.note(f"Look at {config.out / REPORT}.")
     return 0
+
+
+def _claim_folders(config: MilEvalConfig, sources: Sequence[Source]) -> None:
+    """Make the folders of results, before the work; none may be one of what is read, whose files would be replaced."""
+    out = config.out
+    names = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
+    if config.cache is not None and out.resolve() == config.cache.resolve():
+        raise UsageError(f"--out: {out} is the token cache.", hint=_OWN_FOLDER)
+    if (out / REGION_VIT).exists():
+        raise UsageError(f"--out: {out} is a run of `slpd pretrain`, whose {RECIPE} would be lost.", hint=_OWN_FOLDER)
+    tables = [source.path for source in sources if source.path is not None]
+    read = {path.resolve() for path in (config.manifest, *config.splits, *tables)}
+    lost = [name for name in names if (out / name).resolve() in read]
+    if lost:
+        raise UsageError(f"--out: {out / lost[0]} is read, and would be replaced.", hint=_OWN_FOLDER)
+    claim_folder(out, names)
+    claim_folder(out / FIGURES, FIGURE_FILES)
+
+
+_OWN_FOLDER = "Give the evaluation a folder of its own."
 
 
 def _read_manifest(path: Path) -> pd.DataFrame:
@@ -121,6 +150,13 @@ def _open_cache(config: MilEvalConfig, device: torch.device, stack: ExitStack) -
     assert config.cache is not None
     store = TokenStore.open(config.cache)
     return Cache(store, stack.enter_context(closing(CohortTokens(store))), device, config.workers)
+
+
+def _warn_of_empty(cache: Cache, table: pd.DataFrame) -> None:
+    """Say which slides have a token file that holds nothing: they count as missing, though their files are there."""
+    empty = sorted((set(cache.store.slide_ids) - cache.files.keys()) & set(table["slide_id"]))
+    if empty:
+        console.warn(f"{len(empty)} slides have a token file without a region, and count as missing: {listed(empty)}.")
 
 
 def _embedded(config: MilEvalConfig, models: Sequence[Model]) -> dict[str, Sequence[str]]:
@@ -227,6 +263,7 @@ def _about(
 
 def _write(config: MilEvalConfig, evaluation: Evaluation, splits: Sequence[Split], table: pd.DataFrame) -> None:
     out = config.out
+    (out / REPORT).unlink(missing_ok=True)  # written last: where a page is, all files are there and of one evaluation
     write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
     write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))

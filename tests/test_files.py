@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -137,5 +139,18 @@ def test_a_folder_is_claimed_before_the_work(tmp_path: Path) -> None:
     (folder / "m.json").touch()
     claim_folder(folder, ("m.json",))
     assert sorted(path.name for path in folder.iterdir()) == [".other.json.abcd1234.tmp", "m.json"]
-    with pytest.raises(UsageError, match=r"--out: .*m\.json cannot be written to"):
-        claim_folder(folder / "m.json", ())
+    for taken in (folder / "m.json", folder / "m.json" / "deeper"):
+        with pytest.raises(UsageError, match=r"--out: .* cannot be made: there is a file of that name, or in its path"):
+            claim_folder(taken, ())
+    (folder / "n.json").mkdir()
+    with pytest.raises(UsageError, match=r"--out: .*n\.json is a folder; a file is to be written there"):
+        claim_folder(folder, ("m.json", "n.json"))
+
+
+def test_a_folder_that_is_read_only_is_not_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:  # not by permissions: root may write anywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UsageError, match=r"--out: .* cannot be written to \(\[Errno 13\] Permission denied\)"):
+        claim_folder(tmp_path, ())

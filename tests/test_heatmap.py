@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -14,12 +18,14 @@ from typer.testing import CliRunner
 
 from slpd_toolkit import cli, heatmap
 from slpd_toolkit.config.heatmap import HeatmapConfig
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.errors import CacheError, UsageError
 from slpd_toolkit.report.scores import FILENAME, read_scores, write_scores
 from tests.report.evaluations import classification, planted_evaluation
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+
+    import numpy.typing as npt
 
 ROWS = """slide_id,note,x_l0,y_l0,size_l0,score
 one,a,0,0,256,0.5
@@ -106,12 +112,17 @@ def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tifffile.imwrite(tmp_path / "one.tiff", dark, tile=(256, 256), photometric="rgb", compression="deflate")
     (tmp_path / "two.tiff").write_bytes(b"no slide")
     (tmp_path / "m.csv").write_text("slide_id,slide_path\none,one.tiff\ntwo,two.tiff\nthree,absent.tiff\n")
-    scores = write_csv(tmp_path / "scores.csv")
-    code, names = show(scores, tmp_path / "out", manifest=tmp_path / "m.csv", side_px=400)
+    more = "three,e,0,0,256,1\nfour,f,0,0,256,1\n"
+    scores = write_csv(tmp_path / "scores.csv", ROWS + more)
+    code, names = show(scores, tmp_path / "out", manifest=tmp_path / "m.csv", side_px=400, format="png")
     assert code == 1
-    assert names == ["failures.csv", "one.geojson", "one.png", "two.geojson", "two.png"]
-    assert [row["slide_id"] for row in failures(tmp_path / "out")] == ["two"]
-    assert "row 4 (three): no such file" in capsys.readouterr().err
+    assert names == ["failures.csv", "four.png", "one.png", "three.png", "two.png"]
+    found = {row["slide_id"]: row for row in failures(tmp_path / "out")}
+    assert sorted(found) == ["three", "two"]
+    assert found["three"]["error"].startswith("Shown without pixels: no such file: ")
+    assert found["three"]["path"] == "absent.tiff"
+    assert "1 slides are not in" in (said := capsys.readouterr().err)
+    assert "shown without pixels: four." in said
 
     def darkest(name: str) -> float:
         with Image.open(tmp_path / "out" / name) as picture:
@@ -130,6 +141,18 @@ def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Pat
     assert code == 1
     assert names == ["failures.csv", "p000-0.geojson", "p000-0.png"]
     assert "has 512 x 512 px, the scores are of one with 4,000 x 4,000" in failures(tmp_path / "out")[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "said"), [("out", "there is a file of that name"), ("out/failures.csv/", r"failures\.csv is a folder")]
+)
+def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Path, taken: str, said: str) -> None:
+    path = tmp_path / taken
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if taken.endswith("/") else path.touch()
+    with pytest.raises(UsageError, match=f"--out: .*{said}"):
+        show(write_csv(tmp_path / "scores.csv"), tmp_path / "out")
+    assert not list(tmp_path.rglob("one.*"))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +177,122 @@ def test_what_holds_no_scores(tmp_path: Path) -> None:
         show(tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match=r"is a CSV: --model"):
         show(write_csv(tmp_path / "scores.csv"), tmp_path / "out", model="m")
+
+
+def spoil(path: Path, **arrays: Any) -> Path:
+    """Replace arrays of the first model's scores; a function changes the array that is there."""
+    with h5py.File(path, "r+") as file:
+        for name, change in arrays.items():
+            before = file["0"][name]
+            values = change(before.asstr()[...] if name == "slide_ids" else before[...])
+            del file["0"][name]
+            dtype = h5py.string_dtype() if name == "slide_ids" else None
+            file["0"].create_dataset(name, data=values, dtype=dtype)
+    return path
+
+
+def with_first(*values: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Replace the first items of an array."""
+
+    def change(before: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        first = np.array(values, before.dtype).reshape(-1, *before.shape[1:])
+        return np.concatenate([first, before[len(first) :]])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"scores": with_first(np.nan)}, r"1 of \d+ scores are NaN or infinite"),
+        ({"scores": with_first(np.inf, -np.inf)}, r"2 of \d+ scores are NaN or infinite"),
+        ({"region_l0": with_first(0)}, r"squares lie on no slide.* with a side of 0 px"),
+        ({"coords_l0": with_first(2**62, 0)}, r"1 of \d+ squares lie on no slide"),
+        ({"slide_ids": with_first("../out")}, "cannot be a file name"),
+        ({"slide_ids": with_first("a\nb")}, "cannot be a file name"),
+        ({"slide_ids": with_first("肺\x1b[31m")}, "cannot be a file name"),
+        ({"slide_ids": with_first("")}, "cannot be a file name"),
+    ],
+)
+def test_one_spoilt_slide_costs_itself_alone(
+    evaluation: Path, tmp_path: Path, spoilt: dict[str, Any], said: str
+) -> None:
+    path = spoil(Path(shutil.copy(evaluation / FILENAME, tmp_path)), **spoilt)
+    slides = read_scores(path)[0].slide_ids
+    code, names = show(path, tmp_path / "out", model="slpd", format="geojson")
+    assert code == 1
+    assert names == sorted(["failures.csv", *(f"{slide}.geojson" for slide in slides[1:])])
+    (found,) = failures(tmp_path / "out")
+    assert found["slide_id"] == slides[0]
+    assert re.search(said, found["error"])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"slide_ids": with_first("p000-1", "p000-1")}, "a slide stands there twice"),
+        ({"coords_l0": lambda before: before.astype(np.float64)}, r"coords_l0 \(float64\) holds no such numbers"),
+        ({"scores": lambda before: before.astype("S8")}, r"scores \(\|S8\) holds no such numbers"),
+        ({"offsets": lambda before: before[::-1]}, "offsets do not divide"),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_is_refused(
+    evaluation: Path, tmp_path: Path, spoilt: dict[str, Any], said: str
+) -> None:
+    path = spoil(Path(shutil.copy(evaluation / FILENAME, tmp_path)), **spoilt)
+    with pytest.raises(CacheError, match=said):
+        show(path, tmp_path / "out", model="slpd")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 3000])
+def test_a_file_that_was_cut_off_is_refused(evaluation: Path, tmp_path: Path, keep: int) -> None:
+    (tmp_path / FILENAME).write_bytes((evaluation / FILENAME).read_bytes()[:keep])
+    with pytest.raises(CacheError, match="cannot be read as a score file"):
+        show(tmp_path, tmp_path / "out", model="slpd")
+
+
+@pytest.mark.parametrize("scale", ["rank", "linear"])
+def test_equal_scores_and_a_single_square_are_drawn(tmp_path: Path, scale: str) -> None:
+    text = "slide_id,x_l0,y_l0,size_l0,score\na,0,0,256,1\na,256,0,256,1\nb,0,0,256,-3\n"
+    code, names = show(write_csv(tmp_path / "scores.csv", text), tmp_path / "out", scale=scale)
+    assert (code, names) == (0, ["a.geojson", "a.png", "b.geojson", "b.png", "failures.csv"])
+    features = json.loads((tmp_path / "out" / "a.geojson").read_text())["features"]
+    assert len({str(feature["properties"]["color"]) for feature in features}) == 1
+
+
+def test_a_slide_that_fails_leaves_no_picture_of_an_earlier_run(tmp_path: Path) -> None:
+    scores = write_csv(tmp_path / "scores.csv")
+    show(scores, tmp_path / "out")
+    (tmp_path / "out" / "mine.txt").touch()
+    write_csv(scores, ROWS.replace("0.5", "nan"))
+    code, names = show(scores, tmp_path / "out")
+    assert (code, names) == (1, ["failures.csv", "mine.txt", "two.geojson", "two.png"])
+
+
+def test_whatever_is_wrong_with_one_slide_the_others_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out" / "one.geojson").mkdir(parents=True)
+    code, names = show(write_csv(tmp_path / "scores.csv"), tmp_path / "out", format="geojson")
+    assert (code, names) == (1, ["failures.csv", "one.geojson", "two.geojson"])
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    monkeypatch.setattr(heatmap, "write_heatmap", fail)
+    code, names = show(tmp_path / "scores.csv", tmp_path / "new")
+    assert (code, names) == (1, ["failures.csv"])
+    assert [row["slide_id"] for row in failures(tmp_path / "new")] == ["one", "two"]
+    assert "ZeroDivisionError: nobody thought of it" in failures(tmp_path / "new")[0]["error"]
+
+
+@pytest.mark.slow
+def test_processes_change_no_byte(evaluation: Path, tmp_path: Path) -> None:
+    drawn = []
+    for jobs in (1, 2):
+        code, names = show(evaluation, tmp_path / f"{jobs}", model="slpd", jobs=jobs)
+        assert code == 0
+        drawn.append([(tmp_path / f"{jobs}" / name).read_bytes() for name in names])
+    assert len(drawn[0]) > 2 * heatmap._SLIDES_A_PROCESS
+    assert drawn[0] == drawn[1]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +25,12 @@ from slpd_toolkit.from_clam import run as from_clam
 from slpd_toolkit.mil.metrics import auc
 from slpd_toolkit.mil.results import Result
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.representations import models
+from slpd_toolkit.representations.stored_bags import StoredBags
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
 from tests.evaluations import Planted, headline, plant, rewrite, two_classes
+from tests.token_factory import write_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,6 +220,39 @@ def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, mon
     assert separable.evaluate(tmp_path / "out", model=(str(run),)) == first
 
 
+@pytest.mark.parametrize(("keep_every_s", "writes"), [(60.0, 1), (0.0, 5)])
+def test_what_was_embedded_before_an_interrupt_is_kept(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_every_s: float, writes: int
+) -> None:
+    run = save_region_vit(tmp_path / "runs" / "tiny")
+    uninterrupted = separable.evaluate(tmp_path / "whole", model=(f"tiny={save_region_vit(tmp_path / 'runs' / 'b')}",))
+    forward, add = RegionViT.forward, StoredBags.add
+    embedded: list[int] = []
+    written: list[int] = []
+
+    def keep(self: StoredBags, bags: Any, files: Any) -> None:
+        written.append(len(bags))
+        add(self, bags, files)
+
+    def embed(self: RegionViT, tokens: torch.Tensor, **named: Any) -> Any:
+        if len(embedded) == most:
+            raise KeyboardInterrupt
+        embedded.append(len(tokens))
+        return forward(self, tokens, **named)
+
+    monkeypatch.setattr(models, "_KEEP_EVERY_S", keep_every_s)
+    monkeypatch.setattr(RegionViT, "forward", embed)
+    monkeypatch.setattr(StoredBags, "add", keep)
+    most = 5
+    with pytest.raises(KeyboardInterrupt):
+        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),)))
+    assert (len(written), sum(written)) == (writes, 5)
+    most = 24
+    again = separable.evaluate(tmp_path / "out", model=(str(run),))
+    assert len(embedded) == 24
+    assert again["results"] == uninterrupted["results"]
+
+
 def test_a_folder_that_cannot_be_written_to_costs_only_time(
     separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,17 +318,32 @@ def test_hipt_s_splits_are_flagged(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert any("slides of the splits are not evaluated" in note for note in found["notes"])
 
 
+def write_split(path: Path, **parts: list[str]) -> None:
+    rows = [",".join(row) for row in itertools.zip_longest(*parts.values(), fillvalue="")]
+    path.write_text("\n".join([",".join(parts), *rows]))
+
+
 def test_splits_of_files_are_used_as_they_are(separable: Planted, tmp_path: Path) -> None:
     slides = [f"s{number:03}" for number in range(24)]
     for number in (0, 10, 2):
-        parts = {"train": slides[:12], "val": slides[12:18], "test": slides[18:]}
-        rows = [",".join(row) for row in itertools.zip_longest(*parts.values(), fillvalue="")]
-        (tmp_path / f"splits_{number}.csv").write_text("\n".join(["train,val,test", *rows]))
+        turned = slides[number:] + slides[:number]
+        write_split(tmp_path / f"splits_{number}.csv", train=turned[:12], val=turned[12:18], test=turned[18:])
     (tmp_path / "splits_0_bool.csv").write_text("nonsense")
     found = separable.evaluate(tmp_path / "out", splits=(tmp_path,))
     assert [fold["fold"] for fold in found["results"][0]["folds"]] == [0, 2, 10]
     folds = read_csv(tmp_path / "out" / "folds.csv")
-    assert [row["slide_id"] for row in folds if (row["fold"], row["part"]) == ("10", "test")] == slides[18:]
+    tested = [row["slide_id"] for row in folds if (row["fold"], row["part"]) == ("10", "test")]
+    assert tested == [f"s{number:03}" for number in range(4, 10)]
+
+
+def test_a_split_counts_once_however_often_it_is_given(separable: Planted, tmp_path: Path) -> None:
+    slides = [f"s{number:03}" for number in range(24)]
+    for number, ids in ((0, slides), (1, slides[1:] + slides[:1]), (4, slides)):
+        train = ids[:12] if number < 4 else ids[11::-1]
+        write_split(tmp_path / f"splits_{number}.csv", train=train, val=ids[12:18], test=ids[18:])
+    with pytest.raises(UsageError, match=r"Splits 0, 4 divide the slides alike, and would count as 2 folds"):
+        mil_eval.run(separable.config(tmp_path / "out", splits=(tmp_path,)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("changes", "train"), [({}, 12), ({"train_fraction": 0.5}, 6), ({"shots": 2}, 4)])
@@ -306,9 +359,23 @@ def test_a_metric_that_a_fold_leaves_undefined_is_null_and_told(separable: Plant
     rows = zip(fold, range(24), strict=True)
     column = ["0" if number in {0, 2, 4} else {"0": "2"}.get(name, name) for name, number in rows]
     cohort = plant(tmp_path, {"label": list("ab" * 12), "fold": column}, [0.0, 6.0] * 12)
-    found = cohort.evaluate(tmp_path / "out", fold_column="fold")
+    found = cohort.evaluate(tmp_path / "out", fold_column="fold", folds=None)
     assert headline(found, "knn")["per_fold"][0] is None
     assert any("auc is undefined in 1 of 4 test parts" in note for note in found["notes"])
+
+
+def test_folds_that_are_not_used_are_told(
+    separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    column = [str(number // 2 % 3) for number in range(24)]
+    cohort = plant(tmp_path, {"label": list("ab" * 12), "third": column}, [0.0, 6.0] * 12)
+    told = "warning: --folds 7 is not used: --fold-column third gives 3."
+    found = cohort.evaluate(tmp_path / "out", fold_column="third", folds=7, aggregator=("knn",))
+    assert told in capsys.readouterr().err
+    assert "folds" not in found["recipe"]
+    cohort.evaluate(tmp_path / "out", fold_column="third", folds=None, aggregator=("knn",))
+    assert "not used" not in capsys.readouterr().err
+    assert separable.evaluate(tmp_path / "own", folds=None, aggregator=("knn",))["recipe"]["folds"] == 5
 
 
 def test_a_kappa_that_one_model_leaves_undefined_is_told() -> None:
@@ -371,11 +438,20 @@ def test_missing_slides_stop_unless_they_may_be_missing(
     assert any(re.search(note, each) for each in found["notes"])
 
 
+def test_a_token_file_without_a_region_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = two_classes(tmp_path)
+    write_slide(cohort.cache, "s003", np.zeros((0, 2, 2, 8)))
+    with pytest.raises(UsageError, match=r"1 slides are not in the cache .*: s003"):
+        mil_eval.run(cohort.config(tmp_path / "out"))
+    assert "1 slides have a token file without a region, and count as missing: s003." in capsys.readouterr().err
+
+
 def one_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{**row, "label": "a"} for row in rows]
 
 
 def rare_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    rows = [{**row, "rare": "c" if number < 2 else row["label"]} for number, row in enumerate(rows)]
     return [{**row, "label": "c" if number < 3 else row["label"]} for number, row in enumerate(rows)]
 
 
@@ -399,7 +475,8 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     ("change", "settings", "said"),
     [
         (one_class, {}, "The slides are of class a;"),
-        (rare_class, {}, "4 folds need 4 patients a class or more; c has 3"),
+        (rare_class, {}, "4 folds need 4 patients a class or more; c has 3. Use 3 folds or fewer"),
+        (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Find more patients, or leave"),
         (two_labels, {}, r"12 patients have more than one label: p0 \(a, b\)"),
         (other_ids, {}, r"the manifest has s000\.svs, the cache .* has s000"),
         (twice, {}, "slide_id 's000' stands in rows 2, 26"),
@@ -452,10 +529,41 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert "of class a" in message
 
 
-def test_an_output_that_cannot_be_written_to_stops_before_the_work(separable: Planted, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--out: .* cannot be written to"):
-        mil_eval.run(separable.config(tmp_path / "file" / "out"))
+@pytest.mark.parametrize(
+    ("taken", "out", "said"),
+    [
+        ("file", "file", "there is a file of that name, or in its path"),
+        ("file", "file/out", "there is a file of that name, or in its path"),
+        ("out/figures", "out", "figures cannot be made: there is a file of that name"),
+        ("out/metrics.json/", "out", r"metrics\.json is a folder; a file is to be written there"),
+        ("out/figures/roc.svg/", "out", r"roc\.svg is a folder; a file is to be written there"),
+    ],
+)
+def test_an_output_that_cannot_be_written_to_stops_before_the_work(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, out: str, said: str
+) -> None:
+    path = tmp_path / taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if taken.endswith("/") else path.touch()
+    monkeypatch.setattr(mil_eval, "_represent", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UsageError, match=f"--out: .*{said}"):
+        mil_eval.run(separable.config(tmp_path / out))
+
+
+def test_results_never_replace_what_they_are_made_from(tmp_path: Path) -> None:
+    cohort = two_classes(tmp_path)
+    run = save_region_vit(tmp_path / "runs" / "tiny")
+    vectors = tmp_path / "predictions.csv"
+    vectors.write_text("slide_id,x\n" + "".join(f"s{number:03},{number}\n" for number in range(24)))
+    before = sorted(tmp_path.rglob("*"))
+    for settings, said in (
+        ({"out": cohort.cache}, "is the token cache"),
+        ({"out": run, "model": (str(run),)}, r"is a run of `slpd pretrain`, whose recipe\.toml would be lost"),
+        ({"out": tmp_path, "model": (str(vectors),)}, r"predictions\.csv is read, and would be replaced"),
+    ):
+        with pytest.raises(UsageError, match=f"--out: .*{said}"):
+            mil_eval.run(cohort.config(**settings))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow
@@ -484,6 +592,70 @@ def test_interrupting_ends_all_processes_with_one_sentence(separable: Planted, t
     while workers_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert workers_of(process.pid) == []
+
+
+def test_a_page_never_stands_beside_files_of_another_evaluation(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separable.evaluate(tmp_path / "out", aggregator=("knn",))
+    assert (tmp_path / "out" / "report.html").exists()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mil_eval, "write_report", fail)
+    with pytest.raises(OSError, match="No space left"):
+        separable.evaluate(tmp_path / "out", aggregator=("probe",))
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_run_again_gives_the_files_of_one_that_was_not(tmp_path: Path) -> None:
+    """Everything in them is compared, byte by byte; what a kill left behind is either one of these files, or gone."""
+    rng = np.random.default_rng(0)
+    two_classes(tmp_path / "one", shift=1.0)
+    save_region_vit(tmp_path / "one" / "run")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    started = time.monotonic()
+    assert evaluation_in(tmp_path / "one").wait() == 0
+    took_s = time.monotonic() - started
+    whole = contents(tmp_path / "one")
+    assert {Path("out", name) for name in ("report.html", "metrics.json", "figures/roc.svg")} <= whole.keys()
+    for number in range(_KILLS):
+        process = evaluation_in(tmp_path / "other")
+        time.sleep(took_s * (number + rng.random()) / _KILLS)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 30
+        while workers_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert workers_of(process.pid) == []
+        for path, content in contents(tmp_path / "other").items():
+            assert path.suffix == ".tmp" or content == whole[path]
+    assert evaluation_in(tmp_path / "other").wait() == 0
+    assert contents(tmp_path / "other") == whole
+
+
+_KILLS = 8
+
+
+def evaluation_in(folder: Path) -> subprocess.Popen[bytes]:
+    """An evaluation of a region ViT and mean tokens there, all paths relative."""
+    command = "mil-eval cache --manifest manifest.csv --model run --model mean-tokens --folds 4 --jobs 2 --steps 200 "
+    command += "--aggregator knn --aggregator abmil --bootstrap 200 --permutations 200 --device cpu --out out"
+    return subprocess.Popen(
+        [sys.executable, "-m", "slpd_toolkit", *command.split()],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    paths = [*(folder / "out").rglob("*"), *(folder / "run" / "region_embeddings").rglob("*")]
+    return {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
 
 
 def workers_of(session: int) -> list[str]:

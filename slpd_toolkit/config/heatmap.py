@@ -44,7 +44,11 @@ class HeatmapConfig:
     side_px: int = 1200
     """Longest side of a picture's slide, px."""
 
+    jobs: int = 0
+    """Processes that draw, a slide each. 0: one a core, fewer for few slides."""
+
     def __post_init__(self) -> None:
         """Check each value."""
         require_at_least(0, "limit", self.limit)
+        require_at_least(0, "jobs", self.jobs)
         require_at_least(100, "side_px", self.side_px)

@@ -8,6 +8,7 @@ from slpd_toolkit.config.checks import Precision, flag, require, require_at_leas
 
 AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
 TaskKind = Literal["classification", "ordinal", "survival"]
+_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,9 @@ class MilEvalConfig:
     """Leave out slides without target or embedding, and say so, instead of stopping. Also for slides of --splits."""
 
     # -- Splits --
-    folds: int = 5
-    """Folds of the cross-validation: whole patients, classes balanced. One tests, the next selects, others train."""
+    folds: int | None = None
+    """Folds of the cross-validation: whole patients, classes balanced. One tests, the next selects, others train.
+    Default: 5. Not used with --splits or --fold-column, which say themselves how many there are."""
 
     repeats: int = 1
     """How often to divide anew."""
@@ -142,7 +144,8 @@ class MilEvalConfig:
             values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
             require(not twice, flag(name), f"{', '.join(twice)} twice", "each once")
-        require_at_least(3, "folds", self.folds)
+        if self.folds is not None:
+            require_at_least(3, "folds", self.folds)
         for name in ("repeats", "steps", "head_batch", "check_every", "patience", "workers", "bootstrap"):
             require_at_least(1, name, getattr(self, name))
         for name in ("shots", "permutations", "weight_decay", "jobs"):
@@ -166,6 +169,11 @@ class MilEvalConfig:
         if self.task != "auto":
             return self.task
         return "survival" if self.time_column or self.event_column else "classification"
+
+    @property
+    def fold_count(self) -> int | None:
+        """Folds that this command makes; None where the splits are given."""
+        return None if self.splits or self.fold_column else self.folds or _FOLDS
 
     def _require_one_source_of_splits(self) -> None:
         given = bool(self.splits) + bool(self.fold_column)

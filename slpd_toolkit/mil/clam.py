@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EXTENSION = ".svs"
+_SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|svslide|vms|vmu)$", re.IGNORECASE)
 _PARTS = ("train", "val", "test")
 _TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
 _HEADER_ROWS = 1
@@ -24,27 +26,36 @@ _HEADER_ROWS = 1
 def read_labels(path: Path) -> pd.DataFrame:
     """Turn a CLAM or HIPT label table into the columns of a manifest.
 
-    Read are `case_id`, `slide_id` (with or without `.svs`), and where present `label` (else `oncotree_code`), `site`,
-    and `survival_months` with `censorship`, where 1 means censored: `event` is its opposite.
+    Read are `case_id`, `slide_id` (with or without `.svs` or another suffix of slides), and where present `label` (else
+    `oncotree_code`), `site`, and `survival_months` with `censorship`, where 1 means censored: `event` is its opposite.
 
     Sites stay text. Spreadsheets turn the TCGA site 05 into 5; where a TCGA barcode says so, the zero is put back.
 
     Returns:
         One row a slide: `slide_id`, `slide_path`, `patient_id`, and of `site`, `label`, `time` (float) and `event`
-        (Int64) those that the table can fill. Empty cells are missing values.
+        (Int64) those that the table can fill. Empty cells are missing values. The index is the row number in the file.
 
     Raises:
         UsageError: The file is no such table, a slide stands there twice, or times or censorship are not numbers.
     """
     table = _read_text(path, required=("case_id", "slide_id"))
-    slide_ids = table["slide_id"].str.removesuffix(_EXTENSION)
+    if table.empty:
+        raise UsageError(f"{path}: has no slides.", hint="Give a table of CLAM or HIPT.")
+    slide_ids = table["slide_id"].map(_without_suffix)
+    bare = table.index[slide_ids == ""]
+    if len(bare):
+        raise UsageError(f"{path}: slide_id is empty in row {listed(map(str, bare))}.", hint="Fill or drop these rows.")
     twice = slide_ids[slide_ids.duplicated()]
     if len(twice):
         raise UsageError(
             f"{path}: {len(twice)} slides stand there twice: {listed(twice)}.", hint="Keep one row a slide."
         )
     manifest = pd.DataFrame(
-        {"slide_id": slide_ids, "slide_path": slide_ids + _EXTENSION, "patient_id": table["case_id"]}
+        {
+            "slide_id": slide_ids,
+            "slide_path": table["slide_id"].where(table["slide_id"] != slide_ids, slide_ids + _EXTENSION),
+            "patient_id": table["case_id"],
+        }
     )
     if "site" in table:
         manifest["site"] = _sites(table)
@@ -77,7 +88,7 @@ def read_split(path: Path, fold: int) -> Split:
         UsageError: The file is no such table, a part is empty, or a slide stands in one part twice.
     """
     table = _read_text(path, required=_PARTS)
-    train, val, test = (tuple(cell.removesuffix(_EXTENSION) for cell in table[name] if cell) for name in _PARTS)
+    train, val, test = (tuple(_without_suffix(cell) for cell in table[name] if cell) for name in _PARTS)
     if {cell.lower() for cell in (*train, *val, *test)} == {"true", "false"}:
         raise UsageError(
             f"{path}: holds no slide ids but true and false.",
@@ -97,18 +108,39 @@ def read_split(path: Path, fold: int) -> Split:
 
 
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    """All cells as text: pandas must not read the TCGA site NA as a missing value, nor 05 as a number."""
+    """All cells as text: pandas must not read the TCGA site NA as a missing value, nor 05 as a number.
+
+    The header is read as a row, so that pandas neither renames a column that stands there twice nor cuts off a row that
+    is too long. The index is the row number in the file; empty rows are left out.
+    """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).") from error
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
+        )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8 ({error}).", hint="Save it as CSV in UTF-8.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Give a table of CLAM or HIPT.") from error
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0], axis=1)
     missing = [name for name in required if name not in table]
     if missing:
-        found = listed(str(name) for name in table.columns)
+        alone = len(table.columns) == 1
         raise UsageError(
-            f"{path}: column {', '.join(missing)} is missing; it has {found}.", hint="Give a table of CLAM or HIPT."
+            f"{path}: column {', '.join(missing)} is missing; it has {listed(table.columns)}.",
+            hint="Separate the columns by commas." if alone else "Give a table of CLAM or HIPT.",
         )
-    return pd.DataFrame({name: table[name].fillna("").str.strip() for name in table.columns})
+    twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
+    if twice:
+        raise UsageError(f"{path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
+    table = table.loc[:, table.columns != ""]
+    table.index = table.index + 1
+    return pd.DataFrame(table[(table != "").any(axis=1)])
+
+
+def _without_suffix(name: str) -> str:
+    """Give a slide's id: its file without the suffix of a slide."""
+    return _SLIDE_SUFFIX.sub("", name)
 
 
 def _sites(table: pd.DataFrame) -> pd.Series[str]:
@@ -126,6 +158,5 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series[float]:
 def _require(fine: pd.Series[bool], cells: pd.Series[str], path: Path, allowed: str) -> None:
     wrong = cells[~fine]
     if len(wrong):
-        rows = np.flatnonzero(~fine) + _HEADER_ROWS + 1
-        found = listed(f"{cell!r} in row {row}" for cell, row in zip(wrong, rows, strict=True))
+        found = listed(f"{cell!r} in row {row}" for row, cell in wrong.items())
         raise UsageError(f"{path}: {cells.name} is {found}.", hint=f"Allowed: {allowed}, or empty.")

@@ -10,7 +10,7 @@ import numpy as np
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.clam import read_split
-from slpd_toolkit.mil.splits import cross_validation, from_column
+from slpd_toolkit.mil.splits import cross_validation, find_equal, from_column
 from slpd_toolkit.mil.training_subsets import keep_fraction, keep_shots
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def divide(inputs: Inputs, config: MilEvalConfig) -> tuple[list[Split], list[str
     elif inputs.folds is not None:
         splits = from_column(cohort, inputs.folds, seed=config.seed)
     else:
+        assert config.fold_count is not None
         splits = cross_validation(
-            cohort, folds=config.folds, repeats=config.repeats, seed=config.seed, by_site=config.by_site
+            cohort, folds=config.fold_count, repeats=config.repeats, seed=config.seed, by_site=config.by_site
         )
     if config.shots:
         splits = keep_shots(splits, cohort, config.shots, seed=config.seed)
@@ -116,4 +117,9 @@ def _of_files(inputs: Inputs, config: MilEvalConfig) -> tuple[list[Split], list[
                 f"Split {split.fold}: no slide of {', '.join(empty)} has a target and an embedding.",
                 hint="Embed and label more slides, or take other splits.",
             )
+    for numbers in find_equal(splits):
+        raise UsageError(
+            f"Splits {listed(map(str, numbers))} divide the slides alike, and would count as {len(numbers)} folds.",
+            hint="Give each split once.",
+        )
     return splits, notes

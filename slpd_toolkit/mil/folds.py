@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING
 
-import joblib
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
-from slpd_toolkit.errors import SlpdError, UsageError
+from slpd_toolkit.errors import UsageError
 from slpd_toolkit.mil.aggregators.registry import HEADS
-from slpd_toolkit.mil.heads import HeadResult, PartRows, single_thread, train_and_predict
+from slpd_toolkit.mil.heads import PartRows, single_thread, train_and_predict
 from slpd_toolkit.mil.probes import HISTOGRAM, PROBES, run_probe
 from slpd_toolkit.mil.prototype_histogram import prototype_histogram
+from slpd_toolkit.workers import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,11 +80,10 @@ def run_folds(
         return
     objectives = [task.objective(each.train) for each in rows]
     calls = [
-        joblib.delayed(train_and_predict)(bags, objective, each, aggregator, training, _seeds(seed, split))
+        (bags, objective, each, aggregator, training, _seeds(seed, split))
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
-    with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
-        results = _told_if_killed(joblib.Parallel(jobs, return_as="generator")(calls))
+    results = in_processes(train_and_predict, calls, jobs, doing="trains heads")
     for split, each, objective, result in zip(splits, rows, objectives, results, strict=True):
         outputs = objective.predict(result.logits).double().numpy()
         setting = f"step {result.kept_step}"
@@ -103,31 +97,6 @@ def run_folds(
             result.attention,
             result.checks,
         )
-
-
-def release_workers() -> None:
-    """End the processes that trained heads: idle ones keep their memory for minutes, in case there is more to do."""
-    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see Ctrl-C: this one does, after the block, and ends them without their tracebacks."""
-    ensure_running()  # multiprocessing's bookkeeper, whose start would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _told_if_killed(results: Iterator[HeadResult]) -> Iterator[HeadResult]:
-    try:
-        yield from results
-    except TerminatedWorkerError as error:
-        raise SlpdError(
-            "A process that trains heads was killed, probably because memory ran out.", hint="Use fewer --jobs."
-        ) from error
 
 
 def _run_probes(

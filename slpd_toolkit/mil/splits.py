@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from slpd_toolkit.mil.arrays import listed, natural_key
 from slpd_toolkit.mil.training_subsets import pick_patients
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from slpd_toolkit.mil.arrays import BoolArray, IntArray, StrArray
     from slpd_toolkit.mil.cohort import Cohort, PatientTable
@@ -125,6 +126,14 @@ def from_column(cohort: Cohort, values: StrArray, *, seed: int = 0) -> list[Spli
     return _rotate(cohort, fold_of_slide, len(names), repeat=0)
 
 
+def find_equal(splits: Sequence[Split]) -> list[list[int]]:
+    """Find the splits that divide the slides alike, whatever the order: the numbers of those that are one split."""
+    numbers: defaultdict[tuple[frozenset[str], ...], list[int]] = defaultdict(list)
+    for split in splits:
+        numbers[tuple(map(frozenset, split.parts.values()))].append(split.fold)
+    return [each for each in numbers.values() if len(each) > 1]
+
+
 def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.random.Generator) -> IntArray:
     """(P,) the test fold of each patient."""
     fold_of_patient = np.empty(len(table.ids), dtype=np.int64)
@@ -178,9 +187,11 @@ def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> 
     counts = {str(name): len(np.unique(members[table.strata == name])) for name in np.unique(table.strata)}
     few = [f"{name or 'the cohort'} has {count}" for name, count in counts.items() if count < folds]
     if few:
+        most = min(counts.values())
+        fewer = f"Use {most} folds or fewer (at least {_MIN_FOLDS})" if most >= _MIN_FOLDS else f"Find more {kind}"
         raise UsageError(
             f"{folds} folds need {folds} {kind} a class or more; {listed(few)}.",
-            hint=f"Use {min(counts.values())} folds or fewer (at least {_MIN_FOLDS}), or leave these classes out.",
+            hint=f"{fewer}, or leave these classes out.",
         )
 
 

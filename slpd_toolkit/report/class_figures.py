@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
 _WIDE_CLASSES = 5
+_ROOMY_CLASSES = 10
 _DARK_SHARE = 0.55
 _LABEL_ROOM = 24
 
@@ -130,9 +131,12 @@ def confusion(result: Result, task: Classification) -> FloatArray:
 
 
 def draw_confusion(name: str, results: Sequence[Result], task: Classification) -> Picture:
-    """Draw a panel for each model under one aggregator: counts and shares of the true class."""
+    """Draw a panel for each model under one aggregator: counts and shares of the true class.
+
+    Where classes are many, cells have room for counts above 0 only; their colour is the share.
+    """
     labels = [short(each) for each in task.classes]
-    crowded = len(labels) > _WIDE_CLASSES
+    crowded, packed = (len(labels) > most for most in (_WIDE_CLASSES, _ROOMY_CLASSES))
 
     def fill(index: int, axes: Axes) -> None:
         matrix = confusion(results[index], task)
@@ -140,17 +144,21 @@ def draw_confusion(name: str, results: Sequence[Result], task: Classification) -
         shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), share in np.ndenumerate(shares):
+            slides = _cases(float(matrix[row, column]))
+            if packed and not share:
+                continue
             axes.text(
                 column,
                 row,
-                f"{_cases(float(matrix[row, column]))}\n{100 * share:.0f} %",
+                slides if packed else f"{slides}\n{100 * share:.0f} %",
                 ha="center",
                 va="center",
-                fontsize=7 if crowded else 9,
+                fontsize=6 if packed else 7 if crowded else 9,
                 color="white" if share > _DARK_SHARE else "black",
             )
-        slanted = sum(map(len, labels)) > _LABEL_ROOM
-        axes.set_xticks(range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center")
+        slanted = sum(map(len, labels)) > _LABEL_ROOM and not packed
+        rotation = 90 if packed else 30 if slanted else 0
+        axes.set_xticks(range(len(labels)), labels, rotation=rotation, ha="right" if slanted else "center")
         axes.set_yticks(range(len(labels)), labels)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")

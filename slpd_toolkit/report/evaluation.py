@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slpd_toolkit import __version__
+from slpd_toolkit import __version__, console
+from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.files import write_text
+from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.mil.tasks import Classification, Survival
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.pictures import Look, Picture
 
 FIGURES = "figures"
-FIGURE = re.compile(r"intervals|folds|roc|calibration|(kaplan-meier|confusion|roc-classes)-[a-z-]+")
-"""Names of figures, whatever the task and the aggregators."""
+FIGURE_FILES = frozenset(
+    f"{name}.svg"
+    for name in (
+        *("intervals", "folds", "roc", "calibration"),
+        *("-".join(each) for each in product(("kaplan-meier", "confusion", "roc-classes"), AGGREGATORS)),
+    )
+)
+"""Names of figures in that folder, whatever the task and the aggregators."""
 _FOREMOST = 6
 _HARDEST = 15
 _STEPS = 11
@@ -61,9 +69,8 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
     folder.mkdir(parents=True, exist_ok=True)
     for picture in figures.values():
         write_text(folder / f"{picture.name}.svg", picture.svg)
-    for stale in folder.glob("*.svg"):
-        if stale.stem not in figures and FIGURE.fullmatch(stale.stem):  # an earlier evaluation's, not the user's own
-            stale.unlink()
+    for name in FIGURE_FILES - {f"{name}.svg" for name in figures}:
+        (folder / name).unlink(missing_ok=True)  # an earlier evaluation's; files of other names are the user's own
     pages = Environment(
         loader=PackageLoader("slpd_toolkit.report"),
         autoescape=True,
@@ -104,6 +111,12 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         recipe=flatten(evaluation.recipe),
     )
     write_text(path, page)
+    unwritten = sorted(frozenset[str]().union(*(picture.unwritten for picture in figures.values())))
+    if unwritten:
+        console.note(
+            f"note: No font of this system has {listed(unwritten)}: the figures show frames instead, the page itself "
+            "has the names. Install a font of that script, such as Noto Sans, and run the same command again."
+        )
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -145,7 +158,7 @@ def _figures(
             drawn.append(draw_confusion(f"confusion-{aggregator}", results, task))
             if len(task.classes) > 2 and not task.ordinal:
                 drawn.append(draw_class_rocs(f"roc-classes-{aggregator}", results, task, styles))
-    assert all(FIGURE.fullmatch(each.name) for each in drawn), "aggregators come from a list of ours"
+    assert {f"{each.name}.svg" for each in drawn} <= FIGURE_FILES, "aggregators come from a list of ours"
     return {each.name: each for each in drawn}
 
 

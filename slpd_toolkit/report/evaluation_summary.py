@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.results import Evaluation, PairedResult, Representation, Result
 
 _SECOND = "balanced_accuracy"
+_BOTH = "aggregator, model"
 
 
 def print_summary(evaluation: Evaluation) -> None:
@@ -24,10 +25,8 @@ def print_summary(evaluation: Evaluation) -> None:
     headline = evaluation.task.headline
     cohort = evaluation.cohort
     patients = len(set(cohort.patients.tolist()))
-    console.table(
-        f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients",
-        [_row(result, headline) for result in evaluation.results],
-    )
+    who, rows = _rows(evaluation.results, headline)
+    console.table(f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients{who}", rows)
     adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} in all)"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
@@ -46,14 +45,32 @@ def audit_facts(evaluation: Evaluation) -> dict[str, str]:
     return facts | {each.name: _model_line(each, evaluation.audits[each.name]) for each in representations}
 
 
-def _row(result: Result, headline: str) -> dict[str, object]:
+def _rows(results: Sequence[Result], headline: str) -> tuple[str, list[dict[str, object]]]:
+    """Give what stands in the title, and a row a result; two columns of names would leave the numbers no room.
+
+    Where there is a choice of both, the models stand below each aggregator.
+    """
+    models, aggregators = (
+        list(dict.fromkeys(getattr(each, name) for each in results)) for name in ("model", "aggregator")
+    )
+    if len(models) == 1:
+        return f", {models[0]}", [_row("aggregator", each.aggregator, each, headline) for each in results]
+    if len(aggregators) == 1:
+        return f", {aggregators[0]}", [_row("model", each.model, each, headline) for each in results]
+    rows: list[dict[str, object]] = []
+    for aggregator in aggregators:
+        found = [_row(_BOTH, f"  {each.model}", each, headline) for each in results if each.aggregator == aggregator]
+        rows += [dict.fromkeys(found[0], "") | {_BOTH: aggregator}, *found]
+    return "", rows
+
+
+def _row(title: str, name: str, result: Result, headline: str) -> dict[str, object]:
     row: dict[str, object] = {
-        "model": result.model,
-        "aggregator": result.aggregator,
+        title: name,
         f"{metric(headline)} ± sd": mean_sd(result.values[headline]),
         "95 % interval": interval(result.intervals[headline]),
     }
-    return row | ({f"{metric(_SECOND)} ± sd": mean_sd(result.values[_SECOND])} if _SECOND in result.values else {})
+    return row | ({"bal. accuracy ± sd": mean_sd(result.values[_SECOND])} if _SECOND in result.values else {})
 
 
 def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:

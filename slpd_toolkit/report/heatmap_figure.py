@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from slpd_toolkit.files import atomic_path
+from slpd_toolkit.report.fonts import FAMILY, frames_without_warning, use_fonts
 from slpd_toolkit.report.overlays import COLOUR_MAP
 from slpd_toolkit.report.wording import short
 
@@ -27,7 +28,7 @@ _BAR_INCHES = 1.9
 _FRAME_INCHES = 0.9
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LEAST_INCHES = 3.2
-_STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "text.parse_math": False, "font.size": 9}
+_STYLE: dict[Any, Any] = {"font.family": FAMILY, "text.parse_math": False, "font.size": 9}
 
 
 def write_heatmap(
@@ -44,7 +45,7 @@ def write_heatmap(
     """
     left, top, right, bottom = overlay.box_l0
     height, width = (max(side / _DPI, _LEAST_INCHES) for side in overlay.rgb.shape[:2])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), frames_without_warning():
         figure = Figure(figsize=(width + _BAR_INCHES, height + _FRAME_INCHES), dpi=_DPI, layout="constrained")
         axes = figure.subplots()
         axes.imshow(overlay.rgb, extent=(left, right, bottom, top), interpolation="antialiased")
@@ -62,6 +63,7 @@ def write_heatmap(
         bar.set_ticks(_TICKS, labels=ticks)
         bar.ax.tick_params(labelsize=8)
         bar.set_label(_MEANING[scale], fontsize=9)
+        use_fonts(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     with atomic_path(path) as partial:

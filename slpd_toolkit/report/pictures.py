@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from slpd_toolkit.report.atlas import COLOURS
+from slpd_toolkit.report.fonts import FAMILY, frames_without_warning, use_fonts
 from slpd_toolkit.report.wording import short
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.labelsize": 9,
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "svg.hashsalt": "slpd",
@@ -55,6 +56,8 @@ class Picture:
     svg: str
     width: int
     """CSS px."""
+    unwritten: frozenset[str] = frozenset()
+    """Letters that no font of this system has, with a frame in the place of each."""
 
     @property
     def uri(self) -> str:
@@ -87,12 +90,13 @@ def picture(name: str, title: str, size: tuple[float, float], draw: Callable[[Fi
         size: Width and height, inches.
         draw: Fills the figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), frames_without_warning():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
+        unwritten = use_fonts(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
-    return Picture(name, title, buffer.getvalue(), round(size[0] * 96))
+    return Picture(name, title, buffer.getvalue(), round(size[0] * 96), unwritten)
 
 
 def panels(name: str, title: str, count: int, draw: Callable[[int, Axes], None], *, columns: int = 3) -> Picture:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.errors import SlideError, UsageError
-from slpd_toolkit.report.scores import SlideScores
+from slpd_toolkit.report.scores import FURTHEST_L0, SlideScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("slide_id", "x_l0", "y_l0", "size_l0", "score")
 _NUMBERS = COLUMNS[1:]
-_FURTHEST_L0 = 10**9
 
 
 def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
@@ -59,14 +58,14 @@ _NEEDED = f"Columns: {', '.join(COLUMNS)}; lengths in level-0 px."
 def _read_slide(path: Path, slide_id: str, table: pd.DataFrame, index: npt.NDArray[np.intp]) -> SlideScores:
     cells = table.loc[index, list(_NUMBERS)]
     numbers = cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    sized = (numbers[:, 2] >= 1) & (np.abs(numbers[:, :3]) <= _FURTHEST_L0).all(axis=1)
+    sized = (numbers[:, 2] >= 1) & (np.abs(numbers[:, :3]) <= FURTHEST_L0).all(axis=1)
     fine = np.isfinite(numbers).all(axis=1) & sized
     if not fine.all():
         first = int(index[~fine][0])
         found = ", ".join(f"{name} {cells.at[first, name]!s}" for name in _NUMBERS)
         raise SlideError(
             f"{path}: {(~fine).sum()} rows of {slide_id!r} are no scored square; row {first + 2} has {found}.",
-            hint=f"Needed: finite numbers, a size of 1 or more, and no length beyond {_FURTHEST_L0:,} px.",
+            hint=f"Needed: finite numbers, a size of 1 or more, and no length beyond {FURTHEST_L0:,} px.",
         )
     whole = np.round(numbers[:, :3]).astype(np.int64)
     return SlideScores(slide_id, whole[:, :2], whole[:, 2], numbers[:, 3])

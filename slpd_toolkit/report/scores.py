@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from slpd_toolkit import __version__
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.errors import CacheError, SlideError
 from slpd_toolkit.files import atomic_path
 from slpd_toolkit.report.predictions import mean_attention
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA, VERSION = "slpd-scores", 1
 FILENAME = "scores.h5"
+FURTHEST_L0 = 10**9
+"""No slide has as many pixels a side."""
 ARRAYS = ("offsets", "coords_l0", "region_l0", "slide_size_l0", "scores")
 
 
@@ -37,6 +39,28 @@ class SlideScores:
     """(n,) higher is more."""
     slide_size_l0: tuple[int, int] = (0, 0)
     """Width and height of the slide, level-0 px; 0 where it is not known."""
+
+
+def require_drawable(slide: SlideScores) -> None:
+    """Check that squares can be drawn and that their scores can be ranked.
+
+    Raises:
+        SlideError: A score is no finite number, or a square has no size or lies beyond any slide.
+    """
+    wrong = ~np.isfinite(slide.scores)
+    if wrong.any():
+        raise SlideError(
+            f"{wrong.sum()} of {len(wrong)} scores are NaN or infinite.",
+            hint="Score this slide again, or leave it out.",
+        )
+    corners_l0 = np.abs(slide.coords_l0).max(axis=1)
+    wrong = (slide.sizes_l0 < 1) | (slide.sizes_l0 > FURTHEST_L0) | (corners_l0 > FURTHEST_L0)
+    if wrong.any():
+        raise SlideError(
+            f"{wrong.sum()} of {len(wrong)} squares lie on no slide: the first at {slide.coords_l0[wrong][0].tolist()} "
+            f"with a side of {slide.sizes_l0[wrong][0]} px.",
+            hint=f"Needed: a side of 1 or more, and no length beyond {FURTHEST_L0:,} px.",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +176,12 @@ def _read_table(path: Path, group: h5py.Group) -> ScoreTable:
     slides, regions = len(ids), len(table.scores)
     shapes = {"offsets": (slides + 1,), "coords_l0": (regions, 2), "region_l0": (slides,), "slide_size_l0": (slides, 2)}
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    odd = [name for name in ARRAYS if arrays[name].dtype.kind not in ("f" if name == "scores" else "iu")]
+    if odd:
+        kinds = ", ".join(f"{name} ({arrays[name].dtype})" for name in odd)
+        raise CacheError(f"{path}: {kinds} holds no such numbers.", hint=_WRITTEN_BY)
+    if len(set(ids)) < slides:
+        raise CacheError(f"{path}: a slide stands there twice.", hint=_WRITTEN_BY)
     if table.scores.ndim != 1 or wrong:
         raise CacheError(f"{path}: {', '.join(wrong) or 'scores'} does not fit the other arrays.", hint=_WRITTEN_BY)
     steps = np.diff(table.offsets)

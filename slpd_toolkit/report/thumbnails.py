@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.manifest import SlideEntry
+    from slpd_toolkit.manifest import Problem, SlideEntry
 
 
 def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:
@@ -32,12 +32,18 @@ def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, Sl
     Raises:
         UsageError: The manifest cannot be read. Rows that cannot be used are told as a warning.
     """
-    if manifest is None:
-        return {}
-    entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
+    entries, problems = find_slides(manifest, slides_root)
     if problems:
         console.warn(f"{manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
-    return {entry.slide_id: entry for entry in entries}
+    return entries
+
+
+def find_slides(manifest: Path | None, slides_root: Path | None) -> tuple[dict[str, SlideEntry], list[Problem]]:
+    """As `slide_files`, and gives the rows that cannot be used."""
+    if manifest is None:
+        return {}, []
+    entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
+    return {entry.slide_id: entry for entry in entries}, problems
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Bag = npt.NDArray[np.float32]
     EmbedRegions = Callable[[RegionBatch], Tensor]
     """n regions -> (n, E)."""
+
+
+_KEEP_EVERY_S = 60.0
 
 
 class Model(Protocol):
@@ -122,19 +126,23 @@ class RegionModel:
         """See `Model.represent`."""
         files = self.cache.files
         stored = None if self.stored is None else StoredBags(self.stored, self.digest)
-        known = {slide: bag for slide in slides if stored and (bag := stored.get(files[slide])) is not None}
-        bar.advance(sum(map(len, known.values())), self.name)
-        made = dict(self._make([slide for slide in slides if slide not in known], bar))
-        if stored and made:
-            _keep(stored, made, files)
-        bags = Bags.pack({slide: known[slide] if slide in known else made[slide] for slide in slides})
+        bags = {slide: bag for slide in slides if stored and (bag := stored.get(files[slide])) is not None}
+        bar.advance(sum(map(len, bags.values())), self.name)
+        keeper = _Keeper(stored, files)
+        try:
+            for slide, bag in self._make([slide for slide in slides if slide not in bags], bar):
+                bags[slide] = bag
+                keeper.add(slide, bag)
+        finally:  # an interrupt, or memory that ran out, costs none of the work before it
+            keeper.write()
+        packed = Bags.pack({slide: bags[slide] for slide in slides})
         metas = [files[slide].meta for slide in slides]
         places = RegionPlaces(
             np.concatenate([files[slide].coords for slide in slides]),
             np.array([meta.region_l0 for meta in metas], np.int64),
             np.array([(meta.slide_width_l0, meta.slide_height_l0) for meta in metas], np.int64),
         )
-        return Representation(self.name, self.source, bags, places, self.pretrained, self.pretraining_known)
+        return Representation(self.name, self.source, packed, places, self.pretrained, self.pretraining_known)
 
     @torch.inference_mode()
     def _make(self, slides: Sequence[str], bar: Progress) -> Iterator[tuple[str, Bag]]:
@@ -154,9 +162,30 @@ class RegionModel:
             yield slide, bag
 
 
-def _keep(stored: StoredBags, made: Mapping[str, Bag], files: Mapping[str, TokenFile]) -> None:
-    """Keep embeddings if the folder lets us: without, only the next evaluation takes longer."""
-    try:
-        stored.add(made, files)
-    except OSError as error:
-        console.note(f"Region embeddings are not kept, the next evaluation makes them anew: {error}.")
+class _Keeper:
+    """Keeps embeddings as they are made, if the folder lets us: without, only the next evaluation takes longer."""
+
+    def __init__(self, stored: StoredBags | None, files: Mapping[str, TokenFile]) -> None:
+        self._stored, self._files = stored, files
+        self._new: dict[str, Bag] = {}
+        self._written = time.monotonic()
+
+    def add(self, slide: str, bag: Bag) -> None:
+        """Take a slide's embeddings; they are written within a minute or so, as each time writes the whole file."""
+        if self._stored is None:
+            return
+        self._new[slide] = bag
+        if time.monotonic() - self._written >= _KEEP_EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was added."""
+        if self._stored is None or not self._new:
+            return
+        try:
+            self._stored.add(self._new, self._files)
+        except OSError as error:
+            console.note(f"Region embeddings are not kept, the next evaluation makes them anew: {error}.")
+            self._stored = None
+        self._new = {}
+        self._written = time.monotonic()

@@ -38,7 +38,8 @@ def test_a_label_table_becomes_manifest_columns(tmp_path: Path) -> None:
             "label": ["LUAD", "LUSC", None],
             "time": [3.98, 12.0, float("nan")],
             "event": pd.array([1, 0, None], dtype="Int64"),
-        }
+        },
+        index=range(2, 5),
     )
     pd.testing.assert_frame_equal(read_labels(path), expected)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
@@ -7,7 +9,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from slpd_toolkit.mil.folds import FoldPrediction
 from slpd_toolkit.mil.results import Result
 from slpd_toolkit.mil.tasks import Classification
-from slpd_toolkit.report.class_figures import FALSE_POSITIVE_RATES, confusion, fold_rocs, roc
+from slpd_toolkit.report.class_figures import FALSE_POSITIVE_RATES, confusion, draw_confusion, fold_rocs, roc
 
 
 def test_a_curve_goes_through_scikit_learns_points() -> None:
@@ -63,3 +65,20 @@ def test_confusion_counts_every_slide_once(ordinal: bool) -> None:
     np.testing.assert_array_equal(confusion(once, task), confusion_matrix(targets, predicted))
     again = FoldPrediction(1, 0, np.array([3]), np.array([[0.0, 0.0, 1.0]]), 4, "")
     np.testing.assert_allclose(confusion(Result("m", "a", (*once.folds, again), {}, {}), task)[2], [0.5, 0, 1.5])
+
+
+def test_cells_of_many_classes_have_room_for_counts_only() -> None:
+    names = [f"class {letter}" for letter in "abcdefghijkl"]
+    targets = np.repeat(np.arange(12), 3)
+    task = Classification(tuple(names), targets)
+    folds = (FoldPrediction(0, 0, np.arange(36), np.eye(12)[targets], 4, ""),)
+    crowded = draw_confusion("confusion-knn", [Result("m", "knn", folds, {}, {})], task)
+    few = Classification(("a", "b"), targets % 2)
+    roomy = draw_confusion(
+        "confusion-knn",
+        [Result("m", "knn", (FoldPrediction(0, 0, np.arange(36), np.eye(2)[targets % 2], 4, ""),), {}, {})],
+        few,
+    )
+    assert crowded.svg.count("<!-- 3 -->") == 12
+    assert "%" not in "".join(re.findall("<!-- (.*?) -->", crowded.svg, re.DOTALL))
+    assert "0 %" in "".join(re.findall("<!-- (.*?) -->", roomy.svg, re.DOTALL))

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+import pytest
 
 from slpd_toolkit.report.evaluation_summary import audit_facts, print_summary
 from tests.mil.findings import evaluation
+from tests.report.evaluations import classification, planted_evaluation
 
-if TYPE_CHECKING:
-    import pytest
+LONG, HISTOGRAM = "tcga-nsclc-slpd-vits", "prototype-histogram"
 
 
 def test_the_audit_is_said_in_numbers_of_splits() -> None:
@@ -30,3 +31,25 @@ def test_the_summary_fits_80_columns_and_shows_what_is_undefined(capsys: pytest.
     assert "nan" not in said.out
     assert "note: One slide was left out." in said.err
     assert math.isnan(evaluation().comparisons[0].adjusted["delong"])
+
+
+@pytest.mark.parametrize(
+    ("models", "aggregators", "firsts"),
+    [
+        ([LONG, "n"], ["knn", HISTOGRAM], ["knn", LONG, "n", HISTOGRAM, LONG, "n"]),
+        ([LONG], ["knn", HISTOGRAM], ["knn", HISTOGRAM]),
+        ([LONG, "n"], [HISTOGRAM], [LONG, "n"]),
+    ],
+)
+def test_no_name_and_no_number_is_cut_in_two(
+    capsys: pytest.CaptureFixture[str], models: list[str], aggregators: list[str], firsts: list[str]
+) -> None:
+    cohort, task = classification(24, ["a", "b"])
+    print_summary(planted_evaluation(cohort, task, dict.fromkeys(models, 1.0), aggregators=aggregators, folds=3))
+    title, _, header, _, *lines = capsys.readouterr().out.splitlines()
+    table = lines[: len(firsts)]
+    assert [line.split()[0] for line in table] == firsts
+    assert [line.count("[") for line in table] == [line.count("]") for line in table]
+    assert header.split("  ")[0].strip() in {"aggregator, model", "aggregator", "model"}
+    assert {*title.replace(",", "").split(), *firsts} >= {*models, *aggregators}
+    assert max(map(len, lines)) <= 80
