@@ -332,11 +332,11 @@ def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement
         rows = placement.source[part]
         features = slide.features.take(rows)
         with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite
-            tokens = features.astype(schema.TOKEN_DTYPE)
-        finite = np.isfinite(tokens).all(axis=1)
-        if not finite.all():
+            tokens = features.astype(schema.TOKEN_DTYPE, copy=False)
+        if not schema.all_finite(tokens):
+            first = int(rows[np.isfinite(tokens).all(axis=1).argmin()])
             raise SlideError(
-                f"{slide.files[0]}: features of row {int(rows[~finite][0])} are NaN, infinite or beyond float16.",
+                f"{slide.files[0]}: features of row {first} are NaN, infinite or beyond float16.",
                 hint="The extraction went wrong (mixed precision?): extract this slide's features again.",
             )
         writer.put(region, placement.rows[part], placement.columns[part], tokens)

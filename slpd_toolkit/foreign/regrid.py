@@ -176,7 +176,7 @@ def _without_overlap(cells: Integers, stride: int) -> tuple[Integers, Booleans]:
 def _nearest_first(cells: Integers, distance: Floats, coords_l0: Floats) -> Integers:
     """Indices of one patch a cell: the nearest, whatever the order of the rows."""
     keys = _keys(cells)
-    if len(np.unique(keys)) == len(keys):
+    if np.diff(np.sort(keys)).all():
         return np.arange(len(keys))
     order = np.lexsort((coords_l0[:, 0], coords_l0[:, 1], distance, keys))
     first = np.ones(len(order), np.bool_)
