@@ -1,8 +1,8 @@
 """HIPT: tokens of a 4096-px region, or of all regions of a slide, in a .pt file; what little else is known is its name.
 
 A region is (256, D), row-major, and its file is called `<slide>_<x>_<y>.pt` where it says where it lies; a slide is
-(M, 256, D). The published SLPD code turns a region round: (D, 16, 16). What HIPT computes from them, an embedding of each
-region, lies about in the same kind of file, (M, 192), and is no tokens, however many regions there are.
+(M, 256, D). The published SLPD code turns a region round: (D, 16, 16). What HIPT computes from them, an embedding
+of each region, lies about in the same kind of file, (M, 192), and is no tokens, however many regions there are.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
     shape = read_tensor(files[0]).shape
     if _are_embeddings(files[0], shape):
         raise SlideError(
-            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as HIPT's region ViT makes them, and "
-            "no tokens of patches.",
+            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as HIPT's region ViT makes them, "
+            "and no tokens of patches.",
             hint="Import what they were computed from. If they are tokens of one region, by an encoder of "
             f"{_REGION_EMBEDDING} features, say where it lies in the file's name: <slide>_<x>_<y>.pt.",
         )
