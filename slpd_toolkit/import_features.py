@@ -256,6 +256,7 @@ class ImportStage:
             "tool": slide.tool,
             "files": [str(path.resolve()) for path in slide.files[:2]],
             "file_count": len(slide.files),
+            "located": slide.located,
             **asdict(placement.report),
             "tolerance": self._config.tolerance,
             "notes": notes,

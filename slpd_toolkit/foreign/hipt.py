@@ -77,6 +77,7 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
     patch_px = (settings.region_px or REGION_PX) // grid
     target_mpp = settings.target_mpp or MPP
     notes: tuple[str, ...] = ()
+    located = corners_l0 is not None
     if corners_l0 is None:
         mpp_l0, notes = target_mpp, ("where the regions lie is not known: they stand in a row, in the file's order",)
         corners_l0 = np.stack([np.arange(regions) * float(patch_px * grid), np.zeros(regions)], axis=1)
@@ -95,6 +96,7 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
         patch_px=patch_px,
         mpp_l0=mpp_l0,
         target_mpp=target_mpp,
+        located=located,
         encoder=require_encoder(None, settings, files[0], "HIPT"),
         notes=notes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,11 @@ class TokenMeta:
     def grid(self) -> int:
         """Patches along one side of a region."""
         return self.region_px // self.patch_px
+
+    @property
+    def located(self) -> bool:
+        """Whether coordinates are those of the slide's own level 0, so that its pixels can be found."""
+        return not self.source or bool(json.loads(self.source).get("located", True))
 
     def to_attributes(self) -> dict[str, Any]:
         """Give the HDF5 attributes."""
