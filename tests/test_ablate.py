@@ -75,12 +75,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_units_are_completed_once_and_reported(tmp_path: Path) -> None:
     rows = ["truth", "mean tokens", "untrained", "DINO", "SLPD matched", "SLPD shuffled"]
-    ablate.run(tmp_path / "out", ["drift"], [0, 1], rows, jobs=1)
+    ablate.run(tmp_path / "out", ["drift"], [9, 10], rows, jobs=1)
     results = sorted((tmp_path / "out").glob("drift/seed*/*.json"))
     assert len(results) == 12
     before = {path: path.stat().st_mtime_ns for path in results}
     results[0].unlink()
-    ablate.run(tmp_path / "out", ["drift"], [0, 1], rows, jobs=1)
+    ablate.run(tmp_path / "out", ["drift"], [9, 10], rows, jobs=1)
     changed = [path for path in results if path.stat().st_mtime_ns != before[path]]
     assert changed == [results[0]]
     matched, shuffled = (_unit(tmp_path / "out", row)["metrics"]["last intra"] for row in rows[-2:])
@@ -89,19 +89,20 @@ def test_units_are_completed_once_and_reported(tmp_path: Path) -> None:
     with (tmp_path / "report" / "planted.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {line["row"] for line in table} == set(rows)
+    assert {line["seeds"] for line in table} == {"1"}
     assert json.loads((tmp_path / "report" / "planted.json").read_text())["units"] == 12
     assert "<svg" in (tmp_path / "report" / "planted.svg").read_text()
 
 
 def _unit(out: Path, row: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Unit(out, "drift", 0, row).result.read_text())
+    found: dict[str, Any] = json.loads(Unit(out, "drift", 10, row).result.read_text())
     return found
 
 
 def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> None:
     values = {"DINO": [0.5, 0.6, 0.7, 0.6, 0.8], "SLPD matched": [0.55, 0.68, 0.72, 0.59, 0.81]}
     for row, of_seed in values.items():
-        for seed, value in enumerate(of_seed):
+        for seed, value in enumerate(of_seed, start=10):
             unit = Unit(tmp_path, "drift", seed, row)
             unit.data.mkdir(parents=True, exist_ok=True)
             metrics = {"regions knn": value, "class prototype-histogram 25%": [value, value + 0.1, float("nan")]}
@@ -137,3 +138,18 @@ def test_shuffled_prototypes_are_those_of_the_batch_in_another_order() -> None:
     assert not torch.equal(shuffled.own, plain.own)
     torch.testing.assert_close(shuffled.own.sort(dim=0).values, plain.own.sort(dim=0).values)
     torch.testing.assert_close(bank.targets(count).own, plain.own)
+
+
+def test_seeds_that_settings_were_chosen_on_are_reported_apart_and_not_tested(tmp_path: Path) -> None:
+    for seed in (*range(5), *range(10, 15)):
+        for row, value in (("DINO", 0.5), ("SLPD matched", 0.6 + 0.01 * seed)):
+            unit = Unit(tmp_path, "drift", seed, row)
+            unit.data.mkdir(parents=True, exist_ok=True)
+            found = {"cohort": "drift", "row": row, "seed": seed, "metrics": {"regions knn": value}}
+            unit.result.write_text(json.dumps({**found, "training_cpu_s": 1.0, "measuring_cpu_s": 1.0}))
+    write_report(tmp_path, tmp_path / "report", "", {}, ["DINO", "SLPD matched"])
+    for name, difference in (("planted", 0.22), ("tuning", 0.12)):
+        with (tmp_path / "report" / f"{name}.csv").open() as file:
+            (line,) = [line for line in csv.DictReader(file) if line["against"]]
+        assert float(line["difference"]) == pytest.approx(difference)
+        assert bool(line["p"]) == bool(line["p_holm"]) == (name == "planted")

@@ -93,6 +93,9 @@ class PretrainConfig:
     token_offset: float = 0.0
     """Gaussian offset shared by all tokens of a view, as by another stain; in the unit of --token-noise. SLPD: 0."""
 
+    region_offset: float = 0.0
+    """Times the difference of two random regions' mean tokens that is added to all tokens of a view. SLPD: 0."""
+
     token_dropout: float = 0.0
     """Share of the tokens that is hidden from the student, drawn in each view; the teacher sees all. SLPD: 0."""
 
@@ -111,6 +114,9 @@ class PretrainConfig:
 
     mlp_ratio: float = 4.0
     """Hidden width of the MLPs over `embed_dim`."""
+
+    weight_init: Literal["published", "fan-in"] = "published"
+    """Deviation of new weights: 0.02 (HIPT's), or 1/sqrt(inputs) with position embeddings of 1, for small networks."""
 
     drop_path: float = 0.1
     """Stochastic depth of the student."""
@@ -196,7 +202,7 @@ class PretrainConfig:
             require_at_least(0, name, getattr(self, name))
         for name in ("weight_decay", "weight_decay_end", "warmup_epochs", "freeze_last_layer", "prototype_epoch"):
             require_at_least(0, name, getattr(self, name))
-        for name in ("local_crops", "save_every_min", "token_noise", "token_offset"):
+        for name in ("local_crops", "save_every_min", "token_noise", "token_offset", "region_offset"):
             require_at_least(0, name, getattr(self, name))
         for name in (
             "flip_left_right",

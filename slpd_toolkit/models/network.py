@@ -14,6 +14,8 @@ from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slpd_toolkit.models.transformer import WeightInit
+
 
 class RegionNetwork(nn.Module):
     """Backbone and head under the names `backbone.*` and `head.*` of DINO's checkpoints.
@@ -22,13 +24,18 @@ class RegionNetwork(nn.Module):
         backbone: Shape of the region ViT.
         head: Shape of the head; its input width is the backbone's embedding.
         generator: Source of the initial weights; None takes torch's global one.
+        weight_init: How the backbone's are drawn, see `initialise`.
     """
 
     def __init__(
-        self, backbone: RegionViTConfig, head: DinoHeadConfig, generator: torch.Generator | None = None
+        self,
+        backbone: RegionViTConfig,
+        head: DinoHeadConfig,
+        generator: torch.Generator | None = None,
+        weight_init: WeightInit = "published",
     ) -> None:
         super().__init__()
-        self.backbone = RegionViT(backbone, generator)
+        self.backbone = RegionViT(backbone, generator, weight_init)
         self.head = DinoHead(replace(head, input_dim=backbone.embed_dim), generator)
 
     def forward(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slpd_toolkit.errors import WeightsError
 from slpd_toolkit.models import weights
-from slpd_toolkit.models.transformer import VisionTransformer, initialise
+from slpd_toolkit.models.transformer import VisionTransformer, WeightInit, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +47,15 @@ class RegionViT(VisionTransformer):
     Args:
         config: Shape of the network.
         generator: Source of the initial weights; None takes torch's global one.
+        weight_init: How they are drawn, see `initialise`.
     """
 
-    def __init__(self, config: RegionViTConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: RegionViTConfig,
+        generator: torch.Generator | None = None,
+        weight_init: WeightInit = "published",
+    ) -> None:
         super().__init__(
             embed_dim=config.embed_dim,
             grid=config.grid,
@@ -60,7 +66,7 @@ class RegionViT(VisionTransformer):
         )
         self.config = config
         self.phi = nn.Sequential(nn.Linear(config.input_dim, config.embed_dim), nn.GELU())
-        initialise(self, generator)
+        initialise(self, generator, scheme=weight_init)
 
     def forward(
         self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None

@@ -5,12 +5,16 @@ Names and arithmetic follow DINO (https://arxiv.org/abs/2104.14294), so that pub
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
+WeightInit = Literal["published", "fan-in"]
+"""See `initialise`."""
 
 
 class Attention(nn.Module):
@@ -217,12 +221,15 @@ def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> T
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw new weights as DINO does: truncated normals of deviation 0.02, zero biases, LayerNorm as identity.
+def initialise(model: nn.Module, generator: torch.Generator | None = None, *, scheme: WeightInit = "published") -> None:
+    """Draw new weights: truncated normals, zero biases, LayerNorm as identity.
 
     Args:
         model: Any network of this package; changed in place.
         generator: Source of the weights; None takes torch's global one.
+        scheme: `published`: deviation 0.02 everywhere, as DINO and HIPT. `fan-in`: 1 / sqrt(inputs) for matrices and 1
+            for position embeddings, next to which tokens are of about that size; so attention is not flat at the start,
+            and neighbourhood can be told.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -230,4 +237,10 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None) -> No
         elif parameter.ndim == 1:
             nn.init.ones_(parameter)
         else:
-            nn.init.trunc_normal_(parameter, std=INIT_STD, generator=generator)
+            nn.init.trunc_normal_(parameter, std=_initial_std(name, parameter, scheme), generator=generator)
+
+
+def _initial_std(name: str, parameter: Tensor, scheme: WeightInit) -> float:
+    if scheme == "published" or name.endswith("cls_token"):
+        return INIT_STD
+    return 1.0 if name.endswith("pos_embed") else float(parameter.shape[1] ** -0.5)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from slpd_toolkit.objectives.crops import Masks, Views
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,9 @@ class Augmentation:
     """(D,) standard deviation of the noise that each token gets by itself; None for none."""
     offset: Tensor | None = None
     """(D,) standard deviation of the offset that all tokens of a view share; None for none."""
+    region_means: Tensor | None = None
+    """(M, D) mean tokens of regions, scaled: the difference of two of them is added to all tokens of a view. None for
+    nothing. Unlike `offset`, it moves views the way that regions of the cohort differ."""
     dropout: float = 0.0
     """Probability that a token of a student's view is hidden from attention."""
     block: float = 0.0
@@ -39,10 +47,9 @@ def augment(views: Views, augmentation: Augmentation, generator: torch.Generator
     """
     for scale, shared in ((augmentation.offset, True), (augmentation.noise, False)):
         if scale is not None:
-            global_crops, local_crops = (
-                add_noise(view, scale, generator, shared=shared) for view in (views.global_crops, views.local_crops)
-            )
-            views = views._replace(global_crops=global_crops, local_crops=local_crops)
+            views = _each(views, partial(add_noise, scale=scale, generator=generator, shared=shared))
+    if augmentation.region_means is not None:
+        views = _each(views, partial(add_region_offset, means=augmentation.region_means, generator=generator))
     if augmentation.dropout or augmentation.block:
         shown = draw_shown(views, augmentation, generator)
         present = views.student_sees
@@ -64,6 +71,20 @@ def add_noise(view: Tensor, scale: Tensor, generator: torch.Generator, *, shared
     size = (*view.shape[:2], 1, 1, view.shape[-1]) if shared else view.shape
     drawn = torch.empty(size, device=view.device).normal_(generator=generator).mul_(scale)
     return view + drawn if shared else drawn.add_(view)
+
+
+def add_region_offset(view: Tensor, means: Tensor, generator: torch.Generator) -> Tensor:
+    """Add the difference of two random rows of `means`, (M, D), to all tokens of each of (V, B, h, w, D) views.
+
+    The differences have the covariance of the regions' means, twice: mostly stain, scanner and tissue, a few directions
+    of many. Noise of the same size in all directions drowns the tokens before it hides those.
+    """
+    one, other = torch.randint(len(means), (2, *view.shape[:2], 1, 1), device=view.device, generator=generator)
+    return view + (means[one] - means[other])
+
+
+def _each(views: Views, change: Callable[[Tensor], Tensor]) -> Views:
+    return views._replace(global_crops=change(views.global_crops), local_crops=change(views.local_crops))
 
 
 def draw_shown(views: Views, augmentation: Augmentation, generator: torch.Generator) -> Masks:

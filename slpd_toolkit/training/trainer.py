@@ -35,7 +35,7 @@ from slpd_toolkit.training.meter import Meter
 from slpd_toolkit.training.metrics import MetricsLog
 from slpd_toolkit.training.prototype_file import describe_prototypes
 from slpd_toolkit.training.sampling import Schedule, Stream, generator, read_batches
-from slpd_toolkit.training.spread import token_spread
+from slpd_toolkit.training.spread import sample_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,7 +237,7 @@ class Trainer:
         head = DinoHeadConfig(
             hidden_dim=config.hidden_dim, bottleneck_dim=config.bottleneck_dim, output_dim=config.out_dim
         )
-        student = RegionNetwork(shape, head, generator(config.seed, Stream.WEIGHTS))
+        student = RegionNetwork(shape, head, generator(config.seed, Stream.WEIGHTS), config.weight_init)
         if config.init is not None:
             student.backbone.load_state_dict(RegionViT.from_file(config.init, shape).state_dict())
         objective = SlpdConfig(
@@ -252,12 +252,14 @@ class Trainer:
         return Slpd(objective, student)
 
     def _augmentation(self) -> Augmentation:
-        config, noise, offset = self.config, None, None
-        if config.token_noise or config.token_offset:
-            spread = token_spread(self.tokens, generator(config.seed, Stream.SPREAD)).to(self.device)
+        config, noise, offset, means = self.config, None, None, None
+        if config.token_noise or config.token_offset or config.region_offset:
+            sample = sample_tokens(self.tokens, generator(config.seed, Stream.SPREAD))
+            spread, region_means = sample.spread.to(self.device), sample.region_means.to(self.device)
             noise = spread * config.token_noise if config.token_noise else None
             offset = spread * config.token_offset if config.token_offset else None
-        return Augmentation(noise, offset, config.token_dropout, config.block_mask)
+            means = region_means * config.region_offset if config.region_offset else None
+        return Augmentation(noise, offset, means, config.token_dropout, config.block_mask)
 
     def _restore(self) -> Progress:
         path = self.config.out / LAST

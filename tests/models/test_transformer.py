@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
-from slpd_toolkit.models.transformer import Block, initialise, resize_position_embedding
+from slpd_toolkit.models.transformer import Block, WeightInit, initialise, resize_position_embedding
 
 TINY = RegionViTConfig(input_dim=12, grid=4, embed_dim=16, depth=3, heads=2)
 
@@ -112,3 +113,17 @@ def test_stochastic_depth_keeps_the_expectation_and_spares_the_first_block() -> 
 def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of heads, got 16 and 3"):
         RegionViT(replace(TINY, heads=3))
+
+
+def test_weights_start_as_the_scheme_says() -> None:
+    shape = RegionViTConfig(input_dim=100, grid=10, embed_dim=64, depth=2, heads=4)
+    published, fan_in = (RegionViT(shape, torch.Generator().manual_seed(0), scheme) for scheme in get_args(WeightInit))
+    for name, parameter in fan_in.state_dict().items():
+        before = published.state_dict()[name]
+        if parameter.ndim == 1:
+            assert torch.equal(parameter, before)
+            continue
+        inputs = parameter.shape[1]
+        expected = {"pos_embed": 0.88, "cls_token": 0.02}.get(name, inputs**-0.5)  # 0.88: 1, cut off at 2
+        assert float(before.std()) == pytest.approx(0.02, rel=0.3 if name == "cls_token" else 0.03)
+        assert float(parameter.std()) == pytest.approx(expected, rel=0.3 if name == "cls_token" else 0.03)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slpd_toolkit.objectives.augment import Augmentation, add_noise, augment, draw_blocks, draw_shown
+from slpd_toolkit.objectives.augment import Augmentation, add_noise, add_region_offset, augment, draw_blocks, draw_shown
 from slpd_toolkit.objectives.crops import Masks, Views
 
 SCALE = torch.tensor([0.0, 0.5, 2.0, 10.0])
@@ -58,6 +58,26 @@ def test_an_offset_is_shared_by_the_tokens_of_a_view_and_by_no_others() -> None:
     torch.testing.assert_close(each.std(0), SCALE, rtol=0.07, atol=1e-6)
     assert (each.mean(0).abs() <= 0.1 * SCALE + 1e-6).all()
     assert len(set(each[:, 3].tolist())) == len(each) == 5 * 400
+
+
+def test_a_region_offset_is_the_difference_of_two_means_and_each_view_s_own() -> None:
+    given, means = views(400, torch.float32), torch.randn(7, 4, generator=rng(5)) * SCALE
+    found = augment(given, Augmentation(region_means=means), rng())
+    possible = (means[:, None] - means).reshape(-1, 4)
+    for before, after in ((given.global_crops, found.global_crops), (given.local_crops, found.local_crops)):
+        offset = after - before
+        torch.testing.assert_close(offset, offset[:, :, :1, :1].expand_as(offset), atol=1e-5, rtol=1e-4)
+        nearest = torch.cdist(offset[:, :, 0, 0].flatten(0, 1).double(), possible.double()).min(1)
+        assert nearest.values.max() < 1e-4
+        assert len(set(nearest.indices.tolist())) == 43  # 7 x 6 differences, and nothing where both are the same
+        assert not torch.allclose(offset[0], offset[1])
+    assert found.student_sees is None
+
+
+def test_region_offsets_vary_the_way_that_regions_do() -> None:
+    means = torch.randn(300, 4, generator=rng(5)) @ torch.tensor([[1.0, 2.0, 0.0, 0.0]] * 4)
+    offsets = add_region_offset(torch.zeros(8, 500, 1, 1, 4), means, rng()).reshape(-1, 4)
+    torch.testing.assert_close(torch.cov(offsets.T), 2 * torch.cov(means.T), rtol=0.15, atol=1e-4)
 
 
 def test_small_noise_on_half_precision_is_not_rounded_away() -> None:
@@ -131,12 +151,12 @@ def test_the_block_is_hidden_in_global_views_alone() -> None:
 
 def test_views_without_local_crops_are_augmented_too() -> None:
     given = views()._replace(local_crops=torch.zeros(0, 50, 6, 6, 4))
-    found = augment(given, Augmentation(SCALE, SCALE, 0.5, 0.5), rng())
+    found = augment(given, Augmentation(SCALE, SCALE, torch.eye(4), 0.5, 0.5), rng())
     assert pair(found.student_sees)[1].shape == (0, 50, 6, 6)
 
 
 def test_all_follows_the_generator_alone() -> None:
-    settings = Augmentation(SCALE, SCALE, 0.5, 0.5)
+    settings = Augmentation(SCALE, SCALE, torch.eye(4), 0.5, 0.5)
     first, again, other = (augment(views(), settings, rng(seed)) for seed in (3, 3, 4))
     for one, two, three in (
         (first.global_crops, again.global_crops, other.global_crops),

@@ -47,6 +47,7 @@ AUGMENTED: dict[str, Any] = {
     "quarter_turns": 1.0,
     "token_noise": 0.3,
     "token_offset": 0.5,
+    "region_offset": 0.5,
     "token_dropout": 0.2,
     "block_mask": 0.25,
 }

@@ -9,7 +9,7 @@ from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenFile, TokenStore
 from slpd_toolkit.training import spread
 from slpd_toolkit.training.sampling import Stream, generator
-from slpd_toolkit.training.spread import token_spread
+from slpd_toolkit.training.spread import TokenSample, sample_tokens
 from tests.token_factory import write_cache, write_slide
 
 if TYPE_CHECKING:
@@ -26,11 +26,27 @@ def present_tokens(cache: Path) -> np.ndarray:
     ).astype(float)
 
 
-def measure(cache: Path, seed: int = 0) -> torch.Tensor:
+def sample(cache: Path, seed: int = 0) -> TokenSample:
     tokens = CohortTokens(TokenStore.open(cache))
-    found = token_spread(tokens, generator(seed, Stream.SPREAD))
+    found = sample_tokens(tokens, generator(seed, Stream.SPREAD))
     tokens.close()
     return found
+
+
+def measure(cache: Path, seed: int = 0) -> torch.Tensor:
+    return sample(cache, seed).spread
+
+
+def test_each_region_has_the_mean_of_the_tokens_that_it_has(cache: Path, gappy_cache: Path) -> None:
+    for folder in (cache, gappy_cache):
+        expected = []
+        for path in sorted(folder.glob("*.h5")):
+            file = TokenFile.open(path)
+            for region, tokens in enumerate(file.tokens):
+                expected.append(
+                    tokens[... if file.present is None else file.present[region]].reshape(-1, 8).mean(0, float)
+                )
+        np.testing.assert_allclose(sample(folder).region_means.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_cohort_within_the_sample_is_measured_whole_and_without_its_gaps(cache: Path, gappy_cache: Path) -> None:

@@ -110,7 +110,7 @@ def test_augmentation_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
 
 def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -> None:
     trainer = Trainer(
-        tiny(cache, tmp_path / "out", token_noise=0.5, token_offset=2.0),
+        tiny(cache, tmp_path / "out", token_noise=0.5, token_offset=2.0, region_offset=0.7),
         Processes(0, 1, torch.device("cpu")),
         StopRequest(),
     )
@@ -120,6 +120,9 @@ def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -
     assert settings.offset is not None
     torch.testing.assert_close(settings.noise.double(), 0.5 * spread, rtol=1e-6, atol=0)
     torch.testing.assert_close(settings.offset.double(), 2 * spread, rtol=1e-6, atol=0)
+    assert settings.region_means is not None
+    means = trainer.tokens.read(np.arange(30)).double().mean((1, 2))
+    torch.testing.assert_close(settings.region_means.double(), 0.7 * means, rtol=1e-5, atol=1e-6)
     assert (settings.dropout, settings.block) == (0.0, 0.0)
     trainer.close()
 
@@ -152,6 +155,7 @@ def test_two_processes_draw_their_own_augmentation_and_agree_on_the_weights(gapp
         ({"block_mask": -0.1}, "--block-mask: got -0.1, allowed: 0 to below 1"),
         ({"token_noise": -1.0}, "--token-noise: got -1.0, allowed: at least 0"),
         ({"token_offset": float("inf")}, "--token-offset: got inf, allowed: at least 0"),
+        ({"region_offset": -0.1}, "--region-offset: got -0.1, allowed: at least 0"),
         ({"token_dropout": float("nan")}, "--token-dropout: got nan, allowed: 0 to below 1"),
         ({"quarter_turns": 1.5}, "--quarter-turns: got 1.5, allowed: 0 to 1"),
     ],
