@@ -56,7 +56,7 @@ STAGE = "embed"
 QC_FOLDER = "qc"
 _MAX_WORKERS = 16
 _SLIDES_AHEAD = 2
-_LOWEST_PRIORITY = 19
+_NICER = 5  # readers than the encoder
 
 
 @dataclass
@@ -407,10 +407,12 @@ def _read_unless_over(job: Job, block: Block) -> tuple[npt.NDArray[np.uint8], np
 
 
 def _give_way() -> None:
-    """Let this thread run only where the encoder leaves a core idle.
+    """Let the encoder run before this thread, where both want a core.
 
     A CPU encoder computes in step on all cores: a reader that takes one of them keeps the others waiting too, so each
-    second of reading would cost two. At low priority it runs when the encoder has nothing to do, and then on all cores.
+    second of reading would cost two. At lower priority it runs when the encoder has nothing to do, and then on all
+    cores. Not at the lowest: beside another busy program a reader would hardly run, and the encoder wait for it.
     """
     if sys.platform == "linux":  # elsewhere, priorities are of processes only
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICER)

@@ -173,7 +173,8 @@ def _write(
             odd = SlideError(
                 f"The slide file has {_size(whole.size_l0)} px, the scores are of one with "
                 f"{_size(slide.slide_size_l0)}: shown without pixels.",
-                hint="Name the file that was embedded in the manifest.",
+                hint="Name the file that was embedded in the manifest. Squares of features that were imported without "
+                "the slide's size cannot be laid on its pixels.",
             )
             whole = None
         placed = slide if whole is None else replace(slide, slide_size_l0=whole.size_l0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -27,13 +28,13 @@ from slpd_toolkit.foreign.features import MissingSettingError, Settings, is_a_na
 from slpd_toolkit.foreign.regrid import place
 from slpd_toolkit.manifest import read_table
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.reader import TokenFile, require_same, require_same_run
+from slpd_toolkit.store.reader import TokenFile, require_same, require_same_run, token_paths
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.store.writer import TokenWriter
 from slpd_toolkit.units import MPP_RANGE, is_plausible_mpp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from slpd_toolkit.config.import_features import ImportConfig
     from slpd_toolkit.foreign.cohort import Cohort
@@ -75,7 +76,8 @@ class Tally:
     bytes: int = 0
     largest_shift: float = 0.0
     """Patch sides."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `REPORT` says of each slide."""
     notes: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -147,15 +149,17 @@ class ImportStage:
 
     def import_slides(self, slides: Sequence[Wanted]) -> None:
         """Import slides; complete ones are skipped, failing ones are recorded, and the others go on."""
-        with console.progress("import", total=len(slides), unit="slides") as progress:
-            for slide in slides:
-                try:
-                    self._import(slide)
-                except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
-                    self.fail(Failure.of(STAGE, slide.slide_id, slide.found.files[0], error))
-                rate = self._tally.bytes / 1e6 / (time.monotonic() - self._tally.started)
-                progress.advance(1, f"{rate:.0f} MB/s")
-        write_csv(self._config.out / REPORT, _COLUMNS, sorted(self._tally.rows, key=lambda row: str(row["slide_id"])))
+        try:
+            with console.progress("import", total=len(slides), unit="slides") as progress:
+                for slide in slides:
+                    try:
+                        self._import(slide)
+                    except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
+                        self.fail(Failure.of(STAGE, slide.slide_id, slide.found.files[0], error))
+                    rate = self._tally.bytes / 1e6 / (time.monotonic() - self._tally.started)
+                    progress.advance(1, f"{rate:.0f} MB/s")
+        finally:
+            write_report(self._config.out, self._tally.rows)
 
     def _import(self, wanted: Wanted) -> None:
         _require_name(wanted)
@@ -184,20 +188,7 @@ class ImportStage:
         tally.largest_shift = max(tally.largest_shift, report.shift_max_l0 / slide.patch_l0)
         for note in slide.notes:
             tally.notes[note] = tally.notes.get(note, 0) + 1
-        counts = {name: value for name, value in asdict(report).items() if name in _COLUMNS}
-        tally.rows.append(
-            counts
-            | {
-                "slide_id": meta.slide_id,
-                "regions": len(placement),
-                "shift_median_um": round(report.shift_median_l0 * slide.mpp_l0, 3),
-                "shift_max_um": round(report.shift_max_l0 * slide.mpp_l0, 3),
-                "mpp_l0": round(slide.mpp_l0, 6),
-                "effective_mpp": round(slide.effective_mpp, 6),
-                "notes": "; ".join(slide.notes),
-                "files": f"{slide.files[0]}" + (f" and {len(slide.files) - 1} more" if len(slide.files) > 1 else ""),
-            }
-        )
+        tally.rows[meta.slide_id] = _row(meta, len(placement))
 
     def _read(self, wanted: Wanted) -> SlideFeatures:
         config = self._config
@@ -264,6 +255,8 @@ class ImportStage:
         source = {
             "tool": slide.tool,
             "files": [str(path.resolve()) for path in slide.files[:2]],
+            "file_count": len(slide.files),
+            "located": slide.located,
             **asdict(placement.report),
             "tolerance": self._config.tolerance,
             "notes": notes,
@@ -297,7 +290,7 @@ class ImportStage:
             },
         )
         if left_out:
-            reasons = {name: sum(int(row[name]) for row in tally.rows) for name in _REASONS}
+            reasons = {name: sum(int(row[name]) for row in tally.rows.values()) for name in _REASONS}
             said = ", ".join(f"{count:,} {_REASONS[name]}" for name, count in reasons.items() if count)
             console.note(f"Left out: {said}. {out / REPORT} has each slide's numbers.")
         for note, slides in tally.notes.items():
@@ -332,16 +325,51 @@ def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement
         rows = placement.source[part]
         features = slide.features.take(rows)
         with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite
-            tokens = features.astype(schema.TOKEN_DTYPE)
-        finite = np.isfinite(tokens).all(axis=1)
-        if not finite.all():
+            tokens = features.astype(schema.TOKEN_DTYPE, copy=False)
+        if not schema.all_finite(tokens):
+            first = int(rows[np.isfinite(tokens).all(axis=1).argmin()])
             raise SlideError(
-                f"{slide.files[0]}: features of row {int(rows[~finite][0])} are NaN, infinite or beyond float16.",
+                f"{slide.files[0]}: features of row {first} are NaN, infinite or beyond float16.",
                 hint="The extraction went wrong (mixed precision?): extract this slide's features again.",
             )
         writer.put(region, placement.rows[part], placement.columns[part], tokens)
         count += features.nbytes
     return count
+
+
+def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
+    """List all slides of a cache that were imported: what earlier runs did is read from their token files.
+
+    Args:
+        out: The cache.
+        done: Slide id -> its row, of this run.
+    """
+    rows = dict(done)
+    for path in token_paths(out):
+        if path.stem in rows:
+            continue
+        with suppress(CacheError, LookupError, TypeError, ValueError):  # no token file, or its source is none of ours
+            found = TokenFile.open(path)
+            if found.meta.source:
+                rows[path.stem] = _row(found.meta, len(found))
+    write_csv(out / REPORT, _COLUMNS, [rows[slide_id] for slide_id in sorted(rows)])
+
+
+def _row(meta: TokenMeta, regions: int) -> dict[str, Any]:
+    """What `REPORT` says of a slide, from what its token file says of where it comes from."""
+    source = json.loads(meta.source)
+    first, more = source["files"][0], source.get("file_count", len(source["files"])) - 1
+    return {
+        "slide_id": meta.slide_id,
+        "regions": regions,
+        **{name: source[name] for name in ("patches", "placed", *_REASONS)},
+        "shift_median_um": round(source["shift_median_l0"] * meta.mpp_l0, 3),
+        "shift_max_um": round(source["shift_max_l0"] * meta.mpp_l0, 3),
+        "mpp_l0": round(meta.mpp_l0, 6),
+        "effective_mpp": round(meta.effective_mpp, 6),
+        "notes": "; ".join(source["notes"]),
+        "files": f"{first} and {more} more" if more else first,
+    }
 
 
 def _fingerprint(files: Sequence[Path]) -> str:

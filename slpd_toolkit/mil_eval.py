@@ -270,7 +270,7 @@ def _write(config: MilEvalConfig, evaluation: Evaluation, splits: Sequence[Split
     write_scores(out / SCORES, evaluation)
     write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
     thumbnails = _thumbnails(config, table)
-    write_report(out / REPORT, evaluation, thumbnails)
+    write_report(out / REPORT, evaluation, thumbnails.read)
     if thumbnails.failures:
         slide, error = next(iter(thumbnails.failures.items()))
         console.note(

@@ -15,13 +15,14 @@ from slpd_toolkit.report.curves import draw_curves
 from slpd_toolkit.training.metrics import read_metrics
 from slpd_toolkit.training.processes import join_processes
 from slpd_toolkit.training.sampling import Stream, generator
-from slpd_toolkit.training.signals import stop_requests
+from slpd_toolkit.training.signals import Stopped, stop_requests
 from slpd_toolkit.training.trainer import CURVES, METRICS, REGION_VIT, Trainer
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.pretrain import PretrainConfig
     from slpd_toolkit.console import Progress
     from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.training.processes import Processes
     from slpd_toolkit.training.signals import StopRequest
 
 
@@ -42,8 +43,17 @@ def run(config: PretrainConfig) -> int:
         compute.within_memory("Raise --accumulate (same result, less memory) or lower --batch-size, and resume."),
         join_processes(config.device) as processes,
         stop_requests() as stop,
-        closing(Trainer(config, processes)) as trainer,
     ):
+        try:
+            return _train_and_finish(config, processes, stop)
+        except Stopped:
+            if processes.first:
+                console.note("Stopped between steps; the same command goes on from there.")
+            return stop.exit_code
+
+
+def _train_and_finish(config: PretrainConfig, processes: Processes, stop: StopRequest) -> int:
+    with closing(Trainer(config, processes, stop)) as trainer:
         if not trainer.steps_left and (config.out / CURVES).exists():  # what a run writes last
             trainer.say(f"{config.out} is complete: {trainer.steps} steps. Its result is {config.out / REGION_VIT}.")
             return 0
@@ -61,6 +71,7 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
     """Train until the last step, or until asked to stop; either way the state is saved.
 
     Raises:
+        Stopped: Asked to stop while prototypes are made; the state was saved at the end of the epoch before.
         TrainingError: The loss is no longer finite; the last checkpoint is from before that.
         CacheError: Tokens can no longer be read.
     """

@@ -9,6 +9,8 @@ import numpy as np
 
 from slpd_toolkit import console
 from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.failures import FILENAME, Failure, FailureLog
+from slpd_toolkit.mil.arrays import listed
 from slpd_toolkit.report.atlas import THUMBNAIL_PX, Prototype, SlidePage, map_squares, write_atlas, write_strip
 from slpd_toolkit.report.thumbnails import slide_files
 from slpd_toolkit.slides.reader import Slide
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.prototypes import PrototypesConfig
     from slpd_toolkit.manifest import SlideEntry
 
+STAGE = "prototypes"
 _TABLE_ROWS = 20
 
 
@@ -30,7 +33,7 @@ def run(config: PrototypesConfig) -> int:
     """Print the table and write the atlas.
 
     Returns:
-        0, or 1 if some slides' pixels could not be read; the atlas then shows them without.
+        0, or 1 if some slides' pixels are not in the atlas that should be; failures.csv lists them.
 
     Raises:
         UsageError: The folder holds no prototypes, or the manifest cannot be read.
@@ -47,21 +50,39 @@ def run(config: PrototypesConfig) -> int:
     _print_table(file, sizes, shown)
     folder = config.out or config.run / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
-    atlas = Atlas(file, folder, config.nearest, slide_files(config.manifest, config.slides_root))
+    failures = FailureLog(folder / FILENAME)
+    slides = slide_files(config.manifest, config.slides_root)
+    if config.manifest:
+        _tell_absent([str(slide_id) for slide_id in file.slide_ids[shown]], slides, config.manifest, failures)
+    atlas = Atlas(file, folder, config.nearest, slides, failures)
     pages = [atlas.page(int(row), set(file.slide_ids[shown])) for row in shown]
     write_atlas(folder / "index.html", config.run.resolve().name, pages, len(file.slide_ids), file.step)
     if not config.manifest:
         console.note("With --manifest the atlas shows the regions' pixels.")
+    if len(failures):
+        console.warn(f"{len(failures):,} slides are shown without pixels: {failures.path} says why and what to do.")
     console.note(f"Look at {folder / 'index.html'}.")
-    return 1 if atlas.failed else 0
+    return 1 if len(failures) else 0
+
+
+def _tell_absent(shown: list[str], slides: dict[str, SlideEntry], manifest: Path, failures: FailureLog) -> None:
+    """Name the slides that the manifest does not have, or not in a row that can be used."""
+    absent = [slide_id for slide_id in shown if slide_id not in slides]
+    for slide_id in absent:
+        hint = "Add a row with its slide_id as the token cache has it, or mend the row."
+        failures.add(Failure(STAGE, slide_id, str(manifest), "the manifest has no row for it that can be used.", hint))
+    if absent:
+        console.warn(f"{manifest} has no usable row for {len(absent):,} of {len(shown):,} slides: {listed(absent)}.")
 
 
 class Atlas:
     """Makes the atlas' pages, and their pictures in its folder."""
 
-    def __init__(self, file: PrototypeFile, folder: Path, nearest: int, slides: dict[str, SlideEntry]) -> None:
+    def __init__(
+        self, file: PrototypeFile, folder: Path, nearest: int, slides: dict[str, SlideEntry], failures: FailureLog
+    ) -> None:
         self._file, self._folder, self._nearest, self._slides = file, folder, nearest, slides
-        self.failed = 0
+        self._failures = failures
 
     def page(self, row: int, shown: set[str]) -> SlidePage:
         """Describe one slide, and write a strip of thumbnails for each of its prototypes if its file is at hand."""
@@ -99,14 +120,22 @@ class Atlas:
         if entry is None:
             return {}
         try:
+            self._require_located(row)
             with Slide(entry.slide_path, entry.mpp_l0) as slide:
                 return {
                     k: self._strip(slide, row, slide_id, k, inside) for k, inside in enumerate(members) if len(inside)
                 }
         except SlideError as error:
-            self.failed += 1
+            self._failures.add(Failure.of(STAGE, slide_id, entry.slide_path, error))
             console.warn(f"{slide_id}: {error}")
             return {}
+
+    def _require_located(self, row: int) -> None:
+        if not self._file.located[row]:
+            raise SlideError(
+                "its features were imported without the slide's resolution or place: its pixels cannot be found.",
+                hint="Import them with --manifest and a column mpp (um/px of level 0), and train on that cache.",
+            )
 
     def _strip(self, slide: Slide, row: int, slide_id: str, k: int, inside: npt.NDArray[np.intp]) -> str:
         file = self._file

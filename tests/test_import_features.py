@@ -363,6 +363,50 @@ def test_finished_slides_are_skipped_and_changed_ones_told(tmp_path: Path, capsy
     assert "tolerance: 0.5 there, 0.25 here" in read_csv(tmp_path / "cache" / "failures.csv")[0]["error"]
 
 
+def test_the_report_holds_all_slides_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cache = good(tmp_path / "features_e", 4), tmp_path / "cache"
+    assert import_folder(whole, tmp_path / "at_once") == 0
+    wanted = read_csv(tmp_path / "at_once" / "imported.csv")
+    assert [row["slide_id"] for row in wanted] == ["a", "b", "c", "d"]
+    for slide_id in "cab":  # in parts, as batches arrive
+        rows = [{"slide_id": slide_id, "slide_path": f"{slide_id}.svs"}]
+        assert import_folder(whole, cache, manifest=write_manifest(tmp_path / "m.csv", rows)) == 0
+    assert read_csv(cache / "imported.csv") == wanted[:3]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(import_features, "write_report", killed)
+        with pytest.raises(Killed):
+            import_folder(whole, cache)
+    (whole / "d.h5").unlink()  # d is in the cache, and no later run sees it again
+    assert import_folder(whole, cache) == 0
+    assert read_csv(cache / "imported.csv") == wanted
+    (cache / "b.h5").unlink()
+    (cache / "c.h5").write_bytes(b"cut short")
+    assert import_folder(whole, cache, limit=1) == 0
+    assert [row["slide_id"] for row in read_csv(cache / "imported.csv")] == ["a", "d"]
+
+
+def test_the_report_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, write = good(tmp_path / "features_e"), import_features.write_tokens
+
+    def interrupted(writer: Any, slide: Any, placement: Any) -> int:
+        if slide.slide_id == "c":
+            raise KeyboardInterrupt
+        return write(writer, slide, placement)
+
+    monkeypatch.setattr(import_features, "write_tokens", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_folder(whole, tmp_path / "cache")
+    assert [row["slide_id"] for row in read_csv(tmp_path / "cache" / "imported.csv")] == ["a", "b"]
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
 @pytest.mark.parametrize(("changes", "said"), [({"region_px": 2048}, "region_px"), ({"encoder_name": "x"}, "encoder")])
 def test_another_cohort_s_cache_is_left_alone(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     source = good(tmp_path / "features_e")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slpd_toolkit.mil.results import Evaluation
-    from slpd_toolkit.report.thumbnails import Thumbnails
+    from slpd_toolkit.report.thumbnails import WholeSlide
 
 
 @pytest.fixture(autouse=True)
@@ -394,7 +394,7 @@ def test_slides_that_cannot_be_read_are_told_once(
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     cohort = plant(tmp_path, {"label": list("ab" * 12), "slide_path": ["broken.svs"] * 24}, [0.0, 6.0] * 12)
 
-    def look_at_all(path: Path, evaluation: Evaluation, thumbnails: Thumbnails) -> None:
+    def look_at_all(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
         assert [thumbnails(slide) for slide in evaluation.cohort.slides[:2]] == [None, None]
 
     monkeypatch.setattr(mil_eval, "write_report", look_at_all)

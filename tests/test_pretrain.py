@@ -22,6 +22,7 @@ from slpd_toolkit.training.metrics import COLUMNS, read_metrics
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
+from slpd_toolkit.training.signals import StopRequest
 from slpd_toolkit.training.trainer import Trainer
 from tests.training.plain_run import schedules, train_plainly
 from tests.training.runs import checkpoint, metrics, run_until, tiny
@@ -66,7 +67,7 @@ def test_the_last_layer_stays_as_it_is_to_the_bit_while_it_is_frozen(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(cache, tmp_path / "out", freeze_last_layer=2, lr=1.0)
-    start = Trainer(config, Processes(0, 1, torch.device("cpu")))
+    start = Trainer(config, Processes(0, 1, torch.device("cpu")), StopRequest())
     initial = {name: value.clone() for name, value in start.slpd.state_dict().items()}
     start.close()
     run_until(monkeypatch, config, 6)

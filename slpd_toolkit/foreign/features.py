@@ -86,6 +86,8 @@ class SlideFeatures:
     """um/px that was asked for; what was got is `patch_l0 * mpp_l0 / patch_px`."""
     size_l0: tuple[int, int] | None = None
     """Width and height of the slide, where known."""
+    located: bool = True
+    """Whether the coordinates are those of the slide's own level 0."""
     encoder: str
     usable: npt.NDArray[np.bool_] | None = None
     """(N,), which rows are plain patches of the slide; None where all are."""

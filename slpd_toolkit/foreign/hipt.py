@@ -1,7 +1,8 @@
 """HIPT: tokens of a 4096-px region, or of all regions of a slide, in a .pt file; what little else is known is its name.
 
 A region is (256, D), row-major, and its file is called `<slide>_<x>_<y>.pt` where it says where it lies; a slide is
-(M, 256, D). The published SLPD code turns a region round: (D, 16, 16).
+(M, 256, D). The published SLPD code turns a region round: (D, 16, 16). What HIPT computes from them, an embedding
+of each region, lies about in the same kind of file, (M, 192), and is no tokens, however many regions there are.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ COORDS_FOLDER = "coordinates"
 _AT = re.compile(r"(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)")
 _NUMBERED = re.compile(r"(?P<slide>.+)_(?P<number>\d+)")
 _LARGEST_GRID = 64
+_REGION_EMBEDDING = 192  # width of what HIPT's region ViT makes; its patch ViT's tokens have 384
 _LOOKED_AT = 8  # files, until one can be read
 
 
@@ -55,7 +57,15 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
         SlideError: A file is damaged or has another shape, or something is not known that the user can say.
     """
     rows: ArrayRows | RegionFiles
-    if _is_region(read_tensor(files[0]).shape):
+    shape = read_tensor(files[0]).shape
+    if _are_embeddings(files[0], shape):
+        raise SlideError(
+            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as HIPT's region ViT makes them, "
+            "and no tokens of patches.",
+            hint="Import what they were computed from. If they are tokens of one region, by an encoder of "
+            f"{_REGION_EMBEDDING} features, say where it lies in the file's name: <slide>_<x>_<y>.pt.",
+        )
+    if _is_region(shape):
         files = tuple(sorted(files, key=_number))
         rows = RegionFiles(files)
         grid, regions = rows.grid, len(files)
@@ -67,6 +77,7 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
     patch_px = (settings.region_px or REGION_PX) // grid
     target_mpp = settings.target_mpp or MPP
     notes: tuple[str, ...] = ()
+    located = corners_l0 is not None
     if corners_l0 is None:
         mpp_l0, notes = target_mpp, ("where the regions lie is not known: they stand in a row, in the file's order",)
         corners_l0 = np.stack([np.arange(regions) * float(patch_px * grid), np.zeros(regions)], axis=1)
@@ -85,6 +96,7 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
         patch_px=patch_px,
         mpp_l0=mpp_l0,
         target_mpp=target_mpp,
+        located=located,
         encoder=require_encoder(None, settings, files[0], "HIPT"),
         notes=notes,
     )
@@ -128,7 +140,7 @@ def read_region(path: Path) -> npt.NDArray[np.floating]:
     if not _is_region(tokens.shape):
         raise SlideError(
             f"{path}: features are {tokens.shape}, expected (m * m, D) or (D, m, m): one region.",
-            hint="Region embeddings, (M, 192), hold no tokens: import what they were computed from.",
+            hint=f"Region embeddings, (M, {_REGION_EMBEDDING}), hold no tokens: import what they were computed from.",
         )
     tokens = tokens.reshape(tokens.shape[0], -1).T if tokens.ndim == 3 else tokens
     check_features(tokens.shape, tokens.dtype, path)
@@ -138,8 +150,14 @@ def read_region(path: Path) -> npt.NDArray[np.floating]:
 def _are_regions(paths: Sequence[Path]) -> bool:
     for path in paths:
         with suppress(SlideError):
-            return _is_region(read_tensor(path).shape)
+            shape = read_tensor(path).shape
+            return _is_region(shape) and not _are_embeddings(path, shape)
     return False
+
+
+def _are_embeddings(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file holds embeddings of whole regions: of HIPT's width, and not named as one region is."""
+    return len(shape) == 2 and shape[1] == _REGION_EMBEDDING and _AT.fullmatch(path.stem) is None
 
 
 def _is_region(shape: tuple[int, ...]) -> bool:

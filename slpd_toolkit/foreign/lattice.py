@@ -93,7 +93,7 @@ def _plain_lattice(coords_l0: Floats, step_l0: float) -> PatchLattice | None:
     origin = np.mod(coords_l0[0] + step_l0 / 2, step_l0) - step_l0 / 2
     lattice = PatchLattice(step_l0, float(origin[0]), float(origin[1]))
     cells, distance = lattice.cells(coords_l0)
-    if distance.max() > 0 or np.ptp(cells, axis=0).prod() > _LARGEST_MAP:
+    if distance.max() > 0 or (np.ptp(cells, axis=0) + 1).prod() > _LARGEST_MAP:
         return None
     occupied = np.zeros(np.ptp(cells, axis=0) + 1, np.bool_)
     occupied[tuple((cells - cells.min(axis=0)).T)] = True

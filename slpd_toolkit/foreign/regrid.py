@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Booleans = npt.NDArray[np.bool_]
 
 _LISTED = 3
+_LARGEST_SIDE_L0 = 1 << 31
+"""No slide is as wide, and cells are counted in 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +155,11 @@ def _place_regions(slide: SlideFeatures, grid: int) -> Placement:
 
 
 def _require_inside(slide: SlideFeatures) -> None:
-    limit = np.array(slide.size_l0 or (np.inf, np.inf))
+    limit = np.minimum(slide.size_l0 or (np.inf, np.inf), _LARGEST_SIDE_L0)
     outside = np.flatnonzero(((slide.coords_l0 < 0) | (slide.coords_l0 >= limit)).any(axis=1))
     if len(outside):
         some = ", ".join(f"({x:g}, {y:g})" for x, y in slide.coords_l0[outside[:_LISTED]])
-        size = f"{slide.size_l0[0]:,} x {slide.size_l0[1]:,} px" if slide.size_l0 else "0 or more"
+        size = f"{limit[0]:,.0f} x {limit[1]:,.0f} px" if slide.size_l0 else f"0 to {_LARGEST_SIDE_L0:,}"
         raise SlideError(
             f"{len(outside):,} of {len(slide.coords_l0):,} coordinates lie outside the slide: {some}, allowed: {size} "
             "(level 0).",
@@ -176,7 +178,7 @@ def _without_overlap(cells: Integers, stride: int) -> tuple[Integers, Booleans]:
 def _nearest_first(cells: Integers, distance: Floats, coords_l0: Floats) -> Integers:
     """Indices of one patch a cell: the nearest, whatever the order of the rows."""
     keys = _keys(cells)
-    if len(np.unique(keys)) == len(keys):
+    if np.diff(np.sort(keys)).all():
         return np.arange(len(keys))
     order = np.lexsort((coords_l0[:, 0], coords_l0[:, 1], distance, keys))
     first = np.ones(len(order), np.bool_)

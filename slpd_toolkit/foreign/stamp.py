@@ -61,6 +61,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     tiles = _tiles(attributes, coords, settings, path)
     asked_mpp = settings.target_mpp or tiles.um / tiles.px
     mpp_l0, notes = settings.mpp_l0 or (settings.mpp if tiles.unit == tiles.um else None), tiles.notes
+    located = mpp_l0 is not None
     if mpp_l0 is None:
         mpp_l0 = tiles.um / tiles.px
         notes = (*notes, f"the slide's own resolution is not known: coordinates are in px of {mpp_l0:.4g} um")
@@ -76,6 +77,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
         patch_px=tiles.px,
         mpp_l0=mpp_l0,
         target_mpp=asked_mpp,
+        located=located,
         encoder=require_encoder(known(attributes, "extractor", "encoder"), settings, path, "STAMP"),
         usable=usable,
         notes=notes,

@@ -16,7 +16,7 @@ from slpd_toolkit.errors import UsageError
 from slpd_toolkit.objectives.matching import Correspondence, corresponding, nearest_slides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -107,6 +107,7 @@ def build_bank(
     correspondence: Correspondence = "matched",
     cluster_features: Tensor | None = None,
     seed: int = 0,
+    before_each: Callable[[], None] = lambda: None,
 ) -> PrototypeBank:
     """Cluster every slide that has at least `min_regions` regions, and find its most similar slides.
 
@@ -120,6 +121,7 @@ def build_bank(
         cluster_features: (R, e) features to cluster instead, such as the backbone's. A prototype is then the normalised
             mean bottleneck of its cluster.
         seed: Seed of every slide's k-means.
+        before_each: Called before each slide is clustered; what it raises ends the work.
 
     Raises:
         UsageError: `min_regions` is below `k`, or too few slides have that many regions.
@@ -142,6 +144,7 @@ def build_bank(
     cluster = np.full(len(vectors), -1)
     with _one_faiss_thread():
         for i, regions in enumerate(members):
+            before_each()
             centroids, assigned = kmeans(features[regions], k, seed=seed)
             if cluster_features is not None:
                 centroids = _mean_members(vectors[regions], features[regions], centroids, assigned)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.results import Representation, Result
     from slpd_toolkit.report.cases import Case, Choice
+    from slpd_toolkit.report.thumbnails import WholeSlide
 
     RGB = npt.NDArray[np.uint8]
 
@@ -58,7 +59,7 @@ class Attention:
 def show_attention(
     representations: Sequence[Representation],
     choices: Sequence[tuple[Result, Choice]],
-    thumbnails: Callable[[str], RGB | None],
+    thumbnails: Callable[[str], WholeSlide | None],
 ) -> Attention | None:
     """Show the best aggregator that has attention, on slides that its best model is most right and most wrong about.
 
@@ -80,9 +81,9 @@ def show_attention(
     shown = {name: attention[name] for name in list(attention)[:_MODELS]}
 
     def show(case: Case) -> AttendedSlide:
-        thumbnail = thumbnails(case.slide_id)
-        pictures = [(name, _overlay(placed[name], case.row, each[case.row], thumbnail)) for name, each in shown.items()]
-        return AttendedSlide(case, "" if thumbnail is None else _encoded(_small(thumbnail), "JPEG"), pictures)
+        whole = thumbnails(case.slide_id)
+        pictures = [(name, _overlay(placed[name], case.row, each[case.row], whole)) for name, each in shown.items()]
+        return AttendedSlide(case, "" if whole is None else _encoded(_small(whole.rgb), "JPEG"), pictures)
 
     wrong = [case for case in choice.hardest if not case.right]
     slides = {
@@ -92,10 +93,11 @@ def show_attention(
     return Attention(result.aggregator, result.model, len(attention) - len(shown), slides)
 
 
-def _overlay(representation: Representation, row: int, shares: FloatArray, thumbnail: RGB | None) -> str:
+def _overlay(representation: Representation, row: int, shares: FloatArray, whole: WholeSlide | None) -> str:
+    """Draw the squares, on the slide's pixels if they are of a slide of the size that the squares were cut from."""
     assert representation.places is not None
     slide = slide_scores(representation.places, representation, row, shares)
-    pixels = thumbnail if min(slide.slide_size_l0) > 0 else None
+    pixels = whole.rgb if whole is not None and whole.size_l0 == slide.slide_size_l0 else None
     overlay = draw_overlay(slide, colour_values(slide.scores, "rank"), pixels, _SIDE_PX)
     return _encoded(overlay.rgb, "PNG" if pixels is None else "JPEG")
 

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from slpd_toolkit.mil.results import Evaluation, Representation, Result
     from slpd_toolkit.report.cases import Choice
     from slpd_toolkit.report.pictures import Look, Picture
+    from slpd_toolkit.report.thumbnails import WholeSlide
 
 FIGURES = "figures"
 FIGURE_FILES = frozenset(
@@ -49,13 +48,13 @@ _HARDEST = 15
 _STEPS = 11
 
 
-def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], npt.NDArray[np.uint8] | None]) -> None:
+def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
     """Write the page, and its figures as SVG into `figures/` beside it; those of an earlier page go.
 
     Args:
         path: report.html.
         evaluation: What was found.
-        thumbnails: Slide id -> (H, W, 3) RGB of the whole slide, or None where its file is not at hand.
+        thumbnails: Slide id -> the whole slide in small, or None where its file is not at hand.
     """
     headline, task = evaluation.task.headline, evaluation.task
     ranked = best_first(evaluation.results, headline)

@@ -69,11 +69,6 @@ class Thumbnails:
         self.failures: dict[str, SlideError] = {}
         """Slides that are listed but could not be read, and why."""
 
-    def __call__(self, slide_id: str) -> npt.NDArray[np.uint8] | None:
-        """Give the thumbnail, or None where the slide is not listed or cannot be read."""
-        whole = self.read(slide_id)
-        return None if whole is None else whole.rgb
-
     def read(self, slide_id: str) -> WholeSlide | None:
         """Give the thumbnail with the slide's size, or None where the slide is not listed or cannot be read."""
         entry = self._entries.get(slide_id)

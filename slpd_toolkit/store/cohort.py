@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.reader import TokenStore
 
 _FILES_LEFT_FOR_OTHERS = 128
-_EXPONENT_BITS = 0x7C00  # all ones in a float16 that is NaN or infinite
 
 
 class CohortTokens:
@@ -92,9 +91,9 @@ class CohortTokens:
         slides = self.slide_of_region[regions]
         for row, slide, local in zip(rows, slides, regions - self._starts[slides], strict=True):
             self._read_region(int(slide), int(local), row)
-        bits = rows.view(np.uint16)
-        if ((bits & _EXPONENT_BITS) == _EXPONENT_BITS).any():
-            self._name_non_finite(bits, slides, regions - self._starts[slides])
+        numbers = rows.view(schema.TOKEN_DTYPE)
+        if not schema.all_finite(numbers):
+            self._name_non_finite(numbers, slides, regions - self._starts[slides])
         return tokens
 
     def _read_region(self, slide: int, region: int, into: npt.NDArray[np.uint8]) -> None:
@@ -129,9 +128,9 @@ class CohortTokens:
             return descriptor, stays
 
     def _name_non_finite(
-        self, bits: npt.NDArray[np.uint16], slides: npt.NDArray[np.int64], regions: npt.NDArray[np.int64]
+        self, numbers: npt.NDArray[np.float16], slides: npt.NDArray[np.int64], regions: npt.NDArray[np.int64]
     ) -> None:
-        bad = int(((bits & _EXPONENT_BITS) == _EXPONENT_BITS).any(axis=1).argmax())
+        bad = int(np.isfinite(numbers).all(axis=1).argmin())
         path = self._store.slides[int(slides[bad])].path
         raise CacheError(
             f"{path}: region {int(regions[bad])} holds tokens that are NaN or infinite.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from slpd_toolkit.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy.typing as npt
 
 SCHEMA = "slpd-tokens"
 VERSION = 1
@@ -24,6 +27,8 @@ TOKEN_DTYPE = np.dtype("<f2")
 COORD_DTYPE = np.dtype("<i8")
 TISSUE_DTYPE = np.dtype("<f2")
 PRESENT_DTYPE = np.dtype(bool)
+
+_WITHOUT_SIGN, _INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of a float16's bits; NaN lies above infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,11 @@ class TokenMeta:
     def grid(self) -> int:
         """Patches along one side of a region."""
         return self.region_px // self.patch_px
+
+    @property
+    def located(self) -> bool:
+        """Whether coordinates are those of the slide's own level 0, so that its pixels can be found."""
+        return not self.source or bool(json.loads(self.source).get("located", True))
 
     def to_attributes(self) -> dict[str, Any]:
         """Give the HDF5 attributes."""
@@ -107,6 +117,11 @@ def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) ->
     """Name each of the attributes `names` that differs, with both values; empty if none does."""
     pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in names]
     return ", ".join(f"{name}: {one!r} there, {other!r} here" for name, one, other in pairs if one != other)
+
+
+def all_finite(tokens: npt.NDArray[np.float16]) -> bool:
+    """Whether no number is NaN or infinite, by their bits: a tenth of the time of `np.isfinite`."""
+    return bool((tokens.view(np.uint16) & _WITHOUT_SIGN).max(initial=0) < _INFINITY)
 
 
 def _plain(value: Any) -> Any:

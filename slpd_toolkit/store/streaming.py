@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slpd_toolkit.readahead import read_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     import numpy as np
     import numpy.typing as npt
@@ -39,7 +39,7 @@ def map_regions(
     *,
     device: torch.device,
     workers: int,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Apply `work` to the tokens of each part.
 
     Args:

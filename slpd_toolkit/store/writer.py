@@ -97,8 +97,8 @@ class TokenWriter:
         if self._present is not None and not self._present[region, rows, columns].all():
             raise ValueError(f"{self.path}: region {region} is given tokens of patches that are not present")
         with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and is refused below
-            stored = tokens.astype(schema.TOKEN_DTYPE)
-        if not np.isfinite(stored).all():
+            stored = tokens.astype(schema.TOKEN_DTYPE, copy=False)
+        if not schema.all_finite(stored):
             raise CacheError(
                 f"{self.path}: region {region} has tokens that are NaN, infinite or beyond float16.",
                 hint="Check the encoder's weights and --precision.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,11 +25,18 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.cohort import CohortTokens
     from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.training.processes import Processes
+    from slpd_toolkit.training.signals import StopRequest
 
 
 @torch.inference_mode()
 def embed_cohort(
-    network: RegionNetwork, tokens: CohortTokens, side: int, processes: Processes, precision: Precision, workers: int
+    network: RegionNetwork,
+    tokens: CohortTokens,
+    side: int,
+    processes: Processes,
+    precision: Precision,
+    workers: int,
+    stop: StopRequest,
 ) -> tuple[Tensor, Tensor]:
     """Embed the central crop of every region, each process its share.
 
@@ -38,9 +47,13 @@ def embed_cohort(
         processes: All of them get the whole result.
         precision: Arithmetic.
         workers: Threads that read ahead.
+        stop: Looked at after each batch.
 
     Returns:
         (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
+
+    Raises:
+        Stopped: The run is asked to stop.
     """
 
     def embed(batch: RegionBatch) -> Tensor:
@@ -51,16 +64,28 @@ def embed_cohort(
 
     device = processes.device
     parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
-    made = list(map_regions(embed, tokens, parts, device=device, workers=workers))
-    features = torch.cat(made) if made else torch.empty(0, network.backbone.config.embed_dim, device=device)
-    features = processes.gather(features, len(tokens))
+
+    def embed_share() -> Tensor:
+        made = [torch.empty(0, network.backbone.config.embed_dim, device=device)]
+        with closing(map_regions(embed, tokens, parts, device=device, workers=workers)) as batches:
+            for features in batches:
+                made.append(features)
+                stop.leave_if_asked()
+        return torch.cat(made)
+
+    features = processes.gather(processes.unless_stopped(stop, embed_share), len(tokens))
     with autocast(device, precision):
         bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, REGIONS_AT_ONCE)])
     return features, F.normalize(bottleneck.float(), dim=-1)
 
 
 def make_prototypes(
-    config: PretrainConfig, network: RegionNetwork, tokens: CohortTokens, processes: Processes, precision: Precision
+    config: PretrainConfig,
+    network: RegionNetwork,
+    tokens: CohortTokens,
+    processes: Processes,
+    precision: Precision,
+    stop: StopRequest,
 ) -> tuple[PrototypeBank, Tensor]:
     """Embed, cluster and match the cohort with the teacher as it is.
 
@@ -71,9 +96,11 @@ def make_prototypes(
 
     Raises:
         UsageError: Too few slides have enough regions.
+        Stopped: The run is asked to stop; nothing is changed.
     """
-    features, bottleneck = embed_cohort(network, tokens, config.global_side, processes, precision, config.workers)
-    bank = build_bank(
+    features, bottleneck = embed_cohort(network, tokens, config.global_side, processes, precision, config.workers, stop)
+    cluster = partial(
+        build_bank,
         bottleneck,
         torch.from_numpy(tokens.slide_of_region),
         k=config.clusters,
@@ -82,5 +109,6 @@ def make_prototypes(
         correspondence=config.correspondence,
         cluster_features=features if config.cluster_features == "backbone" else None,
         seed=config.seed,
+        before_each=stop.leave_if_asked,
     )
-    return bank.to(processes.device), bottleneck
+    return processes.unless_stopped(stop, cluster).to(processes.device), bottleneck

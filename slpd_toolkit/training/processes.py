@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from slpd_toolkit.compute import resolve_device
 from slpd_toolkit.errors import UsageError
+from slpd_toolkit.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from slpd_toolkit.training.signals import StopRequest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,24 @@ class Processes:
         shared = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
         return tuple(shared.tolist())
+
+    def unless_stopped(self, stop: StopRequest, work: Callable[[], T]) -> T:
+        """Do work that leaves by `Stopped` when this process is asked to stop; if one is, all leave. All must call it.
+
+        Raises:
+            Stopped: Some process was asked to stop, before or during the work.
+        """
+        try:
+            done = work()
+        except Stopped:
+            self._leave_together(stop)
+            raise
+        self._leave_together(stop)
+        return done
+
+    def _leave_together(self, stop: StopRequest) -> None:
+        (stop.exit_code,) = self.max(stop.exit_code)
+        stop.leave_if_asked()
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over the processes. All must call it."""

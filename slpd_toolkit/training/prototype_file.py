@@ -47,6 +47,8 @@ class PrototypeFile:
     """(R, 2) x, y of the region's top-left corner, level-0 px."""
     region_l0: npt.NDArray[np.int64]
     """(N,) side of a region, level-0 px, on each slide."""
+    located: npt.NDArray[np.bool_]
+    """(N,) whether the slide's coordinates are those of its own level 0: what was imported may not know it."""
     step: int
     """Steps that the teacher had trained for."""
 
@@ -55,7 +57,7 @@ class PrototypeFile:
         with atomic_path(path) as partial, h5py.File(partial, "w", libver="v110") as file:
             file.attrs.update({"schema": SCHEMA, "schema_version": VERSION, "step": self.step})
             file.create_dataset("slide_ids", data=self.slide_ids, dtype=h5py.string_dtype())
-            for name in ARRAYS:
+            for name in (*ARRAYS, LOCATED):
                 file.create_dataset(name, data=getattr(self, name))
 
     @classmethod
@@ -71,7 +73,9 @@ class PrototypeFile:
                 if found != (SCHEMA, VERSION):
                     raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.")
                 arrays = {name: file[name][...] for name in ARRAYS}
-                return cls(slide_ids=file["slide_ids"].asstr()[...], step=int(file.attrs["step"]), **arrays)
+                slide_ids = file["slide_ids"].asstr()[...]
+                located = file[LOCATED][...] if LOCATED in file else np.ones(len(slide_ids), np.bool_)
+                return cls(slide_ids=slide_ids, located=located, step=int(file.attrs["step"]), **arrays)
         except (OSError, KeyError, RuntimeError) as error:
             raise CacheError(
                 f"{path} cannot be read as a prototype file ({error}).",
@@ -90,6 +94,8 @@ ARRAYS = (
     "region_coords",
     "region_l0",
 )
+LOCATED = "located"
+"""Files of before it was written hold slides that are."""
 
 
 def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tensor, step: int) -> PrototypeFile:
@@ -116,5 +122,6 @@ def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tens
         region_cosine=cosine.cpu().numpy(),
         region_coords=np.concatenate([slide.coords for slide in store.slides]),
         region_l0=np.array([slide.meta.region_l0 for slide in slides], np.int64),
+        located=np.array([slide.meta.located for slide in slides], np.bool_),
         step=step,
     )

@@ -1,4 +1,8 @@
-"""Leaving in good order: SIGTERM (a preempted SLURM job) and Ctrl-C finish the step and save."""
+"""Leaving in good order: SIGTERM (a preempted SLURM job) and Ctrl-C finish the step and save.
+
+Between steps lie passes over the whole cohort, which may take minutes, where a scheduler kills after half a minute.
+They change nothing that a checkpoint holds, so they are left at once, and done again when the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+class Stopped(Exception):  # noqa: N818 - no error: someone asked for it
+    """A pass over the cohort was left because someone asked the run to stop."""
+
+
 @dataclass
 class StopRequest:
     """Whether someone asked the run to stop, and the exit code that says who."""
@@ -20,6 +28,15 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.exit_code != 0
+
+    def leave_if_asked(self) -> None:
+        """End a pass over the cohort; it calls this often.
+
+        Raises:
+            Stopped: Someone asked the run to stop.
+        """
+        if self:
+            raise Stopped
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from slpd_toolkit.objectives.terms import SlpdConfig
 from slpd_toolkit.store.cohort import CohortTokens
 from slpd_toolkit.store.reader import TokenStore
 from slpd_toolkit.store.schema import COHORT_FIELDS
+from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.training.boundary import make_prototypes
 from slpd_toolkit.training.checkpoint import Progress, describe_cohort, load_checkpoint, save_checkpoint
 from slpd_toolkit.training.meter import Meter
@@ -54,10 +55,16 @@ _LR_REFERENCE_BATCH = 256
 
 
 class Trainer:
-    """Everything that the loop needs: built from the settings, or restored from the run folder."""
+    """Everything that the loop needs: built from the settings, or restored from the run folder.
 
-    def __init__(self, config: PretrainConfig, processes: Processes) -> None:
-        self.config, self.processes, self.device = config, processes, processes.device
+    Args:
+        config: Settings.
+        processes: This process and the others.
+        stop: Looked at in passes over the cohort, which end by `Stopped` and leave the state as it was.
+    """
+
+    def __init__(self, config: PretrainConfig, processes: Processes, stop: StopRequest) -> None:
+        self.config, self.processes, self.device, self._stop = config, processes, processes.device, stop
         self.precision = compute.resolve_precision(config.precision, self.device)
         self.store = TokenStore.open(config.cache)
         self.tokens = CohortTokens(self.store)
@@ -257,7 +264,7 @@ class Trainer:
     def _restore(self) -> Progress:
         path = self.config.out / LAST
         if not path.exists():
-            self._check_tokens()
+            self.processes.unless_stopped(self._stop, self._check_tokens)
             return Progress()
         return load_checkpoint(path, self.slpd, self.optimiser, self.scaler, self.started_with, self.device)
 
@@ -267,9 +274,10 @@ class Trainer:
         regions = np.arange(share.start, share.stop)
         shown = self.processes.first
         with console.progress("check tokens", total=len(regions), unit="regions", shown=shown) as bar:
-            for part in np.array_split(regions, max(1, len(regions) // 256)):
+            for part in in_parts(regions):
                 self.tokens.read(part)
                 bar.advance(len(part))
+                self._stop.leave_if_asked()
 
     def _claim_folder(self) -> None:
         """Make the run folder and clear away what a killed run left half written: before hours of work, not after."""
@@ -297,7 +305,9 @@ class Trainer:
 
     def _make_prototypes(self) -> None:
         """Cluster and match the cohort anew, and write prototypes.h5."""
-        bank, bottleneck = make_prototypes(self.config, self.slpd.teacher, self.tokens, self.processes, self.precision)
+        bank, bottleneck = make_prototypes(
+            self.config, self.slpd.teacher, self.tokens, self.processes, self.precision, self._stop
+        )
         self.progress.bank = bank
         if self.processes.first:
             found = describe_prototypes(self.store, bank, bottleneck, self.progress.step)

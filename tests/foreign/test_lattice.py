@@ -8,6 +8,13 @@ from slpd_toolkit.foreign.lattice import PatchLattice, find_lattice, neighbour_g
 from tests.foreign.factory import lattice_of, shuffled
 
 
+@pytest.mark.parametrize("apart", [(1, 0), (0, 1), (1, 1)])
+def test_patches_far_apart_take_no_memory(apart: tuple[int, int]) -> None:
+    """A map of the cells between these two would have terabytes, on one line too."""
+    lattice = find_lattice(np.array([(0, 0), apart]) * 2.0**52, (512.0,), 512.0)
+    assert (lattice.step_l0, lattice.x_l0, lattice.y_l0, lattice.stride) == (512, 0, 0, 1)
+
+
 def test_a_plain_lattice_is_found_exactly() -> None:
     (coords,) = shuffled(lattice_of(30, 20, 512))
     lattice = find_lattice(coords, (512.0,), 512.0)

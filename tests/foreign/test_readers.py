@@ -281,10 +281,27 @@ def test_hipt_regions_that_are_only_numbered(tmp_path: Path) -> None:
     assert (slide.features.take(np.arange(2560, 2816)) == tokens[10]).all()
 
 
-def test_region_embeddings_are_no_tokens(tmp_path: Path) -> None:
-    save(tmp_path / "a.pt", features_of(7, 192))
-    with pytest.raises(SlideError, match=r"\(7, 192\), expected \(R, m \* m, D\)"):
+@pytest.mark.parametrize("regions", [7, 16, 64, 256])
+@pytest.mark.parametrize("name", ["a", "TCGA-AA-0001-01Z-00-DX1", "slide_3"])
+def test_region_embeddings_are_no_tokens(tmp_path: Path, regions: int, name: str) -> None:
+    save(tmp_path / f"{name}.pt", features_of(regions, 192))
+    with pytest.raises(SlideError, match=rf"\({regions}, 192\): embeddings of {regions} regions") as caught:
         read(tmp_path, settings=HIPT)
+    assert "<slide>_<x>_<y>.pt" in caught.value.hint
+
+
+def test_a_square_number_of_region_embeddings_groups_no_files(tmp_path: Path) -> None:
+    for number, regions in enumerate((64, 50, 81)):
+        save(tmp_path / f"case_{number}.pt", features_of(regions, 192))
+    assert [found.slide_id for found in find(tmp_path, "hipt")[1]] == ["case_0", "case_1", "case_2"]
+
+
+def test_tokens_as_wide_as_region_embeddings_are_told_by_their_place(tmp_path: Path) -> None:
+    tokens = features_of(256, 192)
+    save(tmp_path / "slide_A_4096_8192.pt", tokens)
+    slide = read(tmp_path, settings=HIPT)
+    assert (slide.grid, slide.coords_l0.tolist()) == (16, [[4096, 8192]])
+    assert (rows(slide) == tokens).all()
 
 
 def test_code_in_a_tensor_file_is_not_run(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def cell_corners(placement: Placement) -> npt.NDArray[Any]:
     return (placement.coords_l0[:, None] + within).reshape(len(placement), placement.grid, placement.grid, 2)
 
 
+@pytest.mark.parametrize("far", [1e30, 2.0**63, 2.0**31])
+def test_coordinates_that_no_slide_has_are_refused(far: float) -> None:
+    """Cells are counted in 64 bits: farther ones would come out anywhere."""
+    with pytest.raises(SlideError, match=r"1 of 2 coordinates lie outside the slide: .*allowed: 0 to 2,147,483,648"):
+        place(slide(np.array([[0, 0], [far, 0]])), grid=4, tolerance=0.5, min_tissue=0)
+
+
 def test_patches_go_where_they_lie_whatever_their_order() -> None:
     (coords,) = shuffled(lattice_of(10, 7, 256))
     placement = place(slide(coords), grid=4, tolerance=0.5, min_tissue=0)

@@ -12,14 +12,14 @@ import pytest
 
 from slpd_toolkit.mil.statistics import Interval
 from slpd_toolkit.report.evaluation import flatten, write_report
-from tests.report.evaluations import classification, planted_evaluation, survival
+from slpd_toolkit.report.thumbnails import WholeSlide
+from tests.report.evaluations import REGION_L0, classification, planted_evaluation, survival
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from slpd_toolkit.mil.results import Evaluation
-    from slpd_toolkit.report.attention import RGB
 
 VOID = {"meta", "img", "br"}
 OPTIONAL_END = {"html"}
@@ -63,11 +63,11 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def nothing(_: str) -> RGB | None:
+def nothing(_: str) -> None:
     return None
 
 
-def report(tmp_path: Path, evaluation: Evaluation, thumbnails: Callable[[str], RGB | None] = nothing) -> Page:
+def report(tmp_path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None] = nothing) -> Page:
     """Write it, and check what holds for every report."""
     path = tmp_path / "report.html"
     write_report(path, evaluation, thumbnails)
@@ -196,19 +196,21 @@ def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
     assert "Highest mean: dino, knn: AUC 0.700 over" in page.text
 
 
-def test_overlays_lie_on_thumbnails_where_there_are_any(tmp_path: Path) -> None:
+def test_overlays_lie_on_thumbnails_of_the_size_that_the_regions_were_cut_from(tmp_path: Path) -> None:
     cohort, task = classification(30, ["a", "b"])
     evaluation = planted_evaluation(cohort, task, {"slpd": 0.5, "dino": 0.2}, aggregators=["abmil"])
     asked: list[str] = []
 
-    def thumbnails(slide_id: str) -> RGB | None:
+    def thumbnails(slide_id: str, size_l0: tuple[int, int] = (4 * REGION_L0, 4 * REGION_L0)) -> WholeSlide | None:
         asked.append(slide_id)
-        return np.full((80, 80, 3), 150, np.uint8) if slide_id.endswith("-0") else None
+        return WholeSlide(np.full((80, 80, 3), 150, np.uint8), size_l0) if slide_id.endswith("-0") else None
 
     page = report(tmp_path, evaluation, thumbnails)
     assert len(asked) == len(set(asked)) == 8
     with_pixels = sum(slide.endswith("-0") for slide in asked)
     assert sum(source.startswith("data:image/jpeg") for source in page.sources) == 3 * with_pixels
+    other = report(tmp_path, evaluation, lambda slide_id: thumbnails(slide_id, (5 * REGION_L0, 4 * REGION_L0)))
+    assert sum(source.startswith("data:image/jpeg") for source in other.sources) == with_pixels  # the thumbnails alone
     assert sum(source.startswith("data:image/png") for source in page.sources) == 2 * (8 - with_pixels)
 
 
@@ -218,7 +220,7 @@ def test_a_report_of_a_thousand_slides_is_small(tmp_path: Path) -> None:
     assert len(cohort.slides) > 950
     evaluation = planted_evaluation(cohort, task, {"slpd": 1.0, "dino": 0.5}, aggregators=["abmil"], folds=3)
     noisy = np.random.default_rng(0).integers(0, 255, (600, 600, 3)).astype(np.uint8)
-    report(tmp_path, evaluation, lambda _: noisy)
+    report(tmp_path, evaluation, lambda _: WholeSlide(noisy, (4 * REGION_L0, 4 * REGION_L0)))
     assert (tmp_path / "report.html").stat().st_size < 4e6
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slpd_toolkit import pretrain
+from slpd_toolkit.objectives import prototypes
+from slpd_toolkit.store import streaming
+from slpd_toolkit.store.cohort import CohortTokens
+from slpd_toolkit.training import boundary
 from tests.training.processes import exit_code, start
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -57,3 +63,52 @@ def test_a_signal_is_answered_with_a_saved_state_and_its_exit_code(
     assert checkpoint(config.out)["step"] < 9
     assert (config.out / "region_vit.pt").exists()
     assert not (config.out / "curves.svg").exists()
+
+
+def signal_at(
+    patch: pytest.MonkeyPatch, place: object, name: str, number: int, when: Callable[[int], bool]
+) -> list[int]:
+    """A signal comes when `name` is called for the n-th time and `when(n)`; gives how often it was called."""
+    work: Any = getattr(place, name)
+    calls = [0]
+
+    def work_and_signal(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if when(calls[0]):
+            os.kill(os.getpid(), number)
+        return work(*arguments, **named)
+
+    patch.setattr(place, name, work_and_signal)
+    return calls
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_check_of_tokens_is_left_at_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    monkeypatch.setattr(streaming, "REGIONS_AT_ONCE", 5)
+    reads = signal_at(monkeypatch, CohortTokens, "read", number, lambda call: call == 2)
+    assert pretrain.run(tiny(cache, tmp_path / "out")) == code
+    assert reads == [2]
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("place", "name", "stops"), [(boundary, "centre_crop", 8), (prototypes, "kmeans", 6)])
+def test_passes_between_epochs_are_left_at_once_and_done_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, stops: int
+) -> None:
+    """The signal comes at the first batch (or slide), then at the second, ... until it is too late for any."""
+    monkeypatch.setattr(streaming, "REGIONS_AT_ONCE", 5)
+    pretrain.run(tiny(cache, tmp_path / "whole"))
+    config = tiny(cache, tmp_path / "stopped")
+    codes: list[int] = []
+    while 0 not in codes:
+        at = len(codes) + 1
+        with monkeypatch.context() as patch:
+            calls = signal_at(patch, place, name, signal.SIGTERM, at.__eq__)
+            codes.append(pretrain.run(config))
+        assert codes[-1] == 0 or calls == [at]
+        assert checkpoint(config.out)["step"] % 3 == 0
+    assert codes == [143] * stops + [0]
+    assert_same_run(tmp_path / "whole", config.out)
+    assert (tmp_path / "whole" / "prototypes.h5").read_bytes() == (config.out / "prototypes.h5").read_bytes()

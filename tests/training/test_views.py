@@ -17,6 +17,7 @@ from slpd_toolkit.store import streaming
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
+from slpd_toolkit.training.signals import StopRequest
 from slpd_toolkit.training.trainer import Trainer
 from tests.training.processes import exit_code, start_two
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, differences, run_until, tiny, weights
@@ -111,6 +112,7 @@ def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -
     trainer = Trainer(
         tiny(cache, tmp_path / "out", token_noise=0.5, token_offset=2.0, region_offset=0.7),
         Processes(0, 1, torch.device("cpu")),
+        StopRequest(),
     )
     spread = trainer.tokens.read(np.arange(30)).double().flatten(0, 2).std(0, correction=0)
     settings = trainer.augmentation
