@@ -108,13 +108,21 @@ class TokenStore:
         slides: Token files, at least one.
 
     Raises:
-        CacheError: Two files differ in encoder or geometry; the message names both files and every attribute.
+        CacheError: Two files differ in encoder or geometry, or are of the same slide; the message names both files, and
+            every attribute that differs.
     """
 
     def __init__(self, slides: Sequence[TokenFile]) -> None:
         self.slides = tuple(slides)
         first = self.slides[0]
+        of_slide: dict[str, TokenFile] = {}
         for slide in self.slides:
+            other = of_slide.setdefault(slide.meta.slide_id, slide)
+            if other is not slide:
+                raise CacheError(
+                    f"{slide.path} and {other.path} are both of slide {slide.meta.slide_id!r}.",
+                    hint="A cache holds a slide once, as <slide_id>.h5: remove the copy.",
+                )
             differences = schema.disagreement(slide.meta, first.meta, schema.COHORT_FIELDS)
             if differences:
                 raise CacheError(

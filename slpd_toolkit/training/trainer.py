@@ -164,6 +164,11 @@ class Trainer:
             self.say(f"Going on at step {self.progress.step:,} of {self.steps:,}.")
         if config.uses_prototypes:
             self.say(f"Prototypes from epoch {config.prototype_epoch}: {config.clusters} a slide.")
+        elif config.intra_weight + config.inter_weight > 0:  # a recipe's value, and epochs that a flag has shortened
+            self.say(
+                f"No prototypes: --prototype-epoch {config.prototype_epoch} counts from 0, and --epochs is "
+                f"{config.epochs}. SLPD needs an earlier one; as it is, this is self-distillation alone."
+            )
 
     def finish(self, stop: StopRequest) -> int:
         """Cluster with the final teacher, if the run is complete. Gives the exit code."""
@@ -189,9 +194,11 @@ class Trainer:
                 hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
             )
         if config.global_side > grid:
+            large, small = (max(1, round(grid * side / 16)) for side in (14, 6))
             raise UsageError(
                 f"--global-side: {config.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
-                hint=f"HIPT and SLPD take 14 of 16 tokens: use {max(1, round(grid * 14 / 16))} of {grid}.",
+                hint=f"HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side {large} "
+                f"--local-side {small}.",
             )
         if not config.uses_prototypes:
             return

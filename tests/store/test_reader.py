@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -92,6 +93,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(
     write_token_file(tmp_path / "b.h5", 3, 0, **changes)
     with pytest.raises(CacheError, match=rf"b\.h5 does not belong with .*a\.h5: .*{said}"):
         TokenStore.open(tmp_path)
+
+
+def test_a_copy_of_a_slide_under_another_name_is_refused(tmp_path: Path) -> None:
+    write_token_file(tmp_path / "a.h5")
+    shutil.copy(tmp_path / "a.h5", tmp_path / "b.h5")
+    with pytest.raises(CacheError, match=r"b\.h5 and .*a\.h5 are both of slide 'a'") as caught:
+        TokenStore.open(tmp_path)
+    assert "remove the copy" in caught.value.hint
 
 
 def test_slides_may_differ_in_what_is_a_slide_s_own(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
         RegionViTConfig(8, config.global_side, config.embed_dim, config.depth, config.heads),
         DinoHeadConfig(hidden_dim=config.hidden_dim, bottleneck_dim=config.bottleneck_dim, output_dim=config.out_dim),
         generator(config.seed, Stream.WEIGHTS),
+        config.weight_init,
     ).double()
     start = RegionNetwork(student.backbone.config, student.head.config).double()
     start.load_state_dict(student.state_dict())
