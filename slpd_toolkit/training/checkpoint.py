@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.errors import UsageError
 from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
 from slpd_toolkit.objectives.prototypes import PrototypeBank
@@ -102,7 +103,11 @@ def describe_cohort(store: TokenStore) -> str:
 
 
 def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise a UsageError that names every setting that would change what the run computes."""
+    """Raise a UsageError that names every setting that would change what the run computes.
+
+    A setting that the run does not know came later; its default is what runs did before.
+    """
+    found = {item.name: item.default for item in fields(PretrainConfig) if item.default is not MISSING} | dict(found)
     names = sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
     pairs = [(name, found.get(name), wanted.get(name)) for name in names]
     changed = [f"{name}: {one} there, {other} here" for name, one, other in pairs if one != other]

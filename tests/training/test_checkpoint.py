@@ -106,6 +106,22 @@ def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run_until(monkeypatch, tiny(cache, out), 5)
+    saved = torch.load(out / trainer.LAST, weights_only=True)
+    del saved["recipe"]["region_offset"], saved["recipe"]["weight_init"]
+    torch.save(saved, out / trainer.LAST)
+    with pytest.raises(
+        UsageError, match=r"region_offset: 0.0 there, 0.7 here; weight_init: published there, fan-in here"
+    ):
+        pretrain.run(tiny(cache, out, region_offset=0.7, weight_init="fan-in"))
+    assert pretrain.run(tiny(cache, out)) == pretrain.run(tiny(cache, whole)) == 0
+    assert_same_run(out, whole)
+
+
 @pytest.mark.parametrize("change", ["a slide less", "a slide more", "other regions", "another encoder"])
 def test_another_cohort_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Steps, order and prototypes are numbered by region: on other regions they would mean something else."""
