@@ -56,7 +56,7 @@ def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
         ),
         (
             {"global_side": 7},
-            "regions of 6 x 6. next: HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side 5 --local-side 2.",
+            "6 x 6. next: HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side 5 --local-side 2.",
         ),
         ({"local_side": 6}, "--local-side: got 6, allowed: at most --global-side (5)"),
         ({"heads": 5}, "--heads: got 5, allowed: a divisor of --embed-dim (24)"),
