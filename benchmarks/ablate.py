@@ -74,6 +74,9 @@ COHORTS: dict[str, dict[str, Any]] = {
     | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 1.5, "drift_scale": 1.2}
     | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "shift": _KINDS | {"drift": 0.5, "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
+    "slide shift": _KINDS
+    | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 1.5, "drift_scale": 1.2}
+    | {"region_shift": 0.3, "slide_shift": 1.0, "site_shift": 0.2},
     "small shift": _KINDS
     | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 0.5, "drift_scale": 1.2}
     | {"region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
@@ -133,6 +136,7 @@ LONGER: dict[str, dict[str, Any]] = {
     }
 }
 """A smaller network on a smaller cohort, for 26 epochs: as many steps in less time."""
+LONGER["slide shift"] = LONGER["small drift"]
 LONGER["small shift"] = LONGER["small drift"] | {"epochs": 60, "prototype_epoch": 23}
 LONGER["arrangement"] = {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2}
 
