@@ -278,6 +278,7 @@ def test_an_interrupt_leaves_no_unfinished_file_of_any_slide_that_was_begun(
     assert read_csv(cache / "failures.csv") == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_says_so_and_leaves_no_litter(tmp_path: Path) -> None:
     manifest, cache = write_cohort(tmp_path, 4), tmp_path / "cache"
     process = start(manifest, cache)

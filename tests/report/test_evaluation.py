@@ -126,6 +126,7 @@ def test_the_same_evaluation_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one" / "report.html").read_bytes() == (tmp_path / "two" / "report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_classes_repeats_and_a_leak(tmp_path: Path) -> None:
     names = [f"class {letter}" for letter in "abcdefgh"]
     cohort, task = classification(40, names)
