@@ -223,6 +223,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.slow
 def test_mil_eval_from_the_command_line_writes_every_file(tmp_path: Path) -> None:
     planted = two_classes(tmp_path)
     flags = as_flags(manifest=planted.manifest, out=tmp_path / "out", folds=3, steps=20, jobs=1, bootstrap=100)

@@ -80,6 +80,7 @@ def test_scores_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, table.slide(0).scores)
 
 
+@pytest.mark.slow
 def test_it_is_chosen_which_scores_and_slides(evaluation: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several sets.*--model slpd --aggregator abmil; --model dino"):
         show(evaluation, tmp_path / "out")

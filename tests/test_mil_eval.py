@@ -113,6 +113,7 @@ def test_a_column_of_the_manifest_is_no_feature(separable: Planted, tmp_path: Pa
         mil_eval.run(separable.config(tmp_path / "out", cache=None, model=(str(tmp_path / "v.csv"),)))
 
 
+@pytest.mark.slow
 def test_survival_is_ranked(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     risks = rng.normal(size=60)

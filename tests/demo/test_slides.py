@@ -90,6 +90,7 @@ def test_a_rectangle_is_the_same_whatever_is_painted_around_it() -> None:
     assert (difference.max(axis=-1) > 3).mean() < 0.002  # rounding of coordinates
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_one_another_slide(folder: Path, tmp_path: Path) -> None:
     paint_slide(SMALL, tmp_path)
     name = f"{SMALL.slide_id}.tiff"

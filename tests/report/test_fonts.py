@@ -76,6 +76,7 @@ def test_classes_are_drawn_in_the_font_that_has_them() -> None:
     assert drawn.svg != frames.svg
 
 
+@pytest.mark.slow
 def test_letters_that_no_font_has_are_told_once_and_stand_in_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

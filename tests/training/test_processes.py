@@ -43,7 +43,7 @@ def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> N
 @pytest.mark.parametrize(
     "changes",
     [
-        {"min_regions": 7, "batch_size": 2},
+        pytest.param({"min_regions": 7, "batch_size": 2}, marks=pytest.mark.slow),
         pytest.param({"accumulate": 2, "intra_weight": 0.0, "inter_weight": 0.0}, marks=pytest.mark.slow),
         pytest.param({"cluster_features": "backbone", "neighbours": 2}, marks=pytest.mark.slow),
         pytest.param({"accumulate": 2, "min_regions": 7}, marks=pytest.mark.slow),
