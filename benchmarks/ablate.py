@@ -67,19 +67,14 @@ if TYPE_CHECKING:
 SIZE: dict[str, Any] = {"slides": 64, "regions": 24.0, "grid": 8, "dim": 64, "noise": 1.0}
 _KINDS: dict[str, Any] = {"pairings": 3, "scales": (1.0,)}
 _DRIFT: dict[str, Any] = {"drift": 2.0, "drift_scale": 1.5}
+_SMALL: dict[str, Any] = _KINDS | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift_scale": 1.2}
 COHORTS: dict[str, dict[str, Any]] = {
     "drift": _KINDS | _DRIFT | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "drift and shift": _KINDS | _DRIFT | {"region_shift": 0.7, "slide_shift": 0.7, "site_shift": 0.5},
-    "small drift": _KINDS
-    | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 1.5, "drift_scale": 1.2}
-    | {"region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
+    "small drift": _SMALL | {"drift": 1.5, "region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
     "shift": _KINDS | {"drift": 0.5, "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
-    "slide shift": _KINDS
-    | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 1.5, "drift_scale": 1.2}
-    | {"region_shift": 0.3, "slide_shift": 1.0, "site_shift": 0.2},
-    "small shift": _KINDS
-    | {"slides": 40, "regions": 20.0, "grid": 6, "dim": 48, "drift": 0.5, "drift_scale": 1.2}
-    | {"region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
+    "slide shift": _SMALL | {"drift": 1.5, "region_shift": 0.3, "slide_shift": 1.0, "site_shift": 0.2},
+    "small shift": _SMALL | {"drift": 0.5, "region_shift": 1.0, "slide_shift": 0.3, "site_shift": 0.3},
     "arrangement": {
         "kinds": 2,
         "pairings": 1,
@@ -121,24 +116,26 @@ SETTINGS: dict[str, Any] = {
 }
 """Of every row, where it says nothing else: a network and a run small enough for half a CPU minute."""
 
-LONGER: dict[str, dict[str, Any]] = {
-    "small drift": {
-        "epochs": 26,
-        "batch_size": 40,
-        "prototype_epoch": 10,
-        "global_side": 4,
-        "local_side": 2,
-        "embed_dim": 48,
-        "hidden_dim": 96,
-        "bottleneck_dim": 48,
-        "lr": 0.006,
-        "teacher_momentum": 0.98,
-    }
+_SMALL_RUN: dict[str, Any] = {
+    "epochs": 26,
+    "batch_size": 40,
+    "prototype_epoch": 10,
+    "global_side": 4,
+    "local_side": 2,
+    "embed_dim": 48,
+    "hidden_dim": 96,
+    "bottleneck_dim": 48,
+    "lr": 0.006,
+    "teacher_momentum": 0.98,
 }
 """A smaller network on a smaller cohort, for 26 epochs: as many steps in less time."""
-LONGER["slide shift"] = LONGER["small drift"]
-LONGER["small shift"] = LONGER["small drift"] | {"epochs": 60, "prototype_epoch": 23}
-LONGER["arrangement"] = {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2}
+LONGER: dict[str, dict[str, Any]] = {
+    "small drift": _SMALL_RUN,
+    "slide shift": _SMALL_RUN,
+    "small shift": _SMALL_RUN | {"epochs": 60, "prototype_epoch": 23},
+    "arrangement": {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2},
+}
+"""What cohorts change in `SETTINGS`."""
 
 NO_PROTOTYPES = {"intra_weight": 0.0, "inter_weight": 0.0}
 MAIN: dict[str, dict[str, Any]] = {
