@@ -19,7 +19,7 @@ from slpd_toolkit.models.transformer import Attention, Block, resize_position_em
 if TYPE_CHECKING:
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.crops import CropPlan, MultiCrop
-    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 
 def cut_one_by_one(tokens: Tensor, crops: MultiCrop, plan: CropPlan) -> list[Tensor]:

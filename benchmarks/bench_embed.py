@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from benchmarks.measure import report
-from slpd_toolkit import compute
+from slpd_toolkit.commands.embed import run
 from slpd_toolkit.config.embed import EmbedConfig
-from slpd_toolkit.embed import run
+from slpd_toolkit.core import compute
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.slides.regions import Lattice
-from slpd_toolkit.store.reader import TokenFile, TokenStore
+from slpd_toolkit.store.token_file import TokenFile, TokenStore
 
 if TYPE_CHECKING:
-    from slpd_toolkit.encoders.base import Encoder
+    from slpd_toolkit.encoders.encoder import Encoder
 
 CPU_BATCH, GPU_BATCH = 32, 256
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks.bench_step import OurStep, autocast, network
 from benchmarks.measure import interleaved, report
 from slpd_toolkit.objectives.crops import MultiCrop, centre_crop, draw_crops
-from slpd_toolkit.objectives.prototypes import PrototypeTargets, build_bank
+from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets, build_bank
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ import h5py
 import numpy as np
 
 from benchmarks.measure import peak_mib, report
+from slpd_toolkit.commands.import_features import run
 from slpd_toolkit.config.import_features import ImportConfig
-from slpd_toolkit.import_features import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from slpd_toolkit.models.region_vit import RegionViTConfig
 from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, cut_crops, draw_crops
 from slpd_toolkit.objectives.distillation import cross_view_entropy
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
-from slpd_toolkit.objectives.prototypes import PrototypeTargets
+from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.objectives.terms import SlpdConfig
 

@@ -1,6 +1,6 @@
 """`python -m slpd_toolkit`, which is what torchrun starts."""
 
-from slpd_toolkit.cli import main
+from slpd_toolkit.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slpd_toolkit.config.embed import EmbedConfig
-from slpd_toolkit.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, freeze
+from slpd_toolkit.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, freeze
 from slpd_toolkit.models.patch_vit import PatchViT
 from slpd_toolkit.models.transformer import initialise
 from slpd_toolkit.store import schema

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slpd_toolkit import pretrain
+from slpd_toolkit.commands import pretrain
 from tests.published import PublishedNumbers
 from tests.token_factory import LENGTHS, write_cache
 

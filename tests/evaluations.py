@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slpd_toolkit import mil_eval
+from slpd_toolkit.commands import mil_eval
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from tests.cohorts import read_csv, write_manifest
 from tests.token_factory import write_slide

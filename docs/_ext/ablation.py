@@ -1,4 +1,4 @@
-"""The tables of docs/ablation.md, from what `python -m benchmarks.ablate` wrote."""
+"""The tables of docs/ablation.md, from what `python -m benchmarks.planted.ablate` wrote."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from docs._ext import ablation, hardware
-from slpd_toolkit import cli
+from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from slpd_toolkit.report.overlays import colour_values, colours
 from slpd_toolkit.report.scores import read_scores
-from slpd_toolkit.slides.reader import Slide
+from slpd_toolkit.slides.slide import Slide
 from slpd_toolkit.training.prototype_file import PrototypeFile
 
 if TYPE_CHECKING:

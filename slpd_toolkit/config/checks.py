@@ -1,10 +1,6 @@
-"""Checks that configurations make of themselves, and the types that several of them share."""
+"""Checks that configurations make of themselves."""
 
-from typing import Literal
-
-from slpd_toolkit.errors import UsageError
-
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
+from slpd_toolkit.core.errors import UsageError
 
 
 def require(condition: bool, flag: str, got: object, allowed: str, hint: str = "") -> None:  # noqa: FBT001

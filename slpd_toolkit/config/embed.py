@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from slpd_toolkit.config.checks import Precision, require
+from slpd_toolkit.config.checks import require
+from slpd_toolkit.core.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

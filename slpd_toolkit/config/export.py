@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import Precision, require, require_at_least
+from slpd_toolkit.config.checks import require, require_at_least
+from slpd_toolkit.core.precision import Precision
 
 _OF_EMBEDDINGS = ("trident", "anndata", "parquet")
 

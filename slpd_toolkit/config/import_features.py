@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from slpd_toolkit.config.checks import require, require_at_least
-from slpd_toolkit.units import MPP_RANGE, is_plausible_mpp
+from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import Precision, flag, require, require_at_least
+from slpd_toolkit.config.checks import flag, require, require_at_least
+from slpd_toolkit.core.precision import Precision
 
 AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
 TaskKind = Literal["classification", "ordinal", "survival"]

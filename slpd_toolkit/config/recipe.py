@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 Config = TypeVar("Config")
 

@@ -11,17 +11,17 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slpd_toolkit import console
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import SlpdError
+from slpd_toolkit.core.files import remove_leftovers, write_csv
 from slpd_toolkit.demo.architectures import Architecture
 from slpd_toolkit.demo.slides import SUFFIX, TRUTH_SUFFIX, paint_slide
-from slpd_toolkit.errors import SlpdError
-from slpd_toolkit.files import remove_leftovers, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from slpd_toolkit.demo.cohort import PlannedSlide
+    from slpd_toolkit.demo.patients import PlannedSlide
 
 MANIFEST, TRUTH = "cohort.csv", "truth.csv"
 SLIDES = "slides"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from slpd_toolkit.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, digest_of_state, freeze
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import sha256
+from slpd_toolkit.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, digest_of_state, freeze
 from slpd_toolkit.encoders.handcrafted import StainStatistics
-from slpd_toolkit.errors import UsageError
-from slpd_toolkit.files import sha256
 from slpd_toolkit.models.patch_vit import PATCH_PX, PatchViT
 from slpd_toolkit.models.weights import backbone_state, load_strict, read_checkpoint
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from slpd_toolkit.config.checks import Precision
-    from slpd_toolkit.encoders.base import Encoder
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.encoders.encoder import Encoder
 
 Key = TypeVar("Key")
 

@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 
 import torch
 
-from slpd_toolkit.encoders.base import Encoder, digest_of_state, freeze
-from slpd_toolkit.errors import UsageError, WeightsError
-from slpd_toolkit.files import sha256
+from slpd_toolkit.core.errors import UsageError, WeightsError
+from slpd_toolkit.core.files import sha256
+from slpd_toolkit.encoders.encoder import Encoder, digest_of_state, freeze
 from slpd_toolkit.models.weights import load_strict, read_checkpoint
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 
-from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.foreign import clam, hipt, slide2vec, stamp, trident
 from slpd_toolkit.foreign.features import TOOLS
 from slpd_toolkit.foreign.rows import open_h5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

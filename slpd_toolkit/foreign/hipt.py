@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.foreign.features import SlideFeatures, check_pairs, require_encoder, require_mpp
 from slpd_toolkit.foreign.rows import ArrayRows, check_features
 from slpd_toolkit.foreign.slide2vec import COORDINATES, read_grids

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.foreign.lattice import find_lattice
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from slpd_toolkit.errors import SlideError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.foreign.features import (
     OBJECTIVE_UM,
     MissingSettingError,

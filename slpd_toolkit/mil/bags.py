@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import UsageError
-from slpd_toolkit.mil.arrays import listed
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

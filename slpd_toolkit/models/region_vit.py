@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
-from slpd_toolkit.errors import WeightsError
+from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.models import weights
 from slpd_toolkit.models.transformer import VisionTransformer, WeightInit, initialise
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from slpd_toolkit.errors import WeightsError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import WeightsError
+from slpd_toolkit.core.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

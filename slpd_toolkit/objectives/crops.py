@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)

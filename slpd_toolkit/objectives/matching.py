@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 Correspondence = Literal["matched", "nearest"]
 BLOCK_VALUES = 2**21  # cosines a block: they stay in cache

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.crops import Masks, Views
-    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 
 class SlpdLosses(NamedTuple):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 TermName = Literal["dino", "intra", "inter"]
 Variant = Literal["paper", "published"]

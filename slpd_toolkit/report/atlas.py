@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from slpd_toolkit.files import atomic_path, write_text
+from slpd_toolkit.core.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from slpd_toolkit.mil.arrays import FloatArray
-    from slpd_toolkit.mil.results import Representation, Result
+    from slpd_toolkit.mil.statistics.results import Representation, Result
     from slpd_toolkit.report.cases import Case, Choice
     from slpd_toolkit.report.thumbnails import WholeSlide
 

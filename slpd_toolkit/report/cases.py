@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.metrics import predicted_classes
+from slpd_toolkit.mil.tasks.metrics import predicted_classes
 from slpd_toolkit.report.predictions import mean_outputs, relative_ranks
 from slpd_toolkit.report.wording import number
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
-    from slpd_toolkit.mil.cohort import Cohort
-    from slpd_toolkit.mil.results import Result
-    from slpd_toolkit.mil.tasks import Classification, Survival
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.statistics.results import Result
+    from slpd_toolkit.mil.tasks.task import Classification, Survival
 
 _FEWEST_PAIRS = 3
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from slpd_toolkit.mil.metrics import expected_calibration_error, predicted_classes, reliability
-from slpd_toolkit.mil.statistics import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import mean_and_sd
+from slpd_toolkit.mil.tasks.metrics import expected_calibration_error, predicted_classes, reliability
 from slpd_toolkit.report.pictures import GREY, panels
 from slpd_toolkit.report.predictions import times_tested
 from slpd_toolkit.report.wording import number, short
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
-    from slpd_toolkit.mil.results import Result
-    from slpd_toolkit.mil.tasks import Classification
+    from slpd_toolkit.mil.statistics.results import Result
+    from slpd_toolkit.mil.tasks.task import Classification
     from slpd_toolkit.report.pictures import Look, Picture
 
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from slpd_toolkit.files import write_text
+from slpd_toolkit.core.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,15 +6,15 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from slpd_toolkit import console
-from slpd_toolkit.mil.arrays import listed
+from slpd_toolkit.core import console
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.report.wording import interval, mean_sd, metric, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.mil.audit import SplitAudit
-    from slpd_toolkit.mil.results import Evaluation, PairedResult, Representation, Result
+    from slpd_toolkit.mil.cohort.audit import SplitAudit
+    from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
 
 _SECOND = "balanced_accuracy"
 _BOTH = "aggregator, model"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import mean_and_sd
 from slpd_toolkit.report.pictures import GREY, panels, picture
 from slpd_toolkit.report.wording import CHANCE, metric, short
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from slpd_toolkit.mil.results import Result
+    from slpd_toolkit.mil.statistics.results import Result
     from slpd_toolkit.report.pictures import Look, Picture
 
 _MANY_TICKS = 4

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.report.fonts import FAMILY, frames_without_warning, use_fonts
 from slpd_toolkit.report.overlays import COLOUR_MAP
 from slpd_toolkit.report.wording import short

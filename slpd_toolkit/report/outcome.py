@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics import Interval, mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import Interval, mean_and_sd
 from slpd_toolkit.report.wording import CHANCE, TESTS, count, interval, mean_sd, metric, p_value, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from slpd_toolkit.mil.audit import SplitAudit
-    from slpd_toolkit.mil.results import Evaluation, PairedResult, Result
+    from slpd_toolkit.mil.cohort.audit import SplitAudit
+    from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Result
 
 LEVEL = 0.05
 """Adjusted p-values below it are called a difference."""

@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
-    from slpd_toolkit.mil.results import Result
+    from slpd_toolkit.mil.statistics.results import Result
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from slpd_toolkit.errors import CacheError
-from slpd_toolkit.files import atomic_path, is_safe_name, write_text
-from slpd_toolkit.store.reader import TokenFile, token_paths
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.files import atomic_path, is_safe_name, write_text
+from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from slpd_toolkit.failures import Failure
+    from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.slides.plan import SlidePlan
 
 TISSUE_RGB = (0, 140, 70)

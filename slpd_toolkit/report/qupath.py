@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.files import write_text
+from slpd_toolkit.core.files import write_text
 from slpd_toolkit.report.overlays import colours
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.report.scores import FURTHEST_L0, SlideScores
 
 if TYPE_CHECKING:

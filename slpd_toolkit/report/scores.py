@@ -9,15 +9,15 @@ import h5py
 import numpy as np
 
 from slpd_toolkit import __version__
-from slpd_toolkit.errors import CacheError, SlideError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import CacheError, SlideError
+from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.report.predictions import mean_attention
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
-    from slpd_toolkit.mil.results import Evaluation, RegionPlaces, Representation, Result
+    from slpd_toolkit.mil.statistics.results import Evaluation, RegionPlaces, Representation, Result
 
 SCHEMA, VERSION = "slpd-scores", 1
 FILENAME = "scores.h5"

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
-    from slpd_toolkit.mil.cohort import Cohort
-    from slpd_toolkit.mil.results import Result
-    from slpd_toolkit.mil.tasks import Survival
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.statistics.results import Result
+    from slpd_toolkit.mil.tasks.task import Survival
     from slpd_toolkit.report.pictures import Picture
 
 _HALVES = (("low", "#4477aa", "-"), ("high", "#ee6677", "--"))

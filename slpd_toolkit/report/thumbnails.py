@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from slpd_toolkit import console
-from slpd_toolkit.errors import SlideError
-from slpd_toolkit.manifest import check_rows, read_table, summarise
-from slpd_toolkit.slides.reader import Slide
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.manifest import check_rows, read_table, summarise
+from slpd_toolkit.slides.slide import Slide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.manifest import Problem, SlideEntry
+    from slpd_toolkit.core.manifest import Problem, SlideEntry
 
 
 def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:

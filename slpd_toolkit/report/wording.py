@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.mil.statistics import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import mean_and_sd
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
-    from slpd_toolkit.mil.statistics import Interval
+    from slpd_toolkit.mil.statistics.intervals import Interval
 
 METRICS = {
     "auc": "AUC",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from slpd_toolkit import console
+from slpd_toolkit.core import console
 from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.results import RegionPlaces, Representation
+from slpd_toolkit.mil.statistics.results import RegionPlaces, Representation
 from slpd_toolkit.representations.stored_bags import StoredBags
 from slpd_toolkit.store.streaming import in_parts, map_regions
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from slpd_toolkit.console import Progress
-    from slpd_toolkit.store.cohort import CohortTokens
-    from slpd_toolkit.store.reader import TokenFile, TokenStore
+    from slpd_toolkit.core.console import Progress
+    from slpd_toolkit.store.cohort_tokens import CohortTokens
     from slpd_toolkit.store.streaming import RegionBatch
+    from slpd_toolkit.store.token_file import TokenFile, TokenStore
 
     Bag = npt.NDArray[np.float32]
     EmbedRegions = Callable[[RegionBatch], Tensor]

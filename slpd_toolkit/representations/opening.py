@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from slpd_toolkit.compute import autocast
-from slpd_toolkit.errors import Problems, UsageError
-from slpd_toolkit.files import sha256
+from slpd_toolkit.core.compute import autocast
+from slpd_toolkit.core.errors import Problems, UsageError
+from slpd_toolkit.core.files import sha256
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from slpd_toolkit.config.checks import Precision
+    from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.representations.models import Cache, EmbedRegions, Model
     from slpd_toolkit.representations.sources import Source
-    from slpd_toolkit.store.reader import TokenStore
     from slpd_toolkit.store.schema import TokenMeta
     from slpd_toolkit.store.streaming import RegionBatch
+    from slpd_toolkit.store.token_file import TokenStore
 
 _SLIDES = "slides.csv"
 _STORED = "region_embeddings"

@@ -9,8 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.errors import Problems, UsageError
-from slpd_toolkit.files import is_safe_name
+from slpd_toolkit.core.errors import Problems, UsageError
+from slpd_toolkit.core.files import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from slpd_toolkit.files import atomic_path, remove_leftovers
+from slpd_toolkit.core.files import atomic_path, remove_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.store.reader import TokenFile
+    from slpd_toolkit.store.token_file import TokenFile
 
     Bag = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides.regions import select_regions
 from slpd_toolkit.slides.tissue import tissue_fraction, tissue_mask
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.reader import Slide, Thumbnail
     from slpd_toolkit.slides.regions import Lattice
+    from slpd_toolkit.slides.slide import Slide, Thumbnail
 
 THUMBNAIL_MPP = 8.0
 

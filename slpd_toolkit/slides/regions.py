@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.errors import SlideError
-from slpd_toolkit.units import l0_from_px
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.units import l0_from_px
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.reader import Slide
+    from slpd_toolkit.slides.slide import Slide
 
 BLOCK_PX = 1024
 """Largest side of the blocks that regions are read in, target px: bounds memory, and few tiles are decoded twice."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.core.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from slpd_toolkit.readahead import read_ahead
+from slpd_toolkit.core.readahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.store.cohort_tokens import CohortTokens
 
 REGIONS_AT_ONCE = 256
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from slpd_toolkit.errors import CacheError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.layout import lay_out
 

@@ -7,9 +7,9 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
-from slpd_toolkit.objectives.prototypes import PrototypeBank
+from slpd_toolkit.objectives.slide_prototypes import PrototypeBank
 from slpd_toolkit.store.schema import COHORT_FIELDS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from slpd_toolkit.objectives.slpd import Slpd
-    from slpd_toolkit.store.reader import TokenStore
+    from slpd_toolkit.store.token_file import TokenStore
 
 MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
 """Settings that a resumed run may change, because they do not change what it computes."""

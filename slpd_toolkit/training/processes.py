@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from slpd_toolkit.compute import resolve_device
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.compute import resolve_device
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.training.signals import Stopped
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from slpd_toolkit.errors import CacheError
-from slpd_toolkit.files import atomic_path
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.files import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from slpd_toolkit.objectives.prototypes import PrototypeBank
-    from slpd_toolkit.store.reader import TokenStore
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeBank
+    from slpd_toolkit.store.token_file import TokenStore
 
 SCHEMA, VERSION = "slpd-prototypes", 1
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from slpd_toolkit.errors import UsageError
-from slpd_toolkit.readahead import read_ahead
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.readahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from slpd_toolkit.store.cohort import CohortTokens
+    from slpd_toolkit.store.cohort_tokens import CohortTokens
 
 _BATCHES_AHEAD = 2
 

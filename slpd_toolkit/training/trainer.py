@@ -12,10 +12,11 @@ import tomli_w
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from slpd_toolkit import __version__, compute, console
+from slpd_toolkit import __version__
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
-from slpd_toolkit.errors import CacheError, TrainingError, UsageError
-from slpd_toolkit.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.errors import CacheError, TrainingError, UsageError
+from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
@@ -25,17 +26,17 @@ from slpd_toolkit.objectives.optim import make_optimiser
 from slpd_toolkit.objectives.schedules import cosine
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.objectives.terms import SlpdConfig
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.store.streaming import in_parts
-from slpd_toolkit.training.boundary import make_prototypes
+from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.checkpoint import Progress, describe_cohort, load_checkpoint, save_checkpoint
+from slpd_toolkit.training.epoch_prototypes import make_prototypes
 from slpd_toolkit.training.meter import Meter
-from slpd_toolkit.training.metrics import MetricsLog
+from slpd_toolkit.training.metrics_file import MetricsLog
 from slpd_toolkit.training.prototype_file import describe_prototypes
 from slpd_toolkit.training.sampling import Schedule, Stream, generator, read_batches
-from slpd_toolkit.training.spread import sample_tokens
+from slpd_toolkit.training.token_statistics import sample_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from slpd_toolkit.config.pretrain import PretrainConfig
-    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
     from slpd_toolkit.training.processes import Processes
     from slpd_toolkit.training.signals import StopRequest
 

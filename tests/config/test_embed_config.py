@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from slpd_toolkit.config.embed import EmbedConfig
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 
 NAN, INF = float("nan"), float("inf")
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from slpd_toolkit.config.mil_eval import AGGREGATORS, MilEvalConfig
-from slpd_toolkit.errors import UsageError
-from slpd_toolkit.mil.folds import AGGREGATORS as KNOWN
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.heads.folds import AGGREGATORS as KNOWN
 
 
 def config(**values: Any) -> MilEvalConfig:

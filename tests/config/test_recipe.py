@@ -11,7 +11,7 @@ from slpd_toolkit import config
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.recipe import as_recipe, build, find_recipe, option_help, read_recipe, shipped_folder
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from tests.conftest import REPOSITORY
 
 SHIPPED = sorted((REPOSITORY / "stages").rglob("*.toml"))

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from docs._ext import hardware
 from docs._ext.reference import command_paths
-from slpd_toolkit import cli
+from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.store.schema import TokenMeta
-from slpd_toolkit.training import metrics
+from slpd_toolkit.training import metrics_file as metrics
 from slpd_toolkit.training.prototype_file import ARRAYS
+from tests.cli.test_sections import LEAVES
 from tests.conftest import REPOSITORY
 from tests.docs.pages import ALL_BLOCKS, PAGES, PROSE_LANGUAGES, README, Block, read_blocks, slpd_commands
-from tests.test_cli_help import LEAVES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,14 +114,18 @@ def test_the_readme_is_readable_and_its_hardware_figures_are_computed() -> None:
     assert [line for line in hardware.table() if line not in text.splitlines()] == []
 
 
-def test_the_file_map_names_all_that_exists_and_nothing_else() -> None:
-    (tree,) = [block for block in read_blocks(README) if block.text.startswith("slpd_toolkit/")]
+def test_the_map_names_all_that_exists_and_nothing_else() -> None:
+    (tree,) = [block for block in read_blocks(REPOSITORY / "CONTRIBUTING.md") if block.text.startswith("slpd_toolkit/")]
     inside, beside = tree.text.split("\n\n")
-    mapped = {line.split()[0].rstrip("/"): line.split(maxsplit=1)[1:] for line in inside.splitlines()[1:]}
+    mapped: dict[str, str] = {}
+    for line in inside.splitlines()[1:]:
+        name, about = line.split(maxsplit=1)
+        room = name.rstrip("/")
+        mapped[f"mil/{room}" if line.startswith("    ") else room] = about
     package = REPOSITORY / "slpd_toolkit"
-    present = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert mapped.keys() == present - {"__init__.py", "__main__.py"}
-    assert all(mapped.values())
+    rooms = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    inner = {f"mil/{path.name}" for path in (package / "mil").iterdir() if (path / "__init__.py").exists()}
+    assert mapped.keys() == (rooms | inner) - {"__init__.py", "__main__.py"}
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line and not line.startswith(".")}
     assert {line.split()[0].rstrip("/") for line in beside.splitlines()} == folders - {"slpd_toolkit"}

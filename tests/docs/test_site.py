@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from docs._ext.reference import command_paths
-from slpd_toolkit import cli
+from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
 from tests.conftest import REPOSITORY
 

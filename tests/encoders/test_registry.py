@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from slpd_toolkit.core.errors import UsageError, WeightsError
+from slpd_toolkit.core.files import sha256
 from slpd_toolkit.encoders.registry import make_encoder
-from slpd_toolkit.errors import UsageError, WeightsError
-from slpd_toolkit.files import sha256
 from slpd_toolkit.models.patch_vit import PatchViT
 from tests.published import relative_error
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from slpd_toolkit.encoders.base import Encoder
+    from slpd_toolkit.encoders.encoder import Encoder
     from tests.published import PublishedNumbers
 
     State = dict[str, Tensor]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slpd_toolkit.compute import resolve_precision
+from slpd_toolkit.core.compute import resolve_precision
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stream import encode_stream, fill_batches
 from tests.cohorts import mean_colour_encoder
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.config.checks import Precision
+    from slpd_toolkit.core.precision import Precision
 
 CPU = torch.device("cpu")
 SIDE = 4

@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from slpd_toolkit.core.errors import UsageError, WeightsError
+from slpd_toolkit.core.files import sha256
 from slpd_toolkit.encoders import timm as timm_encoders
-from slpd_toolkit.encoders.base import IMAGENET_MEAN, IMAGENET_STD
+from slpd_toolkit.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 from slpd_toolkit.encoders.registry import make_encoder
-from slpd_toolkit.errors import UsageError, WeightsError
-from slpd_toolkit.files import sha256
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slpd_toolkit.encoders.base import Encoder
+    from slpd_toolkit.encoders.encoder import Encoder
 
 MODEL = "vit_tiny_patch16_224"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.foreign.lattice import PatchLattice, find_lattice, neighbour_gaps
 from tests.foreign.factory import lattice_of, shuffled
 

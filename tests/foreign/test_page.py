@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from typer.testing import CliRunner
 
-from slpd_toolkit import cli
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.cli import app as cli
+from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import write_manifest
 from tests.conftest import REPOSITORY
 from tests.foreign.factory import features_of, lattice_of, write_clam, write_slide2vec, write_stamp, write_trident
@@ -47,7 +47,7 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(commands) == 13
     for command in commands:
         if command[1] == "pretrain":
-            continue  # tests/test_pretrain.py
+            continue  # tests/commands/test_pretrain.py
         done = CliRunner().invoke(cli.app, command[1:])
         assert done.exit_code == 0, (command, done.output)
     for folder in ("cache", "cache-trident", "cache-clam", "cache-stamp", "cache-slide2vec", "cache-hipt"):

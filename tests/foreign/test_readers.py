@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit.errors import SlideError, UsageError
+from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.foreign import trident
 from slpd_toolkit.foreign.detect import find, read_slide, tool_of
 from slpd_toolkit.foreign.features import MissingSettingError, Settings, known, nominal_mpp

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.foreign.features import SlideFeatures
 from slpd_toolkit.foreign.regrid import Placement, place
 from slpd_toolkit.foreign.rows import ArrayRows

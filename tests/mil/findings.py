@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from slpd_toolkit.mil.audit import SharedVectors, SplitAudit
-from slpd_toolkit.mil.comparison import PairedTest
-from slpd_toolkit.mil.evaluation import Comparison
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Evaluation, PairedResult, Representation, Result
-from slpd_toolkit.mil.statistics import Interval
+from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.evaluation import Comparison
+from slpd_toolkit.mil.statistics.intervals import Interval
+from slpd_toolkit.mil.statistics.paired_tests import PairedTest
+from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
 from tests.mil.planted import make_cohort, planted_bags, task_of
 
 COHORT = make_cohort([1, 1, 1, 1], ["a", "b", "a", "b"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.cohort import Cohort
-from slpd_toolkit.mil.tasks import Classification
+from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.tasks.task import Classification
 
 
 def make_cohort(slides_of_patient: list[int], labels: list[str], sites: list[str] | None = None) -> Cohort:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.bags import Bags
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from slpd_toolkit.errors import WeightsError
+from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.models.weights import write_checkpoint
 from tests.published import relative_error

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slpd_toolkit.errors import WeightsError
+from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.models.weights import (
     backbone_state,
     head_state,

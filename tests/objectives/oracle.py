@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from slpd_toolkit.models.network import RegionNetwork
-    from slpd_toolkit.objectives.prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
     from slpd_toolkit.objectives.terms import SlpdConfig
 
 

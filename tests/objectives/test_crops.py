@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, centre_crop, cut_crops, draw_crops
 
 

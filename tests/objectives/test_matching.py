@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.objectives import matching
 from slpd_toolkit.objectives.matching import Neighbours, corresponding, match, nearest_slides
 from tests.published import PublishedNumbers, relative_error

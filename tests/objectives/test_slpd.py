@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViTConfig
 from slpd_toolkit.objectives.crops import Masks, MultiCrop, Views, cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
-from slpd_toolkit.objectives.prototypes import PrototypeTargets
+from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 from slpd_toolkit.objectives.slpd import Slpd, SlpdLosses
 from slpd_toolkit.objectives.terms import SlpdConfig
 from tests.objectives.oracle import Oracle

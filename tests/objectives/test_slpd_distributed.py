@@ -11,7 +11,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from slpd_toolkit.objectives.crops import Views
-from slpd_toolkit.objectives.prototypes import PrototypeTargets
+from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 from slpd_toolkit.objectives.terms import SlpdConfig
 from tests.objectives.test_slpd import build, draw_prototypes, draw_views
 

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.cohort import Cohort
-from slpd_toolkit.mil.comparison import holm
-from slpd_toolkit.mil.evaluation import Resampling, compare, fold_metrics, intervals
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Evaluation, PairedResult, RegionPlaces, Representation, Result
-from slpd_toolkit.mil.splits import cross_validation
-from slpd_toolkit.mil.tasks import Classification, Survival
+from slpd_toolkit.mil.cohort.audit import audit_split, find_shared_vectors
+from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.cohort.splits import cross_validation
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.evaluation import Resampling, compare, fold_metrics, intervals
+from slpd_toolkit.mil.statistics.paired_tests import holm
+from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, RegionPlaces, Representation, Result
+from slpd_toolkit.mil.tasks.task import Classification, Survival
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
-    from slpd_toolkit.mil.splits import Split
-    from slpd_toolkit.mil.tasks import Task
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.tasks.task import Task
 
 REGION_L0 = 1000
 HEADS = ("abmil",)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from slpd_toolkit.mil.cohort import Cohort
-from slpd_toolkit.mil.concordance import concordance_index
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Result
-from slpd_toolkit.mil.tasks import Classification, Survival
+from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.results import Result
+from slpd_toolkit.mil.tasks.concordance import concordance_index
+from slpd_toolkit.mil.tasks.task import Classification, Survival
 from slpd_toolkit.report.cases import choose_classified, choose_survival, slide_concordance, wrong_in
 
 SLIDES = np.array(["s0", "s1", "s2", "s3"])

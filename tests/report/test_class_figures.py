@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Result
-from slpd_toolkit.mil.tasks import Classification
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.results import Result
+from slpd_toolkit.mil.tasks.task import Classification
 from slpd_toolkit.report.class_figures import FALSE_POSITIVE_RATES, confusion, draw_confusion, fold_rocs, roc
 
 

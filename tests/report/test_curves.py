@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.report.curves import PANELS, draw_curves
-from slpd_toolkit.training.metrics import COLUMNS
+from slpd_toolkit.training.metrics_file import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 from matplotlib.font_manager import FontEntry, findfont, fontManager
 
-from slpd_toolkit.mil.tasks import Classification
+from slpd_toolkit.mil.tasks.task import Classification
 from slpd_toolkit.report import fonts
 from slpd_toolkit.report.class_figures import draw_confusion
-from slpd_toolkit.report.evaluation import write_report
+from slpd_toolkit.report.evaluation_page import write_report
 from slpd_toolkit.report.fonts import FAMILY, families_of
 from tests.report.evaluations import classification, planted_evaluation
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slpd_toolkit.mil.audit import SharedVectors, SplitAudit
-from slpd_toolkit.mil.comparison import PairedTest
-from slpd_toolkit.mil.evaluation import Comparison
-from slpd_toolkit.mil.results import PairedResult, Result
-from slpd_toolkit.mil.statistics import Interval
+from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
+from slpd_toolkit.mil.statistics.evaluation import Comparison
+from slpd_toolkit.mil.statistics.intervals import Interval
+from slpd_toolkit.mil.statistics.paired_tests import PairedTest
+from slpd_toolkit.mil.statistics.results import PairedResult, Result
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, leaks, sentences, verdict
 from tests.report.evaluations import classification, planted_evaluation

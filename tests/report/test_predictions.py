@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Result
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.report.predictions import mean_attention, mean_outputs, relative_ranks, risk_ranks, times_tested
 
 

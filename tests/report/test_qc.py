@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slpd_toolkit.failures import Failure
+from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.report.qc import REGION_RGB, TISSUE_RGB, draw_overlay, write_contact_sheet
 from slpd_toolkit.slides.plan import SlidePlan
-from slpd_toolkit.slides.reader import Thumbnail
 from slpd_toolkit.slides.regions import Lattice
+from slpd_toolkit.slides.slide import Thumbnail
 from tests.cohorts import write_token_file
 
 if TYPE_CHECKING:

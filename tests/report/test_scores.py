@@ -6,14 +6,14 @@ import h5py
 import numpy as np
 import pytest
 
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.report.scores import read_scores, write_scores
 from tests.report.evaluations import REGION_L0, classification, planted_evaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slpd_toolkit.mil.results import Evaluation
+    from slpd_toolkit.mil.statistics.results import Evaluation
 
 
 def evaluation(*, places: bool = True, repeats: int = 2) -> Evaluation:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slpd_toolkit.mil.cohort import Cohort
-from slpd_toolkit.mil.folds import FoldPrediction
-from slpd_toolkit.mil.results import Result
+from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.report.survival_figures import kaplan_meier, patient_risk_ranks
 
 

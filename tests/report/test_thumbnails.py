@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from slpd_toolkit.manifest import SlideEntry
+from slpd_toolkit.core.manifest import SlideEntry
 from slpd_toolkit.report.thumbnails import Thumbnails
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit import console
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import Frozen, mean_of_tissue, open_models
 from slpd_toolkit.representations.sources import parse_sources
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.sampling import Stream, generator
 from tests.token_factory import LENGTHS, META, write_cache
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slpd_toolkit.mil.results import Representation
+    from slpd_toolkit.mil.statistics.results import Representation
 
 SHAPE = RegionViTConfig(input_dim=8, grid=5, embed_dim=12, depth=1, heads=2)
 IDS = [f"slide{number:03}" for number in range(len(LENGTHS))]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.representations.sources import Kind, Source, parse_sources
 
 if TYPE_CHECKING:

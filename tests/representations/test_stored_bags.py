@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from slpd_toolkit.representations.stored_bags import StoredBags
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.store.token_file import TokenStore
 from tests.token_factory import write_cache, write_slide
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from slpd_toolkit.store.reader import TokenFile
+    from slpd_toolkit.store.token_file import TokenFile
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.representations.vector_tables import read_vectors
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from slpd_toolkit.errors import SlideError
+from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides import regions
 from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
-from slpd_toolkit.slides.reader import Slide
 from slpd_toolkit.slides.regions import lay_lattice
+from slpd_toolkit.slides.slide import Slide
 from tests.slide_factory import glass, smooth_noise, tissue_on_glass, write_slide
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenFile, TokenStore
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.store.writer import TokenWriter
 from tests.cohorts import token_meta
 from tests.token_factory import LENGTHS

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit.errors import CacheError
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.streaming import REGIONS_AT_ONCE, RegionBatch, in_parts, map_regions
+from slpd_toolkit.store.token_file import TokenStore
 from tests.token_factory import write_cache
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from slpd_toolkit.errors import CacheError
+from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import layout, schema
-from slpd_toolkit.store.reader import TokenFile
+from slpd_toolkit.store.token_file import TokenFile
 from slpd_toolkit.store.writer import TokenWriter
 from tests.cohorts import token_meta, write_token_file
 

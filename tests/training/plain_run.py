@@ -14,9 +14,9 @@ from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViTConfig
 from slpd_toolkit.objectives.crops import MultiCrop, draw_crops
-from slpd_toolkit.objectives.prototypes import PrototypeBank, build_bank
+from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, build_bank
 from slpd_toolkit.objectives.terms import SlpdConfig
-from slpd_toolkit.store.reader import TokenFile
+from slpd_toolkit.store.token_file import TokenFile
 from slpd_toolkit.training.sampling import Stream, generator
 from tests.objectives.oracle import Oracle
 

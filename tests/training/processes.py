@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from slpd_toolkit import cli, pretrain
+from slpd_toolkit.cli import app as cli
+from slpd_toolkit.commands import pretrain
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

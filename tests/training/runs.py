@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slpd_toolkit import pretrain
+from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.training.metrics import read_metrics
+from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.trainer import Trainer
 
 if TYPE_CHECKING:

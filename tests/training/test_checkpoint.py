@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from slpd_toolkit import pretrain
-from slpd_toolkit.errors import UsageError, WeightsError
+from slpd_toolkit.commands import pretrain
+from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.training import trainer
 from tests.token_factory import LENGTHS, write_cache

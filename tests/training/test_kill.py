@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slpd_toolkit import pretrain
-from slpd_toolkit.objectives import prototypes
+from slpd_toolkit.commands import pretrain
+from slpd_toolkit.objectives import slide_prototypes as prototypes
 from slpd_toolkit.store import streaming
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.training import boundary
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.training import epoch_prototypes as boundary
 from tests.training.processes import exit_code, start
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, tiny
 

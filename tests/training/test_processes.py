@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit import pretrain
+from slpd_toolkit.commands import pretrain
 from slpd_toolkit.training.processes import Processes
 from tests.training.processes import PATIENCE_S, exit_code, start_two
 from tests.training.runs import checkpoint, metrics, tiny

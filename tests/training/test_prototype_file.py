@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slpd_toolkit.errors import CacheError
-from slpd_toolkit.objectives.prototypes import build_bank
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.objectives.slide_prototypes import build_bank
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.prototype_file import PrototypeFile, describe_prototypes
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slpd_toolkit.errors import UsageError
-from slpd_toolkit.store.cohort import CohortTokens
-from slpd_toolkit.store.reader import TokenStore
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.sampling import Schedule, Stream, generator, read_batches
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from slpd_toolkit import pretrain
-from slpd_toolkit.errors import UsageError
+from slpd_toolkit.commands import pretrain
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.objectives.augment import augment
 from slpd_toolkit.store import streaming
 from slpd_toolkit.training.processes import Processes

@@ -1,0 +1,1 @@
+"""The `slpd` command line: commands, options and help, made from the settings."""

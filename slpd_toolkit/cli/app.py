@@ -1,0 +1,239 @@
+"""The `slpd` command: recipe + flags -> configuration -> stage.run(); errors become a message and an exit code.
+
+Exit codes: 0 all done; 1 done, but some slides failed (failures.csv lists them) or the work itself failed; 2 nothing
+was started because the command, recipe or manifest is wrong. torch is imported only when a stage starts.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from slpd_toolkit import __version__
+from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
+from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.demo import DemoConfig
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.import_features import TOOLS, ImportConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import SlpdError
+
+app = typer.Typer(
+    name="slpd",
+    cls=SectionedGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # its tables cut names and sentences off at 80 columns
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
+)
+
+FIRST, STAGES, LOOK, EXCHANGE = "Try it", "Stages", "Look at what they made", "Exchange with other tools"
+"""Sections of `slpd --help`."""
+
+CONFIGS: dict[str, type] = {}
+"""The configuration of each command that has one; the reference in docs/ is made from it."""
+
+manifests = typer.Typer(
+    name="manifest",
+    cls=SectionedGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make cohort CSVs from the tables of other tools.",
+)
+app.add_typer(manifests, rich_help_panel=EXCHANGE)
+
+
+class _Importers(SectionedGroup):
+    """Commands named for tools; a first word that is no tool is a folder, for `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `auto` before what names no tool."""
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["auto", *args]
+        return super().parse_args(ctx, args)
+
+
+importers = typer.Typer(
+    name="import",
+    cls=_Importers,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
+    "whose they are. Name the tool to see what it needs: `slpd import clam --help`.",
+)
+app.add_typer(importers, rich_help_panel=EXCHANGE)
+
+Recipe = Annotated[
+    Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
+]
+
+
+def main() -> None:
+    """Run the `slpd` command."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature of a callback
+    if wanted:
+        typer.echo(f"slpd_toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _inspect(
+    path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)],
+) -> None:
+    """Say what is in a token file or a token cache, in words and units."""
+    _guarded(lambda: import_module("slpd_toolkit.commands.inspect").run(path))
+
+
+def add_stage(
+    name: str,
+    config_class: type,
+    module: str,
+    *,
+    argument: str,
+    section: str = STAGES,
+    group: typer.Typer = app,
+    doc: str = "",
+    **fixed: object,
+) -> None:
+    """Register a stage as a command whose options are the attributes of its configuration dataclass.
+
+    Every option defaults to None on the command line, so that a recipe's value is overridden only by a flag that was
+    given.
+
+    Args:
+        name: The command.
+        config_class: Dataclass of `slpd_toolkit.config`.
+        module: Module with `run(config) -> int`, imported only when the command runs.
+        argument: The attribute that is positional; empty for none.
+        section: Where `--help` lists it.
+        group: The command that it belongs to.
+        doc: What its help begins with; the configuration's own docstring if empty.
+        fixed: Attributes that the command's name already says; they are no options.
+    """
+
+    def command(recipe: Path | None = None, **flags: object) -> None:
+        def work() -> int:
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+            # A wrong flag is told before torch is imported.
+            resolved: Any = recipes.build(config_class, given | fixed, recipe)
+            return int(import_module(module).run(resolved))
+
+        _guarded(work)
+
+    command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
+    command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
+    group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
+    CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
+
+
+def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
+    hints, described = get_type_hints(config_class), recipes.option_help(config_class)
+    sections = recipes.option_sections(config_class)
+    parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
+    for item in fields(config_class):
+        if item.name in without:
+            continue
+        kind = _option_type(hints[item.name])
+        text = f"{described[item.name]} {recipes.default_help(item)}".rstrip()
+        meta = (
+            typer.Argument(help=text, show_default=False)
+            if item.name == argument
+            else typer.Option(
+                _flag(item.name, kind),
+                help=text,
+                show_default=False,
+                metavar=f"<{get_args(kind)[0].__name__.lower()}>..." if get_origin(kind) is list else None,
+                rich_help_panel=sections[item.name] or None,
+            )
+        )
+        parameters.append(
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
+            )
+        )
+    parameters.sort(key=lambda parameter: parameter.name != argument)
+    return inspect.Signature(parameters)
+
+
+def _option_type(hint: Any) -> Any:
+    """Strip `| None`, and give repeatable options (tuples) the list type that typer knows."""
+    if type(None) in get_args(hint):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+
+
+def _flag(name: str, kind: Any) -> str:
+    dashed = name.replace("_", "-")
+    return f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
+
+
+def _guarded(work: Callable[[], int | None]) -> None:
+    """Run `work`; a user's error becomes a message, and everything an exit code."""
+    try:
+        code = work() or 0
+    except SlpdError as error:
+        console.error(error.message, error.hint)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        console.note("Interrupted; the work done so far is kept. Run the same command again to go on.")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output (`| head`) has left; nothing more can be said
+        raise typer.Exit(1) from None
+    except OSError as error:
+        console.error(f"{error}.", "Check the path, its permissions, free space and quota.")
+        raise typer.Exit(1) from None
+    raise typer.Exit(code)
+
+
+add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section=FIRST)
+add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
+add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
+add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
+app.command("inspect", cls=SectionedCommand, rich_help_panel=LOOK)(_inspect)
+add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)
+add_stage("export", ExportConfig, "slpd_toolkit.commands.export", argument="source", section=EXCHANGE)
+add_stage(
+    "from-clam",
+    FromClamConfig,
+    "slpd_toolkit.commands.from_clam",
+    argument="labels",
+    section="Commands",
+    group=manifests,
+)
+add_stage("heatmap", HeatmapConfig, "slpd_toolkit.commands.heatmap", argument="scores", section=LOOK)
+for _tool, _doc in TOOLS.items():
+    add_stage(
+        _tool,
+        ImportConfig,
+        "slpd_toolkit.commands.import_features",
+        argument="source",
+        section="Commands",
+        group=importers,
+        doc=_doc,
+        tool=_tool,
+    )

@@ -1,0 +1,216 @@
+"""`slpd demo`: from nothing to a report. Six steps, each of which is one of the other commands or paints slides."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from slpd_toolkit.commands import embed, mil_eval, pretrain, prototypes
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import claim_folder, write_text
+from slpd_toolkit.demo.conclusions import conclude, result_rows
+from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
+from slpd_toolkit.demo.patients import plan_cohort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.config.demo import DemoConfig
+    from slpd_toolkit.demo.patients import PlannedSlide
+
+RECIPE = "demo.toml"
+CACHE, DINO, SLPD, EVALUATION, ATLAS = "cache", "dino", "slpd", "eval", "atlas"
+NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD", "truth": "true mixture"}
+"""What the evaluated models are called; the last is the ceiling, which no slide shows."""
+
+_SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
+_MOST_FOLDS = 5
+_MPP, _REGION_PX, _PATCH_PX = 1.0, 512, 64  # a region is one square of the planted truth
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the demo."""
+
+    name: str
+    about: str
+    work: Callable[[], int]
+
+
+def run(config: DemoConfig) -> int:
+    """Go all the way, or go on where an earlier run in the same folder stopped.
+
+    Returns:
+        0, or the exit code of the step that was stopped or could not do all.
+
+    Raises:
+        UsageError: The folder holds a demo with other settings, or cannot be written to.
+    """
+    _claim(config)
+    steps = make_steps(config)
+    started = time.monotonic()
+    for number, step in enumerate(steps, start=1):
+        title, begun = f"{number}/{len(steps)} {step.name}", time.monotonic()
+        console.note(f"{title}: {step.about}")
+        with console.step(title):
+            code = step.work()
+        if code:
+            return code
+        console.note(f"{title}: done in {console.human_seconds(time.monotonic() - begun)}")
+    _say_what_came_out(config, time.monotonic() - started)
+    return 0
+
+
+def make_steps(config: DemoConfig) -> list[Step]:
+    """List the steps with their settings."""
+    out = config.out
+    planned = plan_cohort(config.slide_count, config.seed, _TINY_SQUARES if config.tiny else _SQUARES)
+
+    def paint() -> int:
+        paint_cohort(planned, out, config.jobs)
+        return 0
+
+    def evaluate() -> int:
+        done = (out / EVALUATION / mil_eval.REPORT).exists()
+        return 0 if done else mil_eval.run(evaluation_settings(config, folds_of(planned)))
+
+    return [
+        Step("slides", f"{len(planned)} sections with a planted truth, as pyramidal TIFF files", paint),
+        Step("tokens", "a frozen encoder turns each patch into a vector", lambda: embed.run(embedding_settings(out))),
+        Step("DINO", "a region ViT learns from views of regions alone", lambda: pretrain.run(dino_settings(config))),
+        Step("SLPD", "another learns from slide prototypes as well", lambda: pretrain.run(slpd_settings(config))),
+        Step("evaluation", "which representation tells the two classes apart?", evaluate),
+        Step("atlas", "the prototypes of each slide, with the regions nearest to them", lambda: _draw_atlas(out)),
+    ]
+
+
+def embedding_settings(out: Path) -> EmbedConfig:
+    """Settings of stage one."""
+    return EmbedConfig(
+        manifest=out / MANIFEST,
+        out=out / CACHE,
+        encoder="handcrafted",
+        mpp=_MPP,
+        region_px=_REGION_PX,
+        patch_px=_PATCH_PX,
+    )
+
+
+def slpd_settings(config: DemoConfig) -> PretrainConfig:
+    """Settings of stage two, SLPD: small networks, and schedules that fit a few hundred steps."""
+    epochs = config.epoch_count
+    return PretrainConfig(
+        cache=config.out / CACHE,
+        out=config.out / SLPD,
+        epochs=epochs,
+        batch_size=32,
+        clusters=2 if config.tiny else 3,
+        min_regions=2 if config.tiny else 6,
+        prototype_epoch=epochs * 2 // 5,
+        global_side=6,
+        local_side=3,
+        local_crops=6,
+        flip_up_down=0.5,
+        quarter_turns=1.0,
+        embed_dim=96,
+        depth=2,
+        heads=3,
+        hidden_dim=256,
+        bottleneck_dim=64,
+        out_dim=256,
+        lr=0.008,
+        warmup_epochs=max(1, epochs // 10),
+        weight_decay_end=0.1,
+        teacher_momentum=0.99,
+        log_every=10,
+        seed=config.seed,
+    )
+
+
+def dino_settings(config: DemoConfig) -> PretrainConfig:
+    """Settings of stage two without the prototype losses, all else equal."""
+    return PretrainConfig(
+        **(asdict(slpd_settings(config)) | {"out": config.out / DINO, "intra_weight": 0.0, "inter_weight": 0.0})
+    )
+
+
+def folds_of(planned: Sequence[PlannedSlide]) -> int:
+    """Say into how many folds a cohort can be divided: no more than the rarer class has patients."""
+    labels = Counter({slide.patient_id: slide.label for slide in planned}.values())
+    return min(_MOST_FOLDS, *labels.values())
+
+
+def evaluation_settings(config: DemoConfig, folds: int) -> MilEvalConfig:
+    """Settings of stage three."""
+    out = config.out
+    return MilEvalConfig(
+        cache=out / CACHE,
+        manifest=out / MANIFEST,
+        model=("mean-tokens", f"dino={out / DINO}", f"slpd={out / SLPD}", f"truth={out / TRUTH}"),
+        out=out / EVALUATION,
+        folds=folds,
+        repeats=1 if config.tiny else 3,  # so few patients: one division may be lucky
+        seed=config.seed,
+    )
+
+
+def _draw_atlas(out: Path) -> int:
+    if (out / ATLAS / "index.html").exists():
+        return 0
+    return prototypes.run(PrototypesConfig(run=out / SLPD, out=out / ATLAS, manifest=out / MANIFEST))
+
+
+def _claim(config: DemoConfig) -> None:
+    """Make the folder, or see that the demo in it is this one."""
+    settings = {"slides": config.slide_count, "epochs": config.epoch_count, "seed": config.seed, "tiny": config.tiny}
+    wanted = tomli_w.dumps(settings)
+    claim_folder(config.out, (RECIPE, MANIFEST, TRUTH))
+    recipe = config.out / RECIPE
+    if recipe.exists():
+        found = recipe.read_text(encoding="utf-8")
+        if found != wanted:
+            got, asked = (", ".join(text.splitlines()) for text in (found, wanted))
+            raise UsageError(
+                f"--out: {config.out} holds a demo with {got}; asked for: {asked}.",
+                hint="Give the same settings to go on, or another --out.",
+            )
+        return
+    if any(config.out.iterdir()):
+        raise UsageError(
+            f"--out: {config.out} is not empty and holds no demo.", hint="Choose a folder that does not exist yet."
+        )
+    write_text(recipe, wanted)
+
+
+def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
+    out = config.out
+    document = json.loads((out / EVALUATION / mil_eval.METRICS).read_text(encoding="utf-8"))
+    console.table("Telling inflamed from excluded tumours", result_rows(document, NAMES))
+    pairs = (("slpd", "dino"), ("slpd", "mean-tokens"), ("dino", "mean-tokens"))
+    sentences = [conclude(document, *pair, NAMES) for pair in pairs]
+    sentences.append("Both pretrainings saw every slide, without labels: on new patients the numbers may be lower.")
+    if config.tiny:
+        sentences.append("With --tiny these numbers only show that everything runs.")
+    for sentence in sentences:
+        console.note(sentence)
+    console.facts(
+        f"Done in {console.human_seconds(seconds)}. Where to look",
+        {
+            "the slides": out / SLIDES,
+            "tissue and regions": out / CACHE / embed.QC_FOLDER / "index.html",
+            "training": out / SLPD / "curves.svg",
+            "prototypes": out / ATLAS / "index.html",
+            "the comparison": out / EVALUATION / mil_eval.REPORT,
+        },
+    )

@@ -1,0 +1,109 @@
+"""`slpd manifest from-clam`: a label table of CLAM or HIPT as a manifest, and its splits checked against it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import atomic_path, claim_folder
+from slpd_toolkit.core.manifest import check_ids, summarise
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.audit import audit_split
+from slpd_toolkit.mil.cohort.clam_tables import read_labels
+from slpd_toolkit.mil.cohort.split_source import read_splits, split_files
+from slpd_toolkit.mil.cohort.splits import find_equal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from slpd_toolkit.config.from_clam import FromClamConfig
+
+
+def run(config: FromClamConfig) -> int:
+    """Write the manifest, say what it holds, and warn of what is odd.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: The table or a split cannot be read, the output is no .csv in a folder, or --slides-root is none.
+    """
+    if config.out.suffix != ".csv" or not config.out.parent.is_dir():
+        raise UsageError(f"--out: got {config.out}, allowed: a .csv file in a folder that exists.")
+    if config.out.resolve() in {path.resolve() for path in (config.labels, *split_files(config.splits))}:
+        raise UsageError(f"--out: {config.out} is a table that is read.", hint="Choose another name.")
+    claim_folder(config.out.parent, (config.out.name,))
+    table = read_labels(config.labels)
+    problems = check_ids(table)
+    if problems:
+        raise UsageError(f"{config.labels}:\n{summarise(problems)}", hint="Correct these rows, and the splits alike.")
+    splits = read_splits(config.splits)
+    if config.slides_root is not None:
+        _place(table, config.slides_root)
+    with atomic_path(config.out) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n")
+    console.facts(f"Manifest {config.out}", _facts(table))
+    _warn(table)
+    patient_of = dict(zip(table["slide_id"], table["patient_id"], strict=True))
+    for split in splits:
+        unknown = sorted({slide for part in split.parts.values() for slide in part} - patient_of.keys())
+        if unknown:
+            console.warn(f"Split {split.fold}: {len(unknown)} slides are not in the table: {listed(unknown)}.")
+        for finding in audit_split(split.restricted_to(patient_of), patient_of).findings:
+            console.warn(f"Split {split.fold}: {finding}")
+    for numbers in find_equal(splits):
+        console.warn(f"Splits {listed(map(str, numbers))} are the same. `slpd mil-eval` will refuse them.")
+    if splits:
+        console.note(f"Use these splits as they are: slpd mil-eval ... {_as_flags(config.splits)}")
+    return 0
+
+
+def _place(table: pd.DataFrame, root: Path) -> None:
+    """Give slides that are somewhere under `root` their absolute path."""
+    if not root.is_dir():
+        raise UsageError(f"--slides-root: {root} is no folder.", hint="Give the folder that holds the slides.")
+    wanted = set(table["slide_path"])
+    found = {path.name: str(path.resolve()) for path in sorted(root.rglob("*")) if path.name in wanted}
+    table["slide_path"] = [found.get(name, name) for name in table["slide_path"]]
+    absent = sorted(wanted - found.keys())
+    if absent:
+        console.warn(f"{len(absent)} of {len(wanted)} slides are not under {root}: {listed(absent)}.")
+
+
+def _facts(table: pd.DataFrame) -> dict[str, str]:
+    facts = {"slides": f"{len(table):,}", "patients": f"{table['patient_id'].nunique():,}"}
+    if "site" in table:
+        facts["sites"] = f"{table['site'].nunique():,}"
+    if "label" in table:
+        groups = table.dropna(subset="label").groupby("label")["patient_id"]
+        facts["label"] = ", ".join(f"{name} {len(of)} slides of {of.nunique()} patients" for name, of in groups)
+        facts["without label"] = f"{table['label'].isna().sum():,}"
+    if "time" in table:
+        known = table[["time", "event"]].notna().all(axis=1)
+        facts["survival"] = (
+            f"{known.sum():,} slides with time and event, {int(table['event'].eq(1).sum()):,} with event 1"
+        )
+    return facts
+
+
+def _warn(table: pd.DataFrame) -> None:
+    for name in ("label", "site", "time"):
+        if name not in table:
+            continue
+        values = table.dropna(subset=name).groupby("patient_id")[name].nunique()
+        odd = values.index[values > 1]
+        if len(odd):
+            console.warn(
+                f"{len(odd)} patients have more than one {name}: {listed(odd)}. `slpd mil-eval` will refuse them."
+            )
+    if (table["patient_id"] == "").any():
+        console.warn(
+            f"{(table['patient_id'] == '').sum()} slides have no case_id: each counts as a patient of its own."
+        )
+
+
+def _as_flags(paths: tuple[Path, ...]) -> str:
+    return " ".join(f"--splits {path}" for path in paths)

@@ -1,0 +1,147 @@
+"""`slpd inspect`: what a token file or a token cache holds, in words and units."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slpd_toolkit.store.schema import TokenMeta
+
+
+def run(path: Path) -> int:
+    """Print what is in a token file or a cache folder.
+
+    Returns:
+        0, or 1 if the cache holds files that cannot be read.
+
+    Raises:
+        UsageError: There is nothing at `path`, or no token file in it.
+        CacheError: A single file cannot be read, or the files of a cache do not belong together.
+    """
+    if path.is_file():
+        _describe_file(TokenFile.open(path))
+        return 0
+    paths = token_paths(path)
+    if not paths:
+        state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {state}.", hint="Give a .h5 file or a cache folder that `slpd embed` wrote.")
+    return _describe_cache(path, paths)
+
+
+def _describe_file(slide: TokenFile) -> None:
+    meta = slide.meta
+    console.facts(
+        f"Token file {slide.path.name}",
+        {
+            "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
+            f"at {meta.mpp_l0:.4g} um/px "
+            f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
+            "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
+            f"float16, {console.human_bytes(slide.path.stat().st_size)}",
+            **_shared_facts(meta),
+            "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
+            + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
+            "tissue": _tissue(slide),
+            **_missing(slide.missing_patches, len(slide) * meta.grid**2),
+            "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
+            **_source(meta),
+            "slide fingerprint": meta.slide_fingerprint,
+            "written by": f"slpd_toolkit {meta.toolkit_version}",
+            "recipe": meta.recipe,
+        },
+    )
+
+
+def _describe_cache(folder: Path, paths: list[Path]) -> int:
+    slides, broken = [], []
+    for path in paths:
+        try:
+            slides.append(TokenFile.open(path))
+        except CacheError as error:
+            broken.append(error)
+    for problem in broken:
+        console.error(problem.message, problem.hint)
+    if slides:
+        store = TokenStore(slides)
+        lengths = store.lengths
+        console.facts(
+            f"Token cache {folder}",
+            {
+                "slides": f"{len(slides):,}",
+                "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
+                f"median {np.median(lengths):,.0f}",
+                "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
+                **_missing(sum(slide.missing_patches for slide in slides), int(lengths.sum()) * store.grid**2),
+                "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
+                **_shared_facts(store.meta),
+            },
+        )
+    return 1 if broken else 0
+
+
+def _shared_facts(meta: TokenMeta) -> dict[str, str]:
+    return {
+        "region": f"{meta.region_px:,} px at {meta.target_mpp:g} um/px "
+        f"({_millimetres(meta.region_px * meta.target_mpp)})",
+        "patch": f"{meta.patch_px} px at {meta.target_mpp:g} um/px ({meta.patch_px * meta.target_mpp:g} um)",
+        **_encoder_facts(meta),
+        "schema": f"{schema.SCHEMA} {schema.VERSION}",
+    }
+
+
+def _encoder_facts(meta: TokenMeta) -> dict[str, str]:
+    if not meta.mean:  # imported: only the tool that ran the encoder knew more
+        return {"encoder": meta.encoder, "encoder weights": meta.encoder_sha256}
+    return {
+        "encoder": f"{meta.encoder}, sees {meta.encoder_input_px} px, {meta.precision}",
+        "encoder weights": f"sha256 {meta.encoder_sha256}",
+        "normalisation": f"mean {_numbers(meta.mean)}, std {_numbers(meta.std)} of RGB in 0-1",
+    }
+
+
+def _source(meta: TokenMeta) -> dict[str, str]:
+    """How an imported slide came about."""
+    if not meta.source:
+        return {}
+    source = json.loads(meta.source)
+    return {
+        "imported from": f"{source['tool']}: {', '.join(source['files'])}",
+        "patches there": f"{source['patches']:,}, of which {source['placed']:,} found a place; moved by at most "
+        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um, half of them by at most "
+        f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um",
+        **({"note": "; ".join(source["notes"])} if source["notes"] else {}),
+    }
+
+
+def _tissue(slide: TokenFile) -> str:
+    if not len(slide):
+        return "no regions"
+    fractions = slide.tissue.astype(np.float32)
+    by_region = fractions.mean(axis=(1, 2))
+    return (
+        f"{fractions.mean():.0%} of the regions' area; a region has {by_region.min():.0%} to {by_region.max():.0%}; "
+        f"{(fractions == 0).mean():.0%} of the patches have none"
+    )
+
+
+def _missing(missing: int, patches: int) -> dict[str, str]:
+    """Tell of patches without tokens, which only some caches have."""
+    return {"missing patches": f"{missing:,} of {patches:,} ({missing / patches:.1%})"} if missing else {}
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _millimetres(length_um: float) -> str:
+    return f"{length_um / 1000:.2f} mm"

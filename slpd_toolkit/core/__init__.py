@@ -1,0 +1,1 @@
+"""Building blocks that know nothing of slides or models: errors, files, console, devices, worker processes."""

@@ -1,0 +1,93 @@
+"""Which device and which arithmetic: resolved once, said in every output."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+
+from slpd_toolkit.core.errors import DeviceMemoryError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slpd_toolkit.core.precision import Precision
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda[:i]` or `mps` into a device that is there.
+
+    Raises:
+        UsageError: It is not there, or is no device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device: got {name}, allowed: auto, cpu, cuda, cuda:<i>, mps.") from error
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(
+            f"--device: {name} is not there; this torch sees {torch.cuda.device_count()} CUDA devices.",
+            hint="Use --device auto.",
+        )
+    return device
+
+
+def resolve_precision(requested: Precision, device: torch.device) -> Precision:
+    """Turn `auto` into bf16 where the device multiplies it natively, else fp32.
+
+    Raises:
+        UsageError: fp16 on a CPU, where it is neither fast nor safe.
+    """
+    if requested == "fp16" and device.type == "cpu":
+        raise UsageError("--precision: fp16 needs a GPU; on a CPU use bf16 or fp32.")
+    if requested != "auto":
+        return requested
+    return "bf16" if _has_native_bf16(device) else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Give the context in which matrix products run at `precision` and sensitive operations stay in fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+@contextmanager
+def within_memory(hint: str) -> Iterator[None]:
+    """Say in a sentence that the device's memory is full, and what to do.
+
+    Raises:
+        DeviceMemoryError: torch could not allocate.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in first_line:
+            raise DeviceMemoryError(f"Out of memory: {first_line.rstrip('.')}.", hint=hint) from error
+        raise
+
+
+def describe(device: torch.device) -> str:
+    """Name the device as a person would."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16", "bf16"))

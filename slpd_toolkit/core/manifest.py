@@ -1,0 +1,166 @@
+"""Cohort CSVs: reading them and checking every row before any work starts (manifests/README.md has the columns)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
+
+REQUIRED_COLUMNS = ("slide_id", "slide_path")
+_HEADER_ROWS = 1
+_MESSAGE_ROWS = 50
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One usable row of a manifest. `mpp_l0` is None where the slide file has to say; `row` counts as in `Problem`."""
+
+    row: int
+    slide_id: str
+    slide_path: Path
+    patient_id: str
+    mpp_l0: float | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row that cannot be used. `row` counts lines of the CSV as an editor does: the header is row 1."""
+
+    row: int
+    slide_id: str
+    slide_path: str
+    error: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} ({self.slide_id or 'no slide_id'}): {self.error} {self.hint}".rstrip()
+
+
+def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.DataFrame:
+    """Read a manifest's cells as text: no value is guessed to be a number, a date or NaN.
+
+    Args:
+        path: CSV, UTF-8, with or without a byte-order mark.
+        required: Columns that must be there.
+
+    Returns:
+        One row a slide, all columns as `str`, surrounding blanks removed, empty cells as "". The index is the row
+        number in the file.
+
+    Raises:
+        UsageError: The file cannot be read as CSV, a required column is missing, or there is no row.
+    """
+    try:
+        # skip_blank_lines=False keeps row numbers true; blank lines are dropped below. The header is read as a row, so
+        # that pandas neither renames a column that stands there twice nor takes a row that is too long for an index.
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
+        )
+    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
+        raise UsageError(
+            f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md."
+        ) from error
+    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
+    table = table.loc[:, table.columns != ""]  # what spreadsheets leave at the right
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        raise UsageError(
+            f"Manifest {path}: column {', '.join(missing)} is missing; it has {', '.join(table.columns)}.",
+            hint="The first line names the columns; see manifests/README.md.",
+        )
+    twice = table.columns[table.columns.duplicated()].unique()
+    if len(twice):
+        raise UsageError(f"Manifest {path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    table.index = table.index + 1
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise UsageError(f"Manifest {path}: has no slides.", hint="Give one row a slide below the header.")
+    return pd.DataFrame(table)
+
+
+def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], list[Problem]]:
+    """Split a manifest's rows into usable slides and problems; looks at the file system, but reads no slide.
+
+    Args:
+        table: From `read_table`.
+        folder: Where relative slide paths start.
+
+    Returns:
+        The usable rows in their order, and one problem for each thing that is wrong, in the order of the rows.
+    """
+    entries, problems = [], []
+    rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
+    for row, cells in zip(table.index, table.to_dict("records"), strict=True):
+        slide_id, raw_path, raw_mpp = cells["slide_id"], cells["slide_path"], cells.get("mpp", "")
+        path = folder / raw_path
+        found = [*_id_problems(slide_id, rows_of[slide_id]), *_path_problems(path, raw_path), *_mpp_problems(raw_mpp)]
+        problems += [Problem(int(row), slide_id, raw_path, error, hint) for error, hint in found]
+        if not found:
+            mpp_l0 = float(raw_mpp) if raw_mpp else None
+            entries.append(SlideEntry(int(row), slide_id, path, cells.get("patient_id") or slide_id, mpp_l0))
+    return entries, problems
+
+
+def check_ids(table: pd.DataFrame) -> list[Problem]:
+    """Look at a manifest's slide ids alone, for who needs no slide file: one problem for each thing that is wrong."""
+    rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
+    return [
+        Problem(int(row), slide_id, "", error, hint)
+        for row, slide_id in zip(table.index, table["slide_id"], strict=True)
+        for error, hint in _id_problems(slide_id, rows_of[slide_id])
+    ]
+
+
+def summarise(problems: Sequence[Problem]) -> str:
+    """Put all problems into one message, a line each; beyond fifty lines it says how many more there are."""
+    lines = [f"  {problem}" for problem in problems[:_MESSAGE_ROWS]]
+    if len(problems) > _MESSAGE_ROWS:
+        lines.append(f"  and {len(problems) - _MESSAGE_ROWS} more")
+    return "\n".join(lines)
+
+
+def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
+    if not slide_id:
+        return [("slide_id is empty.", "Give every slide a name of its own.")]
+    found = []
+    if not is_safe_name(slide_id):
+        found.append(
+            (
+                f"slide_id {slide_id!r} cannot be a file name.",
+                "Allowed: letters, digits, '.', '_', '-', not starting with '.'.",
+            )
+        )
+    if len(rows) > 1:
+        others = ", ".join(str(row) for row in rows)
+        found.append(
+            (f"slide_id {slide_id!r} stands in rows {others}.", "Make it unique: its token file carries this name.")
+        )
+    return found
+
+
+def _path_problems(path: Path, raw_path: str) -> list[tuple[str, str]]:
+    if not raw_path:
+        return [("slide_path is empty.", "Give the slide's file.")]
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte is a ValueError
+        return [(f"no such file: {path}.", "Paths are absolute, or relative to the manifest or --slides-root.")]
+    except OSError as error:
+        return [(f"{path} cannot be reached ({error.strerror}).", "Check the path and its permissions.")]
+    return []
+
+
+def _mpp_problems(raw_mpp: str) -> list[tuple[str, str]]:
+    if not raw_mpp:
+        return []
+    low, high = MPP_RANGE
+    try:
+        usable = is_plausible_mpp(float(raw_mpp))
+    except ValueError:
+        usable = False
+    return [] if usable else [(f"mpp is {raw_mpp!r}.", f"Allowed: {low} to {high} um/px, or empty to use the file's.")]

@@ -1,0 +1,27 @@
+"""Names in messages: listing and sorting them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MESSAGE_NAMES = 8
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names for a message; beyond eight, say how many more there are."""
+    names = list(names)
+    more = len(names) - _MESSAGE_NAMES
+    return ", ".join(names[:_MESSAGE_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def natural_key(name: str) -> tuple[bool, float, str]:
+    """Sort key: numbers by value, then all other names alphabetically."""
+    try:
+        value = float(name)
+    except ValueError:
+        value = math.nan
+    return (False, value, name) if math.isfinite(value) else (True, 0.0, name)

@@ -1,0 +1,88 @@
+"""Work in processes of one thread each: results in order, and no process outlives the command, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing.resource_tracker import ensure_running
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import joblib
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from slpd_toolkit.core.errors import SlpdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
+
+_WATCH_EVERY_S = 1.0
+
+
+def in_processes(
+    work: Callable[[*Given], Made], calls: Iterable[tuple[*Given]], jobs: int, *, doing: str
+) -> Iterator[Made]:
+    """Apply a function to each tuple of arguments; large arrays are mapped, not copied.
+
+    Args:
+        work: A function of a module.
+        calls: Its arguments; they are taken a few ahead.
+        jobs: Number of processes; with 1 all is done in this one.
+        doing: What the processes do, for the message if one is killed: `trains heads`.
+
+    Yields:
+        What it gives for each of them, in their order, as they are ready.
+
+    Raises:
+        SlpdError: A process was killed.
+    """
+    here = os.getpid()
+    with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
+        made = joblib.Parallel(jobs, return_as="generator")(joblib.delayed(_apply)(here, work, call) for call in calls)
+    try:
+        yield from made
+    except TerminatedWorkerError as error:
+        raise SlpdError(
+            f"A process that {doing} was killed, probably because memory ran out.", hint="Use fewer --jobs."
+        ) from error
+
+
+def release_workers() -> None:
+    """End the processes: idle ones keep their memory for minutes, in case there is more to do."""
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+
+def _apply(started_by: int, work: Callable[[*Given], Made], call: tuple[*Given]) -> Made:
+    if os.getpid() != started_by:
+        _end_with(started_by)
+    return work(*call)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it: after kill -9 it would wait for work for minutes."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_EVERY_S)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that never see Ctrl-C: this one does, after the block, and ends them without their tracebacks."""
+    ensure_running()  # multiprocessing's bookkeeper, whose start would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,79 @@
+"""The one interface of patch encoders, and how pixels become what a network was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from slpd_toolkit.core.compute import autocast
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from slpd_toolkit.core.precision import Precision
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen patch encoder and everything that makes its features what they are.
+
+    Args:
+        name: As the user gave it.
+        network: Maps (N, 3, input_px, input_px) normalised RGB to (N, embedding_dim); in eval mode.
+        embedding_dim: Width of a token.
+        input_px: Side that the network sees; patches of another size are resized on the device (bicubic, antialiased).
+        mean: Per-channel mean that is subtracted from RGB in 0-1.
+        std: Per-channel standard deviation that is divided by.
+        weights_sha256: Digest of the weights; features of different digests are never mixed.
+    """
+
+    name: str
+    network: nn.Module
+    embedding_dim: int
+    input_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights_sha256: str
+
+    def embed(self, pixels: Tensor, precision: Precision) -> Tensor:
+        """Embed patches; normalisation happens on the device, so that pixels travel as bytes.
+
+        Args:
+            pixels: (N, H, W, 3) uint8 RGB on the network's device.
+            precision: Arithmetic of the network.
+
+        Returns:
+            (N, embedding_dim) float32 on the same device.
+        """
+        with torch.inference_mode(), autocast(pixels.device, precision):
+            tokens: Tensor = self.network(self._normalised(pixels))
+        return tokens.float()
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        scale = torch.tensor([1 / (255 * std) for std in self.std], device=pixels.device)
+        shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=pixels.device)
+        images = torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
+        if images.shape[-1] != self.input_px:
+            images = F.interpolate(images, size=(self.input_px, self.input_px), mode="bicubic", antialias=True)
+        return images
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Put a network into eval mode, without gradients."""
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def digest_of_state(network: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of a network's parameters and buffers, for weights that are no file."""
+    digest = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""Tables of embeddings for the scientific-Python world: AnnData (.h5ad) and Parquet. Each needs its extra."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+
+_MODULES = {"anndata": "anndata", "parquet": "pyarrow"}
+"""What writes each kind of table; in the extra of the kind's name."""
+
+
+def require_extra(kind: str) -> None:
+    """Check that what writes `kind` is installed: before embeddings are computed, not after.
+
+    Raises:
+        UsageError: It is not.
+    """
+    module = _MODULES.get(kind)
+    if module is None:
+        return
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise UsageError(f"--to {kind} needs {module}.", hint=f"pip install 'slpd-toolkit[{kind}]'") from error
+
+
+def write_h5ad(
+    path: Path,
+    embeddings: npt.NDArray[np.float32],
+    about_rows: pd.DataFrame,
+    centres_l0: npt.NDArray[np.float64] | None,
+    provenance: Mapping[str, object],
+) -> None:
+    """Write embeddings as AnnData, atomically.
+
+    Args:
+        path: The file.
+        embeddings: (N, E): X.
+        about_rows: N rows with unique names: obs.
+        centres_l0: (N, 2), x and y of where each row lies, level-0 px: obsm["spatial"].
+        provenance: uns["slpd"], plain values.
+    """
+    from anndata import AnnData
+
+    features = pd.DataFrame(index=_names(embeddings))
+    rows, features = _plain_strings(about_rows), _plain_strings(features)
+    table = AnnData(X=embeddings, obs=rows, var=features, uns={"slpd": dict(provenance)})
+    if centres_l0 is not None:
+        table.obsm["spatial"] = centres_l0
+    with atomic_path(path) as partial:
+        table.write_h5ad(partial)
+
+
+def write_parquet(
+    path: Path, embeddings: npt.NDArray[np.float32], about_rows: pd.DataFrame, provenance: Mapping[str, object]
+) -> None:
+    """Write embeddings as Parquet, atomically: the columns of `about_rows`, then one a feature.
+
+    Args:
+        path: The file.
+        embeddings: (N, E).
+        about_rows: N rows.
+        provenance: Plain values, kept as JSON in the schema's metadata under `slpd`.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {str(name): about_rows[name].to_numpy() for name in about_rows}
+    columns |= dict(zip(_names(embeddings), embeddings.T, strict=True))
+    table = pa.table(columns).replace_schema_metadata({"slpd": json.dumps(dict(provenance))})
+    with atomic_path(path) as partial:
+        parquet.write_table(table, partial)
+
+
+def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
+    """Give names and texts as Python's strings: AnnData does not write those of Arrow, which pandas 3 makes.
+
+    Texts become categories here, of Python's strings: where they repeat, AnnData would make some of Arrow's.
+    """
+    texts = [str(name) for name in table if pd.api.types.is_string_dtype(table[name])]
+    plain = table.assign(**{name: _categories(table[name]) for name in texts})
+    plain.index = plain.index.astype(object)
+    return plain
+
+
+def _categories(texts: pd.Series) -> pd.Categorical:
+    codes, found = pd.factorize(texts.to_numpy(dtype=object), sort=True)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(found, dtype=object))
+
+
+def _names(embeddings: npt.NDArray[np.float32]) -> list[str]:
+    return [f"e{index}" for index in range(embeddings.shape[1])]

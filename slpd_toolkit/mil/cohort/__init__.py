@@ -1,0 +1,1 @@
+"""Who is evaluated: patients, targets, splits and their audit."""

@@ -1,0 +1,162 @@
+"""Tables of CLAM, HIPT and their relatives: label CSVs to manifest columns, `splits_*.csv` to splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.splits import Split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_EXTENSION = ".svs"
+_SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|svslide|vms|vmu)$", re.IGNORECASE)
+_PARTS = ("train", "val", "test")
+_TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
+_HEADER_ROWS = 1
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Turn a CLAM or HIPT label table into the columns of a manifest.
+
+    Read are `case_id`, `slide_id` (with or without `.svs` or another suffix of slides), and where present `label` (else
+    `oncotree_code`), `site`, and `survival_months` with `censorship`, where 1 means censored: `event` is its opposite.
+
+    Sites stay text. Spreadsheets turn the TCGA site 05 into 5; where a TCGA barcode says so, the zero is put back.
+
+    Returns:
+        One row a slide: `slide_id`, `slide_path`, `patient_id`, and of `site`, `label`, `time` (float) and `event`
+        (Int64) those that the table can fill. Empty cells are missing values. The index is the row number in the file.
+
+    Raises:
+        UsageError: The file is no such table, a slide stands there twice, or times or censorship are not numbers.
+    """
+    table = _read_text(path, required=("case_id", "slide_id"))
+    if table.empty:
+        raise UsageError(f"{path}: has no slides.", hint="Give a table of CLAM or HIPT.")
+    slide_ids = table["slide_id"].map(_without_suffix)
+    bare = table.index[slide_ids == ""]
+    if len(bare):
+        raise UsageError(f"{path}: slide_id is empty in row {listed(map(str, bare))}.", hint="Fill or drop these rows.")
+    twice = slide_ids[slide_ids.duplicated()]
+    if len(twice):
+        raise UsageError(
+            f"{path}: {len(twice)} slides stand there twice: {listed(twice)}.", hint="Keep one row a slide."
+        )
+    manifest = pd.DataFrame(
+        {
+            "slide_id": slide_ids,
+            "slide_path": table["slide_id"].where(table["slide_id"] != slide_ids, slide_ids + _EXTENSION),
+            "patient_id": table["case_id"],
+        }
+    )
+    if "site" in table:
+        manifest["site"] = _sites(table)
+    label = next((name for name in ("label", "oncotree_code") if name in table), None)
+    if label:
+        manifest["label"] = table[label].mask(table[label] == "")
+    survival = [name for name in ("survival_months", "censorship") if name in table]
+    if len(survival) == 1:
+        raise UsageError(f"{path}: has {survival[0]} only.", hint="Survival needs survival_months and censorship.")
+    if survival:
+        times, censored = (_numbers(table, name, path) for name in survival)
+        _require(
+            times.isna() | np.isfinite(times) & (times >= 0),
+            table["survival_months"],
+            path,
+            "a number of months, 0 or more",
+        )
+        _require(
+            censored.isna() | censored.isin([0, 1]), table["censorship"], path, "1 (censored) or 0 (the event was seen)"
+        )
+        manifest["time"] = times
+        manifest["event"] = (1 - censored).astype("Int64")
+    return manifest
+
+
+def read_split(path: Path, fold: int) -> Split:
+    """Read one of CLAM's or HIPT's `splits_*.csv`: columns train, val and test hold slide ids, of unequal length.
+
+    Raises:
+        UsageError: The file is no such table, a part is empty, or a slide stands in one part twice.
+    """
+    table = _read_text(path, required=_PARTS)
+    train, val, test = (tuple(_without_suffix(cell) for cell in table[name] if cell) for name in _PARTS)
+    if {cell.lower() for cell in (*train, *val, *test)} == {"true", "false"}:
+        raise UsageError(
+            f"{path}: holds no slide ids but true and false.",
+            hint="Take CLAM's splits_N.csv, not its splits_N_bool.csv.",
+        )
+    empty = [name for name, part in zip(_PARTS, (train, val, test), strict=True) if not part]
+    if empty:
+        raise UsageError(f"{path}: {', '.join(empty)} is empty.", hint="A split needs slides in train, val and test.")
+    for name, part in zip(_PARTS, (train, val, test), strict=True):
+        twice = sorted(slide for slide, count in Counter(part).items() if count > 1)
+        if twice:
+            raise UsageError(
+                f"{path}: {len(twice)} slides stand in {name} twice: {listed(twice)}.",
+                hint="They would count twice: keep each once.",
+            )
+    return Split(fold, train, val, test)
+
+
+def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    """All cells as text: pandas must not read the TCGA site NA as a missing value, nor 05 as a number.
+
+    The header is read as a row, so that pandas neither renames a column that stands there twice nor cuts off a row that
+    is too long. The index is the row number in the file; empty rows are left out.
+    """
+    try:
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
+        )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8 ({error}).", hint="Save it as CSV in UTF-8.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Give a table of CLAM or HIPT.") from error
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0], axis=1)
+    missing = [name for name in required if name not in table]
+    if missing:
+        alone = len(table.columns) == 1
+        raise UsageError(
+            f"{path}: column {', '.join(missing)} is missing; it has {listed(table.columns)}.",
+            hint="Separate the columns by commas." if alone else "Give a table of CLAM or HIPT.",
+        )
+    twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
+    if twice:
+        raise UsageError(f"{path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
+    table = table.loc[:, table.columns != ""]
+    table.index = table.index + 1
+    return pd.DataFrame(table[(table != "").any(axis=1)])
+
+
+def _without_suffix(name: str) -> str:
+    """Give a slide's id: its file without the suffix of a slide."""
+    return _SLIDE_SUFFIX.sub("", name)
+
+
+def _sites(table: pd.DataFrame) -> pd.Series[str]:
+    in_barcode = table["case_id"].str.extract(_TCGA_BARCODE, expand=False)
+    lost_zeros = in_barcode.str.lstrip("0") == table["site"]
+    return table["site"].where(~lost_zeros, in_barcode)
+
+
+def _numbers(table: pd.DataFrame, name: str, path: Path) -> pd.Series[float]:
+    numbers = pd.to_numeric(table[name], errors="coerce")
+    _require(numbers.notna() | (table[name] == ""), table[name], path, "a number")
+    return numbers
+
+
+def _require(fine: pd.Series[bool], cells: pd.Series[str], path: Path, allowed: str) -> None:
+    wrong = cells[~fine]
+    if len(wrong):
+        found = listed(f"{cell!r} in row {row}" for row, cell in wrong.items())
+        raise UsageError(f"{path}: {cells.name} is {found}.", hint=f"Allowed: {allowed}, or empty.")

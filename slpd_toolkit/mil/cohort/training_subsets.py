@@ -1,0 +1,59 @@
+"""Fewer training labels: a fraction of the training patients, or a few of each class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.cohort.patients import pick_patients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.cohort.splits import Split
+
+
+def keep_fraction(splits: Sequence[Split], cohort: Cohort, fraction: float, *, seed: int = 0) -> list[Split]:
+    """Keep a fraction of the training patients of each class, one at least.
+
+    Val and test stay whole, as in CLAM and HIPT. With one seed, a fraction is part of every larger one.
+
+    Raises:
+        UsageError: `fraction` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"The training fraction is {fraction}.", hint="Allowed: above 0, up to 1.")
+    return [_thin(split, cohort, lambda count: max(1, round(fraction * count)), seed) for split in splits]
+
+
+def keep_shots(splits: Sequence[Split], cohort: Cohort, shots: int, *, seed: int = 0) -> list[Split]:
+    """Keep `shots` training patients of each class; val and test stay whole. With one seed the shots are nested.
+
+    Raises:
+        UsageError: `shots` is below 1, or a class has fewer training patients.
+    """
+    if shots < 1:
+        raise UsageError(f"Got {shots} shots.", hint="Allowed: 1 or more.")
+
+    def wanted(count: int) -> int:
+        if count < shots:
+            raise UsageError(
+                f"{shots} shots, but a class has {count} training patients in one of the folds.",
+                hint="Use fewer shots.",
+            )
+        return shots
+
+    return [_thin(split, cohort, wanted, seed) for split in splits]
+
+
+def _thin(split: Split, cohort: Cohort, wanted: Callable[[int], int], seed: int) -> Split:
+    table = cohort.patient_table()
+    in_train = np.isin(cohort.slides, split.train)
+    candidates = np.unique(table.of_slide[in_train])
+    kept = pick_patients(candidates, table.strata, wanted, np.random.default_rng([seed, split.repeat, split.fold]))
+    train = cohort.slides[in_train & np.isin(table.of_slide, kept)]
+    return dataclasses.replace(split, train=tuple(sorted(train.tolist())))

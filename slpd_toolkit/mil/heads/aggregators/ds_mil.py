@@ -1,0 +1,60 @@
+"""DS-MIL: the most telling region of each class, and attention by likeness to it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from slpd_toolkit.mil.heads.aggregators.aggregator import Aggregator, BagOutput, masked_softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+
+
+class DsMil(Aggregator):
+    """Dual-stream MIL (Li et al., CVPR 2021): mean of a max-pooled region classifier and of an attention stream.
+
+    Args:
+        width: Width of a region embedding.
+        outputs: Number of logits.
+        hidden: Width of the queries.
+        dropout: On the values.
+    """
+
+    def __init__(self, width: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.region_classifier = nn.Linear(width, outputs)
+        self.query = nn.Linear(width, hidden)
+        self.value = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, width))
+        self.bag_classifier = nn.Linear(outputs * width, outputs)
+
+    def forward(self, bags: Tensor, mask: Tensor) -> BagOutput:
+        """See `Aggregator.forward`. The attention is the mean over the logits' own attentions."""
+        of_regions, of_bag, attention = self.streams(bags, mask)
+        return BagOutput((of_regions + of_bag) / 2, attention.mean(dim=2))
+
+    def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
+        """(B,) mean of the two streams' losses."""
+        of_regions, of_bag, _ = self.streams(bags, mask)
+        return (objective.loss(of_regions, rows) + objective.loss(of_bag, rows)) / 2
+
+    def streams(self, bags: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both streams of B bags.
+
+        Returns:
+            (B, outputs) highest logit over regions, (B, outputs) logits of the attention stream, and its attention
+            (B, N, outputs): for each logit, likeness of a region's query to that of the region with the highest logit.
+        """
+        scores = self.region_classifier(bags).masked_fill(~mask.unsqueeze(2), float("-inf"))
+        of_regions, critical = scores.max(dim=1)
+        queries = self.query(bags)
+        of_critical = queries.gather(1, critical.unsqueeze(2).expand(-1, -1, queries.shape[2]))
+        likeness = torch.einsum("bnq,boq->bno", queries, of_critical) / math.sqrt(queries.shape[2])
+        attention = masked_softmax(likeness, mask)
+        pooled = torch.einsum("bno,bnd->bod", attention, self.value(bags))
+        return of_regions, self.bag_classifier(pooled.flatten(1)), attention

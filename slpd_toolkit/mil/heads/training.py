@@ -1,0 +1,154 @@
+"""Training one head on one split: stopped by the validation part, blind to the test part."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from slpd_toolkit.mil.heads.optimiser import AdamW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from slpd_toolkit.mil.arrays import IntArray
+    from slpd_toolkit.mil.bags import Bags, Scaler
+    from slpd_toolkit.mil.heads.aggregators.aggregator import Aggregator
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+
+_WINDOW_BATCHES = 8
+_PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """How heads are trained: in steps, so that large cohorts cost no more and small ones learn enough."""
+
+    steps: int = 1000
+    """Most optimiser steps."""
+    batch_size: int = 32
+    """Slides a step."""
+    check_every: int = 20
+    """Steps between two looks at the validation loss."""
+    patience: int = 8
+    """Looks without improvement before training stops."""
+    least_gain: float = 1e-3
+    """How much lower the validation loss must be to count as improvement."""
+    learning_rate: float = 1e-3
+    """Of AdamW, constant."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at the validation loss."""
+
+    step: int
+    train_loss: float
+    """Mean over the steps since the last look."""
+    val_loss: float
+
+
+def train_head(
+    head: Aggregator,
+    bags: Bags,
+    objective: Objective,
+    *,
+    train: IntArray,
+    val: IntArray,
+    scaler: Scaler,
+    config: HeadTraining,
+    rng: np.random.Generator,
+) -> tuple[list[Check], int]:
+    """Train a head in place and leave it with the weights of its lowest validation loss.
+
+    Dropout draws from torch's global generator: the caller seeds it.
+
+    Args:
+        head: Freshly initialised.
+        bags: All slides; only those of train and val are looked at.
+        objective: From `Task.objective` of the same training rows.
+        train: Rows to learn from.
+        val: Rows that say when to stop.
+        scaler: From `Bags.scaler` of the same training rows.
+        config: Steps, batch size, patience and optimiser.
+        rng: Source of the order of slides.
+
+    Returns:
+        The looks at the validation loss, in their order, and the step whose weights were kept.
+    """
+    optimiser = AdamW(head.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    best_loss, best_weights, best_step = float("inf"), copy.deepcopy(head.state_dict()), 0
+    checks: list[Check] = []
+    losses: list[float] = []
+    for step, rows in zip(range(1, config.steps + 1), batches(bags.sizes, train, config.batch_size, rng), strict=False):
+        head.train()
+        loss = head.training_loss(*to_tensors(bags, rows, scaler), objective, torch.from_numpy(rows)).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+        if step % config.check_every and step != config.steps:
+            continue
+        logits, _ = predict(head, bags, val, scaler)
+        checks.append(Check(step, float(np.mean(losses)), objective.loss(logits, torch.from_numpy(val)).mean().item()))
+        losses.clear()
+        if checks[-1].val_loss < best_loss - config.least_gain:
+            best_loss, best_weights, best_step = checks[-1].val_loss, copy.deepcopy(head.state_dict()), step
+        elif step - best_step >= config.patience * config.check_every:
+            break
+    head.load_state_dict(best_weights)
+    return checks, best_step
+
+
+@torch.no_grad()
+def predict(head: Aggregator, bags: Bags, rows: IntArray, scaler: Scaler) -> tuple[Tensor, list[Tensor]]:
+    """Apply a head in evaluation mode.
+
+    Returns:
+        Logits (n, outputs) and n attention vectors (regions of the slide,), both in the order of `rows`.
+    """
+    head.eval()
+    by_size = np.argsort(bags.sizes[rows], kind="stable")
+    logits: list[Tensor] = []
+    attention: list[Tensor] = []
+    for start in range(0, len(rows), _PREDICT_BATCH):
+        batch, mask = to_tensors(bags, rows[by_size[start : start + _PREDICT_BATCH]], scaler)
+        output = head(batch, mask)
+        logits.append(output.logits)
+        attention += [weights[inside] for weights, inside in zip(output.attention, mask, strict=True)]
+    back = np.argsort(by_size)
+    return torch.cat(logits)[back], [attention[index] for index in back]
+
+
+def batches(sizes: IntArray, rows: IntArray, batch_size: int, rng: np.random.Generator) -> Iterator[IntArray]:
+    """Random batches without end: every row once, then every row again.
+
+    Slides are sorted by size within windows of eight batches, so that a batch holds little padding.
+
+    Args:
+        sizes: (S,) number of regions of each slide.
+        rows: Rows to draw from.
+        batch_size: Rows a batch; the last batch of a pass may be smaller.
+        rng: Source of the order.
+    """
+    while True:
+        shuffled = rng.permutation(rows)
+        passed: list[IntArray] = []
+        for window in np.split(shuffled, range(batch_size * _WINDOW_BATCHES, len(rows), batch_size * _WINDOW_BATCHES)):
+            alike = window[np.argsort(sizes[window], kind="stable")]
+            passed += np.split(alike, range(batch_size, len(alike), batch_size))
+        for index in rng.permutation(len(passed)):
+            yield passed[index]
+
+
+def to_tensors(bags: Bags, rows: IntArray, scaler: Scaler) -> tuple[Tensor, Tensor]:
+    """A standardised, padded batch (B, N, D) and its mask (B, N)."""
+    batch, mask = bags.padded(rows, scaler)
+    return torch.from_numpy(batch), torch.from_numpy(mask)

@@ -1,0 +1,1 @@
+"""How certain the results are: intervals, paired tests, comparisons, and the result tables."""

@@ -1,0 +1,214 @@
+"""An evaluation as plain values: metrics.json, and the rows of predictions.csv and folds.csv."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.mil.statistics.intervals import mean_and_sd
+from slpd_toolkit.mil.tasks.metrics import predicted_classes
+from slpd_toolkit.mil.tasks.task import Classification, Survival
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from slpd_toolkit.mil.cohort.audit import SplitAudit
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.statistics.evaluation import Comparison
+    from slpd_toolkit.mil.statistics.intervals import Interval
+    from slpd_toolkit.mil.statistics.paired_tests import PairedTest
+    from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
+    from slpd_toolkit.mil.tasks.task import Task
+
+SCHEMA, VERSION = "slpd-mil-eval", 1
+LEVEL = 0.95
+RUNNING = frozenset({"out", "jobs", "workers"})
+"""Settings that change nothing in the results; recipe.toml has them, metrics.json does not."""
+
+FOLD_COLUMNS = ("repeat", "fold", "part", "slide_id", "patient_id")
+_PREDICTION_COLUMNS = ("model", "aggregator", "repeat", "fold", "slide_id", "patient_id")
+
+
+def correction(evaluation: Evaluation) -> str:
+    """Say what p-values were adjusted for."""
+    count = len(evaluation.comparisons)
+    return f"Holm over {count} comparison{'s' * (count != 1)}, each test by itself"
+
+
+def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
+    """All numbers as JSON values. What is undefined or infinite is null; nothing depends on when or where it ran."""
+    document = {
+        "schema": SCHEMA,
+        "schema_version": VERSION,
+        "target": evaluation.target,
+        "task": _task(evaluation.task),
+        "cohort": _cohort(evaluation.cohort),
+        "notes": list(evaluation.notes),
+        "representations": [_representation(each, evaluation.cohort) for each in evaluation.representations],
+        "results": [_result(each) for each in evaluation.results],
+        "comparisons": [_comparison(each) for each in evaluation.comparisons],
+        "correction": correction(evaluation) if evaluation.comparisons else None,
+        "audit": {name: _audit(audits) for name, audits in evaluation.audits.items()},
+        "recipe": {name: value for name, value in evaluation.recipe.items() if name not in RUNNING},
+    }
+    return {name: _finite(value) for name, value in document.items()}
+
+
+def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[str, object]]]:
+    """Columns and rows of predictions.csv: a row for each test slide of each split, by every model and aggregator."""
+    task, cohort = evaluation.task, evaluation.cohort
+    if isinstance(task, Survival):
+        columns = [*_PREDICTION_COLUMNS, "time", "event", "risk"]
+    else:
+        assert isinstance(task, Classification)
+        columns = [*_PREDICTION_COLUMNS, "target", "predicted", *(f"probability_{name}" for name in task.classes)]
+
+    def rows() -> Iterator[dict[str, object]]:
+        for result in evaluation.results:
+            for fold in result.folds:
+                said = _said(task, fold.rows, fold.outputs)
+                for row, values in zip(fold.rows, said, strict=True):
+                    place = [result.model, result.aggregator, fold.repeat, fold.fold]
+                    who = [cohort.slides[row], cohort.patients[row]]
+                    yield dict(zip(columns, [*place, *who, *values], strict=True))
+
+    return columns, rows()
+
+
+def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, object]]:
+    """Rows of folds.csv: where every slide is in every split."""
+    patient_of = dict(zip(cohort.slides.tolist(), cohort.patients.tolist(), strict=True))
+    for split in splits:
+        for part, slides in split.parts.items():
+            for slide in slides:
+                yield dict(zip(FOLD_COLUMNS, (split.repeat, split.fold, part, slide, patient_of[slide]), strict=True))
+
+
+def _said(task: Task, rows: Any, outputs: Any) -> Iterator[list[object]]:
+    if isinstance(task, Survival):
+        for row, (risk,) in zip(rows, outputs.tolist(), strict=True):
+            yield [float(task.times[row]), int(task.events[row]), risk]
+        return
+    assert isinstance(task, Classification)
+    predicted = predicted_classes(outputs, ordinal=task.ordinal)
+    for row, index, probabilities in zip(rows, predicted, outputs.tolist(), strict=True):
+        yield [task.classes[task.targets[row]], task.classes[index], *probabilities]
+
+
+def _task(task: Task) -> dict[str, Any]:
+    if isinstance(task, Survival):
+        return {"kind": "survival", "headline": task.headline, "events": int(task.events.sum()), "time_bins": task.bins}
+    assert isinstance(task, Classification)
+    kind = "ordinal" if task.ordinal else "classification"
+    return {"kind": kind, "headline": task.headline, "classes": list(task.classes)}
+
+
+def _cohort(cohort: Cohort) -> dict[str, Any]:
+    table = cohort.patient_table()
+    counts: dict[str, Any] = {"slides": len(cohort.slides), "patients": len(table.ids)}
+    if cohort.strata is not None:
+        counts["strata"] = {
+            str(name): {
+                "slides": int((cohort.strata == name).sum()),
+                "patients": int((table.strata == name).sum()),
+            }
+            for name in np.unique(cohort.strata)
+        }
+    return counts
+
+
+def _representation(representation: Representation, cohort: Cohort) -> dict[str, Any]:
+    seen = len(set(cohort.slides.tolist()) & representation.pretrained)
+    return {
+        "name": representation.name,
+        "source": representation.source,
+        "width": representation.bags.width,
+        "vectors": len(representation.bags.features),
+        "pretraining_known": representation.pretraining_known,
+        "slides_pretrained_on": seen if representation.pretraining_known else None,
+    }
+
+
+def _result(result: Result) -> dict[str, Any]:
+    metrics = {}
+    for name, values in result.values.items():
+        mean, sd = mean_and_sd(values)
+        metrics[name] = {
+            "mean": mean,
+            "sd": sd,
+            "interval": _interval(result.intervals[name]),
+            "per_fold": values.tolist(),
+        }
+    folds = [
+        {
+            "repeat": fold.repeat,
+            "fold": fold.fold,
+            "train": fold.train_size,
+            "test": len(fold.rows),
+            "kept": fold.setting,
+        }
+        for fold in result.folds
+    ]
+    return {"model": result.model, "aggregator": result.aggregator, "metrics": metrics, "folds": folds}
+
+
+def _comparison(paired: PairedResult) -> dict[str, Any]:
+    return {
+        "aggregator": paired.aggregator,
+        "first": paired.first,
+        "second": paired.second,
+        "metrics": {name: _differences(each) for name, each in paired.metrics.items()},
+        "adjusted_p": dict(paired.adjusted),
+    }
+
+
+def _differences(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": comparison.difference,
+        "interval": _interval(comparison.interval),
+        "corrected_t": _test(comparison.corrected_t),
+        "permutation": _test(comparison.permutation),
+        "delong": None if comparison.delong is None else _test(comparison.delong),
+    }
+
+
+def _test(test: PairedTest) -> dict[str, float]:
+    return {"statistic": test.statistic, "p": test.p_value}
+
+
+def _interval(interval: Interval) -> dict[str, float]:
+    return {"level": LEVEL, "low": interval.low, "high": interval.high, "replicates": interval.replicates}
+
+
+def _audit(audits: Sequence[SplitAudit]) -> dict[str, Any]:
+    found = [audit for audit in audits if not audit.clean]
+    return {
+        "clean": not found,
+        "splits": len(audits),
+        "splits_with_findings": len(found),
+        "findings": [
+            {
+                "repeat": audit.repeat,
+                "fold": audit.fold,
+                "shared_patients": {
+                    f"{one} and {other}": list(names) for (one, other), names in audit.shared_patients.items()
+                },
+                "pretrained_slides": list(audit.pretrained_slides),
+                "pretrained_patients": list(audit.pretrained_patients),
+                "shared_vectors": [{"slides": list(each.slides), "count": each.count} for each in audit.shared_vectors],
+            }
+            for audit in found
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

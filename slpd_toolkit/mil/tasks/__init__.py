@@ -1,0 +1,1 @@
+"""What is predicted per slide: columns, likelihood and metrics of each kind of target."""

@@ -1,0 +1,111 @@
+"""How good predictions are: scikit-learn's metrics, NaN instead of warnings where they are undefined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, recall_score, roc_auc_score
+
+from slpd_toolkit.mil.tasks.concordance import concordance_index
+
+if TYPE_CHECKING:
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
+
+
+def classification(targets: IntArray, probabilities: FloatArray, *, ordinal: bool = False) -> dict[str, float]:
+    """All metrics of a classification.
+
+    Args:
+        targets: (N,) class indices.
+        probabilities: (N, C), rows sum to 1.
+        ordinal: Classes are ordered: predict the median class, and report the quadratic kappa too.
+
+    Returns:
+        `auc` (macro one-vs-rest), `balanced_accuracy`, `accuracy`, `f1` (macro), `kappa` (Cohen), and for ordinal
+        classes `quadratic_kappa`. NaN where a metric is undefined, such as the AUC without a case of every class.
+    """
+    predicted = predicted_classes(probabilities, ordinal=ordinal)
+    values = {
+        "auc": auc(targets, probabilities),
+        # Recall over the classes that occur is the balanced accuracy, without its warning for classes that do not.
+        "balanced_accuracy": recall_score(
+            targets, predicted, labels=np.unique(targets), average="macro", zero_division=0.0
+        ),
+        "accuracy": accuracy_score(targets, predicted),
+        "f1": f1_score(targets, predicted, average="macro", zero_division=0.0),
+        "kappa": kappa(targets, predicted, probabilities.shape[1]),
+    }
+    if ordinal:
+        values["quadratic_kappa"] = kappa(targets, predicted, probabilities.shape[1], weights="quadratic")
+    return {name: float(value) for name, value in values.items()}
+
+
+def survival(times: FloatArray, events: BoolArray, risks: FloatArray) -> dict[str, float]:
+    """All metrics of a survival prediction: `c_index`."""
+    return {"c_index": concordance_index(times, events, risks)}
+
+
+def auc(targets: IntArray, probabilities: FloatArray) -> float:
+    """Area under the ROC curve of one class against the rest, mean over classes; of two classes both areas are equal.
+
+    NaN where a class has no case.
+    """
+    is_class = np.eye(probabilities.shape[1], dtype=np.bool_)[targets]
+    if not is_class.any(axis=0).all():
+        return float("nan")
+    return float(roc_auc_score(is_class, probabilities, average="macro"))
+
+
+def kappa(targets: IntArray, predicted: IntArray, classes: int, weights: str | None = None) -> float:
+    """Cohen's kappa, or with weights `quadratic` the weighted kappa. NaN where one class is all there is."""
+    if len(np.union1d(targets, predicted)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(targets, predicted, labels=np.arange(classes), weights=weights))
+
+
+def predicted_classes(probabilities: FloatArray, *, ordinal: bool = False) -> IntArray:
+    """(N, C) -> (N,) the most probable class, or for ordered classes the median of their distribution."""
+    if ordinal:
+        return np.asarray((np.cumsum(probabilities, axis=1) < 0.5).sum(axis=1), dtype=np.int64)
+    return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """What a calibration plot shows: predicted against observed frequency, for the bins that hold cases."""
+
+    predicted: FloatArray
+    """(B,) mean predicted probability of each bin."""
+    observed: FloatArray
+    """(B,) share of cases that were positive."""
+    counts: IntArray
+    """(B,) cases."""
+
+
+def reliability(positive: BoolArray, probabilities: FloatArray, *, bins: int = 10) -> Reliability:
+    """Reliability curve over equally wide bins.
+
+    Args:
+        positive: (N,) what happened; for several classes whether the predicted class was right.
+        probabilities: (N,) predicted probability of it; for several classes that of the predicted class.
+        bins: Number of bins.
+    """
+    observed, predicted = calibration_curve(positive, probabilities, pos_label=True, n_bins=bins)
+    bin_of_case = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities)
+    counts = np.bincount(bin_of_case, minlength=bins)
+    return Reliability(predicted, observed, counts[counts > 0])
+
+
+def expected_calibration_error(targets: IntArray, probabilities: FloatArray, *, bins: int = 10) -> float:
+    """Mean distance of the predicted class's probability from its accuracy, over bins (Guo et al., ICML 2017).
+
+    Args:
+        targets: (N,) class indices.
+        probabilities: (N, C).
+        bins: Number of equally wide bins.
+    """
+    curve = reliability(targets == probabilities.argmax(axis=1), probabilities.max(axis=1), bins=bins)
+    return float(np.average(np.abs(curve.observed - curve.predicted), weights=curve.counts))

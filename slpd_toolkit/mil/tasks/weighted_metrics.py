@@ -1,0 +1,105 @@
+"""The metrics of `metrics` for many weightings of the cases at once: the inner loop of bootstrap and permutation.
+
+A bootstrap replicate is a weighting (how often each case was drawn), a permutation too (whose prediction stands in for
+a case). Thousands of calls of scikit-learn take minutes, these a second; the tests hold them to scikit-learn's values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.mil.tasks.concordance import weighted_concordance
+from slpd_toolkit.mil.tasks.metrics import predicted_classes
+
+if TYPE_CHECKING:
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
+
+
+def classification(
+    targets: IntArray, probabilities: FloatArray, weights: FloatArray, *, ordinal: bool = False
+) -> dict[str, FloatArray]:
+    """`metrics.classification` for R weightings.
+
+    Args:
+        targets: (N,) class indices.
+        probabilities: (N, C).
+        weights: (R, N), 0 or more.
+        ordinal: Classes are ordered.
+
+    Returns:
+        (R,) for each metric, NaN where it is undefined.
+    """
+    predicted = predicted_classes(probabilities, ordinal=ordinal)
+    confusions = confusion_matrices(targets, predicted, probabilities.shape[1], weights)
+    values = {
+        "auc": auc(targets, probabilities, weights),
+        "balanced_accuracy": balanced_accuracy(confusions),
+        "accuracy": _ratio(np.trace(confusions, axis1=1, axis2=2), confusions.sum(axis=(1, 2))),
+        "f1": macro_f1(confusions),
+        "kappa": kappa(confusions),
+    }
+    if ordinal:
+        values["quadratic_kappa"] = kappa(confusions, quadratic=True)
+    return values
+
+
+def survival(times: FloatArray, events: BoolArray, risks: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+    """`metrics.survival` for R weightings (R, N)."""
+    return {"c_index": weighted_concordance(times, events, risks, weights)}
+
+
+def auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R,) area under the ROC curve of one class against the rest, mean over classes."""
+    areas = [_binary_auc(targets == index, scores, weights) for index, scores in enumerate(probabilities.T)]
+    return np.asarray(np.stack(areas).mean(axis=0))
+
+
+def _binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """Mann-Whitney: over positives the weight of negatives below, and half of those level with them."""
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    ties = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    positives = np.add.reduceat(weights[:, order] * positive[order], ties, axis=1)
+    negatives = np.add.reduceat(weights[:, order] * ~positive[order], ties, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    return _ratio((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
+
+
+def confusion_matrices(targets: IntArray, predicted: IntArray, classes: int, weights: FloatArray) -> FloatArray:
+    """(R, C, C) weight of each target (row) and prediction (column)."""
+    cells = np.eye(classes * classes)[targets * classes + predicted]
+    sums: FloatArray = weights @ cells
+    return sums.reshape(-1, classes, classes)
+
+
+def balanced_accuracy(confusions: FloatArray) -> FloatArray:
+    """(R, C, C) -> (R,) mean recall of the classes that occur."""
+    cases = confusions.sum(axis=2)
+    recall = np.divide(np.diagonal(confusions, axis1=1, axis2=2), cases, out=np.zeros_like(cases), where=cases > 0)
+    return _ratio(recall.sum(axis=1), (cases > 0).sum(axis=1))
+
+
+def macro_f1(confusions: FloatArray) -> FloatArray:
+    """(R, C, C) -> (R,) mean F1 of the classes that occur or are predicted."""
+    named = confusions.sum(axis=2) + confusions.sum(axis=1)
+    hits = 2 * np.diagonal(confusions, axis1=1, axis2=2)
+    f1 = np.divide(hits, named, out=np.zeros_like(named), where=named > 0)
+    return _ratio(f1.sum(axis=1), (named > 0).sum(axis=1))
+
+
+def kappa(confusions: FloatArray, *, quadratic: bool = False) -> FloatArray:
+    """(R, C, C) -> (R,) 1 - disagreement / disagreement by chance (Cohen 1960; weighted: Cohen 1968)."""
+    index = np.arange(confusions.shape[1])
+    distance = index[:, None] - index[None, :]
+    costs = distance.astype(np.float64) ** 2 if quadratic else (distance != 0).astype(np.float64)
+    chance = _ratio(
+        np.einsum("rt,tp,rp->r", confusions.sum(axis=2), costs, confusions.sum(axis=1)), confusions.sum(axis=(1, 2))
+    )
+    return 1 - _ratio(np.einsum("rtp,tp->r", confusions, costs), chance)
+
+
+def _ratio(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:
+    ratio: FloatArray = np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+    return ratio

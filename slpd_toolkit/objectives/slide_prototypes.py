@@ -1,0 +1,229 @@
+"""Slide prototypes: k-means of each slide's regions, and the targets that a training step takes from them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.objectives.matching import Correspondence, corresponding, nearest_slides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+COINCIDENT_COSINE = 0.9999
+
+
+class PrototypeTargets(NamedTuple):
+    """Prototypes that a batch's views are pulled towards. Rows of regions without prototypes are zero."""
+
+    valid: Tensor
+    """(B,) bool: the region's slide has prototypes."""
+    own: Tensor
+    """(B, d): the prototype that the region belongs to."""
+    neighbours: Tensor
+    """(r, B, d): the corresponding prototypes of the slide's neighbours, the most similar slide first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrototypeBank:
+    """Prototypes of the N slides that have enough regions, and where each of the cohort's R regions belongs."""
+
+    prototypes: Tensor
+    """(N, K, d) float32 unit vectors in bottleneck space."""
+    slides: Tensor
+    """(N,) int64: index of each of these slides in the cohort."""
+    row: Tensor
+    """(R,) int64: row of the region's slide in `prototypes`, -1 for regions without prototypes."""
+    cluster: Tensor
+    """(R,) int64: the region's prototype among its slide's K, -1 for regions without prototypes."""
+    neighbours: Tensor
+    """(N, r) int64: rows of the most similar other slides, best first."""
+    similarity: Tensor
+    """(N, r): their total cosine, at most K."""
+    counterpart: Tensor
+    """(N, K, r) int64: the prototype of each neighbour that corresponds to each own one."""
+
+    def targets(self, regions: Tensor) -> PrototypeTargets:
+        """The targets of a batch, from the (B,) indices of its regions in the cohort. Gathers on the bank's device."""
+        row, cluster = self.row[regions], self.cluster[regions]
+        own = self.prototypes[row, cluster]
+        neighbours = self.prototypes[self.neighbours[row], self.counterpart[row, cluster]]
+        valid = row >= 0
+        return PrototypeTargets(valid, own * valid[:, None], (neighbours * valid[:, None, None]).transpose(0, 1))
+
+    def to(self, device: torch.device | str) -> PrototypeBank:
+        """The same bank on another device."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def cluster_sizes(self) -> Tensor:
+        """Regions of every prototype: (N, K) int64."""
+        n, k, _ = self.prototypes.shape
+        kept = self.row >= 0
+        return torch.bincount(self.row[kept] * k + self.cluster[kept], minlength=n * k).view(n, k)
+
+    def quality(self) -> ClusterQuality:
+        """How healthy the clusters are, to be reported each epoch."""
+        sizes = self.cluster_sizes()
+        cosines = self.prototypes @ self.prototypes.mT
+        coincides = (cosines.tril(-1) > COINCIDENT_COSINE).any(-1)
+        return ClusterQuality(
+            smallest=int(sizes.min()),
+            median=float(sizes.double().quantile(0.5)),
+            largest=int(sizes.max()),
+            empty=float((sizes == 0).double().mean()),
+            degenerate=float(((sizes == 1) | coincides).double().mean()),
+        )
+
+
+class ClusterQuality(NamedTuple):
+    """Cluster sizes (in regions) of all slides, and shares of clusters that carry little."""
+
+    smallest: int
+    median: float
+    largest: int
+    empty: float
+    """Share of prototypes without any region."""
+    degenerate: float
+    """Share of prototypes with a single region, or with the direction of another prototype of their slide."""
+
+
+def build_bank(
+    bottleneck: Tensor,
+    slide_of_region: Tensor,
+    *,
+    k: int,
+    min_regions: int,
+    r: int,
+    correspondence: Correspondence = "matched",
+    cluster_features: Tensor | None = None,
+    seed: int = 0,
+    before_each: Callable[[], None] = lambda: None,
+) -> PrototypeBank:
+    """Cluster every slide that has at least `min_regions` regions, and find its most similar slides.
+
+    Args:
+        bottleneck: (R, d) the teacher's unit vectors of all regions.
+        slide_of_region: (R,) int64 index of each region's slide in the cohort; regions may come in any order.
+        k: Prototypes a slide.
+        min_regions: Slides with fewer regions get no prototypes and are nobody's neighbours. At least `k`.
+        r: Neighbours a slide.
+        correspondence: How a prototype finds its like in a neighbour, see `matching.corresponding`.
+        cluster_features: (R, e) features to cluster instead, such as the backbone's. A prototype is then the normalised
+            mean bottleneck of its cluster.
+        seed: Seed of every slide's k-means.
+        before_each: Called before each slide is clustered; what it raises ends the work.
+
+    Raises:
+        UsageError: `min_regions` is below `k`, or too few slides have that many regions.
+    """
+    if min_regions < k:
+        raise UsageError(
+            f"min_regions must be at least the number of prototypes, got {min_regions} for {k} prototypes.",
+            hint="Raise min_regions or lower prototypes.",
+        )
+    vectors = bottleneck.float().cpu().numpy()
+    features = vectors if cluster_features is None else cluster_features.float().cpu().numpy()
+    slides, members = _eligible(slide_of_region.cpu().numpy(), min_regions)
+    if len(slides) <= r:
+        raise UsageError(
+            f"{len(slides)} slides have at least {min_regions} regions, but {r} neighbours need {r + 1} slides.",
+            hint="Lower min_regions or neighbours, or add slides.",
+        )
+    prototypes = np.empty((len(slides), k, vectors.shape[1]), dtype=np.float32)
+    row = np.full(len(vectors), -1)
+    cluster = np.full(len(vectors), -1)
+    with _one_faiss_thread():
+        for i, regions in enumerate(members):
+            before_each()
+            centroids, assigned = kmeans(features[regions], k, seed=seed)
+            if cluster_features is not None:
+                centroids = _mean_members(vectors[regions], features[regions], centroids, assigned)
+            prototypes[i], row[regions], cluster[regions] = centroids, i, assigned
+    unit = F.normalize(torch.from_numpy(prototypes), dim=-1)
+    near = nearest_slides(unit, r)
+    return PrototypeBank(
+        prototypes=unit,
+        slides=torch.from_numpy(slides),
+        row=torch.from_numpy(row),
+        cluster=torch.from_numpy(cluster),
+        neighbours=near.index,
+        similarity=near.similarity,
+        counterpart=corresponding(unit, near, correspondence),
+    )
+
+
+def kmeans(
+    vectors: NDArray[np.float32], k: int, *, seed: int = 0, iterations: int = 10, restarts: int = 5
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Lloyd's k-means by faiss, the best of several restarts, on all vectors.
+
+    Args:
+        vectors: (n, d) with n >= k.
+        k: Clusters.
+        seed: Seed of the restarts.
+        iterations: Lloyd iterations a restart.
+        restarts: Restarts.
+
+    Returns:
+        (k, d) centroids, and (n,) the nearest centroid of every vector.
+    """
+    run = faiss.Kmeans(
+        vectors.shape[1],
+        k,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        min_points_per_centroid=1,  # faiss warns below 39 on standard error, and samples above 256: slides are small
+        max_points_per_centroid=len(vectors),
+    )
+    run.train(np.ascontiguousarray(vectors))
+    _, assigned = run.assign(np.ascontiguousarray(vectors))
+    assert run.centroids is not None  # trained
+    return run.centroids, assigned.astype(np.int64)
+
+
+def _eligible(
+    slide_of_region: NDArray[np.int64], min_regions: int
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Slides with enough regions, in rising order, and the regions of each."""
+    order = np.argsort(slide_of_region, kind="stable")
+    slides, starts, counts = np.unique(slide_of_region[order], return_index=True, return_counts=True)
+    enough = counts >= min_regions
+    spans = zip(starts[enough], counts[enough], strict=True)
+    return slides[enough].astype(np.int64), [order[start : start + count] for start, count in spans]
+
+
+def _mean_members(
+    vectors: NDArray[np.float32],
+    features: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    assigned: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Mean vector of each cluster; an empty cluster takes the vector of the region nearest to its centroid."""
+    means = np.empty((len(centroids), vectors.shape[1]), dtype=np.float32)
+    for j, centroid in enumerate(centroids):
+        inside = assigned == j
+        nearest = np.square(features - centroid).sum(1).argmin()
+        means[j] = vectors[inside].mean(0) if inside.any() else vectors[nearest]
+    return means
+
+
+@contextmanager
+def _one_faiss_thread() -> Iterator[None]:
+    """A slide is so small that waking faiss's threads costs a hundred times the clustering."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

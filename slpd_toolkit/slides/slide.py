@@ -1,0 +1,248 @@
+"""Reading slides by micrometres: any rectangle of level 0, at any resolution, as RGB on white.
+
+The best pyramid level is read and averaged over exact pixel areas; magnification labels are never looked at, because
+scanners with 0.35 um/px call themselves 20x as well as 40x.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import cv2
+import numpy as np
+import openslide
+from PIL import Image
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    RGB = npt.NDArray[np.uint8]
+
+_ANISOTROPY = 0.02
+_NOMINAL_TOLERANCE = 0.01
+_THUMBNAIL_TOLERANCE = 0.25
+_TILE_CACHE_BYTES = 64 << 20
+_BICUBIC_SUPPORT_LV = 2
+_THUMBNAIL_BLOCK_LV = 2048
+_DAMAGED = "The file may be truncated or damaged: copy it again, or open it in a viewer."
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A whole slide at low resolution: `rgb` is (H, W, 3) uint8, one pixel spans `step_l0` level-0 pixels, `mpp` um."""
+
+    rgb: RGB
+    step_l0: int
+    mpp: float
+
+
+class Slide:
+    """An open whole-slide image. May be read from several threads at once; close it, or use it as a context manager.
+
+    Closing waits for reads that other threads have begun, because OpenSlide would free the memory they read into.
+
+    Args:
+        path: Any file that OpenSlide reads.
+        mpp_l0: Micrometres per level-0 pixel; None takes the file's.
+
+    Raises:
+        SlideError: The file cannot be opened, or its resolution is missing, implausible or different in x and y.
+    """
+
+    def __init__(self, path: Path, mpp_l0: float | None = None) -> None:
+        self.path = path
+        self._reading, self._closed, self._idle = 0, False, threading.Condition()
+        try:
+            path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
+        except OSError as error:
+            raise SlideError(
+                f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."
+            ) from error
+        try:
+            self._file = openslide.OpenSlide(path)
+            self._file.set_cache(openslide.OpenSlideCache(_TILE_CACHE_BYTES))
+        except openslide.OpenSlideUnsupportedFormatError as error:
+            raise SlideError(
+                f"{path} is not a slide that OpenSlide reads.",
+                hint="It may be truncated: compare its size with the source's. Plain images: convert to a tiled TIFF.",
+            ) from error
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(f"{path} cannot be opened ({error}).", hint=_DAMAGED) from error
+        try:
+            self.width_l0, self.height_l0 = self._file.dimensions
+            self.mpp_l0 = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
+            self._sizes_lv, self._exact_downsamples = self._file.level_dimensions, self._file.level_downsamples
+            self.downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; reads that begin later raise a SlideError."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: self._reading == 0)
+            self._file.close()
+
+    def best_level(self, scale: float) -> int:
+        """Give the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
+        fine_enough = [level for level, downsample in enumerate(self.downsamples) if downsample <= scale * (1 + 1e-3)]
+        return max(fine_enough, key=lambda level: self.downsamples[level], default=0)
+
+    def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> RGB:
+        """Read a square of level 0 as an image of another size.
+
+        Shrinking averages over exact pixel areas, so that neighbouring squares meet without a seam; enlarging is
+        bicubic and looks past the border of the square for the same reason. What lies outside the slide, or is
+        transparent, is white.
+
+        Args:
+            x_l0: Left border, level-0 px; may lie outside the slide, as may all of the square.
+            y_l0: Top border, level-0 px.
+            side_l0: Side of the square, level-0 px. On a level with downsample d the square is rounded to whole level
+                pixels, so multiples of d are read exactly.
+            side_px: Side of the result.
+
+        Returns:
+            (side_px, side_px, 3) uint8.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
+        level = self.best_level(side_l0 / side_px)
+        downsample = self.downsamples[level]
+        left_lv, top_lv = round(x_l0 / downsample), round(y_l0 / downsample)
+        side_lv = max(1, round(side_l0 / downsample))
+        if side_lv >= side_px:
+            rgb = self._read_level(level, left_lv, top_lv, side_lv, side_lv)
+            if side_lv == side_px:
+                return rgb
+            return np.asarray(cv2.resize(rgb, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)
+        margin = _BICUBIC_SUPPORT_LV
+        wide = self._read_level(level, left_lv - margin, top_lv - margin, side_lv + 2 * margin, side_lv + 2 * margin)
+        box = (margin, margin, margin + side_lv, margin + side_lv)
+        return np.asarray(Image.fromarray(wide).resize((side_px, side_px), Image.Resampling.BICUBIC, box=box))
+
+    def thumbnail(self, mpp: float) -> Thumbnail:
+        """Read the whole slide at about `mpp` um/px, in blocks, so that memory stays bounded without a pyramid too.
+
+        The step is a whole number of level-0 pixels and of pixels of the level read; so the resolution is met within 25
+        %.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
+        step_l0, level = self._thumbnail_step(mpp)
+        step_lv = round(step_l0 / self.downsamples[level])
+        columns, rows = math.ceil(self.width_l0 / step_l0), math.ceil(self.height_l0 / step_l0)
+        block_th = max(1, _THUMBNAIL_BLOCK_LV // step_lv)
+        rgb = np.empty((rows, columns, 3), np.uint8)
+        for top in range(0, rows, block_th):
+            for left in range(0, columns, block_th):
+                height, width = min(block_th, rows - top), min(block_th, columns - left)
+                block = self._read_level(level, left * step_lv, top * step_lv, width * step_lv, height * step_lv)
+                rgb[top : top + height, left : left + width] = cv2.resize(
+                    block, (width, height), interpolation=cv2.INTER_AREA
+                )
+        return Thumbnail(rgb, step_l0, step_l0 * self.mpp_l0)
+
+    def _thumbnail_step(self, mpp: float) -> tuple[int, int]:
+        wanted_l0 = max(1.0, mpp / self.mpp_l0)
+        for downsample in sorted(set(self.downsamples), reverse=True):
+            step_l0 = max(1, round(wanted_l0 / downsample)) * downsample
+            if step_l0 == round(step_l0) and abs(step_l0 / wanted_l0 - 1) <= _THUMBNAIL_TOLERANCE:
+                return round(step_l0), self.downsamples.index(downsample)
+        return max(1, round(wanted_l0)), 0
+
+    def _read_level(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
+        """Read a rectangle of a level, white where it leaves the slide."""
+        level_width, level_height = self._sizes_lv[level]
+        left, right = max(left_lv, 0), min(left_lv + width_lv, level_width)
+        top, bottom = max(top_lv, 0), min(top_lv + height_lv, level_height)
+        if (right - left, bottom - top) == (width_lv, height_lv):
+            return self._decode(level, left, top, width_lv, height_lv)
+        white = np.full((height_lv, width_lv, 3), 255, np.uint8)
+        if left < right and top < bottom:
+            # Cut to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
+            inside = self._decode(level, left, top, right - left, bottom - top)
+            white[top - top_lv : bottom - top_lv, left - left_lv : right - left_lv] = inside
+        return white
+
+    def _decode(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
+        # OpenSlide divides the location by its own downsample, which the rounding of level sizes makes 4.0004, not 4.
+        # What is left of a whole pixel (an eighth at most, on a level of 4) it interpolates.
+        exact = self._exact_downsamples[level]
+        location_l0 = (round(left_lv * exact), round(top_lv * exact))
+        try:
+            with self._held_open():
+                rgba = np.asarray(self._file.read_region(location_l0, level, (width_lv, height_lv)))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(
+                f"{self.path}: pixels at level-0 {location_l0} cannot be decoded ({error}).", hint=_DAMAGED
+            ) from error
+        return _on_white(rgba)
+
+    @contextmanager
+    def _held_open(self) -> Iterator[None]:
+        with self._idle:
+            if self._closed:
+                raise SlideError(f"{self.path} is closed.")
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._reading -= 1
+                self._idle.notify_all()
+
+
+def _on_white(rgba: npt.NDArray[np.uint8]) -> RGB:
+    alpha = rgba[..., 3:]
+    rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    if alpha.min() < 255:
+        opacity = alpha.astype(np.uint16)
+        blended = (rgb * opacity + 255 * (255 - opacity) + 127) // 255
+        rgb = blended.astype(np.uint8)
+    return rgb
+
+
+def _nominal(downsample: float) -> float:
+    """Undo the rounding of level sizes: 4.0004 is a level that was made by averaging 4 x 4 pixels."""
+    whole = round(downsample)
+    return float(whole) if abs(downsample / whole - 1) < _NOMINAL_TOLERANCE else downsample
+
+
+def _plausible_mpp(path: Path, properties: Mapping[str, str]) -> float:
+    fix = "Give the resolution of level 0 in the manifest's column `mpp`."
+    raw = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    try:
+        mpp_x, mpp_y = (float(value) for value in raw if value is not None)
+    except ValueError as error:
+        raise SlideError(f"{path} does not say its resolution (mpp-x, mpp-y: {raw[0]}, {raw[1]}).", hint=fix) from error
+    low, high = MPP_RANGE
+    if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
+        raise SlideError(f"{path} says {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible is {low} to {high}.", hint=fix)
+    if abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
+        raise SlideError(
+            f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within 2 %.", hint=fix
+        )
+    return (mpp_x + mpp_y) / 2

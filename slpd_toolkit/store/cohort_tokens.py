@@ -1,0 +1,142 @@
+"""All regions of a cache as one numbered list, read at random without holding any of it in memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.store import schema
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from slpd_toolkit.store.token_file import TokenStore
+
+_FILES_LEFT_FOR_OTHERS = 128
+
+
+class CohortTokens:
+    """Regions 0 .. R-1 of a cache, slide after slide.
+
+    Reads go through `pread` rather than a memory map: one system call a region, other threads run meanwhile, a cache
+    larger than memory needs no more of it, and a file that was cut short is an error rather than a fatal signal. Files
+    stay open, as many as the system allows.
+
+    Args:
+        store: The cache.
+    """
+
+    def __init__(self, store: TokenStore) -> None:
+        self._store = store
+        self._starts = np.concatenate(([0], np.cumsum(store.lengths)))
+        self._row_bytes = store.grid**2 * store.embedding_dim * schema.TOKEN_DTYPE.itemsize
+        self._open: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            for descriptor in self._open.values():
+                os.close(descriptor)
+            self._open.clear()
+
+    @cached_property
+    def slide_of_region(self) -> npt.NDArray[np.int64]:
+        """(R,) index of each region's slide in the store."""
+        return np.repeat(np.arange(len(self._store.slides)), self._store.lengths)
+
+    @cached_property
+    def _present(self) -> Tensor | None:
+        """(R, grid, grid) bool: a byte a patch, against the hundreds of its token."""
+        if not self._store.has_gaps:
+            return None
+        full = (self._store.grid, self._store.grid)
+        parts = [
+            np.ones((len(slide), *full), bool) if slide.present is None else slide.present
+            for slide in self._store.slides
+        ]
+        return torch.from_numpy(np.concatenate(parts))
+
+    def present(self, regions: npt.NDArray[np.int64]) -> Tensor | None:
+        """Tell which patches of some regions have a token: (B, grid, grid) bool, None where no slide has gaps."""
+        return None if self._present is None else self._present[torch.from_numpy(regions)]
+
+    def read(self, regions: npt.NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
+        """Read regions.
+
+        Args:
+            regions: (B,) indices, in any order.
+            pin_memory: Read into page-locked memory, from which a GPU copies by itself.
+
+        Returns:
+            (B, grid, grid, D) float16.
+
+        Raises:
+            CacheError: A file has vanished, was cut short, or holds tokens that are NaN or infinite.
+        """
+        grid, width = self._store.grid, self._store.embedding_dim
+        tokens = torch.empty((len(regions), grid, grid, width), dtype=torch.float16, pin_memory=pin_memory)
+        rows = tokens.flatten(1).view(torch.uint8).numpy()
+        slides = self.slide_of_region[regions]
+        for row, slide, local in zip(rows, slides, regions - self._starts[slides], strict=True):
+            self._read_region(int(slide), int(local), row)
+        numbers = rows.view(schema.TOKEN_DTYPE)
+        if not schema.all_finite(numbers):
+            self._name_non_finite(numbers, slides, regions - self._starts[slides])
+        return tokens
+
+    def _read_region(self, slide: int, region: int, into: npt.NDArray[np.uint8]) -> None:
+        file = self._store.slides[slide]
+        offset = file.tokens_offset + region * self._row_bytes
+        try:
+            descriptor, shared = self._descriptor(slide)
+            try:
+                count = os.preadv(descriptor, [into.data], offset)
+            finally:
+                if not shared:
+                    os.close(descriptor)
+        except OSError as error:
+            raise CacheError(
+                f"{file.path} can no longer be read ({error}).", hint="Restore it and resume the run."
+            ) from error
+        if count != self._row_bytes:
+            raise CacheError(
+                f"{file.path} was cut short: region {region} has {count:,} of {self._row_bytes:,} bytes.",
+                hint="Restore it and resume the run.",
+            )
+
+    def _descriptor(self, slide: int) -> tuple[int, bool]:
+        """Give an open file, and whether it stays open."""
+        with self._lock:
+            if slide in self._open:
+                return self._open[slide], True
+            descriptor = os.open(self._store.slides[slide].path, os.O_RDONLY)
+            stays = len(self._open) < _file_limit()
+            if stays:
+                self._open[slide] = descriptor
+            return descriptor, stays
+
+    def _name_non_finite(
+        self, numbers: npt.NDArray[np.float16], slides: npt.NDArray[np.int64], regions: npt.NDArray[np.int64]
+    ) -> None:
+        bad = int(np.isfinite(numbers).all(axis=1).argmin())
+        path = self._store.slides[int(slides[bad])].path
+        raise CacheError(
+            f"{path}: region {int(regions[bad])} holds tokens that are NaN or infinite.",
+            hint="Remove the file and embed or import the slide again.",
+        )
+
+
+def _file_limit() -> int:
+    return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FILES_LEFT_FOR_OTHERS)

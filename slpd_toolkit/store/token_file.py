@@ -1,0 +1,222 @@
+"""Reading token files: attributes through HDF5, tokens through a memory map that copies nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.schema import TokenMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+_REDO = "Remove it and run `slpd embed` again."
+# What h5py raises where bytes of a header are wrong, or where something else stands under a name of ours.
+_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """One slide's tokens. Opening reads attributes, coordinates and tissue; tokens are mapped when first asked for."""
+
+    path: Path
+    meta: TokenMeta
+    coords: npt.NDArray[np.int64]
+    """(R, 2), x and y of the regions' top-left corners, level-0 px."""
+    tissue: npt.NDArray[np.float16]
+    """(R, grid, grid), tissue fraction of each patch."""
+    tokens_offset: int
+    """Where the tokens begin in the file, bytes."""
+    present: npt.NDArray[np.bool_] | None = None
+    """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have."""
+
+    @classmethod
+    def open(cls, path: Path) -> TokenFile:
+        """Open and check a token file.
+
+        Raises:
+            CacheError: It is no HDF5 file, no token file, truncated, or its arrays do not fit each other.
+        """
+        try:
+            with h5py.File(path, "r") as file:
+                meta = TokenMeta.from_attributes(dict(file.attrs), path)
+                coords, tissue, tokens = file[schema.COORDS][...], file[schema.TISSUE][...], file[schema.TOKENS]
+                shape, dtype, offset = tokens.shape, tokens.dtype, tokens.id.get_offset()
+                present = np.asarray(file[schema.PRESENT][...]) if schema.PRESENT in file else None
+                regions, grid = len(coords), meta.grid
+        except _DAMAGES as error:
+            raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
+        expected = (regions, grid, grid, meta.embedding_dim)
+        if (
+            shape != expected
+            or dtype != schema.TOKEN_DTYPE
+            or coords.shape != (regions, 2)
+            or tissue.shape != (regions, grid, grid)
+        ):
+            raise CacheError(
+                f"{path}: tokens {shape} {dtype}, coords {coords.shape}, tissue {tissue.shape} do not fit; "
+                f"expected tokens {expected} float16.",
+                hint=_REDO,
+            )
+        if present is not None and not (
+            present.shape == tissue.shape
+            and present.dtype == schema.PRESENT_DTYPE
+            and (present.view(np.uint8) <= 1).all()  # what a bool may be in memory, and a damaged file need not hold
+        ):
+            raise CacheError(
+                f"{path}: present {present.shape} {present.dtype} does not fit; expected {tissue.shape} bool.",
+                hint=_REDO,
+            )
+        if regions and offset is None:  # a file that was cut short HDF5 has refused already
+            raise CacheError(f"{path}: tokens are not stored contiguously.", hint=_REDO)
+        return cls(path, meta, coords, tissue, offset or 0, present)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def missing_patches(self) -> int:
+        """Patches of the regions that have no token."""
+        return 0 if self.present is None else int(self.present.size - self.present.sum())
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[np.float16]:
+        """(R, grid, grid, D) float16, mapped from the file: slicing copies nothing, reading faults pages in."""
+        grid, width = self.meta.grid, self.meta.embedding_dim
+        if not len(self):
+            return np.empty((0, grid, grid, width), schema.TOKEN_DTYPE)
+        try:
+            # Copy-on-write rather than read-only, because torch.from_numpy warns about arrays it may not write to.
+            return np.memmap(self.path, schema.TOKEN_DTYPE, "c", self.tokens_offset, (len(self), grid, grid, width))
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{self.path}: tokens cannot be mapped ({error}).", hint=_REDO) from error
+
+
+class TokenStore:
+    """A cache folder: all its token files, checked to hold the same encoder and geometry.
+
+    Args:
+        slides: Token files, at least one.
+
+    Raises:
+        CacheError: Two files differ in encoder or geometry, or are of the same slide; the message names both files, and
+            every attribute that differs.
+    """
+
+    def __init__(self, slides: Sequence[TokenFile]) -> None:
+        self.slides = tuple(slides)
+        first = self.slides[0]
+        of_slide: dict[str, TokenFile] = {}
+        for slide in self.slides:
+            other = of_slide.setdefault(slide.meta.slide_id, slide)
+            if other is not slide:
+                raise CacheError(
+                    f"{slide.path} and {other.path} are both of slide {slide.meta.slide_id!r}.",
+                    hint="A cache holds a slide once, as <slide_id>.h5: remove the copy.",
+                )
+            differences = schema.disagreement(slide.meta, first.meta, schema.COHORT_FIELDS)
+            if differences:
+                raise CacheError(
+                    f"{slide.path} does not belong with {first.path}: {differences}.",
+                    hint="One cache holds one encoder and one geometry: move the file to a cache of its own.",
+                )
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenStore:
+        """Open every token file of a folder, sorted by slide_id.
+
+        Raises:
+            CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong
+            together.
+        """
+        paths = token_paths(folder)
+        if not paths:
+            state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
+            raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
+        return cls([TokenFile.open(path) for path in paths])
+
+    @property
+    def meta(self) -> TokenMeta:
+        """Attributes of the first slide; those of `schema.COHORT_FIELDS` hold for all."""
+        return self.slides[0].meta
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a region."""
+        return self.meta.grid
+
+    @property
+    def embedding_dim(self) -> int:
+        """Features of a token."""
+        return self.meta.embedding_dim
+
+    @cached_property
+    def slide_ids(self) -> tuple[str, ...]:
+        """One a slide, in the order of `slides`."""
+        return tuple(slide.meta.slide_id for slide in self.slides)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(slides,) number of regions of each slide."""
+        return np.array([len(slide) for slide in self.slides], np.int64)
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether some patch of some slide has no token."""
+        return any(slide.missing_patches for slide in self.slides)
+
+    def region(self, slide: int, region: int) -> npt.NDArray[np.float16]:
+        """Tokens of one region, (grid, grid, D) float16: a view of the file, nothing is copied."""
+        view: npt.NDArray[np.float16] = self.slides[slide].tokens[region]
+        return view
+
+
+def token_paths(folder: Path) -> list[Path]:
+    """List the token files of a folder, sorted; hidden ones are unfinished and left out."""
+    return sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
+
+
+def require_same(path: Path, meta: TokenMeta) -> None:
+    """Check that a finished token file is what this run would write.
+
+    Raises:
+        CacheError: It is unreadable, or differs in an attribute; the message names it and both values.
+    """
+    differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
+    if differences:
+        raise CacheError(f"{path} is there already, but {differences}.", hint="--overwrite redoes it.")
+
+
+def require_same_run(folder: Path, wanted: TokenMeta, redone: Collection[str]) -> None:
+    """Refuse to mix encoders or geometries in one cache.
+
+    Args:
+        folder: The cache.
+        wanted: Attributes that this run's files will share.
+        redone: Slides whose files the run replaces in any case.
+
+    Raises:
+        UsageError: A file of the cache differs; the message names it, the attributes and both values.
+    """
+    for path in token_paths(folder):
+        if path.stem in redone:
+            continue
+        try:
+            found = TokenFile.open(path).meta
+        except CacheError:
+            continue  # not a finished token file; if it is in the way of a slide, that slide fails and says so
+        differences = schema.disagreement(found, wanted, schema.RUN_FIELDS)
+        if differences:
+            raise UsageError(
+                f"{path} is of another run: {differences}.",
+                hint="Choose another --out, the same settings, or --overwrite to redo this run's slides.",
+            )

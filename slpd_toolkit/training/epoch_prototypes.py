@@ -1,0 +1,114 @@
+"""Between epochs: the teacher embeds every region, slides are clustered and matched."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from slpd_toolkit.core.compute import autocast
+from slpd_toolkit.objectives.crops import centre_crop
+from slpd_toolkit.objectives.slide_prototypes import build_bank
+from slpd_toolkit.store.streaming import REGIONS_AT_ONCE, in_parts, map_regions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.models.network import RegionNetwork
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeBank
+    from slpd_toolkit.store.cohort_tokens import CohortTokens
+    from slpd_toolkit.store.streaming import RegionBatch
+    from slpd_toolkit.training.processes import Processes
+    from slpd_toolkit.training.signals import StopRequest
+
+
+@torch.inference_mode()
+def embed_cohort(
+    network: RegionNetwork,
+    tokens: CohortTokens,
+    side: int,
+    processes: Processes,
+    precision: Precision,
+    workers: int,
+    stop: StopRequest,
+) -> tuple[Tensor, Tensor]:
+    """Embed the central crop of every region, each process its share.
+
+    Args:
+        network: The teacher, in eval mode.
+        tokens: All regions.
+        side: Side of the crop, in tokens: that of the global views.
+        processes: All of them get the whole result.
+        precision: Arithmetic.
+        workers: Threads that read ahead.
+        stop: Looked at after each batch.
+
+    Returns:
+        (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
+
+    Raises:
+        Stopped: The run is asked to stop.
+    """
+
+    def embed(batch: RegionBatch) -> Tensor:
+        present = None if batch.present is None else centre_crop(batch.present, side)
+        with autocast(processes.device, precision):
+            embedded: Tensor = network.backbone(centre_crop(batch.tokens, side), present=present)
+        return embedded.float()
+
+    device = processes.device
+    parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
+
+    def embed_share() -> Tensor:
+        made = [torch.empty(0, network.backbone.config.embed_dim, device=device)]
+        with closing(map_regions(embed, tokens, parts, device=device, workers=workers)) as batches:
+            for features in batches:
+                made.append(features)
+                stop.leave_if_asked()
+        return torch.cat(made)
+
+    features = processes.gather(processes.unless_stopped(stop, embed_share), len(tokens))
+    with autocast(device, precision):
+        bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, REGIONS_AT_ONCE)])
+    return features, F.normalize(bottleneck.float(), dim=-1)
+
+
+def make_prototypes(
+    config: PretrainConfig,
+    network: RegionNetwork,
+    tokens: CohortTokens,
+    processes: Processes,
+    precision: Precision,
+    stop: StopRequest,
+) -> tuple[PrototypeBank, Tensor]:
+    """Embed, cluster and match the cohort with the teacher as it is.
+
+    Every process does the clustering on the same numbers with the same seed, and so comes to the same bank.
+
+    Returns:
+        The bank, and the (R, d) bottleneck vectors it was made from, both on the device.
+
+    Raises:
+        UsageError: Too few slides have enough regions.
+        Stopped: The run is asked to stop; nothing is changed.
+    """
+    features, bottleneck = embed_cohort(network, tokens, config.global_side, processes, precision, config.workers, stop)
+    cluster = partial(
+        build_bank,
+        bottleneck,
+        torch.from_numpy(tokens.slide_of_region),
+        k=config.clusters,
+        min_regions=max(config.min_regions, config.clusters),
+        r=config.neighbours,
+        correspondence=config.correspondence,
+        cluster_features=features if config.cluster_features == "backbone" else None,
+        seed=config.seed,
+        before_each=stop.leave_if_asked,
+    )
+    return processes.unless_stopped(stop, cluster).to(processes.device), bottleneck

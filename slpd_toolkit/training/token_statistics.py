@@ -1,0 +1,54 @@
+"""How the tokens of a cohort vary: the unit in which noise and offsets are measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from slpd_toolkit.store.cohort_tokens import CohortTokens
+
+SAMPLE = 512
+"""Regions that are looked at: 100 MB of HIPT's tokens, read in about a second."""
+_AT_ONCE = 16
+
+
+class TokenSample(NamedTuple):
+    """What is known of a cohort's tokens from some of its regions."""
+
+    spread: Tensor
+    """(D,) float32, standard deviation of each feature over all tokens."""
+    region_means: Tensor
+    """(M, D) float32, mean token of each region that has any."""
+
+
+def sample_tokens(tokens: CohortTokens, generator: torch.Generator) -> TokenSample:
+    """Look at the tokens of a random sample of regions.
+
+    It is not kept in a checkpoint: the same cache and seed give the same bits, because NumPy sums in one order whatever
+    the number of threads.
+
+    Args:
+        tokens: All regions; patches without a token are left out.
+        generator: CPU generator of the sample.
+
+    Raises:
+        CacheError: A token file can no longer be read.
+    """
+    regions = np.sort(torch.randperm(len(tokens), generator=generator)[:SAMPLE].numpy())
+    count, total, squares = 0, 0.0, 0.0
+    region_means = []
+    for part in np.array_split(regions, max(1, len(regions) // _AT_ONCE)):
+        values, present = tokens.read(part).numpy().astype(float), tokens.present(part)
+        there = np.ones(values.shape[:-1], bool) if present is None else present.numpy()
+        values[~there] = 0
+        sums, counts = values.sum((1, 2)), there.sum((1, 2))
+        region_means.append(sums[counts > 0] / counts[counts > 0, None])
+        count, total, squares = count + counts.sum(), total + sums.sum(0), squares + np.square(values).sum((0, 1, 2))
+    mean = total / max(1, count)
+    variance = np.maximum(squares / max(1, count) - mean**2, 0)
+    spread, means = np.sqrt(variance), np.concatenate(region_means)
+    return TokenSample(*(torch.from_numpy(found.astype(np.float32)) for found in (spread, means)))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.tasks.targets import read_classification, read_survival
+
+SLIDES = np.array(["s0", "s1", "s2", "s3"])
+
+
+def test_classes_are_sorted_as_numbers_where_they_are_numbers() -> None:
+    task = read_classification(SLIDES, np.array(["10", " 9", "x", "9"]))
+    assert task.classes == ("9", "10", "x")
+    assert task.targets.tolist() == [1, 0, 2, 0]
+    assert not task.ordinal
+
+
+def test_the_order_of_classes_can_be_given() -> None:
+    task = read_classification(
+        SLIDES, np.array(["low", "high", "mid", "low"]), classes=["low", "mid", "high"], ordinal=True
+    )
+    assert task.targets.tolist() == [0, 2, 1, 0]
+    assert task.ordinal
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["a", "", "b", " "], [], r"2 slides have no usable label: s1 \(''\), s3 \(''\).*Allowed: a class"),
+        (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no usable label: s1 \('c'\).*Allowed: a or b"),
+        (["a", "a", "a", "a"], [], "of class a; to be told apart are a"),
+        (["a", "a", "b", "a"], ["a", "b", "c"], "of class a, b; to be told apart are a, b, c"),
+        (["0", "1", "1.0", "0"], [], "differ in their spelling alone: 1 and 1.0.*--classes"),
+        (["LUAD", "luad", "x", "x"], [], "differ in their spelling alone: LUAD and luad"),
+    ],
+)
+def test_labels_that_make_no_task_are_refused(labels: list[str], classes: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_classification(SLIDES, np.array(labels), classes=classes)
+
+
+def test_spellings_that_are_named_are_classes() -> None:
+    assert read_classification(SLIDES, np.array(["a", "A", "a", "A"]), classes=["A", "a"]).classes == ("A", "a")
+
+
+def test_no_labels_at_all_are_refused() -> None:
+    empty = np.array([], dtype=np.str_)
+    with pytest.raises(UsageError, match="of class none"):
+        read_classification(empty, empty)
+
+
+def test_times_and_events_are_read() -> None:
+    task = read_survival(SLIDES, np.array(["1", " 2.5", "0", "1e2"]), np.array(["1", "0.0", "True", " 0"]), bins=3)
+    assert task.times.tolist() == [1, 2.5, 0, 100]
+    assert task.events.tolist() == [True, False, True, False]
+    assert task.bins == 3
+
+
+@pytest.mark.parametrize(
+    ("times", "events", "message"),
+    [
+        (["1", "soon", "", "-1"], ["1"] * 4, r"3 slides have no usable time: s1 \('soon'\), s2 \(''\), s3 \('-1'\)"),
+        (["1", "nan", "inf", "2"], ["1"] * 4, r"2 slides have no usable time: s1 \('nan'\), s2 \('inf'\)"),
+        (["1"] * 4, ["1", "2", "", "dead"], r"3 slides have no usable event: s1 \('2'\), s2 \(''\), s3 \('dead'\)"),
+        (["1"] * 4, ["0"] * 4, "all times are censored"),
+    ],
+)
+def test_survival_that_makes_no_task_is_refused(times: list[str], events: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_survival(SLIDES, np.array(times), np.array(events))
+
+
+def test_one_bin_is_refused() -> None:
+    with pytest.raises(UsageError, match="Got 1 time bins"):
+        read_survival(SLIDES, np.array(["1"] * 4), np.array(["1"] * 4), bins=1)
