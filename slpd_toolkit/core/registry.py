@@ -1,0 +1,71 @@
+"""Registries: the modules of a package, found by name. A new file in the package is a new entry, and nothing else changes.
+
+Names and summaries are read from file names and docstrings, without importing anything, so that `--help` can list
+entries whose modules need torch.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The public modules of `package`: `trans_mil.py` is the entry `trans-mil`. Modules named `_*.py` are not entries."""
+
+    package: str
+    """Dotted name of the package. Importing it must be cheap: its `__init__` holds a docstring only."""
+    flag: str
+    """What errors call a choice of this kind, for example `--aggregator`."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all entries, sorted."""
+        return tuple(sorted(self._files()))
+
+    def summary(self, name: str) -> str:
+        """Return the first line of an entry's docstring, without importing it.
+
+        Raises:
+            UsageError: There is no such entry.
+        """
+        self.require(name)
+        tree = ast.parse(self._files()[name].read_text(encoding="utf-8"))
+        return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+    def require(self, name: str) -> None:
+        """Check that an entry exists.
+
+        Raises:
+            UsageError: There is no such entry; the message lists those that exist.
+        """
+        names = self.names()
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            raise UsageError(
+                f"{self.flag}: got {name}, allowed: {', '.join(names)}.",
+                hint=f"Did you mean {near[0]}?" if near else "",
+            )
+
+    def load(self, name: str) -> ModuleType:
+        """Import an entry's module.
+
+        Raises:
+            UsageError: There is no such entry; the message lists those that exist.
+        """
+        self.require(name)
+        return import_module(f"{self.package}.{name.replace('-', '_')}")
+
+    def _files(self) -> dict[str, Path]:
+        folders = import_module(self.package).__path__
+        files = (path for folder in folders for path in Path(folder).glob("*.py"))
+        return {path.stem.replace("_", "-"): path for path in files if not path.stem.startswith("_")}
