@@ -1,4 +1,4 @@
-"""Registries: the modules of a package, found by name. A new file in the package is a new entry, and nothing else changes.
+"""Registries: the modules of a package, found by name. A new file in the package is a new entry.
 
 Names and summaries are read from file names and docstrings, without importing anything, so that `--help` can list
 entries whose modules need torch.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registry:
-    """The public modules of `package`: `trans_mil.py` is the entry `trans-mil`. Modules named `_*.py` are not entries."""
+    """The public modules of `package`: `trans_mil.py` is the entry `trans-mil`; `_*.py` are not entries."""
 
     package: str
     """Dotted name of the package. Importing it must be cheap: its `__init__` holds a docstring only."""
