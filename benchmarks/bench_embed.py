@@ -65,7 +65,7 @@ def end_to_end(slide: Path, mpp_l0: str, encoder: str, copies: int) -> tuple[Rat
         started, started_cpu = time.perf_counter(), time.process_time()
         assert run(config) == 0
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-        patches = sum(encoded_patches(file) for file in TokenStore.open(config.out).slides)
+        patches = sum(encoded_patches(file) for file in TokenStore.open(config.out).files)
     return Rate(patches / seconds, patches / cpu_seconds), patches
 
 

@@ -1,3 +1,5 @@
 """Slide-level representations of whole-slide images: token caches, SLPD pretraining, MIL evaluation."""
 
-__version__ = "0.1.0"
+from slpd_toolkit.core.version import __version__
+
+__all__ = ["__version__"]

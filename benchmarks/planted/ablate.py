@@ -285,7 +285,7 @@ def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
         return np.eye(len(truth.pairing), dtype=np.float32)[truth.architecture]
     store = TokenStore.open(unit.data / CACHE)
     if unit.row == MEAN:
-        return np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.slides])
+        return np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.files])
     if unit.row in (UNTRAINED, UNTRAINED_FAN_IN):
         names = ("embed_dim", "depth", "heads", "mlp_ratio")
         shape = {name: settings_of(unit)[name] for name in names}

@@ -14,7 +14,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from slpd_toolkit import __version__
 from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.demo import DemoConfig
@@ -28,6 +27,7 @@ from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError
+from slpd_toolkit.core.version import __version__
 
 app = typer.Typer(
     name="slpd",

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit import __version__
 from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, SlideError, UsageError
@@ -29,6 +28,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import fingerprint, make_folder, remove_leftovers
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
 from slpd_toolkit.core.readahead import read_ahead
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stream import encode_stream
 from slpd_toolkit.report.qc import draw_overlay, write_contact_sheet

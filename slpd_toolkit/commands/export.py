@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit import __version__
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.files import is_safe_name, make_folder
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign import anndata_parquet as annotated
 from slpd_toolkit.foreign import hipt, trident
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
@@ -98,7 +98,7 @@ def _write_tokens(config: ExportConfig) -> None:
     store = _open(config.source)
     folder = config.out if config.to == "hipt" else config.out / trident.folder_name(store.meta.encoder)
     make_folder(folder)
-    with console.progress("export", total=len(store.slides), unit="slides") as progress:
+    with console.progress("export", total=len(store.files), unit="slides") as progress:
         for slide in _named(store):
             slide_id = slide.meta.slide_id
             if config.to == "trident":
@@ -110,9 +110,9 @@ def _write_tokens(config: ExportConfig) -> None:
                 hipt.write_slide(folder, slide_id, slide.tokens, slide.coords)
             progress.advance(1)
     if config.to == "hipt" and store.has_gaps:
-        missing = sum(slide.missing_patches for slide in store.slides)
+        missing = sum(slide.missing_patches for slide in store.files)
         console.warn(f"{missing:,} patches have no token: HIPT's format has no word for that, they are zeros.")
-    console.note(f"Wrote {len(store.slides):,} slides to {folder}.")
+    console.note(f"Wrote {len(store.files):,} slides to {folder}.")
 
 
 def patches_of(slide: TokenFile) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -249,7 +249,7 @@ def _named(store: TokenStore) -> Iterator[TokenFile]:
     Raises:
         CacheError: A name may not.
     """
-    for slide in store.slides:
+    for slide in store.files:
         if not is_safe_name(slide.meta.slide_id):
             raise CacheError(
                 f"{slide.path}: slide_id {slide.meta.slide_id!r} cannot be a file name.", hint="Remove it."

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slpd_toolkit import __version__
 from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, SlideError, UsageError
@@ -25,6 +24,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import fingerprint, is_safe_name, make_folder, remove_leftovers, write_csv
 from slpd_toolkit.core.manifest import read_table
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.consensus import choose_cohort, require_member
 from slpd_toolkit.foreign.detect import Found, find, read_slide
 from slpd_toolkit.foreign.features import MissingSettingError, Settings, is_a_name

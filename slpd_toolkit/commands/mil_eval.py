@@ -14,13 +14,13 @@ import sklearn
 import tomli_w
 import torch
 
-from slpd_toolkit import __version__
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, sha256, write_csv, write_text
 from slpd_toolkit.core.manifest import check_ids, check_rows, read_table, summarise
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.core.workers import release_workers
 from slpd_toolkit.mil.cohort.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.cohort.inputs import read_inputs

@@ -11,6 +11,8 @@ from slpd_toolkit.core.files import remove_leftovers, write_csv
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
 FILENAME = "failures.csv"
 
 
@@ -75,3 +77,19 @@ class FailureLog:
 def _beside(known: str, more: str) -> str:
     """Put a sentence beside others, unless it stands there already."""
     return known if more in known else f"{known} {more}".strip()
+
+
+def read_failures(folder: Path | None) -> pd.DataFrame:
+    """Read failures.csv of a folder, and those of the shards of an array job (failures.3-of-8.csv).
+
+    Returns:
+        One row per failure with the columns stage, slide_id, path, error and hint, as text; empty if nothing failed.
+    """
+    import pandas as pd
+
+    stem, _, suffix = FILENAME.rpartition(".")
+    paths = [] if folder is None else sorted(folder.glob(f"{stem}*.{suffix}"))
+    empty = pd.DataFrame(columns=[item.name for item in fields(Failure)], dtype=str)
+    return pd.concat(
+        [empty, *(pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths)], ignore_index=True
+    )

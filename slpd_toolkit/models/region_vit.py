@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
@@ -12,10 +13,13 @@ from slpd_toolkit.models import weights
 from slpd_toolkit.models.transformer import VisionTransformer, WeightInit, initialise
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from pathlib import Path
 
     import torch
+
+FILENAME = "region_vit.pt"
+"""What `slpd pretrain` calls the weights in a run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +100,20 @@ class RegionViT(VisionTransformer):
         return embedded
 
     @classmethod
-    def from_file(cls, path: Path | str, config: RegionViTConfig | None = None) -> Self:
+    def from_file(cls, path: str | os.PathLike[str], config: RegionViTConfig | None = None) -> Self:
         """Load shared weights, in eval mode on the CPU.
 
         Args:
-            path: `region_vit.pt` as `save` writes it, or a HIPT, DINO or published SLPD checkpoint (its teacher).
+            path: A run folder of `slpd pretrain`, `region_vit.pt` as `save` writes it, or a HIPT, DINO or published
+                SLPD checkpoint (its teacher).
             config: Shape of the network. None takes the file's own, or ViT-4K-XS where the file has none.
 
         Raises:
             WeightsError: The file is unreadable, or its keys or shapes are not those of the network.
         """
+        path = Path(path)
+        if path.is_dir():
+            path /= FILENAME
         checkpoint = weights.read_checkpoint(path)
         model = cls(config or _config_of(checkpoint, path))
         weights.load_strict(model, weights.backbone_state(checkpoint, path), path)

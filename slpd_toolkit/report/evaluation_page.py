@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slpd_toolkit import __version__
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.core import console
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.tasks.task import Classification, Survival
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention

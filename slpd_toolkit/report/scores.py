@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from slpd_toolkit import __version__
 from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.predictions import mean_attention
 
 if TYPE_CHECKING:

@@ -99,7 +99,7 @@ class Cache:
     @property
     def files(self) -> dict[str, TokenFile]:
         """Token files that hold a region, by slide id."""
-        return {slide.meta.slide_id: slide for slide in self.store.slides if len(slide)}
+        return {slide.meta.slide_id: slide for slide in self.store.files if len(slide)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def _open_table(source: Source, no_features: Collection[str]) -> VectorTable:
 
 
 def _mean_tokens(store: TokenStore) -> EmbedRegions:
-    tissue = torch.from_numpy(np.concatenate([slide.tissue for slide in store.slides]))
+    tissue = torch.from_numpy(np.concatenate([slide.tissue for slide in store.files]))
 
     def embed(batch: RegionBatch) -> Tensor:
         return mean_of_tissue(batch.tokens, tissue[batch.regions].to(batch.tokens.device), batch.present)

@@ -54,7 +54,7 @@ class CohortTokens:
     @cached_property
     def slide_of_region(self) -> npt.NDArray[np.int64]:
         """(R,) index of each region's slide in the store."""
-        return np.repeat(np.arange(len(self._store.slides)), self._store.lengths)
+        return np.repeat(np.arange(len(self._store.files)), self._store.lengths)
 
     @cached_property
     def _present(self) -> Tensor | None:
@@ -64,7 +64,7 @@ class CohortTokens:
         full = (self._store.grid, self._store.grid)
         parts = [
             np.ones((len(slide), *full), bool) if slide.present is None else slide.present
-            for slide in self._store.slides
+            for slide in self._store.files
         ]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -97,7 +97,7 @@ class CohortTokens:
         return tokens
 
     def _read_region(self, slide: int, region: int, into: npt.NDArray[np.uint8]) -> None:
-        file = self._store.slides[slide]
+        file = self._store.files[slide]
         offset = file.tokens_offset + region * self._row_bytes
         try:
             descriptor, shared = self._descriptor(slide)
@@ -121,7 +121,7 @@ class CohortTokens:
         with self._lock:
             if slide in self._open:
                 return self._open[slide], True
-            descriptor = os.open(self._store.slides[slide].path, os.O_RDONLY)
+            descriptor = os.open(self._store.files[slide].path, os.O_RDONLY)
             stays = len(self._open) < _file_limit()
             if stays:
                 self._open[slide] = descriptor
@@ -131,7 +131,7 @@ class CohortTokens:
         self, numbers: npt.NDArray[np.float16], slides: npt.NDArray[np.int64], regions: npt.NDArray[np.int64]
     ) -> None:
         bad = int(np.isfinite(numbers).all(axis=1).argmin())
-        path = self._store.slides[int(slides[bad])].path
+        path = self._store.files[int(slides[bad])].path
         raise CacheError(
             f"{path}: region {int(regions[bad])} holds tokens that are NaN or infinite.",
             hint="Remove the file and embed or import the slide again.",

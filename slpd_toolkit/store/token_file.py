@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.core.failures import read_failures
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.schema import TokenMeta
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
+    import pandas as pd
 
 _REDO = "Remove it and run `slpd embed` again."
 # What h5py raises where bytes of a header are wrong, or where something else stands under a name of ours.
@@ -40,12 +43,13 @@ class TokenFile:
     """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have."""
 
     @classmethod
-    def open(cls, path: Path) -> TokenFile:
+    def open(cls, path: str | os.PathLike[str]) -> TokenFile:
         """Open and check a token file.
 
         Raises:
             CacheError: It is no HDF5 file, no token file, truncated, or its arrays do not fit each other.
         """
+        path = Path(path)
         try:
             with h5py.File(path, "r") as file:
                 meta = TokenMeta.from_attributes(dict(file.attrs), path)
@@ -102,21 +106,25 @@ class TokenFile:
 
 
 class TokenStore:
-    """A cache folder: all its token files, checked to hold the same encoder and geometry.
+    """A token cache: all its token files, checked to hold the same encoder and geometry.
+
+    A store that was opened from a folder can be used wherever a path of a token cache is expected.
 
     Args:
-        slides: Token files, at least one.
+        files: Token files, at least one.
+        folder: Folder of the cache; None where the files are from several folders.
 
     Raises:
         CacheError: Two files differ in encoder or geometry, or are of the same slide; the message names both files, and
             every attribute that differs.
     """
 
-    def __init__(self, slides: Sequence[TokenFile]) -> None:
-        self.slides = tuple(slides)
-        first = self.slides[0]
+    def __init__(self, files: Sequence[TokenFile], folder: Path | None = None) -> None:
+        self.files = tuple(files)
+        self.folder = folder
+        first = self.files[0]
         of_slide: dict[str, TokenFile] = {}
-        for slide in self.slides:
+        for slide in self.files:
             other = of_slide.setdefault(slide.meta.slide_id, slide)
             if other is not slide:
                 raise CacheError(
@@ -131,23 +139,66 @@ class TokenStore:
                 )
 
     @classmethod
-    def open(cls, folder: Path) -> TokenStore:
+    def open(cls, folder: str | os.PathLike[str]) -> TokenStore:
         """Open every token file of a folder, sorted by slide_id.
 
         Raises:
             CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong
             together.
         """
+        folder = Path(folder)
         paths = token_paths(folder)
         if not paths:
             state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
             raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
-        return cls([TokenFile.open(path) for path in paths])
+        return cls([TokenFile.open(path) for path in paths], folder)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, slide_id: str) -> TokenFile:
+        """Return the token file of a slide.
+
+        Raises:
+            KeyError: The cache does not contain this slide.
+        """
+        return self.files[self._position[slide_id]]
+
+    def __fspath__(self) -> str:
+        if self.folder is None:
+            raise TypeError("This store was not opened from a folder, so it has no path. Use TokenStore.open(folder).")
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenStore({str(self.folder or '')!r}: {len(self):,} slides, {self.lengths.sum():,} regions of "
+            f"{self.grid} x {self.grid} tokens, {self.embedding_dim} features of {self.meta.encoder})"
+        )
+
+    @cached_property
+    def slides(self) -> pd.DataFrame:
+        """One row per slide, in the order of `files`.
+
+        Columns: slide_id; regions; missing_patches; tissue (mean fraction of the regions, 0-1); mpp_l0 and target_mpp
+        (um/px of level 0 and of the tokens); region_px and patch_px (at target_mpp); region_l0, width_l0 and height_l0
+        (level-0 px); encoder; embedding_dim; path.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([_describe(file) for file in self.files])
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Slides that are missing because they failed, with the columns stage, slide_id, path, error and hint.
+
+        Read from the failures.csv that the last `embed` or `import_features` wrote, or from those of all shards.
+        """
+        return read_failures(self.folder)
 
     @property
     def meta(self) -> TokenMeta:
-        """Attributes of the first slide; those of `schema.COHORT_FIELDS` hold for all."""
-        return self.slides[0].meta
+        """Attributes of the first slide; those in `schema.COHORT_FIELDS` are the same for all slides."""
+        return self.files[0].meta
 
     @property
     def grid(self) -> int:
@@ -161,23 +212,47 @@ class TokenStore:
 
     @cached_property
     def slide_ids(self) -> tuple[str, ...]:
-        """One a slide, in the order of `slides`."""
-        return tuple(slide.meta.slide_id for slide in self.slides)
+        """Slide ids, in the order of `files`."""
+        return tuple(slide.meta.slide_id for slide in self.files)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {slide_id: index for index, slide_id in enumerate(self.slide_ids)}
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(slides,) number of regions of each slide."""
-        return np.array([len(slide) for slide in self.slides], np.int64)
+        return np.array([len(slide) for slide in self.files], np.int64)
 
     @cached_property
     def has_gaps(self) -> bool:
         """Whether some patch of some slide has no token."""
-        return any(slide.missing_patches for slide in self.slides)
+        return any(slide.missing_patches for slide in self.files)
 
     def region(self, slide: int, region: int) -> npt.NDArray[np.float16]:
         """Tokens of one region, (grid, grid, D) float16: a view of the file, nothing is copied."""
-        view: npt.NDArray[np.float16] = self.slides[slide].tokens[region]
+        view: npt.NDArray[np.float16] = self.files[slide].tokens[region]
         return view
+
+
+def _describe(file: TokenFile) -> dict[str, object]:
+    meta = file.meta
+    return {
+        "slide_id": meta.slide_id,
+        "regions": len(file),
+        "missing_patches": file.missing_patches,
+        "tissue": float(file.tissue.mean(dtype=np.float64)) if len(file) else float("nan"),
+        "mpp_l0": meta.mpp_l0,
+        "target_mpp": meta.target_mpp,
+        "region_px": meta.region_px,
+        "patch_px": meta.patch_px,
+        "region_l0": meta.region_l0,
+        "width_l0": meta.slide_width_l0,
+        "height_l0": meta.slide_height_l0,
+        "encoder": meta.encoder,
+        "embedding_dim": meta.embedding_dim,
+        "path": str(file.path),
+    }
 
 
 def token_paths(folder: Path) -> list[Path]:

@@ -94,12 +94,12 @@ def load_checkpoint(
 def describe_cohort(store: TokenStore) -> str:
     """Say which regions these are, in words and a digest: a run's order and prototypes mean them by their number."""
     digest = hashlib.sha256(repr([getattr(store.meta, name) for name in COHORT_FIELDS]).encode())
-    for slide in store.slides:
+    for slide in store.files:
         digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes())
         if slide.present is not None:
             digest.update(slide.present.tobytes())
     regions = int(store.lengths.sum())
-    return f"{len(store.slides)} slides, {regions} regions of {store.meta.encoder} ({digest.hexdigest()[:8]})"
+    return f"{len(store.files)} slides, {regions} regions of {store.meta.encoder} ({digest.hexdigest()[:8]})"
 
 
 def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

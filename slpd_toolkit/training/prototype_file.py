@@ -110,7 +110,7 @@ def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tens
     kept = bank.row >= 0
     cosine = bottleneck.new_full((len(bottleneck),), float("nan"))
     cosine[kept] = (bottleneck[kept] * bank.prototypes[bank.row[kept], bank.cluster[kept]]).sum(-1)
-    slides = [store.slides[index] for index in bank.slides.tolist()]
+    slides = [store.files[index] for index in bank.slides.tolist()]
     return PrototypeFile(
         slide_ids=np.array([slide.meta.slide_id for slide in slides], object),
         prototypes=bank.prototypes.cpu().numpy(),
@@ -120,7 +120,7 @@ def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tens
         region_row=bank.row.cpu().numpy(),
         region_cluster=bank.cluster.cpu().numpy(),
         region_cosine=cosine.cpu().numpy(),
-        region_coords=np.concatenate([slide.coords for slide in store.slides]),
+        region_coords=np.concatenate([slide.coords for slide in store.files]),
         region_l0=np.array([slide.meta.region_l0 for slide in slides], np.int64),
         located=np.array([slide.meta.located for slide in slides], np.bool_),
         step=step,

@@ -12,11 +12,11 @@ import tomli_w
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from slpd_toolkit import __version__
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, TrainingError, UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.version import __version__
 from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
@@ -157,7 +157,7 @@ class Trainer:
         """Say what is about to happen."""
         config, store = self.config, self.store
         self.say(
-            f"{len(store.slides):,} slides, {len(self.tokens):,} regions of {store.grid} x {store.grid} tokens "
+            f"{len(store.files):,} slides, {len(self.tokens):,} regions of {store.grid} x {store.grid} tokens "
             f"({store.meta.encoder}, {store.embedding_dim}-d); {self.precision} on {compute.describe(self.device)}"
             + (f", {self.processes.world} processes" if self.processes.world > 1 else "")
         )
@@ -191,7 +191,7 @@ class Trainer:
         config, grid = self.config, self.store.grid
         if not len(self.tokens):
             raise CacheError(
-                f"Token cache {config.cache}: none of its {len(self.store.slides)} slides has a region.",
+                f"Token cache {config.cache}: none of its {len(self.store.files)} slides has a region.",
                 hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
             )
         if config.global_side > grid:
@@ -211,7 +211,7 @@ class Trainer:
         usable = self._slides_with_prototypes()
         if usable <= config.neighbours:
             raise UsageError(
-                f"{usable} of {len(self.store.slides)} slides have at least --min-regions ({config.min_regions}) "
+                f"{usable} of {len(self.store.files)} slides have at least --min-regions ({config.min_regions}) "
                 f"regions; --neighbours {config.neighbours} needs {config.neighbours + 1}.",
                 hint=f"The median slide has {int(np.median(self.store.lengths))} regions: lower --min-regions, "
                 "or train without prototypes (--intra-weight 0 --inter-weight 0).",
@@ -306,7 +306,7 @@ class Trainer:
             "cohort": self.started_with["cohort"],
         }
         write_text(out / RECIPE, tomli_w.dumps({**self.recipe, ABOUT: about}))
-        slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.slides]
+        slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.files]
         write_csv(out / SLIDES, ["slide_id", "regions"], slides)
         events = out / TENSORBOARD if self.config.tensorboard else None
         return MetricsLog(out / METRICS, self.progress.step, events)

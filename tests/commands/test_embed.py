@@ -139,7 +139,7 @@ def test_what_the_file_says_of_itself(manifest: Path, tmp_path: Path) -> None:
     assert embed.run(config) == 0
     store = TokenStore.open(config.out)
     assert store.slide_ids == ("s0", "s1", "s2")
-    meta = store.slides[1].meta
+    meta = store.files[1].meta
     assert (meta.slide_width_l0, meta.slide_height_l0) == (836, 764)
     assert meta.slide_fingerprint == fingerprint(manifest.parent / "s1.tif")
     assert meta.mpp_l0 == pytest.approx(1.0)
@@ -176,7 +176,7 @@ def test_the_same_run_twice_gives_the_same_bits_whatever_the_threads(manifest: P
     embed.run(small_config(manifest, tmp_path / "one"))
     embed.run(small_config(manifest, tmp_path / "two", workers=4))
     one, two = TokenStore.open(tmp_path / "one"), TokenStore.open(tmp_path / "two")
-    for first, second in zip(one.slides, two.slides, strict=True):
+    for first, second in zip(one.files, two.files, strict=True):
         assert np.array_equal(first.tokens.view(np.uint16), second.tokens.view(np.uint16))
         assert np.array_equal(first.coords, second.coords)
         assert np.array_equal(first.tissue, second.tissue)
@@ -235,7 +235,7 @@ def test_an_array_job_may_overwrite_part_by_part(manifest: Path, tmp_path: Path)
     embed.run(small_config(manifest, cache))
     for part in ("1/2", "2/2"):
         assert embed.run(small_config(manifest, cache, seed=1, overwrite=True, shard=part)) == 0
-    assert len(TokenStore.open(cache).slides) == 3
+    assert len(TokenStore.open(cache).files) == 3
 
 
 def test_a_slide_that_changed_since_fails_and_its_tokens_stay(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_file_in_the_way_that_is_no_token_file_fails_its_slide_only(
     assert "Remove it" in failure["hint"]
     assert sorted(contents(cache)) == ["s0.h5", "s1.h5", "s2.h5"]
     assert embed.run(small_config(manifest, cache, overwrite=True)) == 0
-    assert len(TokenStore.open(cache).slides) == 3
+    assert len(TokenStore.open(cache).files) == 3
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])

@@ -90,7 +90,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def bits(cache: Path) -> dict[str, bytes]:
-    return {slide.meta.slide_id: slide.tokens.tobytes() for slide in TokenStore.open(cache).slides}
+    return {slide.meta.slide_id: slide.tokens.tobytes() for slide in TokenStore.open(cache).files}
 
 
 @pytest.mark.usefixtures("mean_colour")

@@ -74,7 +74,7 @@ def same(one: TokenFile, other: TokenFile) -> None:
 
 def imported(source: Path, out: Path, **changes: Any) -> Sequence[TokenFile]:
     assert import_features.run(ImportConfig(source=source, out=out, min_tissue=0, region_px=256, **changes)) == 0
-    return TokenStore.open(out).slides
+    return TokenStore.open(out).files
 
 
 def test_trident_reads_patch_tokens_by_its_own_rule(cache: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_our_tokens_come_back_from_every_format(
     if named:
         settings["tool"] = write.__name__.split("_")[0]
     assert import_folder(source, tmp_path / "cache", **settings) == 0
-    (slide,) = TokenStore.open(tmp_path / "cache").slides
+    (slide,) = TokenStore.open(tmp_path / "cache").files
     assert slide.meta.slide_id == "s"
     assert slide.meta.grid == GRID
     assert np.array_equal(slide.tokens, tokens)
@@ -441,8 +441,8 @@ def test_a_manifest_chooses_names_and_resolutions(tmp_path: Path) -> None:
     assert import_folder(source, tmp_path / "cache", manifest=manifest) == 1
     store = TokenStore.open(tmp_path / "cache")
     assert store.slide_ids == ("b", "renamed")
-    assert [slide.meta.mpp_l0 for slide in store.slides] == [0.2526, 0.25]
-    assert store.slides[0].meta.effective_mpp == pytest.approx(0.5052)
+    assert [slide.meta.mpp_l0 for slide in store.files] == [0.2526, 0.25]
+    assert store.files[0].meta.effective_mpp == pytest.approx(0.5052)
     failures = {row["slide_id"]: row["error"] for row in read_csv(tmp_path / "cache" / "failures.csv")}
     assert failures == {"gone": "there are no features of this slide.", "d": "mpp is 'half'."}
 
@@ -476,7 +476,7 @@ def test_real_files_of_stamp(tmp_path: Path, data: Path) -> None:
     assert import_features.run(ImportConfig(source=source, out=tmp_path, target_mpp=2.0, min_tissue=0)) == 0
     store = TokenStore.open(tmp_path)
     assert (store.grid, store.embedding_dim, store.meta.patch_px, store.meta.region_px) == (16, 768, 224, 3584)
-    for slide in store.slides:
+    for slide in store.files:
         with h5py.File(source / slide.path.name) as file:
             feats, coords = file["feats"][...], file["coords"][...]
         assert slide.present is not None

@@ -51,7 +51,7 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
         done = CliRunner().invoke(cli.app, command[1:])
         assert done.exit_code == 0, (command, done.output)
     for folder in ("cache", "cache-trident", "cache-clam", "cache-stamp", "cache-slide2vec", "cache-hipt"):
-        (slide,) = TokenStore.open(tmp_path / folder).slides
+        (slide,) = TokenStore.open(tmp_path / folder).files
         assert np.array_equal(slide.tokens.reshape(256, 8), features_of(256)), folder
         assert slide.coords.tolist() == [[0, 0]]
     for path in ("tokens/s.pt", "job/features_uni_v1/s.h5", "job/features_slpd-mean-tokens/s.h5", "regions.h5ad"):

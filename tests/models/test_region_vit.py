@@ -42,7 +42,7 @@ def test_last_attention_is_that_of_the_published_code(model: RegionViT, publishe
 def test_saved_weights_come_back_with_their_config_in_eval_mode(tmp_path: Path) -> None:
     model = RegionViT(TINY)
     model.save(tmp_path / "region_vit.pt")
-    loaded = RegionViT.from_file(tmp_path / "region_vit.pt")
+    loaded = RegionViT.from_file(str(tmp_path))  # a run folder
     assert not loaded.training
     assert (loaded.config.input_dim, loaded.config.grid, loaded.config.drop_path) == (12, 4, 0.0)
     tokens = torch.randn(2, 3, 5, 12)

@@ -115,7 +115,7 @@ def test_mean_tokens_of_a_cache_with_gaps_leave_them_out(tmp_path: Path) -> None
     with closing(CohortTokens(store)) as tokens:
         cache = Cache(store, tokens, torch.device("cpu"), workers=1)
         found = represent("mean-tokens", cache, tmp_path, ["slide001"], "full").bags.features
-    file = store.slides[1]
+    file = store.files[1]
     assert file.present is not None
     expected = [
         tokens[here].astype(np.float32).mean(axis=0) for tokens, here in zip(file.tokens, file.present, strict=True)

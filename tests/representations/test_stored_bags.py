@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, TokenFile]:
-    return {each.meta.slide_id: each for each in TokenStore.open(write_cache(tmp_path / "cache", (3, 2))).slides}
+    return {each.meta.slide_id: each for each in TokenStore.open(write_cache(tmp_path / "cache", (3, 2))).files}
 
 
 def bags() -> dict[str, np.ndarray]:

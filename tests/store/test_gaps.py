@@ -122,9 +122,9 @@ def test_a_byte_that_is_neither_true_nor_false_is_a_cache_error(tmp_path: Path) 
 def test_a_cohort_tells_the_presence_of_any_regions(cache: Path, gappy_cache: Path, tmp_path: Path) -> None:
     store = TokenStore.open(gappy_cache)
     assert store.has_gaps
-    assert store.slides[0].present is None
+    assert store.files[0].present is None
     tokens = CohortTokens(store)
-    whole = [np.ones((LENGTHS[0], 6, 6), bool), *(slide.present for slide in store.slides[1:] if len(slide))]
+    whole = [np.ones((LENGTHS[0], 6, 6), bool), *(slide.present for slide in store.files[1:] if len(slide))]
     wanted = np.concatenate([part for part in whole if part is not None])
     order = np.random.default_rng(0).permutation(len(tokens))[:17]
     found = tokens.present(order)

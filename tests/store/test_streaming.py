@@ -40,13 +40,13 @@ def test_results_come_in_the_order_of_the_parts(tmp_path: Path, workers: int) ->
     parts = [np.array([11, 0]), np.array([5]), np.array([4, 3, 6])]
     with closing(CohortTokens(store)) as tokens:
         found = list(map_regions(work, tokens, parts, device=CPU, workers=workers))
-    whole = np.concatenate([slide.tokens for slide in store.slides]).astype(np.float32).sum(axis=(1, 2, 3))
+    whole = np.concatenate([slide.tokens for slide in store.files]).astype(np.float32).sum(axis=(1, 2, 3))
     for part, sums in zip(parts, found, strict=True):
         np.testing.assert_allclose(sums, whole[part] + part, rtol=1e-5)
 
 
 def test_a_file_that_vanishes_is_told(tmp_path: Path) -> None:
     store = TokenStore.open(write_cache(tmp_path, (4, 3)))
-    store.slides[1].path.unlink()
+    store.files[1].path.unlink()
     with closing(CohortTokens(store)) as tokens, pytest.raises(CacheError, match="can no longer be read"):
         list(map_regions(lambda batch: batch.tokens, tokens, [np.array([0]), np.array([5])], device=CPU, workers=1))

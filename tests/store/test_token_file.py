@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -9,13 +10,13 @@ import pytest
 import torch
 
 from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.failures import Failure, FailureLog
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
 from tests.cohorts import token_meta, write_token_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_reading_tokens_copies_nothing(tmp_path: Path) -> None:
     write_token_file(tmp_path / "s0.h5")
     store = TokenStore.open(tmp_path)
     region = store.region(0, 1)
-    whole = store.slides[0].tokens
+    whole = store.files[0].tokens
     assert isinstance(whole, np.memmap)
     assert np.shares_memory(region, whole)
     assert region.ctypes.data == whole.ctypes.data + region.nbytes
@@ -62,6 +63,46 @@ def test_a_cache_in_its_order(tmp_path: Path) -> None:
     assert store.lengths.tolist() == [1, 2, 0]
     assert (store.grid, store.embedding_dim) == (4, 8)
     assert [path.name for path in token_paths(tmp_path)] == ["a.h5", "b.h5", "c.h5"]
+
+
+def test_slides_of_a_cache_are_a_table(tmp_path: Path) -> None:
+    write_token_file(tmp_path / "a.h5", regions=2, mpp_l0=0.25)
+    write_token_file(tmp_path / "b.h5", regions=0)
+    store = TokenStore.open(str(tmp_path))
+    table = store.slides
+    assert table["slide_id"].tolist() == ["a", "b"] == [file.meta.slide_id for file in store.files]
+    assert table["regions"].tolist() == [2, 0]
+    assert table["mpp_l0"].tolist() == [0.25, token_meta().mpp_l0]
+    assert table["tissue"][0] == pytest.approx(float(store["a"].tissue.astype(float).mean()))
+    assert np.isnan(table["tissue"][1])
+    assert set(table["encoder"]) == {"random"}
+    assert len(store) == 2
+    with pytest.raises(KeyError, match="nobody"):
+        store["nobody"]
+
+
+def test_a_cache_that_was_opened_is_a_path(tmp_path: Path) -> None:
+    write_token_file(tmp_path / "a.h5")
+    store = TokenStore.open(tmp_path)
+    assert Path(store) == tmp_path
+    assert TokenStore.open(store).slide_ids == ("a",)
+    with pytest.raises(TypeError, match="not opened from a folder"):
+        Path(TokenStore(store.files))
+
+
+def test_failures_of_all_shards_are_a_table(tmp_path: Path) -> None:
+    write_token_file(tmp_path / "a.h5")
+    store = TokenStore.open(tmp_path)
+    assert store.failures.empty
+    for shard, slide_id in enumerate("bc", start=1):
+        FailureLog(tmp_path / f"failures.{shard}-of-2.csv").add(Failure("embed", slide_id, "", "Broken.", "Mend it."))
+    assert store.failures.to_dict("list") == {
+        "stage": ["embed"] * 2,
+        "slide_id": ["b", "c"],
+        "path": [""] * 2,
+        "error": ["Broken."] * 2,
+        "hint": ["Mend it."] * 2,
+    }
 
 
 def test_an_absent_or_empty_cache_is_named(tmp_path: Path) -> None:
@@ -115,7 +156,7 @@ def test_slides_may_differ_in_what_is_a_slide_s_own(tmp_path: Path) -> None:
     }
     own |= {"upsampling": 1.2, "min_tissue": 0.5, "slide_fingerprint": "x"}
     write_token_file(tmp_path / "b.h5", 3, 0, **own)
-    assert len(TokenStore.open(tmp_path).slides) == 2
+    assert len(TokenStore.open(tmp_path).files) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

@@ -114,12 +114,12 @@ def test_a_seed_gives_one_cohort_slide_by_slide(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "one" / CACHE).iterdir())
     assert names == [f"{slide_id}.h5" for slide_id in one.slide_ids]
     stores = [TokenStore.open(tmp_path / name / CACHE) for name in ("one", "other")]
-    for slide, again in zip(*(store.slides for store in stores), strict=True):
+    for slide, again in zip(*(store.files for store in stores), strict=True):
         np.testing.assert_array_equal(slide.tokens, again.tokens)
     np.testing.assert_array_equal(one.architecture, other.architecture)
     assert (tmp_path / "one" / MANIFEST).read_text() == (tmp_path / "other" / MANIFEST).read_text()
     alone = TokenModel(SMALL).draw(7, int(one.sites[7]), one.architecture[one.slide_of_region == 7])
-    np.testing.assert_array_equal(stores[0].slides[7].tokens, alone.astype(np.float16))
+    np.testing.assert_array_equal(stores[0].files[7].tokens, alone.astype(np.float16))
     another = plan(Planted(slides=12, regions=6, seed=1))
     assert not np.array_equal(another.architecture[:20], one.architecture[:20])
 

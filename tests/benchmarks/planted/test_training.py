@@ -103,7 +103,7 @@ def purity_gained(cohort: tuple[Path, Truth], out: Path) -> float:
     store = TokenStore.open(folder / CACHE)
     pretrain.run(PretrainConfig(cache=folder / CACHE, out=out, **SETTINGS))
     trained = embed(RegionViT.from_file(out / REGION_VIT), CohortTokens(store))
-    means = np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.slides])
+    means = np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.files])
     found, baseline = (purity(slide_clusters(each, truth, CLUSTERS, 0), truth) for each in (trained, means))
     return found - baseline
 
