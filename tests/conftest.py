@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from slpd_toolkit.commands import pretrain
 from tests.published import PublishedNumbers
 from tests.token_factory import LENGTHS, write_cache
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -19,6 +23,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def _one_thread() -> None:
     """Test tensors are tiny: waking a second thread costs more than it saves, on a busy machine far more."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Writers sync each file to disk, milliseconds every time: what that protects from is a power cut, not a test."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def show(scores: Path, out: Path, **settings: Any) -> tuple[int, list[str]]:
-    code = heatmap.run(HeatmapConfig(scores=scores, out=out, **settings))
+    # In this process: starting others takes longer than drawing does.
+    code = heatmap.run(HeatmapConfig(scores=scores, out=out, **{"jobs": 1, **settings}))
     return code, sorted(item.name for item in out.iterdir())
 
 
