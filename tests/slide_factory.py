@@ -165,3 +165,42 @@ def _write_level(
         compressionargs={"level": 1},
         **level_tags(mpp, level, tile_px),
     )
+
+
+def write_scn(path: Path, rgb: RGB, corner_l0: tuple[int, int], size_l0: tuple[int, int], *, mpp: float = 0.5) -> Path:
+    """Write a Leica SCN whose only scanned area covers a part of the slide: OpenSlide reports it as its bounds.
+
+    Args:
+        path: The file.
+        rgb: (H, W, 3) uint8, the scanned area at full resolution.
+        corner_l0: Its top-left corner (x, y), level-0 px.
+        size_l0: Width and height of the whole slide, level-0 px.
+        mpp: um/px.
+    """
+    nm = round(mpp * 1000)
+    images = "".join(
+        f'<image><view sizeX="{width * nm}" sizeY="{height * nm}" offsetX="{x * nm}" offsetY="{y * nm}"/>'
+        f'<pixels sizeX="{columns}" sizeY="{rows}"><dimension ifd="{ifd}" sizeX="{columns}" sizeY="{rows}" r="0"/>'
+        f"</pixels><scanSettings><objectiveSettings><objective>{power}</objective></objectiveSettings>"
+        "<illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings>"
+        "</scanSettings></image>"
+        for (x, y), (width, height), (columns, rows), ifd, power in (
+            (corner_l0, (rgb.shape[1], rgb.shape[0]), (rgb.shape[1], rgb.shape[0]), 1, 20),
+            ((0, 0), size_l0, (64, 64), 0, 1),
+        )
+    )
+    described = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection sizeX="{size_l0[0] * nm}" sizeY="{size_l0[1] * nm}">{images}</collection></scn>'
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for image, description in ((glass(64, 64), described), (rgb, None)):
+            file.write(
+                image,
+                tile=(256, 256),
+                photometric="rgb",
+                compression="adobe_deflate",
+                metadata=None,
+                description=description,
+            )
+    return path

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.heatmap import HeatmapConfig
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.report.scores import ScoreTable, SlideScores
+    from slpd_toolkit.report.thumbnails import SlideFrame
 
 STAGE = "heatmap"
 _SUFFIXES = {"both": ("geojson", "png"), "geojson": ("geojson",), "png": ("png",)}
@@ -62,12 +63,14 @@ def run(config: HeatmapConfig) -> int:
     entries, problems = find_slides(config.manifest, config.slides_root)
     claim_folder(config.out, (FILENAME,))
     failures = FailureLog(config.out / FILENAME)
-    if config.format != "geojson":
+    if _needs_slides(config):
+        result = "Written in coordinates of the whole slide" if config.format == "geojson" else "Shown without pixels"
         for problem in problems:
             if problem.slide_id in source.slides:
-                shown = f"Shown without pixels: {problem.error}"
-                failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, shown, problem.hint))
-    done = 0
+                failures.add(
+                    Failure(STAGE, problem.slide_id, problem.slide_path, f"{result}: {problem.error}", problem.hint)
+                )
+    done, corners_l0 = 0, list[tuple[int, int] | None]()
     jobs = min(config.jobs or joblib.cpu_count(), max(1, len(source.slides) // _SLIDES_A_PROCESS))
     calls = (
         (
@@ -84,6 +87,7 @@ def run(config: HeatmapConfig) -> int:
             for failure in drawn.failures:
                 failures.add(failure)
             done += drawn.done
+            corners_l0 += [drawn.corner_l0] if drawn.done else []
             progress.advance(1, slide_id)
     release_workers()
     for failure in failures.rows[:_MESSAGES]:
@@ -93,6 +97,7 @@ def run(config: HeatmapConfig) -> int:
         console.warn(
             f"{len(unlisted)} slides are not in {config.manifest}, and shown without pixels: {listed(unlisted)}."
         )
+    _say_frames(config, corners_l0)
     failed = f"; {len(failures)} failed, see {failures.path}" if len(failures) else ""
     console.note(f"{done:,} of {len(source.slides):,} slides are in {config.out}{failed}.")
     if not config.manifest and config.format != "geojson":
@@ -106,7 +111,33 @@ class Drawn:
 
     done: bool
     """Whether its files are there, as they should be."""
+    corner_l0: tuple[int, int] | None = None
+    """Where the coordinates of its GeoJSON start, level-0 px of the whole slide; None if its bounds are not known."""
     failures: tuple[Failure, ...] = ()
+
+
+def _needs_slides(config: HeatmapConfig) -> bool:
+    """Whether files are written that depend on the slides: pictures, and GeoJSON that follows QuPath's crop."""
+    return config.format != "geojson" or config.crop
+
+
+def _say_frames(config: HeatmapConfig, corners_l0: Sequence[tuple[int, int] | None]) -> None:
+    """Say in which frame GeoJSON is, where it matters: a viewer shows squares at wrong places without an error."""
+    if config.format == "png" or not config.crop:
+        return
+    cropped = sum(corner_l0 not in {None, (0, 0)} for corner_l0 in corners_l0)
+    unknown = sum(corner_l0 is None for corner_l0 in corners_l0)
+    if cropped:
+        console.note(
+            f"GeoJSON of {cropped} slides is relative to OpenSlide's bounds, as QuPath shows them by default. For "
+            "images added to QuPath with --no-crop, use --no-crop here as well."
+        )
+    if unknown:
+        where = f"{config.manifest} does not give their files" if config.manifest else "no --manifest gives their files"
+        console.note(
+            f"GeoJSON of {unknown} slides is in coordinates of the whole slide ({where}). QuPath crops MRXS, SCN and "
+            "sparse slides to their bounds: use --manifest, or add these images to QuPath with --no-crop."
+        )
 
 
 def _squares(config: HeatmapConfig, slide_id: str, read: Callable[[], SlideScores]) -> SlideScores | Failure:
@@ -140,15 +171,19 @@ def _draw(
         return Drawn(done=False, failures=(squares,))
     thumbnails = Thumbnails({} if entry is None else {slide_id: entry}, config.side_px)
     errors: list[Exception] = []
+    corner_l0 = None
     try:
-        odd = _write(config, title, squares, paths, thumbnails)
+        frame = thumbnails.frame(slide_id) if _needs_slides(config) else None
+        odd = None if frame is None else _other_size(config, squares, frame)
         errors += [] if odd is None else [odd]
+        corner_l0 = None if frame is None or odd is not None else frame.bounds_corner_l0
+        _write(config, title, squares, paths, thumbnails if odd is None else None, corner_l0)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
         _remove(paths)
         errors.append(error)
     done = not errors
     errors += thumbnails.failures.values()
-    return Drawn(done, tuple(Failure.of(STAGE, slide_id, config.scores, error) for error in errors))
+    return Drawn(done, corner_l0, tuple(Failure.of(STAGE, slide_id, config.scores, error) for error in errors))
 
 
 def _remove(paths: Sequence[Path]) -> None:
@@ -157,30 +192,47 @@ def _remove(paths: Sequence[Path]) -> None:
             path.unlink()
 
 
+def _other_size(config: HeatmapConfig, slide: SlideScores, frame: SlideFrame) -> SlideError | None:
+    """Return what is wrong where the slide file is not the one that was scored; its pixels and bounds are not used."""
+    if min(slide.slide_size_l0) <= 0 or slide.slide_size_l0 == frame.size_l0:
+        return None
+    result = "written in coordinates of the whole slide" if config.format == "geojson" else "shown without pixels"
+    return SlideError(
+        f"The slide file has {_size(frame.size_l0)} px, the scores are of one with {_size(slide.slide_size_l0)}: "
+        f"{result}.",
+        hint="Name the file that was embedded in the manifest. Squares of features that were imported without "
+        "the slide's size cannot be laid on its pixels.",
+    )
+
+
 def _write(
-    config: HeatmapConfig, title: str, slide: SlideScores, paths: Sequence[Path], thumbnails: Thumbnails
-) -> SlideError | None:
-    """Write each file; gives what is wrong with the pixels, if they had to be left away."""
+    config: HeatmapConfig,
+    title: str,
+    slide: SlideScores,
+    paths: Sequence[Path],
+    thumbnails: Thumbnails | None,
+    corner_l0: tuple[int, int] | None,
+) -> None:
+    """Write each file.
+
+    Args:
+        config: The settings.
+        title: Heading of the picture.
+        slide: Squares with their scores.
+        paths: The files to write.
+        thumbnails: Where pixels are read; None draws without.
+        corner_l0: Where the coordinates of GeoJSON start, if that is known and wanted.
+    """
     values = colour_values(slide.scores, config.scale)
-    odd = None
     for path in paths:
         remove_leftovers(path)
         if path.suffix == ".geojson":
-            write_geojson(path, slide, values, config.scale)
+            write_geojson(path, slide, values, config.scale, (corner_l0 or (0, 0)) if config.crop else (0, 0))
             continue
-        whole = thumbnails.read(slide.slide_id)
-        if whole is not None and min(slide.slide_size_l0) > 0 and slide.slide_size_l0 != whole.size_l0:
-            odd = SlideError(
-                f"The slide file has {_size(whole.size_l0)} px, the scores are of one with "
-                f"{_size(slide.slide_size_l0)}: shown without pixels.",
-                hint="Name the file that was embedded in the manifest. Squares of features that were imported without "
-                "the slide's size cannot be laid on its pixels.",
-            )
-            whole = None
+        whole = None if thumbnails is None else thumbnails.read(slide.slide_id)
         placed = slide if whole is None else replace(slide, slide_size_l0=whole.size_l0)
         overlay = draw_overlay(placed, values, None if whole is None else whole.rgb, config.side_px)
         write_heatmap(path, title, overlay, slide.scores, config.scale)
-    return odd
 
 
 def _size(size_l0: tuple[int, int]) -> str:

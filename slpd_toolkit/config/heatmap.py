@@ -30,13 +30,17 @@ class HeatmapConfig:
     """Only the first slides. 0: all."""
 
     manifest: Path | None = None
-    """Cohort CSV; with it pictures show the slides' own pixels."""
+    """Cohort CSV; with it pictures show the slides' own pixels, and GeoJSON is relative to their bounds."""
 
     slides_root: Path | None = None
     """Folder that relative slide paths start from. Default: the manifest's folder."""
 
     format: Literal["both", "png", "geojson"] = "both"
     """`png`: pictures; `geojson`: objects for QuPath 0.4 or later; `both`."""
+
+    crop: bool = True
+    """GeoJSON for slides that QuPath crops to OpenSlide's bounds, as it does by default (MRXS, SCN, sparse slides).
+    `--no-crop`: for images that were added to QuPath with `--no-crop`; coordinates of the whole slide."""
 
     scale: Literal["rank", "linear"] = "rank"
     """How scores become colours: by their rank within the slide, or evenly from its lowest to its highest score."""

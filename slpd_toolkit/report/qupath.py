@@ -21,7 +21,13 @@ _CLASSES = 5
 _NAMES = {"rank": "score rank", "linear": "scaled score"}
 
 
-def write_geojson(path: Path, slide: SlideScores, values: FloatArray, scale: Literal["rank", "linear"]) -> None:
+def write_geojson(
+    path: Path,
+    slide: SlideScores,
+    values: FloatArray,
+    scale: Literal["rank", "linear"],
+    corner_l0: tuple[int, int] = (0, 0),
+) -> None:
     """Write a FeatureCollection of tiles, atomically.
 
     Tiles are QuPath's light objects: thousands of them stay quick. Each carries its score, raw and as 0-1, as
@@ -29,17 +35,22 @@ def write_geojson(path: Path, slide: SlideScores, values: FloatArray, scale: Lit
 
     Args:
         path: The file.
-        slide: Squares with their scores, level-0 px, which is what QuPath counts in.
+        slide: Squares with their scores, level-0 px of the whole slide.
         values: (n,) 0-1, from `overlays.colour_values`.
         scale: How scores became values.
+        corner_l0: Top-left corner (x, y) of what QuPath shows, level-0 px of the whole slide. QuPath crops an image to
+            OpenSlide's bounds and counts full-resolution pixels from their corner, unless the image was added with
+            `--no-crop` (`OpenslideImageServer`, since QuPath 0.2).
     """
-    write_text(
-        path, json.dumps(feature_collection(slide, values, scale), allow_nan=False, separators=(",", ":")) + "\n"
-    )
+    found = feature_collection(slide, values, scale, corner_l0)
+    write_text(path, json.dumps(found, allow_nan=False, separators=(",", ":")) + "\n")
 
 
-def feature_collection(slide: SlideScores, values: FloatArray, scale: Literal["rank", "linear"]) -> dict[str, Any]:
-    """Describe a slide's squares as GeoJSON."""
+def feature_collection(
+    slide: SlideScores, values: FloatArray, scale: Literal["rank", "linear"], corner_l0: tuple[int, int] = (0, 0)
+) -> dict[str, Any]:
+    """Describe a slide's squares as GeoJSON; names keep the coordinates of the whole slide."""
+    left_l0, top_l0 = corner_l0
     name = _NAMES[scale]
     classes = np.minimum((values * _CLASSES).astype(np.int64), _CLASSES - 1)
     middles = colours((np.arange(_CLASSES) + 0.5) / _CLASSES).tolist()
@@ -49,7 +60,7 @@ def feature_collection(slide: SlideScores, values: FloatArray, scale: Literal["r
         "features": [
             {
                 "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [_ring(x, y, size)]},
+                "geometry": {"type": "Polygon", "coordinates": [_ring(x - left_l0, y - top_l0, size)]},
                 "properties": {
                     "objectType": "tile",
                     "name": f"{slide.slide_id} x {x} y {y}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
@@ -14,12 +14,15 @@ from slpd_toolkit.core.manifest import check_rows, read_table, summarise
 from slpd_toolkit.slides.slide import Slide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
 
     from slpd_toolkit.core.manifest import Problem, SlideEntry
+
+
+Seen = TypeVar("Seen")
 
 
 def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:
@@ -56,6 +59,17 @@ class WholeSlide:
     """Width and height of the slide, level-0 px."""
 
 
+@dataclass(frozen=True)
+class SlideFrame:
+    """Where level-0 coordinates of a slide begin and end."""
+
+    size_l0: tuple[int, int]
+    """Width and height of the slide, level-0 px."""
+
+    bounds_corner_l0: tuple[int, int]
+    """Top-left corner (x, y) of OpenSlide's bounds, level-0 px; (0, 0) where the file has none."""
+
+
 class Thumbnails:
     """Reads slides in small by their ids.
 
@@ -69,20 +83,32 @@ class Thumbnails:
         self.failures: dict[str, SlideError] = {}
         """Slides that are listed but could not be read, and why."""
 
+    def frame(self, slide_id: str) -> SlideFrame | None:
+        """Return a slide's size and bounds without reading pixels, or None where `read` would return None."""
+        return self._opened(
+            slide_id, lambda slide: SlideFrame((slide.width_l0, slide.height_l0), slide.bounds_corner_l0)
+        )
+
     def read(self, slide_id: str) -> WholeSlide | None:
         """Give the thumbnail with the slide's size, or None where the slide is not listed or cannot be read."""
+        return self._opened(slide_id, self._in_small)
+
+    def _opened(self, slide_id: str, look: Callable[[Slide], Seen]) -> Seen | None:
         entry = self._entries.get(slide_id)
         if entry is None or slide_id in self.failures:
             return None
         try:
             # Only ratios matter here, so that a slide that does not say its resolution has a thumbnail too.
             with Slide(entry.slide_path, mpp_l0=1.0) as slide:
-                size_l0 = (slide.width_l0, slide.height_l0)
-                step_l0 = max(1.0, max(size_l0) / self._side_px)
-                return WholeSlide(_exactly(slide.thumbnail(step_l0).rgb, size_l0, step_l0), size_l0)
+                return look(slide)
         except SlideError as error:
             self.failures[slide_id] = error
             return None
+
+    def _in_small(self, slide: Slide) -> WholeSlide:
+        size_l0 = (slide.width_l0, slide.height_l0)
+        step_l0 = max(1.0, max(size_l0) / self._side_px)
+        return WholeSlide(_exactly(slide.thumbnail(step_l0).rgb, size_l0, step_l0), size_l0)
 
 
 def _exactly(rgb: npt.NDArray[np.uint8], size_l0: tuple[int, int], step_l0: float) -> npt.NDArray[np.uint8]:

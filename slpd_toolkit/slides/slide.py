@@ -35,6 +35,12 @@ _THUMBNAIL_TOLERANCE = 0.25
 _TILE_CACHE_BYTES = 64 << 20
 _BICUBIC_SUPPORT_LV = 2
 _THUMBNAIL_BLOCK_LV = 2048
+_BOUNDS = (
+    openslide.PROPERTY_NAME_BOUNDS_X,
+    openslide.PROPERTY_NAME_BOUNDS_Y,
+    openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+    openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+)
 _DAMAGED = "The file may be truncated or damaged: copy it again, or open it in a viewer."
 
 
@@ -83,6 +89,7 @@ class Slide:
             self.width_l0, self.height_l0 = self._file.dimensions
             self.mpp_l0 = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
             self._sizes_lv, self._exact_downsamples = self._file.level_dimensions, self._file.level_downsamples
+            self.bounds_corner_l0 = _bounds_corner_l0(self._file.properties)
             self.downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
         except BaseException:
             self._file.close()
@@ -229,6 +236,15 @@ def _nominal(downsample: float) -> float:
     """Undo the rounding of level sizes: 4.0004 is a level that was made by averaging 4 x 4 pixels."""
     whole = round(downsample)
     return float(whole) if abs(downsample / whole - 1) < _NOMINAL_TOLERANCE else downsample
+
+
+def _bounds_corner_l0(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Top-left corner (x, y) of the scanned area, level-0 px; (0, 0) unless all four bounds are whole numbers."""
+    try:
+        x_l0, y_l0, _, _ = (int(properties[name]) for name in _BOUNDS)
+    except (KeyError, ValueError):
+        return 0, 0
+    return x_l0, y_l0
 
 
 def _plausible_mpp(path: Path, properties: Mapping[str, str]) -> float:

@@ -22,6 +22,7 @@ from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.report.scores import FILENAME, read_scores, write_scores
 from tests.report.evaluations import classification, planted_evaluation
+from tests.slide_factory import write_scn, write_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +145,61 @@ def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Pat
     assert code == 1
     assert names == ["failures.csv", "p000-0.geojson", "p000-0.png"]
     assert "has 512 x 512 px, the scores are of one with 4,000 x 4,000" in failures(tmp_path / "out")[0]["error"]
+
+
+def first_corner(path: Path) -> list[int]:
+    corner: list[int] = json.loads(path.read_text())["features"][0]["geometry"]["coordinates"][0][0]
+    return corner
+
+
+@pytest.fixture
+def cropped(tmp_path: Path) -> Path:
+    """A manifest: `one` has bounds that start at (1000, 700), `two` has none."""
+    write_scn(tmp_path / "one.scn", np.full((512, 768, 3), 40, np.uint8), (1000, 700), (4800, 3600))
+    write_slide(tmp_path / "two.tif", np.full((512, 512, 3), 40, np.uint8))
+    path = tmp_path / "m.csv"
+    path.write_text("slide_id,slide_path\none,one.scn\ntwo,two.tif\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["geojson", "both"])
+def test_geojson_is_relative_to_the_bounds_that_qupath_crops_to(
+    tmp_path: Path, cropped: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    scores = write_csv(tmp_path / "scores.csv", ROWS.replace("one,a,0,0", "one,a,1024,1024"))
+    code, _ = show(scores, tmp_path / "out", manifest=cropped, format=kind)
+    assert code == 0
+    assert first_corner(tmp_path / "out" / "one.geojson") == [24, 324]
+    assert first_corner(tmp_path / "out" / "two.geojson") == [100, 100]
+    feature = json.loads((tmp_path / "out" / "one.geojson").read_text())["features"][0]
+    assert feature["properties"]["name"] == "one x 1024 y 1024"
+    said = capsys.readouterr().err
+    assert "GeoJSON of 1 slides is relative to OpenSlide's bounds" in said
+    assert "whole slide" not in said
+
+
+def test_geojson_of_the_whole_slide_on_request(
+    tmp_path: Path, cropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = write_csv(tmp_path / "scores.csv", ROWS.replace("one,a,0,0", "one,a,1024,1024"))
+    code, _ = show(scores, tmp_path / "out", manifest=cropped, crop=False)
+    assert code == 0
+    assert first_corner(tmp_path / "out" / "one.geojson") == [1024, 1024]
+    assert "bounds" not in capsys.readouterr().err
+
+
+def test_geojson_without_known_bounds_says_so(
+    tmp_path: Path, cropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = write_csv(tmp_path / "scores.csv")
+    assert show(scores, tmp_path / "out", format="geojson")[0] == 0
+    assert "GeoJSON of 2 slides is in coordinates of the whole slide (no --manifest" in capsys.readouterr().err
+    (tmp_path / "one.scn").unlink()
+    assert show(scores, tmp_path / "out", format="geojson", manifest=cropped)[0] == 1
+    assert failures(tmp_path / "out")[0]["error"].startswith("Written in coordinates of the whole slide: no such file")
+    assert "GeoJSON of 1 slides is in coordinates of the whole slide" in capsys.readouterr().err
+    assert first_corner(tmp_path / "out" / "one.geojson") == [0, 0]
+    assert show(scores, tmp_path / "out", format="geojson", manifest=cropped, crop=False)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from PIL import Image
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides import slide as reader
 from slpd_toolkit.slides.slide import Slide
-from tests.slide_factory import area_mean, damage_tile, noise, smooth_noise, tissue, write_repeated_slide, write_slide
+from tests.slide_factory import (
+    area_mean,
+    damage_tile,
+    glass,
+    noise,
+    smooth_noise,
+    tissue,
+    write_repeated_slide,
+    write_scn,
+    write_slide,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -377,3 +387,11 @@ def test_closing_waits_for_the_reads_that_have_begun(tmp_path: Path, monkeypatch
     assert order == ["decoded", "closed"]
     with pytest.raises(SlideError, match="is closed"):
         slide.read(0, 0, 10, 10)
+
+
+def test_bounds_start_where_the_scanned_area_does(tmp_path: Path, flat: Slide) -> None:
+    write_scn(tmp_path / "s.scn", glass(512, 768), (1000, 700), (4800, 3600))
+    with Slide(tmp_path / "s.scn") as slide:
+        assert (slide.width_l0, slide.height_l0) == (4800, 3600)
+        assert slide.bounds_corner_l0 == (1000, 700)
+    assert flat.bounds_corner_l0 == (0, 0)
