@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
@@ -10,7 +11,7 @@ from slpd_toolkit.core.files import atomic_path, claim_folder
 from slpd_toolkit.core.manifest import check_ids, summarise
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.audit import audit_split
-from slpd_toolkit.mil.cohort.clam_tables import read_labels
+from slpd_toolkit.mil.cohort.clam_tables import patients_of_unlisted, read_labels
 from slpd_toolkit.mil.cohort.split_source import read_splits, split_files
 from slpd_toolkit.mil.cohort.splits import find_equal
 
@@ -29,7 +30,8 @@ def run(config: FromClamConfig) -> int:
         0.
 
     Raises:
-        UsageError: The table or a split cannot be read, the output is no .csv in a folder, or --slides-root is none.
+        UsageError: The table or a split cannot be read, the output is not a .csv in a folder, --slides-root is not a
+            folder, or a slide's file name exists in more than one of its folders.
     """
     if config.out.suffix != ".csv" or not config.out.parent.is_dir():
         raise UsageError(f"--out: got {config.out}, allowed: a .csv file in a folder that exists.")
@@ -52,7 +54,7 @@ def run(config: FromClamConfig) -> int:
         unknown = sorted({slide for part in split.parts.values() for slide in part} - patient_of.keys())
         if unknown:
             console.warn(f"Split {split.fold}: {len(unknown)} slides are not in the table: {listed(unknown)}.")
-        for finding in audit_split(split.restricted_to(patient_of), patient_of).findings:
+        for finding in audit_split(split, patient_of | patients_of_unlisted(unknown, patient_of)).findings:
             console.warn(f"Split {split.fold}: {finding}")
     for numbers in find_equal(splits):
         console.warn(f"Splits {listed(map(str, numbers))} are the same. `slpd mil-eval` will refuse them.")
@@ -66,11 +68,20 @@ def _place(table: pd.DataFrame, root: Path) -> None:
     if not root.is_dir():
         raise UsageError(f"--slides-root: {root} is no folder.", hint="Give the folder that holds the slides.")
     wanted = set(table["slide_path"])
-    found = {path.name: str(path.resolve()) for path in sorted(root.rglob("*")) if path.name in wanted}
-    table["slide_path"] = [found.get(name, name) for name in table["slide_path"]]
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path in sorted(root.rglob("*")):
+        if path.name in wanted and path.is_file():  # neither a folder nor a link to nothing
+            found[path.name].add(str(path.resolve()))
     absent = sorted(wanted - found.keys())
     if absent:
         console.warn(f"{len(absent)} of {len(wanted)} slides are not under {root}: {listed(absent)}.")
+    several = [f"{name} ({', '.join(sorted(paths))})" for name, paths in found.items() if len(paths) > 1]
+    if several:
+        raise UsageError(
+            f"--slides-root: {len(several)} file names exist in more than one folder: {listed(several)}.",
+            hint="Remove or rename the files that are not meant, or use a --slides-root that holds each name once.",
+        )
+    table["slide_path"] = [next(iter(found.get(name, {name}))) for name in table["slide_path"]]
 
 
 def _facts(table: pd.DataFrame) -> dict[str, str]:

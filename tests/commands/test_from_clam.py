@@ -66,6 +66,59 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
     assert "Splits 3, 4 are the same." in capsys.readouterr().err
 
 
+def test_one_name_in_two_folders_is_an_error_that_names_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is taken; a folder and a link to nothing are not slides; two links to one file are one slide."""
+    (tmp_path / "labels.csv").write_text(TABLE)
+    for folder in ("x", "y", "z/d.svs"):
+        (tmp_path / "gdc" / folder).mkdir(parents=True)
+    for place in ("x/a.svs", "y/a.svs", "x/b.svs"):
+        (tmp_path / "gdc" / place).touch()
+    (tmp_path / "gdc" / "y" / "b.svs").symlink_to(tmp_path / "gdc" / "x" / "b.svs")
+    (tmp_path / "gdc" / "y" / "c.svs").symlink_to(tmp_path / "nowhere.svs")
+    config = FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", slides_root=tmp_path / "gdc")
+    with pytest.raises(UsageError, match=r"1 file names exist.*: a\.svs \(.*/gdc/x/a\.svs, .*/gdc/y/a\.svs\)\."):
+        run(config)
+    assert "2 of 4 slides are not under" in (said := capsys.readouterr().err)
+    assert "c.svs, d.svs" in said
+    assert not (tmp_path / "m.csv").exists()
+    (tmp_path / "gdc" / "y" / "a.svs").unlink()
+    run(config)
+    paths = [row["slide_path"] for row in read_csv(tmp_path / "m.csv")]
+    assert paths == [str(tmp_path / "gdc" / "x" / "a.svs"), str(tmp_path / "gdc" / "x" / "b.svs"), "c.svs", "d.svs"]
+
+
+def test_slides_outside_the_table_count_in_the_audit_by_their_barcode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Q is the table's name of TCGA-A1-A0SB; TCGA-B2-B0SB is in no row; `other` is a patient of its own."""
+    (tmp_path / "labels.csv").write_text(
+        "case_id,slide_id\nQ,TCGA-A1-A0SB-01Z-00-DX1.svs\nR,TCGA-C3-C0SB-01Z-00-DX1.svs\n"
+    )
+    (tmp_path / "splits_0.csv").write_text(
+        "train,val,test\n"
+        "TCGA-A1-A0SB-01Z-00-DX1,TCGA-B2-B0SB-01Z-00-DX1,TCGA-A1-A0SB-01Z-00-DX2\n"
+        "TCGA-B2-B0SB-01Z-00-DX2,other,TCGA-A1-A0SBX-01Z\n"
+    )
+    run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path / "splits_0.csv",)))
+    said = capsys.readouterr().err
+    assert "1 patients are in train and in test: Q." in said
+    assert "1 patients are in train and in val: TCGA-B2-B0SB." in said
+    assert "in val and in test" not in said
+
+
+def test_patients_shared_by_parts_of_real_splits(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted by hand from the barcodes of all rows: 166 of the slides are not in the label table."""
+    labels = data / "labels" / "tcga_brca_clam_style.csv"
+    run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", splits=(data / "labels" / "tcga_brca_splits_0.csv",)))
+    said = capsys.readouterr().err
+    for parts, count in {"train and in test": 12, "train and in val": 10, "val and in test": 1}.items():
+        assert f"{count} patients are in {parts}: " in said
+
+
 @pytest.mark.parametrize(
     ("table", "rows"),
     [

@@ -14,12 +14,14 @@ from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.splits import Split
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 _EXTENSION = ".svs"
 _SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|svslide|vms|vmu)$", re.IGNORECASE)
 _PARTS = ("train", "val", "test")
 _TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
+_TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
 _HEADER_ROWS = 1
 
 
@@ -105,6 +107,27 @@ def read_split(path: Path, fold: int) -> Split:
                 hint="They would count twice: keep each once.",
             )
     return Split(fold, train, val, test)
+
+
+def patients_of_unlisted(slides: Iterable[str], patient_of: Mapping[str, str]) -> dict[str, str]:
+    """Return the patient of slides that a split names and the label table does not.
+
+    TCGA barcodes name the patient in their first three parts (`TCGA-A8-A06P-01Z-00-DX1` is of TCGA-A8-A06P). Where the
+    table has another slide of that patient, its name of the patient is used. Slides without a barcode count as patients
+    of their own.
+
+    Args:
+        slides: Slide ids that are not in the table.
+        patient_of: Patient of every slide in the table.
+    """
+    names = {barcode: patient for slide, patient in patient_of.items() if (barcode := _tcga_patient(slide))}
+    barcodes = {slide: _tcga_patient(slide) or slide for slide in slides}
+    return {slide: names.get(barcode, barcode) for slide, barcode in barcodes.items()}
+
+
+def _tcga_patient(slide: str) -> str:
+    match = _TCGA_PATIENT.match(slide)
+    return match[0] if match else ""
 
 
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
