@@ -31,6 +31,7 @@ lint: install    ## formatting, lint, types, direction of imports
 	$(BIN)/lint-imports
 
 format: install  ## let ruff format and fix
+	$(BIN)/python -m slpd_toolkit.api.write_settings
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 

@@ -2,10 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from slpd_toolkit import __version__
+from slpd_toolkit.api.calls import SETTINGS
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "slpd_toolkit"
 author = "The slpd_toolkit developers"
@@ -30,3 +35,13 @@ html_math_renderer = "mathml"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes and units stand in the docstrings
 nitpick_ignore_regex = [("py:.*", ".*")]  # classes of Python and numpy, whose pages would have to be fetched
+
+
+def setup(app: "Sphinx") -> None:
+    """Leave the list of settings out of the functions' descriptions: a page of its own has it."""
+    app.connect("autodoc-process-docstring", _cut_settings, priority=100)  # before napoleon reads it
+
+
+def _cut_settings(_app: "Sphinx", _kind: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    if SETTINGS in lines:
+        del lines[lines.index(SETTINGS) :]

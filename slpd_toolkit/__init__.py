@@ -1,5 +1,90 @@
-"""Slide-level representations of whole-slide images: token caches, SLPD pretraining, MIL evaluation."""
+"""Slide-level representations of whole-slide images: token caches, SLPD pretraining, MIL evaluation.
+
+    import slpd_toolkit as slpd
+
+Every command is a function. Modules, and with them torch, are imported when a name is used for the first time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from slpd_toolkit.api.commands import (
+        embed,
+        export,
+        heatmap,
+        import_features,
+        inspect,
+        manifest_from_clam,
+        mil_eval,
+        pretrain,
+        prototypes,
+        run_demo,
+    )
+    from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
+    from slpd_toolkit.api.results import EvaluationResult, Run
+    from slpd_toolkit.api.tokens import write_tokens
+    from slpd_toolkit.core.errors import SlpdError
+    from slpd_toolkit.encoders.encoder import Encoder
+    from slpd_toolkit.models.region_vit import RegionViT
+    from slpd_toolkit.representations.region_embeddings import RegionEmbeddings
+    from slpd_toolkit.store.token_file import TokenFile, TokenStore
+    from slpd_toolkit.training.prototype_file import PrototypeFile
+
+_MODULES = {
+    "api.commands": (
+        *("embed", "import_features", "pretrain", "mil_eval", "prototypes", "heatmap", "export", "inspect"),
+        *("manifest_from_clam", "run_demo"),
+    ),
+    "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
+    "api.results": ("Run", "EvaluationResult"),
+    "api.tokens": ("write_tokens",),
+    "core.errors": ("SlpdError",),
+    "encoders.encoder": ("Encoder",),
+    "models.region_vit": ("RegionViT",),
+    "representations.region_embeddings": ("RegionEmbeddings",),
+    "store.token_file": ("TokenStore", "TokenFile"),
+    "training.prototype_file": ("PrototypeFile",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # checked by a test to be the names of _MODULES
+    "Encoder",
+    "EvaluationResult",
+    "PrototypeFile",
+    "RegionEmbeddings",
+    "RegionViT",
+    "Run",
+    "SlpdError",
+    "TokenFile",
+    "TokenStore",
+    "__version__",
+    "embed",
+    "export",
+    "heatmap",
+    "import_features",
+    "inspect",
+    "load_encoder",
+    "manifest_from_clam",
+    "mil_eval",
+    "pretrain",
+    "prototypes",
+    "region_embeddings",
+    "run_demo",
+    "set_verbosity",
+    "write_tokens",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

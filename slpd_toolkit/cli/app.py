@@ -22,6 +22,7 @@ from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.import_features import TOOLS, ImportConfig
+from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -99,13 +100,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _inspect(
-    path: Annotated[Path, typer.Argument(help="A token file (.h5) or a cache folder.", show_default=False)],
-) -> None:
-    """Say what is in a token file or a token cache, in words and units."""
-    _guarded(lambda: import_module("slpd_toolkit.commands.inspect").run(path))
 
 
 def add_stage(
@@ -214,7 +208,7 @@ add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
-app.command("inspect", cls=SectionedCommand, rich_help_panel=LOOK)(_inspect)
+add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)
 add_stage("export", ExportConfig, "slpd_toolkit.commands.export", argument="source", section=EXCHANGE)
 add_stage(

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit.core import compute, console
+from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.files import is_safe_name, make_folder
-from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign import anndata_parquet as annotated
 from slpd_toolkit.foreign import hipt, trident
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.models.weights import write_checkpoint, write_safetensors
-from slpd_toolkit.representations.models import Cache
-from slpd_toolkit.representations.opening import Frozen, open_models
-from slpd_toolkit.representations.sources import Kind, parse_sources
+from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
 from slpd_toolkit.training.trainer import REGION_VIT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
 
     from slpd_toolkit.config.export import ExportConfig
+    from slpd_toolkit.representations.region_embeddings import RegionEmbeddings
     from slpd_toolkit.store.schema import TokenMeta
 
 _OF_WEIGHTS = {"hipt": ".pth", "safetensors": ".safetensors"}
@@ -96,10 +90,11 @@ def _open(source: Path) -> TokenStore:
 def _write_tokens(config: ExportConfig) -> None:
     """Write patches' tokens, a file or some files a slide."""
     store = _open(config.source)
+    _require_safe_names(store)
     folder = config.out if config.to == "hipt" else config.out / trident.folder_name(store.meta.encoder)
     make_folder(folder)
     with console.progress("export", total=len(store.files), unit="slides") as progress:
-        for slide in _named(store):
+        for slide in store.files:
             slide_id = slide.meta.slide_id
             if config.to == "trident":
                 features, coords_l0 = patches_of(slide)
@@ -129,105 +124,36 @@ def patches_of(slide: TokenFile) -> tuple[npt.NDArray[np.float32], npt.NDArray[n
     return slide.tokens[region, row, column].astype(np.float32), slide.coords[region] + within
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """Region embeddings of a cohort, slide after slide."""
-
-    slides: tuple[TokenFile, ...]
-    lengths: npt.NDArray[np.int64]
-    """(S,) regions of each slide."""
-    values: npt.NDArray[np.float32]
-    """(R, E)."""
-    name: str
-    provenance: dict[str, str | int | float]
-
-
-def _embed(config: ExportConfig) -> Embeddings:
-    (source,) = parse_sources([config.model])
-    if source.kind not in {Kind.REGION_VIT, Kind.MEAN_TOKENS}:
-        raise UsageError(
-            f"--model: {config.model} is a {source.kind.value}, which embeds no region.",
-            hint="Give region_vit.pt, the run folder that holds it, or mean-tokens.",
-        )
-    device = compute.resolve_device(config.device)
-    precision = compute.resolve_precision(config.precision, device)
-    store = _open(config.source)
-    with closing(CohortTokens(store)) as tokens:
-        cache = Cache(store, tokens, device, config.workers)
-        (model,) = open_models([source], cache, Frozen(precision, "full", 0, config.out))
-        slides = tuple(slide for slide in _named(store) if len(slide))
-        total = sum(map(len, slides))
-        with console.progress("embed", total=total, unit="regions") as progress:
-            bags = model.represent([slide.meta.slide_id for slide in slides], progress).bags
-    meta = store.meta
-    provenance: dict[str, str | int | float] = {
-        "toolkit_version": __version__,
-        "model": model.source,
-        "model_sha256": model.digest,
-        "precision": precision,
-        "encoder": meta.encoder,
-        "encoder_sha256": meta.encoder_sha256,
-        "target_mpp": meta.target_mpp,
-        "patch_px": meta.patch_px,
-        "region_px": meta.region_px,
-    }
-    return Embeddings(slides, np.diff(bags.offsets), bags.features, model.name, provenance)
-
-
 def _write_embeddings(config: ExportConfig) -> None:
-    embeddings = _embed(config)
+    store = _open(config.source)
+    _require_safe_names(store)
+    embeddings = embed_regions(
+        store, config.model, precision=config.precision, device=config.device, workers=config.workers
+    )
     if config.to == "trident":
-        folder = config.out / trident.folder_name(f"slpd-{embeddings.name}")
+        folder = config.out / trident.folder_name(f"slpd-{embeddings.model_name}")
         make_folder(folder)
-        starts = np.concatenate(([0], np.cumsum(embeddings.lengths)))
-        for slide, start, end in zip(embeddings.slides, starts, starts[1:], strict=False):
-            path = folder / f"{slide.meta.slide_id}.h5"
-            _write_trident(path, slide.meta, embeddings.values[start:end], slide.coords, regions=True)
-        console.note(f"Wrote {len(embeddings.slides):,} slides to {folder}.")
+        for slide_id in embeddings.slide_ids:
+            file = store[slide_id]
+            _write_trident(folder / f"{slide_id}.h5", file.meta, embeddings[slide_id], file.coords, regions=True)
+        console.note(f"Wrote {len(embeddings.slide_ids):,} slides to {folder}.")
         return
-    regions = about_regions(embeddings)
     per_region = config.per == "region" or (config.per == "auto" and config.to == "anndata")
-    values, about = (embeddings.values, regions) if per_region else _means(embeddings)
+    values, about = (embeddings.values, embeddings.regions) if per_region else _per_slide(embeddings)
     if config.to == "parquet":
         annotated.write_parquet(config.out, values, about, embeddings.provenance)
+    elif per_region:
+        about = about.set_axis(embeddings.row_names)
+        annotated.write_h5ad(config.out, values, about, embeddings.centres_l0, embeddings.provenance)
     else:
-        half = np.repeat([slide.meta.region_l0 / 2 for slide in embeddings.slides], embeddings.lengths)
-        centres = regions[["x_l0", "y_l0"]].to_numpy(np.float64) + half[:, None]
-        if not per_region:
-            about["regions"] = embeddings.lengths
-        about.index = pd.Index(_row_names(about))
-        annotated.write_h5ad(config.out, values, about, centres if per_region else None, embeddings.provenance)
+        about = about.assign(regions=embeddings.lengths).set_axis(pd.Index(embeddings.slide_ids))
+        annotated.write_h5ad(config.out, values, about, None, embeddings.provenance)
     console.note(f"Wrote {len(values):,} {'regions' if per_region else 'slides'} to {config.out}.")
 
 
-def about_regions(embeddings: Embeddings) -> pd.DataFrame:
-    """What is known of each region: a row in the order of the embeddings."""
-    slides, lengths = embeddings.slides, embeddings.lengths
-    coords = np.concatenate([slide.coords for slide in slides])
-    return pd.DataFrame(
-        {
-            "slide_id": np.repeat([slide.meta.slide_id for slide in slides], lengths),
-            "x_l0": coords[:, 0],
-            "y_l0": coords[:, 1],
-            "region_l0": np.repeat([slide.meta.region_l0 for slide in slides], lengths),
-            "mpp_l0": np.repeat([slide.meta.mpp_l0 for slide in slides], lengths),
-            "tissue": np.concatenate([slide.tissue.mean(axis=(1, 2), dtype=np.float32) for slide in slides]),
-        }
-    )
-
-
-def _means(embeddings: Embeddings) -> tuple[npt.NDArray[np.float32], pd.DataFrame]:
-    """The mean of each slide's regions, and the slides' names. No other number: mil-eval reads each as a feature."""
-    starts = np.cumsum(embeddings.lengths) - embeddings.lengths
-    sums = np.add.reduceat(embeddings.values, starts, axis=0, dtype=np.float64)
-    names = [slide.meta.slide_id for slide in embeddings.slides]
-    return (sums / embeddings.lengths[:, None]).astype(np.float32), pd.DataFrame({"slide_id": names})
-
-
-def _row_names(about: pd.DataFrame) -> list[str]:
-    if "x_l0" not in about:
-        return list(about["slide_id"])
-    return [f"{slide}_{x}_{y}" for slide, x, y in about[["slide_id", "x_l0", "y_l0"]].itertuples(index=False)]
+def _per_slide(embeddings: RegionEmbeddings) -> tuple[npt.NDArray[np.float32], pd.DataFrame]:
+    """Mean embeddings and slide ids. No other column: mil-eval reads every number as a feature."""
+    return embeddings.means, pd.DataFrame({"slide_id": embeddings.slide_ids})
 
 
 def _write_trident(
@@ -243,15 +169,14 @@ def _write_trident(
     trident.write(path, meta.slide_id, features, coords_l0, squares, encoder=meta.encoder)
 
 
-def _named(store: TokenStore) -> Iterator[TokenFile]:
-    """Give the slides, whose names become those of files.
+def _require_safe_names(store: TokenStore) -> None:
+    """Check that every slide id can be the name of a file.
 
     Raises:
-        CacheError: A name may not.
+        CacheError: One cannot.
     """
     for slide in store.files:
         if not is_safe_name(slide.meta.slide_id):
             raise CacheError(
                 f"{slide.path}: slide_id {slide.meta.slide_id!r} cannot be a file name.", hint="Remove it."
             )
-        yield slide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +16,25 @@ from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slpd_toolkit.config.inspect import InspectConfig
     from slpd_toolkit.store.schema import TokenMeta
 
 
-def run(path: Path) -> int:
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """The contents of a token file or a token cache."""
+
+    title: str
+    """What was inspected."""
+    files: tuple[TokenFile, ...]
+    """The token files that can be read, sorted by slide_id."""
+    broken: tuple[tuple[Path, CacheError], ...]
+    """The other files, each with the reason."""
+    facts: dict[str, str]
+    """Description in words and units; empty if no file can be read."""
+
+
+def run(config: InspectConfig) -> int:
     """Print what is in a token file or a cache folder.
 
     Returns:
@@ -28,65 +44,65 @@ def run(path: Path) -> int:
         UsageError: There is nothing at `path`, or no token file in it.
         CacheError: A single file cannot be read, or the files of a cache do not belong together.
     """
+    found = look_at(config.path)
+    for _, problem in found.broken:
+        console.error(problem.message, problem.hint)
+    if found.facts:
+        console.facts(found.title, found.facts)
+    return 1 if found.broken else 0
+
+
+def look_at(path: Path) -> Inspection:
+    """Read the attributes of a token file or of all token files of a cache. Raises what `run` raises."""
     if path.is_file():
-        _describe_file(TokenFile.open(path))
-        return 0
+        file = TokenFile.open(path)
+        return Inspection(f"Token file {path.name}", (file,), (), _file_facts(file))
     paths = token_paths(path)
     if not paths:
         state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {state}.", hint="Give a .h5 file or a cache folder that `slpd embed` wrote.")
-    return _describe_cache(path, paths)
-
-
-def _describe_file(slide: TokenFile) -> None:
-    meta = slide.meta
-    console.facts(
-        f"Token file {slide.path.name}",
-        {
-            "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
-            f"at {meta.mpp_l0:.4g} um/px "
-            f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
-            "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
-            f"float16, {console.human_bytes(slide.path.stat().st_size)}",
-            **_shared_facts(meta),
-            "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
-            + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
-            "tissue": _tissue(slide),
-            **_missing(slide.missing_patches, len(slide) * meta.grid**2),
-            "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
-            **_source(meta),
-            "slide fingerprint": meta.slide_fingerprint,
-            "written by": f"slpd_toolkit {meta.toolkit_version}",
-            "recipe": meta.recipe,
-        },
-    )
-
-
-def _describe_cache(folder: Path, paths: list[Path]) -> int:
-    slides, broken = [], []
-    for path in paths:
+    files, broken = [], []
+    for each in paths:
         try:
-            slides.append(TokenFile.open(path))
+            files.append(TokenFile.open(each))
         except CacheError as error:
-            broken.append(error)
-    for problem in broken:
-        console.error(problem.message, problem.hint)
-    if slides:
-        store = TokenStore(slides)
-        lengths = store.lengths
-        console.facts(
-            f"Token cache {folder}",
-            {
-                "slides": f"{len(slides):,}",
-                "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
-                f"median {np.median(lengths):,.0f}",
-                "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
-                **_missing(sum(slide.missing_patches for slide in slides), int(lengths.sum()) * store.grid**2),
-                "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
-                **_shared_facts(store.meta),
-            },
-        )
-    return 1 if broken else 0
+            broken.append((each, error))
+    return Inspection(f"Token cache {path}", tuple(files), tuple(broken), _cache_facts(files, paths) if files else {})
+
+
+def _file_facts(slide: TokenFile) -> dict[str, str]:
+    meta = slide.meta
+    return {
+        "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
+        f"at {meta.mpp_l0:.4g} um/px "
+        f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
+        "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
+        f"float16, {console.human_bytes(slide.path.stat().st_size)}",
+        **_shared_facts(meta),
+        "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
+        + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
+        "tissue": _tissue(slide),
+        **_missing(slide.missing_patches, len(slide) * meta.grid**2),
+        "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
+        **_source(meta),
+        "slide fingerprint": meta.slide_fingerprint,
+        "written by": f"slpd_toolkit {meta.toolkit_version}",
+        "recipe": meta.recipe,
+    }
+
+
+def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
+    store = TokenStore(files)
+    lengths = store.lengths
+    return {
+        "slides": f"{len(files):,}",
+        "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
+        f"median {np.median(lengths):,.0f}",
+        "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
+        **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
+        "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
+        **_shared_facts(store.meta),
+    }
 
 
 def _shared_facts(meta: TokenMeta) -> dict[str, str]:

@@ -166,3 +166,12 @@ def _typed(value: object, wanted: Any) -> Any:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise ValueError(f"allowed: {wanted.__name__}")
     return value
+
+
+def typed(value: object, wanted: Any) -> Any:
+    """Check and convert a setting that is given as a recipe would hold it: plain TOML types, paths as strings.
+
+    Raises:
+        ValueError: The type is wrong or the value is not one of the choices; the message lists what is allowed.
+    """
+    return _typed(value, wanted)

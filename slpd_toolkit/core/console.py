@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ _LOG_EVERY_S = 15.0
 _PLAIN_WIDTH = 80
 _SECONDS_PER_MINUTE = 60
 _step: ContextVar[str] = ContextVar("step", default="")
+_results_shown: ContextVar[bool] = ContextVar("results_shown", default=True)
 
 
 @cache
@@ -48,9 +50,31 @@ def step(title: str) -> Iterator[None]:
         _step.reset(token)
 
 
+@contextmanager
+def without_results() -> Iterator[None]:
+    """Run a command whose results are returned as objects: its tables are not printed to standard output."""
+    token = _results_shown.set(False)
+    try:
+        yield
+    finally:
+        _results_shown.reset(token)
+
+
+@dataclass
+class Verbosity:
+    """How much is written to standard error."""
+
+    quiet: bool = False
+    """Show warnings and errors only: no notes, no progress."""
+
+
+VERBOSITY = Verbosity()
+"""Of this process."""
+
+
 def note(message: str) -> None:
     """Say something the user wants to know, on standard error, so that standard output stays for results."""
-    if _step.get():
+    if _step.get() or VERBOSITY.quiet:
         return
     _console(stderr=True).print(message, soft_wrap=True)
 
@@ -72,7 +96,7 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     from rich import box
     from rich.table import Table
 
-    if not rows or _step.get():
+    if not rows or _step.get() or not _results_shown.get():
         return
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, value in rows[0].items():
@@ -87,7 +111,7 @@ def facts(title: str, values: Mapping[str, object]) -> None:
     from rich import box
     from rich.table import Table
 
-    if _step.get():
+    if _step.get() or not _results_shown.get():
         return
     grid = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
@@ -127,7 +151,7 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
         shown: False where another process speaks for this one.
     """
     title = f"{_step.get()}: {title}" if _step.get() else title
-    if not shown:
+    if not shown or VERBOSITY.quiet:
         yield Progress(title, total, unit, log_every_s=float("inf"))
         return
     if not _console(stderr=True).is_terminal:

@@ -10,6 +10,12 @@ class SlpdError(Exception):
     Args:
         message: What went wrong, with the value that was found and what is allowed.
         hint: What to do next, in one sentence. Shown after the message and written to `failures.csv`.
+
+    >>> try:
+    ...     slpd.TokenStore.open("absent")
+    ... except slpd.SlpdError as error:
+    ...     print(error.message, "|", error.hint)
+    Token cache absent does not exist. | Write one with `slpd embed`.
     """
 
     exit_code = 1

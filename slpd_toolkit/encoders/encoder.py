@@ -32,6 +32,12 @@ class Encoder:
         mean: Per-channel mean that is subtracted from RGB in 0-1.
         std: Per-channel standard deviation that is divided by.
         weights_sha256: Digest of the weights; features of different digests are never mixed.
+
+    >>> encoder = slpd.load_encoder("random:vit_tiny", patch_px=32, seed=1)
+    >>> encoder.embedding_dim, encoder.input_px
+    (192, 32)
+    >>> encoder.embed(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), "fp32").shape
+    torch.Size([4, 192])
     """
 
     name: str

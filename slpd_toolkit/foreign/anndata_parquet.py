@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from anndata import AnnData
 
 
 _MODULES = {"anndata": "anndata", "parquet": "pyarrow"}
@@ -38,22 +39,24 @@ def require_extra(kind: str) -> None:
         raise UsageError(f"--to {kind} needs {module}.", hint=f"pip install 'slpd-toolkit[{kind}]'") from error
 
 
-def write_h5ad(
-    path: Path,
+def make_anndata(
     embeddings: npt.NDArray[np.float32],
     about_rows: pd.DataFrame,
     centres_l0: npt.NDArray[np.float64] | None,
     provenance: Mapping[str, object],
-) -> None:
-    """Write embeddings as AnnData, atomically.
+) -> AnnData:
+    """Convert embeddings to AnnData.
 
     Args:
-        path: The file.
         embeddings: (N, E): X.
         about_rows: N rows with unique names: obs.
-        centres_l0: (N, 2), x and y of where each row lies, level-0 px: obsm["spatial"].
+        centres_l0: (N, 2), x and y of each row's centre, level-0 px: obsm["spatial"].
         provenance: uns["slpd"], plain values.
+
+    Raises:
+        UsageError: anndata is not installed.
     """
+    require_extra("anndata")
     from anndata import AnnData
 
     features = pd.DataFrame(index=_names(embeddings))
@@ -61,6 +64,18 @@ def write_h5ad(
     table = AnnData(X=embeddings, obs=rows, var=features, uns={"slpd": dict(provenance)})
     if centres_l0 is not None:
         table.obsm["spatial"] = centres_l0
+    return table
+
+
+def write_h5ad(
+    path: Path,
+    embeddings: npt.NDArray[np.float32],
+    about_rows: pd.DataFrame,
+    centres_l0: npt.NDArray[np.float64] | None,
+    provenance: Mapping[str, object],
+) -> None:
+    """Write embeddings as AnnData, atomically; see `make_anndata`."""
+    table = make_anndata(embeddings, about_rows, centres_l0, provenance)
     with atomic_path(path) as partial:
         table.write_h5ad(partial)
 

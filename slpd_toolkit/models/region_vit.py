@@ -43,7 +43,7 @@ class RegionViTConfig:
 
 
 class RegionViT(VisionTransformer):
-    """phi = Linear + GELU on every token, then a ViT over the grid.
+    """Vision transformer that embeds a region from its grid of tokens: Linear + GELU per token, then a ViT.
 
     Token grids are channels-last, (N, h, w, D), as they lie in the cache: a crop is then a gather of whole rows of D
     numbers, and phi needs no transpose.
@@ -52,6 +52,15 @@ class RegionViT(VisionTransformer):
         config: Shape of the network.
         generator: Source of the initial weights; None takes torch's global one.
         weight_init: How they are drawn, see `initialise`.
+
+    >>> model = slpd.RegionViT.from_file("runs/slpd")
+    >>> tokens = torch.from_numpy(slpd.TokenStore.open("cache")["slide000"].tokens)
+    >>> tokens.shape
+    torch.Size([9, 6, 6, 8])
+    >>> model(tokens).shape
+    torch.Size([9, 24])
+    >>> model.last_attention(tokens).shape
+    torch.Size([9, 3, 37])
     """
 
     def __init__(

@@ -13,6 +13,7 @@ import torch
 from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import sha256
+from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
@@ -101,6 +102,17 @@ def open_models(
     return sorted(models, key=lambda model: place[model.name])
 
 
+def open_network(network: RegionViT, cache: Cache, frozen: Frozen) -> RegionModel:
+    """Apply a region ViT that is in memory; its embeddings are not stored.
+
+    Raises:
+        UsageError: It does not fit the tokens of the cache.
+    """
+    name = "the region ViT"
+    _require_fit(name, network.config, cache.store.meta, {})
+    return RegionModel(name, name, digest_of_state(network), cache, _forward(network, cache, frozen))
+
+
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean of the tokens whose patch holds any tissue, each counting once; of all that are there where none does.
 
@@ -140,7 +152,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
 def _open_region_vit(source: Source, cache: Cache, frozen: Frozen) -> tuple[RegionModel, RegionViTConfig]:
     assert source.path is not None
     network = RegionViT.from_file(source.path)
-    _require_fit(source, network.config, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
+    _require_fit(str(source.path), network.config, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
     digest = sha256(source.path)
     slides = source.path.parent / _SLIDES if source.path.name == REGION_VIT else None
     pretrained = _slides_seen(slides) if slides and slides.exists() else None
@@ -190,16 +202,16 @@ def _forward(network: RegionViT, cache: Cache, frozen: Frozen) -> EmbedRegions:
     return embed
 
 
-def _require_fit(source: Source, shape: RegionViTConfig, meta: TokenMeta, provenance: dict[str, object]) -> None:
+def _require_fit(name: str, shape: RegionViTConfig, meta: TokenMeta, provenance: dict[str, object]) -> None:
     if shape.input_dim != meta.embedding_dim:
         raise UsageError(
-            f"{source.path} takes tokens of {shape.input_dim} features, those of the cache have {meta.embedding_dim} "
+            f"{name} takes tokens of {shape.input_dim} features, those of the cache have {meta.embedding_dim} "
             f"({meta.encoder}).",
             hint="Evaluate a model on tokens of the encoder that it was trained on.",
         )
     if shape.grid > meta.grid:
         raise UsageError(
-            f"{source.path} was trained on {shape.grid} x {shape.grid} tokens, regions of the cache have "
+            f"{name} was trained on {shape.grid} x {shape.grid} tokens, regions of the cache have "
             f"{meta.grid} x {meta.grid}.",
             hint="Evaluate a model on regions of the size that it was trained on.",
         )
@@ -210,7 +222,7 @@ def _require_fit(source: Source, shape: RegionViTConfig, meta: TokenMeta, proven
     ]
     if differences:
         raise UsageError(
-            f"{source.path} was trained on other tokens than those of the cache: {', '.join(differences)}.",
+            f"{name} was trained on other tokens than those of the cache: {', '.join(differences)}.",
             hint="Evaluate a model on tokens like those that it was trained on.",
         )
 

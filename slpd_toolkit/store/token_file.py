@@ -29,7 +29,14 @@ _DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, Attribute
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One slide's tokens. Opening reads attributes, coordinates and tissue; tokens are mapped when first asked for."""
+    """Tokens of one slide. Opening reads attributes, coordinates and tissue; tokens are mapped when first used.
+
+    >>> file = slpd.TokenFile.open("cache/slide000.h5")
+    >>> file.tokens.shape, file.coords.shape, file.tissue.shape
+    ((9, 6, 6, 8), (9, 2), (9, 6, 6))
+    >>> file.meta.target_mpp
+    0.5
+    """
 
     path: Path
     meta: TokenMeta
@@ -117,6 +124,14 @@ class TokenStore:
     Raises:
         CacheError: Two files differ in encoder or geometry, or are of the same slide; the message names both files, and
             every attribute that differs.
+
+    >>> cache = slpd.TokenStore.open("cache")
+    >>> cache.slides[["slide_id", "regions", "mpp_l0", "encoder"]].head(2).values.tolist()
+    [['slide000', 9, 0.5, 'planted'], ['slide001', 3, 0.5, 'planted']]
+    >>> cache["slide000"].tokens.shape
+    (9, 6, 6, 8)
+    >>> cache.region(0, 8).shape
+    (6, 6, 8)
     """
 
     def __init__(self, files: Sequence[TokenFile], folder: Path | None = None) -> None:

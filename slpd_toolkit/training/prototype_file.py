@@ -12,6 +12,7 @@ from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     import numpy.typing as npt
@@ -25,7 +26,12 @@ SCHEMA, VERSION = "slpd-prototypes", 1
 
 @dataclass(frozen=True)
 class PrototypeFile:
-    """N slides with K prototypes of d numbers each, and the R regions of the whole cache."""
+    """N slides with K prototypes of d numbers each, and the R regions of the whole cache.
+
+    >>> prototypes = slpd.PrototypeFile.read("runs/slpd/prototypes.h5")
+    >>> prototypes.prototypes.shape, prototypes.neighbours.shape
+    ((10, 2, 16), (10, 1))
+    """
 
     slide_ids: npt.NDArray[np.object_]
     """(N,) the slides that have prototypes."""
@@ -61,8 +67,8 @@ class PrototypeFile:
                 file.create_dataset(name, data=getattr(self, name))
 
     @classmethod
-    def read(cls, path: Path) -> PrototypeFile:
-        """Read it back.
+    def read(cls, path: str | os.PathLike[str]) -> PrototypeFile:
+        """Read prototypes.h5 of a run.
 
         Raises:
             CacheError: It is missing, unreadable, or of another version.

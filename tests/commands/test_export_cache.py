@@ -256,7 +256,7 @@ def test_an_extra_that_is_missing_is_named(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, module: str, suffix: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(export, "open_models", None)  # it is told before anything is embedded
+    monkeypatch.setattr(export, "embed_regions", None)  # it is told before anything is embedded
     with pytest.raises(UsageError, match=f"--to {kind} needs {module}") as caught:
         to(cache, kind, tmp_path / f"a.{suffix}", model="mean-tokens")
     assert f"slpd-toolkit[{kind}]" in caught.value.hint

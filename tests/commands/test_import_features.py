@@ -15,6 +15,7 @@ from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import import_features
 from slpd_toolkit.commands import inspect as inspection
 from slpd_toolkit.config.import_features import ImportConfig
+from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.foreign import detect
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
@@ -156,7 +157,7 @@ def test_what_is_known_travels_along_and_what_is_not_is_said(
     assert (meta.mpp_l0, meta.target_mpp, meta.effective_mpp, meta.upsampling) == (0.25, 0.5, 0.5, 1.0)
     assert (meta.slide_width_l0, meta.slide_height_l0) == (9000, 4097)
     capsys.readouterr()
-    inspection.run(tmp_path / "cache" / "s.h5")
+    inspection.run(InspectConfig(path=tmp_path / "cache" / "s.h5"))
     said = " ".join(capsys.readouterr().out.split())
     for words in (
         "imported from",
@@ -166,7 +167,7 @@ def test_what_is_known_travels_along_and_what_is_not_is_said(
     ):
         assert words in said
     assert "sees 0 px" not in said
-    inspection.run(tmp_path / "cache")
+    inspection.run(InspectConfig(path=tmp_path / "cache"))
 
 
 def test_a_size_that_is_not_known_is_the_regions(tmp_path: Path) -> None:

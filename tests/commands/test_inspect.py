@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slpd_toolkit.commands import inspect as inspection
+from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.store.token_file import TokenFile
 from tests.cohorts import write_token_file
@@ -22,7 +23,7 @@ def test_a_file_is_told_in_words_and_units(tmp_path: Path, capsys: pytest.Captur
     write_token_file(
         tmp_path / "s0.h5", regions=3, slide_width_l0=50_000, slide_height_l0=40_000, mpp_l0=0.25, upsampling=1.25
     )
-    assert inspection.run(tmp_path / "s0.h5") == 0
+    assert inspection.run(InspectConfig(path=tmp_path / "s0.h5")) == 0
     said = flat(capsys.readouterr().out)
     for text in (
         "Token file s0.h5",
@@ -42,14 +43,14 @@ def test_a_file_is_told_in_words_and_units(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_file_without_regions_is_told_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_token_file(tmp_path / "s0.h5", regions=0)
-    assert inspection.run(tmp_path / "s0.h5") == 0
+    assert inspection.run(InspectConfig(path=tmp_path / "s0.h5")) == 0
     assert "no regions" in capsys.readouterr().out
 
 
 def test_a_cache_is_told_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, regions in (("a", 1), ("b", 5), ("c", 3)):
         write_token_file(tmp_path / f"{name}.h5", regions=regions)
-    assert inspection.run(tmp_path) == 0
+    assert inspection.run(InspectConfig(path=tmp_path)) == 0
     said = flat(capsys.readouterr().out)
     for text in ("slides 3", "9 in all; a slide has 1 to 5, median 3", "144 tokens of 8 features", "KiB"):
         assert text in said, text
@@ -60,12 +61,12 @@ def test_a_broken_file_of_a_cache_is_named_and_the_rest_is_told(
 ) -> None:
     write_token_file(tmp_path / "a.h5")
     (tmp_path / "b.h5").write_bytes(b"broken")
-    assert inspection.run(tmp_path) == 1
+    assert inspection.run(InspectConfig(path=tmp_path)) == 1
     out, err = capsys.readouterr()
     assert "b.h5 cannot be read as a token file" in err
     assert "slides 1" in flat(out)
     (tmp_path / "a.h5").unlink()
-    assert inspection.run(tmp_path) == 1
+    assert inspection.run(InspectConfig(path=tmp_path)) == 1
     assert capsys.readouterr().out == ""
 
 
@@ -73,27 +74,27 @@ def test_a_mixed_cache_is_an_error(tmp_path: Path) -> None:
     write_token_file(tmp_path / "a.h5")
     write_token_file(tmp_path / "b.h5", encoder="hipt")
     with pytest.raises(CacheError, match=r"b\.h5 does not belong with"):
-        inspection.run(tmp_path)
+        inspection.run(InspectConfig(path=tmp_path))
 
 
 def test_nothing_to_inspect_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        inspection.run(tmp_path / "absent")
+        inspection.run(InspectConfig(path=tmp_path / "absent"))
     with pytest.raises(UsageError, match=r"has no token file"):
-        inspection.run(tmp_path)
+        inspection.run(InspectConfig(path=tmp_path))
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CacheError, match="cannot be read as a token file"):
-        inspection.run(tmp_path / "a.txt")
+        inspection.run(InspectConfig(path=tmp_path / "a.txt"))
 
 
 def test_missing_patches_are_told_where_there_are_any(
     cache: Path, gappy_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = [TokenFile.open(path).missing_patches for path in sorted(gappy_cache.glob("*.h5"))]
-    assert inspection.run(gappy_cache) == 0
+    assert inspection.run(InspectConfig(path=gappy_cache)) == 0
     assert f"missing patches {sum(missing):,} of 1,080 ({sum(missing) / 1080:.1%})" in flat(capsys.readouterr().out)
-    assert inspection.run(gappy_cache / "slide002.h5") == 0
+    assert inspection.run(InspectConfig(path=gappy_cache / "slide002.h5")) == 0
     assert f"missing patches {missing[2]} of 216 ({missing[2] / 216:.1%})" in flat(capsys.readouterr().out)
     for path in (cache, gappy_cache / "slide000.h5"):
-        assert inspection.run(path) == 0
+        assert inspection.run(InspectConfig(path=path)) == 0
         assert "missing patches" not in flat(capsys.readouterr().out)

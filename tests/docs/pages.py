@@ -24,8 +24,19 @@ PAGES = [
 _FENCE = re.compile(r"^```+(?:\{(?P<directive>[\w-]+)\} ?(?P<argument>\S*)|(?P<language>\S*))\s*$")
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 _OPTION = re.compile(r"^:(\w+): (.+)$")
-PROSE_LANGUAGES = {"text", "csv", "toctree", "glossary", "eval-rst", "literalinclude", "figure", "image", "bibtex"}
-"""Blocks that hold nothing to be run."""
+PROSE_LANGUAGES = {
+    "text",
+    "pycon",
+    "csv",
+    "toctree",
+    "glossary",
+    "eval-rst",
+    "literalinclude",
+    "figure",
+    "image",
+    "bibtex",
+}
+"""Blocks that hold nothing to be run as a script; tests/api runs those in `pycon`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,284 @@
+"""Every command as a function with the settings of its flags.
+
+Settings have the names of the flags with `_` for `-`, and the same defaults and checks. `recipe="..."` names a TOML
+file of settings, as `--recipe` does; settings given here win. All errors are `SlpdError`s. A slide that fails does not
+raise one: it is listed in `failures` of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from slpd_toolkit.api import calls
+from slpd_toolkit.api.calls import resolve, with_settings_of
+from slpd_toolkit.api.results import (
+    Atlas,
+    DemoResult,
+    EvaluationResult,
+    Heatmaps,
+    Inspection,
+    Run,
+)
+from slpd_toolkit.config.demo import DemoConfig
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.from_clam import FromClamConfig
+from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.import_features import ImportConfig
+from slpd_toolkit.config.inspect import InspectConfig
+from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.core.failures import Failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Unpack
+
+    from slpd_toolkit.api import settings as of
+    from slpd_toolkit.api.settings import StrPath
+    from slpd_toolkit.store.token_file import TokenStore
+
+
+@with_settings_of(EmbedConfig, "manifest")
+def embed(manifest: StrPath | None = None, **settings: Unpack[of.EmbedSettings]) -> TokenStore:
+    """Turn slides into a token cache with a frozen patch encoder (`slpd embed`).
+
+    Slides that are already in the cache are skipped, so the same call resumes an interrupted one.
+
+    Returns:
+        The cache. Slides that failed are in its `failures`; the others are not affected by them.
+
+    Raises:
+        UsageError: Manifest, encoder or settings are wrong, or the cache has another encoder or geometry.
+        WeightsError: The weights do not fit the encoder.
+        CacheError: No slide could be embedded.
+
+    >>> cache = slpd.embed(
+    ...     "slides.csv", out="embedded", encoder="handcrafted", mpp=1.0, region_px=128, patch_px=32, device="cpu"
+    ... )
+    >>> cache.slides[["slide_id", "target_mpp", "encoder"]].values.tolist()
+    [['first', 1.0, 'handcrafted'], ['second', 1.0, 'handcrafted']]
+    >>> len(cache.failures)
+    0
+    """
+    from slpd_toolkit.store.token_file import TokenStore
+
+    config = resolve(EmbedConfig, {"manifest": manifest, **settings})
+    calls.run("embed", config)
+    return TokenStore.open(config.out)
+
+
+@with_settings_of(ImportConfig, "source")
+def import_features(source: StrPath | None = None, **settings: Unpack[of.ImportSettings]) -> TokenStore:
+    """Turn patch features that another tool extracted into a token cache (`slpd import`).
+
+    Returns:
+        The cache. Slides that failed are in its `failures`.
+
+    Raises:
+        UsageError: The files are not those of a known tool, or something that they do not contain must be given.
+        CacheError: No slide could be imported.
+
+    >>> slpd.export("cache", out="features", to="trident").name
+    'features'
+    >>> imported = slpd.import_features("features/features_planted", out="imported", region_px=1536)
+    >>> imported.slides["regions"].tolist()
+    [9, 3, 6, 7, 5, 4, 6, 5, 6, 5, 7, 5]
+    """
+    from slpd_toolkit.store.token_file import TokenStore
+
+    config = resolve(ImportConfig, {"source": source, **settings})
+    calls.run("import_features", config)
+    return TokenStore.open(config.out)
+
+
+@with_settings_of(PretrainConfig, "cache")
+def pretrain(cache: StrPath | None = None, **settings: Unpack[of.PretrainSettings]) -> Run:
+    """Train a region ViT on a token cache (`slpd pretrain`).
+
+    The same call resumes an interrupted run, and returns at once if the run is complete. On Ctrl-C the state is saved
+    and `KeyboardInterrupt` is raised. On several GPUs use the command with torchrun.
+
+    Returns:
+        The run: metrics, prototypes and the trained region ViT.
+
+    Raises:
+        UsageError: Cache, settings or an earlier run in the folder do not fit together.
+        CacheError: The cache is empty, mixed or damaged.
+        TrainingError: The loss is no longer finite.
+        DeviceMemoryError: A step does not fit the device.
+
+    >>> run = slpd.pretrain(
+    ...     "cache", out="runs/slpd", epochs=2, batch_size=8, warmup_epochs=1, clusters=2, min_regions=5,
+    ...     prototype_epoch=1, global_side=5, local_side=3, embed_dim=24, depth=1, heads=3, hidden_dim=32,
+    ...     bottleneck_dim=16, out_dim=64, log_every=2, device="cpu",
+    ... )
+    >>> run.metrics["step"].tolist()
+    [2, 4, 6, 8, 10, 12, 14, 16]
+    >>> run.region_vit().config.embed_dim
+    24
+    """
+    config = resolve(PretrainConfig, {"cache": cache, **settings})
+    calls.run("pretrain", config)
+    return Run.open(config.out)
+
+
+@with_settings_of(MilEvalConfig, "cache")
+def mil_eval(cache: StrPath | None = None, **settings: Unpack[of.MilEvalSettings]) -> EvaluationResult:
+    """Evaluate and compare representations with MIL heads (`slpd mil-eval`).
+
+    Models may be strings as on the command line, or runs.
+
+    Returns:
+        The result: tables of metrics, comparisons and predictions, and the path of the HTML report.
+
+    Raises:
+        UsageError: Manifest, cache, models, splits and settings do not fit together.
+        CacheError: The cache is empty, mixed or damaged.
+        WeightsError: A model's file is not a region ViT.
+
+    >>> result = slpd.mil_eval(
+    ...     "cache", manifest="cohort.csv", model=["mean-tokens", "runs/slpd"], aggregator="knn", out="eval",
+    ...     folds=3, bootstrap=50, permutations=50, jobs=1, device="cpu",
+    ... )
+    >>> result.table["model"].unique().tolist()
+    ['mean-tokens', 'slpd']
+    >>> result.comparisons[["first", "second"]].drop_duplicates().values.tolist()
+    [['mean-tokens', 'slpd']]
+    """
+    config = resolve(MilEvalConfig, {"cache": cache, **settings})
+    calls.run("mil_eval", config)
+    return EvaluationResult.open(config.out)
+
+
+@with_settings_of(PrototypesConfig, "run")
+def prototypes(run: StrPath | None = None, **settings: Unpack[of.PrototypesSettings]) -> Atlas:
+    """Draw the atlas of a run's slide prototypes (`slpd prototypes`).
+
+    Returns:
+        The atlas: path of its page, and the slides that are shown without pixels.
+
+    Raises:
+        UsageError: The run has no prototypes, or the manifest cannot be read.
+
+    >>> atlas = slpd.prototypes("runs/slpd", out="atlas")
+    >>> atlas.page.exists(), len(atlas.failures)
+    (True, 0)
+    """
+    config = resolve(PrototypesConfig, {"run": run, **settings})
+    calls.run("prototypes", config)
+    return Atlas(config.out or config.run / "atlas")
+
+
+@with_settings_of(HeatmapConfig, "scores")
+def heatmap(scores: StrPath | None = None, **settings: Unpack[of.HeatmapSettings]) -> Heatmaps:
+    """Turn stored scores into pictures and QuPath objects (`slpd heatmap`).
+
+    Returns:
+        Paths of the pictures and objects, and the slides that failed.
+
+    Raises:
+        UsageError: The scores or the manifest cannot be read.
+
+    >>> heatmaps = slpd.heatmap("scores.csv", out="heatmaps", jobs=1)
+    >>> [path.name for path in heatmaps.pictures + heatmaps.qupath_objects]
+    ['slide000.png', 'slide000.geojson']
+    """
+    config = resolve(HeatmapConfig, {"scores": scores, **settings})
+    calls.run("heatmap", config)
+    return Heatmaps(config.out)
+
+
+@with_settings_of(ExportConfig, "source")
+def export(source: StrPath | None = None, **settings: Unpack[of.ExportSettings]) -> Path:
+    """Write weights, tokens or embeddings in the formats of other tools (`slpd export`).
+
+    For embeddings as arrays or AnnData in memory use `region_embeddings`.
+
+    Returns:
+        The file or folder that was written.
+
+    Raises:
+        UsageError: The source does not contain what is asked for, or an optional dependency is missing.
+        WeightsError: The source or the model is not a region ViT.
+
+    >>> slpd.export("runs/slpd", out="region_vit.safetensors", to="safetensors").exists()
+    True
+    """
+    config = resolve(ExportConfig, {"source": source, **settings})
+    calls.run("export", config)
+    return config.out
+
+
+@with_settings_of(InspectConfig, "path")
+def inspect(path: StrPath | None = None, **settings: Unpack[of.InspectSettings]) -> Inspection:
+    """Describe the contents of a token file or a token cache (`slpd inspect`).
+
+    Returns:
+        A description, a table of slides, and the files that cannot be read.
+
+    Raises:
+        UsageError: There is no token file at `path`.
+        CacheError: A single file cannot be read, or the files of a cache do not belong together.
+
+    >>> slpd.inspect("cache").facts["slides"]
+    '12'
+    """
+    from slpd_toolkit.commands.inspect import look_at
+    from slpd_toolkit.store.token_file import TokenStore
+
+    found = look_at(resolve(InspectConfig, {"path": path, **settings}).path)
+    failures = [Failure.of("inspect", file.stem, file, error) for file, error in found.broken]
+    slides = TokenStore(found.files).slides if found.files else pd.DataFrame()
+    return Inspection(found.facts, slides, pd.DataFrame(failures, columns=[item.name for item in fields(Failure)]))
+
+
+@with_settings_of(FromClamConfig, "labels")
+def manifest_from_clam(labels: StrPath | None = None, **settings: Unpack[of.FromClamSettings]) -> pd.DataFrame:
+    """Turn a label table of CLAM or HIPT into a manifest (`slpd manifest from-clam`).
+
+    Returns:
+        The manifest, all columns as text; it is also written to `out`.
+
+    Raises:
+        UsageError: The table or a split cannot be read, or `out` is not a .csv file in an existing folder.
+
+    >>> slpd.manifest_from_clam("clam.csv", out="manifest.csv")["label"].tolist()
+    ['luad', 'lusc']
+    """
+    config = resolve(FromClamConfig, {"labels": labels, **settings})
+    calls.run("from_clam", config)
+    return pd.read_csv(config.out, dtype=str, keep_default_na=False)
+
+
+@with_settings_of(DemoConfig, "out")
+def run_demo(out: StrPath | None = None, **settings: Unpack[of.DemoSettings]) -> DemoResult:
+    """Run the full pipeline on synthetic slides (`slpd demo`).
+
+    Returns:
+        The token cache, both runs and their evaluation.
+
+    Raises:
+        UsageError: The folder has a demo with other settings, or something else in it.
+        SlpdError: A step failed.
+
+    >>> made = slpd.run_demo("demo", tiny=True, jobs=1)
+    >>> len(made.cache), made.evaluation.headline
+    (10, 'auc')
+    """
+    from slpd_toolkit.commands import demo as command
+    from slpd_toolkit.store.token_file import TokenStore
+
+    config = resolve(DemoConfig, {"out": out, **settings})
+    calls.require_success(calls.run("demo", config), "The demo")
+    return DemoResult(
+        config.out,
+        cache=TokenStore.open(config.out / command.CACHE),
+        dino=Run.open(config.out / command.DINO),
+        slpd=Run.open(config.out / command.SLPD),
+        evaluation=EvaluationResult.open(config.out / command.EVALUATION),
+    )

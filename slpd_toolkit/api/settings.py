@@ -1,0 +1,217 @@
+"""The settings of every command as types. Written by `python -m slpd_toolkit.api.write_settings`."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+StrPath = str | os.PathLike[str]
+
+
+class EmbedSettings(TypedDict, total=False):
+    """Settings of `EmbedConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    slides_root: StrPath | None
+    encoder: str
+    weights: StrPath | None
+    allow_download: bool
+    mpp: float
+    region_px: int
+    patch_px: int
+    min_tissue: float
+    max_upsample: float
+    batch_size: int
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+    seed: int
+    shard: str
+    overwrite: bool
+    qc: bool
+
+
+class ImportSettings(TypedDict, total=False):
+    """Settings of `ImportConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    tool: Literal["auto", "trident", "clam", "stamp", "slide2vec", "hipt"]
+    coords: StrPath | None
+    encoder_name: str
+    mpp: float | None
+    target_mpp: float | None
+    region_px: int
+    min_tissue: float
+    tolerance: float
+    manifest: StrPath | None
+    limit: int
+    overwrite: bool
+
+
+class PretrainSettings(TypedDict, total=False):
+    """Settings of `PretrainConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    init: StrPath | None
+    epochs: int
+    batch_size: int
+    accumulate: int
+    dino_weight: float
+    intra_weight: float
+    inter_weight: float
+    correspondence: Literal["matched", "nearest"]
+    view_rule: Literal["paper", "published"]
+    cluster_features: Literal["bottleneck", "backbone"]
+    clusters: int
+    min_regions: int
+    neighbours: int
+    prototype_epoch: int
+    global_crops: int
+    global_side: int
+    local_crops: int
+    local_side: int
+    flip_left_right: float
+    flip_up_down: float
+    quarter_turns: float
+    token_noise: float
+    token_offset: float
+    region_offset: float
+    token_dropout: float
+    block_mask: float
+    embed_dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    weight_init: Literal["published", "fan-in"]
+    drop_path: float
+    hidden_dim: int
+    bottleneck_dim: int
+    out_dim: int
+    student_temp: float
+    teacher_temp: float
+    centre_momentum: float
+    optimiser: Literal["adamw", "sgd", "lars"]
+    lr: float
+    min_lr: float
+    warmup_epochs: int
+    weight_decay: float
+    weight_decay_end: float
+    teacher_momentum: float
+    clip_grad: float
+    freeze_last_layer: int
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+    seed: int
+    log_every: int
+    save_every_min: float
+    tensorboard: bool
+
+
+class MilEvalSettings(TypedDict, total=False):
+    """Settings of `MilEvalConfig`."""
+
+    recipe: StrPath | None
+    manifest: StrPath
+    model: StrPath | Sequence[StrPath]
+    out: StrPath
+    slides_root: StrPath | None
+    task: Literal["auto", "classification", "ordinal", "survival"]
+    target: str
+    classes: StrPath | Sequence[StrPath]
+    time_column: str | None
+    event_column: str | None
+    time_bins: int
+    allow_missing: bool
+    folds: int | None
+    repeats: int
+    by_site: bool
+    site_column: str
+    fold_column: str | None
+    splits: StrPath | Sequence[StrPath]
+    train_fraction: float
+    shots: int
+    aggregator: StrPath | Sequence[StrPath]
+    steps: int
+    head_batch: int
+    check_every: int
+    patience: int
+    lr: float
+    weight_decay: float
+    view: Literal["full", "centre"]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+    bootstrap: int
+    permutations: int
+    seed: int
+    jobs: int
+
+
+class PrototypesSettings(TypedDict, total=False):
+    """Settings of `PrototypesConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath | None
+    manifest: StrPath | None
+    slides_root: StrPath | None
+    limit: int
+    nearest: int
+
+
+class HeatmapSettings(TypedDict, total=False):
+    """Settings of `HeatmapConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    model: str | None
+    aggregator: str | None
+    slide: StrPath | Sequence[StrPath]
+    limit: int
+    manifest: StrPath | None
+    slides_root: StrPath | None
+    format: Literal["both", "png", "geojson"]
+    scale: Literal["rank", "linear"]
+    side_px: int
+    jobs: int
+
+
+class ExportSettings(TypedDict, total=False):
+    """Settings of `ExportConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet"]
+    model: str
+    per: Literal["auto", "slide", "region"]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+
+
+class InspectSettings(TypedDict, total=False):
+    """Settings of `InspectConfig`."""
+
+    recipe: StrPath | None
+
+
+class FromClamSettings(TypedDict, total=False):
+    """Settings of `FromClamConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    slides_root: StrPath | None
+    splits: StrPath | Sequence[StrPath]
+
+
+class DemoSettings(TypedDict, total=False):
+    """Settings of `DemoConfig`."""
+
+    recipe: StrPath | None
+    tiny: bool
+    slides: int
+    epochs: int
+    seed: int
+    jobs: int

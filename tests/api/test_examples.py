@@ -1,0 +1,68 @@
+"""The examples in the docstrings of the public names, and those on the page about them, are run."""
+
+from __future__ import annotations
+
+import doctest
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+import slpd_toolkit as slpd
+from slpd_toolkit.commands import mil_eval
+from slpd_toolkit.core import console
+from tests.api.place import furnish
+from tests.conftest import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = REPOSITORY / "docs/python.md"
+IN_ORDER = list(slpd._MODULE_OF)  # the commands, as a user calls them one after another, then all others
+LONG = ("run_demo",)
+"""Examples that take more than a few seconds."""
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+@pytest.fixture
+def _in_place(tmp_path: Path) -> Iterator[None]:
+    """A furnished folder as working directory, because examples have relative paths."""
+    before = Path.cwd()
+    furnish(tmp_path)
+    os.chdir(tmp_path)
+    yield
+    os.chdir(before)
+    console.VERBOSITY.quiet = False
+
+
+def failures(text: str, name: str) -> str:
+    """What does not come out as a docstring or page says; it must have an example."""
+    test = doctest.DocTestParser().get_doctest(text, {"slpd": slpd, "np": np, "torch": torch}, name, name, 0)
+    assert test.examples, f"{name} has no example"
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=said.append)
+    return "".join(said)
+
+
+@pytest.mark.usefixtures("no_curves", "_no_report", "_in_place")
+def test_the_examples_of_all_names_and_of_the_page_run() -> None:
+    """In one test, because examples use what the commands before them wrote."""
+    texts = {name: getattr(slpd, name).__doc__ for name in IN_ORDER if name not in LONG}
+    assert "".join(failures(text, name) for name, text in texts.items()) == ""
+    assert failures(PAGE.read_text(encoding="utf-8"), PAGE.name) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_in_place")
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_example_runs(name: str) -> None:
+    assert failures(getattr(slpd, name).__doc__, name) == ""
+
+
+@pytest.fixture
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a report takes longer than a tiny evaluation does."""
+    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
