@@ -42,11 +42,13 @@ from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.cohort.splits import cross_validation
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.cohort.training_subsets import keep_fraction
-from slpd_toolkit.mil.heads.folds import run_folds
+from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets, kmeans
 from slpd_toolkit.store.cohort_tokens import CohortTokens
@@ -388,7 +390,7 @@ def slides(features: NDArray[np.float32], truth: Truth, seed: int) -> dict[str, 
 
 def tasks_of(truth: Truth) -> dict[str, Task]:
     label = Classification(("a", "b"), (truth.label == "b").astype(np.int64))
-    grade = Classification(("1", "2", "3"), truth.grade - 1, ordinal=True)
+    grade = Ordinal(("1", "2", "3"), truth.grade - 1)
     return {"class": label, "grade": grade, "survival": Survival(truth.time, truth.event == 1, bins=3)}
 
 

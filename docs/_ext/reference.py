@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from docs._ext import ablation, hardware
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.choices import choices_help
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,12 @@ def settings() -> Iterator[str]:
             yield from ("| key | type | default | meaning |", "|---|---|---|---|")
             for item in fields(config_class):
                 if sections[item.name] == title:
-                    cells = (f"`{item.name}`", _type(hints[item.name]), _default(item), described[item.name])
+                    cells = (
+                        f"`{item.name}`",
+                        _type(hints[item.name]),
+                        _default(item),
+                        " ".join(filter(None, [described[item.name], choices_help(item)])),
+                    )
                     yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

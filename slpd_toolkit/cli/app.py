@@ -16,6 +16,7 @@ import typer
 
 from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.choices import choices_help
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
@@ -152,7 +153,7 @@ def _signature(config_class: type, argument: str, without: set[str]) -> inspect.
         if item.name in without:
             continue
         kind = _option_type(hints[item.name])
-        text = f"{described[item.name]} {recipes.default_help(item)}".rstrip()
+        text = " ".join(filter(None, [described[item.name], choices_help(item), recipes.default_help(item)]))
         meta = (
             typer.Argument(help=text, show_default=False)
             if item.name == argument

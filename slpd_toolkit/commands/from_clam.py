@@ -12,7 +12,7 @@ from slpd_toolkit.core.manifest import check_ids, summarise
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.audit import audit_split
 from slpd_toolkit.mil.cohort.clam_tables import patients_of_unlisted, read_labels
-from slpd_toolkit.mil.cohort.split_source import read_splits, split_files
+from slpd_toolkit.mil.cohort.split_kinds.split_files import read_splits, split_files
 from slpd_toolkit.mil.cohort.splits import find_equal
 
 if TYPE_CHECKING:

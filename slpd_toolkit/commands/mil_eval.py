@@ -24,14 +24,14 @@ from slpd_toolkit.core.version import __version__
 from slpd_toolkit.core.workers import release_workers
 from slpd_toolkit.mil.cohort.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.cohort.inputs import read_inputs
-from slpd_toolkit.mil.cohort.split_source import divide
-from slpd_toolkit.mil.heads.folds import run_folds
+from slpd_toolkit.mil.cohort.split_kind import divide
+from slpd_toolkit.mil.heads.fold_predictions import check_heads, run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import compare_all
 from slpd_toolkit.mil.statistics.evaluation import Resampling, fold_metrics, intervals
 from slpd_toolkit.mil.statistics.results import Evaluation, Result
 from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
-from slpd_toolkit.report.evaluation_page import FIGURE_FILES, FIGURES, write_report
+from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.scores import write_scores
 from slpd_toolkit.report.thumbnails import Thumbnails
@@ -88,6 +88,7 @@ def run(config: MilEvalConfig) -> int:
             _warn_of_empty(cache, table)
         inputs = read_inputs(table, _embedded(config, models), config)
         splits, split_notes = divide(inputs, config)
+        check_heads(inputs.task, inputs.cohort.slides.tolist(), splits, config.aggregator)
         if config.folds is not None and config.fold_count is None:
             flag = "--splits" if config.splits else f"--fold-column {config.fold_column}"
             console.warn(f"--folds {config.folds} is not used: {flag} gives {len(splits)}.")
@@ -133,7 +134,7 @@ def _claim_folders(config: MilEvalConfig, sources: Sequence[Source]) -> None:
     if lost:
         raise UsageError(f"--out: {out / lost[0]} is read, and would be replaced.", hint=_OWN_FOLDER)
     claim_folder(out, names)
-    claim_folder(out / FIGURES, FIGURE_FILES)
+    claim_folder(out / FIGURES, figure_files())
 
 
 _OWN_FOLDER = "Give the evaluation a folder of its own."

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from slpd_toolkit.config.checks import flag, require, require_at_least
+from slpd_toolkit.config.choices import chosen_from
 from slpd_toolkit.core.precision import Precision
+from slpd_toolkit.core.registry import Registry
 
-AGGREGATORS = ("knn", "probe", "prototype-histogram", "mean-mlp", "abmil", "ds-mil", "trans-mil", "hipt", "clam-sb")
-TaskKind = Literal["classification", "ordinal", "survival"]
+TASKS = Registry("slpd_toolkit.mil.tasks.kinds", "--task")
+SPLIT_KINDS = Registry("slpd_toolkit.mil.cohort.split_kinds", "--split-kind")
+AGGREGATORS = Registry("slpd_toolkit.mil.heads.aggregators", "--aggregator")
 _FOLDS = 5
 
 
@@ -36,14 +39,15 @@ class MilEvalConfig:
     """Folder that relative slide paths start from. Default: the manifest's folder."""
 
     # -- What is predicted --
-    task: Literal["auto", "classification", "ordinal", "survival"] = "auto"
+    task: str = chosen_from(TASKS, default="auto")
     """What the target is. `auto`: survival if --time-column or --event-column is given, else classification."""
 
     target: str = "label"
     """Manifest column of the classes."""
 
     classes: tuple[str, ...] = ()
-    """The classes; repeat, ordinal ones from low to high. --allow-missing leaves others out. Default: all there are."""
+    """The classes; repeat, ordinal ones from low to high. --allow-missing leaves out slides of other classes. Default:
+    all that occur."""
 
     time_column: str | None = None
     """Manifest column of the follow-up times of survival. Default for --task survival: time."""
@@ -55,15 +59,19 @@ class MilEvalConfig:
     """Time bins of survival heads, with equally many training events each."""
 
     allow_missing: bool = False
-    """Leave out slides without target or embedding, and say so, instead of stopping. Also for slides of --splits."""
+    """Leave out slides without target or embedding, with a note, instead of stopping. Also for slides of --splits."""
 
     # -- Splits --
+    split_kind: str | None = chosen_from(SPLIT_KINDS, default=None)
+    """How the cohort is divided. Default: split-files if --splits is given, fold-column if --fold-column is given, else
+    cross-validation."""
+
     folds: int | None = None
-    """Folds of the cross-validation: whole patients, classes balanced. One tests, the next selects, others train.
-    Default: 5. Not used with --splits or --fold-column, which say themselves how many there are."""
+    """Folds of the cross-validation. Fold k is the test set, fold k + 1 the validation set, the rest train.
+    Default: 5. Not used with --splits or --fold-column, which define their own."""
 
     repeats: int = 1
-    """How often to divide anew."""
+    """How many times the cohort is divided into folds."""
 
     by_site: bool = False
     """Keep every site within one fold, so that test sites were not trained on."""
@@ -84,22 +92,20 @@ class MilEvalConfig:
     """Training patients of each class that heads learn from. 0: all."""
 
     # -- Heads --
-    aggregator: tuple[str, ...] = ("knn", "probe", "abmil")
-    """How slides are predicted from their regions; repeat. knn, probe (logistic) on the mean embedding;
-    prototype-histogram (logistic) on how many regions are near each of 16 cluster centres of the training regions;
-    mean-mlp, abmil, ds-mil, trans-mil, hipt (slide transformer), clam-sb on the bag."""
+    aggregator: tuple[str, ...] = chosen_from(AGGREGATORS, default=("knn", "probe", "abmil"))
+    """How slides are predicted from their regions; repeat."""
 
     steps: int = 1000
-    """Most optimiser steps of a head."""
+    """Largest number of optimiser steps per head."""
 
     head_batch: int = 32
-    """Slides a step."""
+    """Batch size of heads, in slides."""
 
     check_every: int = 20
-    """Steps between two looks at the validation loss."""
+    """Steps between two checks of the validation loss."""
 
     patience: int = 8
-    """Looks without improvement before training stops."""
+    """Checks without improvement before training stops."""
 
     lr: float = 0.001
     """Learning rate of AdamW, constant."""
@@ -109,8 +115,8 @@ class MilEvalConfig:
 
     # -- Region embeddings --
     view: Literal["full", "centre"] = "full"
-    """What a region ViT sees of a region: all tokens, as in HIPT's evaluation, or the central ones, as many as a global
-    crop had, as in the published clustering."""
+    """Which tokens of a region a region ViT sees: all, as in HIPT's evaluation, or the central ones, as many as a
+    global crop has, as in the published clustering."""
 
     precision: Precision = "auto"
     """Arithmetic of the region ViT. `auto`: bf16 where the device computes it natively, else fp32."""
@@ -133,14 +139,14 @@ class MilEvalConfig:
     """Seed of splits, weights, dropout, order and resampling."""
 
     jobs: int = 0
-    """Processes that train heads, a fold each. The result does not depend on it. 0: one a core."""
+    """Processes that train heads, one fold each. The result does not depend on it. 0: one per core."""
 
     def __post_init__(self) -> None:
         """Check each value and how they relate, before any work starts."""
         require(bool(self.model), "--model", "none", "one or more, such as runs/a, mean-tokens or a table")
-        unknown = [name for name in self.aggregator if name not in AGGREGATORS]
-        require(not unknown, "--aggregator", ", ".join(unknown), ", ".join(AGGREGATORS))
-        require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS))
+        for name in self.aggregator:
+            AGGREGATORS.require(name)
+        require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS.names()))
         for name in ("model", "aggregator", "classes", "splits"):
             values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
@@ -161,43 +167,37 @@ class MilEvalConfig:
             f"{self.shots} and {self.train_fraction}",
             "one of them",
         )
-        self._require_one_source_of_splits()
-        self._require_one_task()
+        require(not (self.splits and self.fold_column), "--splits with --fold-column", "both", "one of them")
+        self._require_used(TASKS, "TASK", self.kind)
+        self._require_used(SPLIT_KINDS, "SPLIT_KIND", self.kind_of_split)
 
     @property
-    def kind(self) -> TaskKind:
+    def kind(self) -> str:
         """The task, `auto` resolved."""
         if self.task != "auto":
             return self.task
         return "survival" if self.time_column or self.event_column else "classification"
 
     @property
+    def kind_of_split(self) -> str:
+        """The split kind, its default resolved."""
+        if self.split_kind is not None:
+            return self.split_kind
+        return "split-files" if self.splits else "fold-column" if self.fold_column else "cross-validation"
+
+    @property
     def fold_count(self) -> int | None:
-        """Folds that this command makes; None where the splits are given."""
-        return None if self.splits or self.fold_column else self.folds or _FOLDS
+        """Folds that this command makes; None where the split kind does not use --folds."""
+        makes_folds: bool = SPLIT_KINDS.load(self.kind_of_split).SPLIT_KIND.makes_folds
+        return self.folds or _FOLDS if makes_folds else None
 
-    def _require_one_source_of_splits(self) -> None:
-        given = bool(self.splits) + bool(self.fold_column)
-        require(given < 2, "--splits with --fold-column", "both", "one of them")
-        for name in ("repeats", "by_site"):
-            changed = getattr(self, name) != type(self).__dataclass_fields__[name].default
-            require(
-                not (given and changed),
-                flag(name),
-                getattr(self, name),
-                "only where this command divides the patients itself, without --splits and --fold-column",
-            )
-
-    def _require_one_task(self) -> None:
-        survival = self.kind == "survival"
-        for name in ("time_column", "event_column"):
-            require(
-                survival or getattr(self, name) is None, flag(name), getattr(self, name), "only with --task survival"
-            )
-        require(not (survival and self.classes), "--classes", ", ".join(self.classes), "none with survival")
-        require(
-            not (survival and "clam-sb" in self.aggregator),
-            "--aggregator",
-            "clam-sb",
-            "another one for survival: CLAM-SB clusters regions by class",
-        )
+    def _require_used(self, registry: Registry, entry: str, chosen: str) -> None:
+        """Refuse settings that only other entries of the registry use."""
+        registry.require(chosen)
+        users = {name: frozenset[str](getattr(registry.load(name), entry).settings) for name in registry.names()}
+        for name in sorted(frozenset().union(*users.values()) - users[chosen]):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                got = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                of = [user for user, settings in users.items() if name in settings]
+                require(False, flag(name), got, f"only with {registry.flag} {' or '.join(of)}")

@@ -5,22 +5,19 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from slpd_toolkit.core.files import atomic_path, write_text
+from slpd_toolkit.figures.pictures import COLOURS
+from slpd_toolkit.report.pages import render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
-
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5500", "#888888")
-"""Paul Tol's bright scheme, which colour-blind people tell apart; prototypes beyond the eighth start again."""
 
 THUMBNAIL_PX = 160
 _MAP_PX = 220
@@ -100,11 +97,7 @@ def write_atlas(path: Path, title: str, pages: Sequence[SlidePage], total: int, 
         total: Slides that have prototypes.
         step: Steps that the teacher had trained for.
     """
-    templates = Environment(
-        loader=PackageLoader("slpd_toolkit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    templates.filters["fragment"] = quote
-    page = templates.get_template("atlas.html").render(
-        title=title, pages=pages, total=total, step=step, map_px=_MAP_PX, thumbnail_px=THUMBNAIL_PX
+    page = render(
+        "atlas.html", title=title, pages=pages, total=total, step=step, map_px=_MAP_PX, thumbnail_px=THUMBNAIL_PX
     )
     write_text(path, page)

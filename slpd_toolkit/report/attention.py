@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from slpd_toolkit.report.mean_attention import mean_attention
 from slpd_toolkit.report.overlays import colour_values, draw_overlay
-from slpd_toolkit.report.predictions import mean_attention
 from slpd_toolkit.report.scores import slide_scores
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.statistics.results import Representation, Result
-    from slpd_toolkit.report.cases import Case, Choice
+    from slpd_toolkit.mil.tasks.cases import Case, Choice
     from slpd_toolkit.report.thumbnails import WholeSlide
 
     RGB = npt.NDArray[np.uint8]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.report.wording import interval, mean_sd, metric, signed
+from slpd_toolkit.report.wording import interval, mean_sd, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,15 +22,15 @@ _BOTH = "aggregator, model"
 
 def print_summary(evaluation: Evaluation) -> None:
     """Print results, comparisons and audit to standard output, notes to standard error."""
-    headline = evaluation.task.headline
+    headline, words = evaluation.task.headline, evaluation.task.known_metrics[evaluation.task.headline].words
     cohort = evaluation.cohort
     patients = len(set(cohort.patients.tolist()))
-    who, rows = _rows(evaluation.results, headline)
+    who, rows = _rows(evaluation.results, headline, words)
     console.table(f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients{who}", rows)
     adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} in all)"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
-            f"{aggregator}: {metric(headline)}, first - second; {adjusted}",
+            f"{aggregator}: {words}, first - second; {adjusted}",
             [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
     console.facts("Leakage audit", audit_facts(evaluation))
@@ -45,7 +45,7 @@ def audit_facts(evaluation: Evaluation) -> dict[str, str]:
     return facts | {each.name: _model_line(each, evaluation.audits[each.name]) for each in representations}
 
 
-def _rows(results: Sequence[Result], headline: str) -> tuple[str, list[dict[str, object]]]:
+def _rows(results: Sequence[Result], headline: str, words: str) -> tuple[str, list[dict[str, object]]]:
     """Give what stands in the title, and a row a result; two columns of names would leave the numbers no room.
 
     Where there is a choice of both, the models stand below each aggregator.
@@ -54,20 +54,22 @@ def _rows(results: Sequence[Result], headline: str) -> tuple[str, list[dict[str,
         list(dict.fromkeys(getattr(each, name) for each in results)) for name in ("model", "aggregator")
     )
     if len(models) == 1:
-        return f", {models[0]}", [_row("aggregator", each.aggregator, each, headline) for each in results]
+        return f", {models[0]}", [_row("aggregator", each.aggregator, each, headline, words) for each in results]
     if len(aggregators) == 1:
-        return f", {aggregators[0]}", [_row("model", each.model, each, headline) for each in results]
+        return f", {aggregators[0]}", [_row("model", each.model, each, headline, words) for each in results]
     rows: list[dict[str, object]] = []
     for aggregator in aggregators:
-        found = [_row(_BOTH, f"  {each.model}", each, headline) for each in results if each.aggregator == aggregator]
+        found = [
+            _row(_BOTH, f"  {each.model}", each, headline, words) for each in results if each.aggregator == aggregator
+        ]
         rows += [dict.fromkeys(found[0], "") | {_BOTH: aggregator}, *found]
     return "", rows
 
 
-def _row(title: str, name: str, result: Result, headline: str) -> dict[str, object]:
+def _row(title: str, name: str, result: Result, headline: str, words: str) -> dict[str, object]:
     row: dict[str, object] = {
         title: name,
-        f"{metric(headline)} ± sd": mean_sd(result.values[headline]),
+        f"{words} ± sd": mean_sd(result.values[headline]),
         "95 % interval": interval(result.intervals[headline]),
     }
     return row | ({"bal. accuracy ± sd": mean_sd(result.values[_SECOND])} if _SECOND in result.values else {})

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics.intervals import mean_and_sd
-from slpd_toolkit.report.pictures import GREY, panels, picture
-from slpd_toolkit.report.wording import CHANCE, metric, short
+from slpd_toolkit.figures.pictures import GREY, panels, picture
+from slpd_toolkit.figures.wording import short
+from slpd_toolkit.mil.fold_values import mean_and_sd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from slpd_toolkit.figures.pictures import Look, Picture
     from slpd_toolkit.mil.statistics.results import Result
-    from slpd_toolkit.report.pictures import Look, Picture
+    from slpd_toolkit.mil.tasks.task import Metric
 
 _MANY_TICKS = 4
 
 
-def draw_intervals(results: Sequence[Result], headline: str, styles: Mapping[str, Look]) -> Picture:
+def draw_intervals(results: Sequence[Result], headline: str, metric: Metric, styles: Mapping[str, Look]) -> Picture:
     """Draw a row for each result: mean over folds, and the 95 % interval."""
 
     def fill(figure: Figure) -> None:
@@ -34,15 +35,15 @@ def draw_intervals(results: Sequence[Result], headline: str, styles: Mapping[str
             axes.plot([mean], [place], look.marker, color=look.colour, markersize=6, markeredgecolor="white")
         axes.set_yticks(range(len(results)), [f"{styles[each.model].label} · {each.aggregator}" for each in results])
         axes.set_ylim(len(results) - 0.4, -0.6)
-        axes.set_xlabel(f"{metric(headline)}: mean over folds, 95 % bootstrap interval over patients")
+        axes.set_xlabel(f"{metric.words}: mean over folds, 95 % bootstrap interval over patients")
         axes.grid(axis="x", linewidth=0.4, alpha=0.6)
-        _mark_chance(axes, headline, "x")
+        _mark_chance(axes, metric.chance, "x")
 
-    title = f"{metric(headline)} of each model and aggregator with its 95 % interval"
+    title = f"{metric.words} of each model and aggregator with its 95 % interval"
     return picture("intervals", title, (8.4, 0.9 + 0.27 * len(results)), fill)
 
 
-def draw_folds(results: Sequence[Result], headline: str, styles: Mapping[str, Look]) -> Picture:
+def draw_folds(results: Sequence[Result], headline: str, metric: Metric, styles: Mapping[str, Look]) -> Picture:
     """Draw a dot for each fold; lines join the same fold under different models (or aggregators, of a single model)."""
     models, aggregators = (
         list(dict.fromkeys(getattr(each, name) for each in results)) for name in ("model", "aggregator")
@@ -77,22 +78,21 @@ def draw_folds(results: Sequence[Result], headline: str, styles: Mapping[str, Lo
         axes.set_xticks(range(len(group)), ticks, rotation=35 if crowded else 0, ha="right" if crowded else "center")
         axes.set_xlim(-0.5, len(group) - 0.5)
         axes.set_title(short(names[index]))
-        axes.set_ylabel(f"{metric(headline)} in a test fold")
+        axes.set_ylabel(f"{metric.words} in a test fold")
         if len(defined):
             margin = 0.06 * max(float(np.ptp(defined)), 0.02)
             axes.set_ylim(float(defined.min()) - margin, float(defined.max()) + margin)
-        _mark_chance(axes, headline, "y")
+        _mark_chance(axes, metric.chance, "y")
 
-    title = f"{metric(headline)} of each fold; bars are means, lines join the same fold"
+    title = f"{metric.words} of each fold; bars are means, lines join the same fold"
     return panels("folds", title, len(groups), fill)
 
 
-def _mark_chance(axes: Axes, headline: str, axis: str) -> None:
-    """Mark what guessing reaches, where it is in sight."""
-    if headline not in CHANCE:
+def _mark_chance(axes: Axes, chance: float | None, axis: str) -> None:
+    """Mark what guessing reaches, if it lies within the axis."""
+    if chance is None:
         return
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
-    chance = CHANCE[headline]
     if low <= chance <= high:
         line = axes.axvline if axis == "x" else axes.axhline
         line(chance, color=GREY, linestyle=":", linewidth=1.2, zorder=0)

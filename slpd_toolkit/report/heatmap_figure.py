@@ -12,9 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from slpd_toolkit.core.files import atomic_path
-from slpd_toolkit.report.fonts import FAMILY, frames_without_warning, use_fonts
+from slpd_toolkit.figures.fonts import FAMILY, frames_without_warning, use_fonts
+from slpd_toolkit.figures.wording import short
 from slpd_toolkit.report.overlays import COLOUR_MAP
-from slpd_toolkit.report.wording import short
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics.intervals import Interval, mean_and_sd
-from slpd_toolkit.report.wording import CHANCE, TESTS, count, interval, mean_sd, metric, p_value, signed
+from slpd_toolkit.figures.wording import count
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import Interval
+from slpd_toolkit.report.wording import TESTS, interval, mean_sd, p_value, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +75,7 @@ def best_first(results: Sequence[Result], headline: str) -> list[Result]:
     return sorted(results, key=key)
 
 
-def verdict(paired: PairedResult, headline: str) -> Verdict:
+def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
     """Say what a comparison shows.
 
     The corrected t-test asks what another training set would have given, the permutation test what other patients
@@ -84,10 +86,7 @@ def verdict(paired: PairedResult, headline: str) -> Verdict:
     if difference < 0:  # a sentence begins with the higher one
         better, other, difference = other, better, -difference
         within = Interval(-within.high, -within.low, within.replicates)
-    start = (
-        f"{better} against {other}, {paired.aggregator}: "
-        f"{signed(difference)} {metric(headline)} {interval(within, sign=True)}"
-    )
+    start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {interval(within, sign=True)}"
     general, these = (paired.adjusted.get(name, math.nan) for name in ("corrected_t", "permutation"))
     if math.isnan(general) and math.isnan(these):
         return Verdict(f"{start}; no test is defined.", math.inf, differs=False)
@@ -112,16 +111,16 @@ def verdict(paired: PairedResult, headline: str) -> Verdict:
 
 def sentences(evaluation: Evaluation) -> list[str]:
     """Sum the outcome up."""
-    headline = evaluation.task.headline
+    headline, words = evaluation.task.headline, evaluation.task.known_metrics[evaluation.task.headline].words
     best = best_first(evaluation.results, headline)[0]
     first = (
-        f"{best.model}, {best.aggregator}: {metric(headline)} {mean_sd(best.values[headline])} "
+        f"{best.model}, {best.aggregator}: {words} {mean_sd(best.values[headline])} "
         f"over {count(len(best.folds), 'fold')}, 95 % interval {interval(best.intervals[headline])}."
     )
     if len(evaluation.results) > 1:
         first = f"Highest mean: {first} It was chosen by these very test folds: expect a little less."
     said = [first]
-    verdicts = [verdict(paired, headline) for paired in evaluation.comparisons]
+    verdicts = [verdict(paired, headline, words) for paired in evaluation.comparisons]
     if verdicts:
         differing = sum(each.differs for each in verdicts)
         said.append(
@@ -134,9 +133,9 @@ def sentences(evaluation: Evaluation) -> list[str]:
 
 def _near_chance(evaluation: Evaluation) -> list[str]:
     headline = evaluation.task.headline
-    if headline not in CHANCE:
+    chance = evaluation.task.known_metrics[headline].chance
+    if chance is None:
         return []
-    chance = CHANCE[headline]
     near = [
         f"{each.model}, {each.aggregator}"
         for each in evaluation.results

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from matplotlib import colormaps
 
-from slpd_toolkit.report.predictions import relative_ranks
+from slpd_toolkit.mil.tasks.predictions import relative_ranks
 
 if TYPE_CHECKING:
     from typing import Literal

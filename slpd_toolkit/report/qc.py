@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path, is_safe_name, write_text
+from slpd_toolkit.report.pages import render
 from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
@@ -82,10 +82,8 @@ def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) 
             }
         )
     failed = [{**asdict(failure), "picture": _picture(folder, failure.slide_id)} for failure in failures]
-    pages = Environment(
-        loader=PackageLoader("slpd_toolkit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = pages.get_template("contact_sheet.html").render(
+    page = render(
+        "contact_sheet.html",
         cache=cache.resolve().name,
         done=done,
         failures=failed,

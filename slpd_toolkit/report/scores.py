@@ -11,7 +11,7 @@ import numpy as np
 from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.core.version import __version__
-from slpd_toolkit.report.predictions import mean_attention
+from slpd_toolkit.report.mean_attention import mean_attention
 
 if TYPE_CHECKING:
     from pathlib import Path

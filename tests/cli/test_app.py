@@ -252,4 +252,4 @@ def test_a_wrong_flag_of_mil_eval_is_told_without_torch() -> None:
     arguments = ["mil-eval", "c", "--manifest", "m.csv", "--out", "o", "--model", "untrained", "--aggregator", "abmill"]
     done = python("-c", program, *arguments)
     assert done.stdout == "False 2\n"
-    assert "allowed: knn, probe, prototype-histogram, mean-mlp, abmil" in done.stderr
+    assert "allowed: abmil, clam-sb, ds-mil, hipt, knn" in done.stderr

@@ -342,7 +342,7 @@ def test_a_split_counts_once_however_often_it_is_given(separable: Planted, tmp_p
     for number, ids in ((0, slides), (1, slides[1:] + slides[:1]), (4, slides)):
         train = ids[:12] if number < 4 else ids[11::-1]
         write_split(tmp_path / f"splits_{number}.csv", train=train, val=ids[12:18], test=ids[18:])
-    with pytest.raises(UsageError, match=r"Splits 0, 4 divide the slides alike, and would count as 2 folds"):
+    with pytest.raises(UsageError, match=r"Splits 0, 4 divide the slides in the same way, but would count as 2 folds"):
         mil_eval.run(separable.config(tmp_path / "out", splits=(tmp_path,)))
     assert not (tmp_path / "out").exists()
 
@@ -476,7 +476,7 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     ("change", "settings", "said"),
     [
         (one_class, {}, "The slides are of class a;"),
-        (rare_class, {}, "4 folds need 4 patients a class or more; c has 3. Use 3 folds or fewer"),
+        (rare_class, {}, "4 folds need at least 4 patients per class; c has 3. Use 3 folds or fewer"),
         (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Find more patients, or leave"),
         (two_labels, {}, r"12 patients have more than one label: p0 \(a, b\)"),
         (other_ids, {}, r"the manifest has s000\.svs, the cache .* has s000"),
@@ -488,7 +488,7 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         (same, {"splits": (Path("nowhere"),)}, "--splits: nowhere does not exist"),
         (same, {"cache": None}, "Missing: the token cache, which mean-tokens is computed from"),
         (same, {"model": ("mean_tokens",)}, r"did you mean mean-tokens\?"),
-        (same, {"target": "slide_id"}, "4 folds need 4 patients a class or more; s000 has 1"),
+        (same, {"target": "slide_id"}, "4 folds need at least 4 patients per class; s000 has 1"),
         (same, {"classes": ("a",)}, "12 slides have a label not in --classes: b 12"),
         (same, {"classes": ("a", "b", "c")}, "to be told apart are a, b, c"),
     ],

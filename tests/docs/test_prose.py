@@ -140,7 +140,7 @@ def test_the_tables_of_file_formats_are_complete() -> None:
 
 def test_every_aggregator_is_explained() -> None:
     text = (REPOSITORY / "docs/evaluation.md").read_text(encoding="utf-8")
-    assert [name for name in AGGREGATORS if f"`{name}`" not in text] == []
+    assert [name for name in AGGREGATORS.names() if f"`{name}`" not in text] == []
 
 
 def test_settings_named_on_the_page_of_the_method_exist() -> None:

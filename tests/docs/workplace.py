@@ -15,7 +15,7 @@ import torch
 
 from slpd_toolkit.encoders.timm import _import_timm
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.cohort.splits import cross_validation
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.models.patch_vit import PatchViT
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from tests.cohorts import write_manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
-from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.evaluation import Comparison
 from slpd_toolkit.mil.statistics.intervals import Interval
 from slpd_toolkit.mil.statistics.paired_tests import PairedTest

@@ -6,7 +6,7 @@ import numpy as np
 
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.tasks.task import Classification
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
 
 
 def make_cohort(slides_of_patient: list[int], labels: list[str], sites: list[str] | None = None) -> Cohort:
@@ -49,8 +49,8 @@ def planted_bags(
     return Bags.pack(bags)
 
 
-def task_of(cohort: Cohort, *, ordinal: bool = False) -> Classification:
+def task_of(cohort: Cohort) -> Classification:
     """The labels of a cohort as a task."""
     assert cohort.strata is not None
     classes, targets = np.unique(cohort.strata, return_inverse=True)
-    return Classification(tuple(classes.tolist()), targets.astype(np.int64), ordinal)
+    return Classification(tuple(classes.tolist()), targets.astype(np.int64))

@@ -10,12 +10,14 @@ import numpy as np
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.cohort.splits import cross_validation
-from slpd_toolkit.mil.heads.folds import FoldPrediction
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.evaluation import Resampling, compare, fold_metrics, intervals
 from slpd_toolkit.mil.statistics.paired_tests import holm
 from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, RegionPlaces, Representation, Result
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +37,9 @@ def classification(
     rng = np.random.default_rng(seed)
     of_slide = np.repeat(np.arange(patients), rng.integers(1, 3, size=patients))
     targets = (of_slide % len(classes)).astype(np.int64)
-    return _cohort(of_slide, np.array(classes)[targets]), Classification(tuple(classes), targets, ordinal)
+    return _cohort(of_slide, np.array(classes)[targets]), (Ordinal if ordinal else Classification)(
+        tuple(classes), targets
+    )
 
 
 def survival(patients: int, *, seed: int = 0) -> tuple[Cohort, Task]:
@@ -169,7 +173,7 @@ def _outputs(task: Task, rows: IntArray, strength: float, rng: np.random.Generat
     assert isinstance(task, Classification)
     logits = rng.normal(size=(len(rows), len(task.classes)))
     distance = np.abs(np.arange(len(task.classes)) - task.targets[rows, None])
-    logits -= strength * (distance if task.ordinal else distance > 0)
+    logits -= strength * (distance if isinstance(task, Ordinal) else distance > 0)
     shares = np.exp(logits)
     probabilities: FloatArray = shares / shares.sum(axis=1, keepdims=True)
     return probabilities

@@ -156,7 +156,7 @@ def test_ordinal_classes(tmp_path: Path) -> None:
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 2.0, "dino": 1.0}))
     assert figures(tmp_path) == {"intervals", "folds", "calibration", "confusion-knn", "confusion-abmil"}
     assert "Results: quadratic kappa" in page.text
-    assert "Agreement beyond chance, with disagreement weighed" in page.text
+    assert "Agreement beyond chance, with disagreement weighted" in page.text
 
 
 def test_survival(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from slpd_toolkit.figures import wording as figure_wording
 from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
 from slpd_toolkit.mil.statistics.evaluation import Comparison
 from slpd_toolkit.mil.statistics.intervals import Interval
@@ -90,7 +91,7 @@ def paired(difference: float, corrected_t: float, permutation: float, *, delong:
 def test_a_sentence_claims_what_its_test_supports(
     difference: float, corrected_t: float, permutation: float, text: str, differs: bool
 ) -> None:
-    said = verdict(paired(difference, corrected_t, permutation), "auc")
+    said = verdict(paired(difference, corrected_t, permutation), "auc", "AUC")
     assert (said.text, said.differs) == (text, differs)
 
 
@@ -150,7 +151,7 @@ def test_noise_is_called_what_guessing_gives_and_signal_is_not() -> None:
 
 
 def test_numbers() -> None:
-    assert [wording.number(value) for value in (0.1234, -0.5, -0.0001, NAN)] == [
+    assert [figure_wording.number(value) for value in (0.1234, -0.5, -0.0001, NAN)] == [
         "0.123",
         "−0.500",
         "0.000",
@@ -166,6 +167,6 @@ def test_numbers() -> None:
     assert wording.mean_sd(np.array([0.5, NAN])) == "0.500"
     assert wording.mean_sd(np.array([0.4, 0.6])) == "0.500 ± 0.141"
     assert wording.interval(Interval(NAN, NAN, 0)) == "undefined"
-    assert (wording.count(1, "fold"), wording.count(1200, "fold")) == ("1 fold", "1,200 folds")
-    assert len(wording.short("x" * 100)) < 30
-    assert not wording.short("_hidden").startswith("_")
+    assert (figure_wording.count(1, "fold"), figure_wording.count(1200, "fold")) == ("1 fold", "1,200 folds")
+    assert len(figure_wording.short("x" * 100)) < 30
+    assert not figure_wording.short("_hidden").startswith("_")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slpd_toolkit.core.errors import Problems, UsageError
-from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.tasks.targets import read_classification, read_survival
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.cohort.split_kind import split_kind
+from slpd_toolkit.mil.tasks.task import task_class
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import StrArray
     from slpd_toolkit.mil.tasks.task import Task
 
-_TIME, _EVENT = "time", "event"
 _PATIENT = "patient_id"
-_LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
-"""What programs write where a value is missing; it may be a class all the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +34,8 @@ class Inputs:
     """The column or columns that are predicted."""
     task: Task
     cohort: Cohort
-    folds: StrArray | None
-    """(N,) cells of the fold column, if one is used."""
+    split_cells: Mapping[str, StrArray]
+    """For each column that the split kind uses its (N,) cells."""
     patient_of: Mapping[str, str]
     """Patient of every slide of the manifest, those that are left out included."""
     notes: tuple[str, ...]
@@ -59,7 +55,8 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
             embeddings of slides that are not listed; targets that cannot be used; a patient with two targets. All that
             can be told at once is.
     """
-    columns = target_columns(config)
+    kind = task_class(config.kind)
+    columns = kind.columns(config)
     _require_columns(table, columns, config)
     table = table.set_index("slide_id", drop=False).sort_index()
     patients = _patients(table)
@@ -67,8 +64,7 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     if _PATIENT not in table:
         notes.append("The manifest has no column patient_id: every slide counts as a patient of its own.")
     labelled = (table[columns] != "").all(axis=1)
-    if config.classes:
-        labelled &= table[config.target].isin(config.classes)
+    labelled &= kind.is_wanted(table[columns], config)
     usable = labelled & table.index.isin(set.intersection(*map(set, embedded.values())))
     for finding in _findings(table, labelled, columns, embedded):
         if config.allow_missing:
@@ -83,20 +79,14 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
         task = _read_task(chosen, columns, config)
         cohort = _cohort(chosen, patients[usable].to_numpy(np.str_), task, config)
     problems.raise_any()
-    notes += _assumed(task, config)
-    folds = None if config.fold_column is None else chosen[config.fold_column].to_numpy(np.str_)
-    return Inputs(", ".join(columns), task, cohort, folds, dict(zip(table.index, patients, strict=True)), tuple(notes))
-
-
-def target_columns(config: MilEvalConfig) -> list[str]:
-    """The manifest columns that are predicted: the target, or time and event."""
-    if config.kind == "survival":
-        return [config.time_column or _TIME, config.event_column or _EVENT]
-    return [config.target]
+    notes += task.assumptions(config)
+    split_cells = {name: chosen[name].to_numpy(np.str_) for name in split_kind(config.kind_of_split).columns(config)}
+    patient_of = dict(zip(table.index, patients, strict=True))
+    return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes))
 
 
 def _require_columns(table: pd.DataFrame, targets: list[str], config: MilEvalConfig) -> None:
-    needed = [*targets, *([config.site_column] if config.by_site else []), *filter(None, [config.fold_column])]
+    needed = [*targets, *split_kind(config.kind_of_split).columns(config)]
     absent = [name for name in needed if name not in table]
     if absent:
         near = {name: get_close_matches(name, table.columns, n=1) for name in absent}
@@ -151,31 +141,14 @@ def _no_slide(table: pd.DataFrame, embedded: Mapping[str, Collection[str]]) -> U
 def _read_task(chosen: pd.DataFrame, columns: list[str], config: MilEvalConfig) -> Task:
     slides = chosen.index.to_numpy(np.str_)
     cells = [chosen[name].to_numpy(np.str_) for name in columns]
-    if config.kind == "survival":
-        return read_survival(slides, cells[0], cells[1], bins=config.time_bins)
-    return read_classification(slides, cells[0], classes=config.classes, ordinal=config.kind == "ordinal")
-
-
-def _assumed(task: Task, config: MilEvalConfig) -> list[str]:
-    """What the classes were taken for, where nobody said it."""
-    if not isinstance(task, Classification) or config.classes:
-        return []
-    odd = [name for name in task.classes if name.lower() in _LIKE_NOTHING]
-    notes = []
-    if odd:
-        notes.append(f"{listed(odd)} counts as a class. Empty cells are what is missing; --classes leaves classes out.")
-    if task.ordinal and any(natural_key(name)[0] for name in task.classes):
-        notes.append(f"The order of the classes is taken to be {' < '.join(task.classes)}; --classes gives another.")
-    return notes
+    return task_class(config.kind).read(slides, cells, config)
 
 
 def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEvalConfig) -> Cohort:
     slides = chosen.index.to_numpy(np.str_)
-    strata: StrArray | None = task.strata
-    if isinstance(task, Survival):
-        _require_one_time(patients, task)
-        if task.events.all():
-            strata = None  # nobody is censored: there is nothing to balance
+    task.check_patients(patients)
+    # With a single stratum, as when nobody is censored, there is nothing to balance.
+    strata = task.strata if len(np.unique(task.strata)) > 1 else None
     sites = chosen[config.site_column].to_numpy(np.str_) if config.by_site else None
     if sites is not None and (sites == "").any():
         raise UsageError(
@@ -183,13 +156,3 @@ def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEva
             hint="Splitting by site needs a site for every slide.",
         )
     return Cohort(slides, patients, strata, sites)
-
-
-def _require_one_time(patients: StrArray, task: Survival) -> None:
-    pairs = sorted({(str(patient), float(time)) for patient, time in zip(patients, task.times, strict=True)})
-    twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
-    if twice:
-        raise UsageError(
-            f"{len(twice)} patients have more than one time: {listed(twice)}.",
-            hint="Survival belongs to patients: correct or drop these.",
-        )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import IntArray
     from slpd_toolkit.mil.bags import Bags, Scaler
-    from slpd_toolkit.mil.heads.aggregators.aggregator import Aggregator
+    from slpd_toolkit.mil.heads.aggregator import Aggregator
     from slpd_toolkit.mil.tasks.likelihoods import Objective
 
 _WINDOW_BATCHES = 8

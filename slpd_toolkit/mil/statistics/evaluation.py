@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.statistics.intervals import (
     Interval,
     draw_patients,
-    mean_and_sd,
     mean_over_folds,
     percentile_interval,
 )
@@ -21,14 +21,13 @@ from slpd_toolkit.mil.statistics.paired_tests import (
     draw_swaps,
     permutation_test,
 )
-from slpd_toolkit.mil.tasks.task import Classification
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.cohort.patients import Cohort, PatientTable
-    from slpd_toolkit.mil.heads.folds import FoldPrediction
+    from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.tasks.task import Task
 
 
@@ -175,12 +174,13 @@ def _delong(
 ) -> PairedTest | None:
     tested = np.concatenate([np.unique(table.of_slide[fold.rows]) for fold in first])
     repeated = len(np.unique(tested)) < len(tested)  # in repeats, and in others' splits that overlap
-    if not isinstance(task, Classification) or len(task.classes) != 2 or repeated:
-        return None
     folds = []
     for one, other in zip(first, second, strict=True):
+        binary = [task.binary_scores(fold.rows, fold.outputs) for fold in (one, other)]
+        if repeated or binary[0] is None or binary[1] is None:
+            return None
         _, index = np.unique(table.of_slide[one.rows], return_inverse=True)
-        positive = np.bincount(index, task.targets[one.rows]) > 0
-        scores = [np.bincount(index, fold.outputs[:, 1]) / np.bincount(index) for fold in (one, other)]
+        positive = np.bincount(index, binary[0][0]) > 0
+        scores = [np.bincount(index, each[1]) / np.bincount(index) for each in binary if each is not None]
         folds.append((positive, scores[0], scores[1]))
     return delong_test(folds)

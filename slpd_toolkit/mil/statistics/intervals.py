@@ -23,14 +23,6 @@ class Interval:
     """How many replicates it rests on: those in which the metric is defined."""
 
 
-def mean_and_sd(values: FloatArray) -> tuple[float, float]:
-    """Mean and sample standard deviation of the values that are not NaN; NaN where there are too few."""
-    defined = values[~np.isnan(values)]
-    mean = float(defined.mean()) if len(defined) else float("nan")
-    sd = float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
-    return mean, sd
-
-
 def draw_patients(strata: StrArray, replicates: int, rng: np.random.Generator) -> FloatArray:
     """Bootstrap: draw patients with replacement, each stratum as often as it is large, so that no class dies out.
 

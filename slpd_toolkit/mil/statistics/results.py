@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.cohort.patients import Cohort
-    from slpd_toolkit.mil.heads.folds import FoldPrediction
+    from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.statistics.evaluation import Comparison
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.tasks.task import Task

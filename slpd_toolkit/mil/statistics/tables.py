@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slpd_toolkit.mil.statistics.intervals import mean_and_sd
-from slpd_toolkit.mil.tasks.metrics import predicted_classes
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.fold_values import mean_and_sd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
-    from slpd_toolkit.mil.tasks.task import Task
 
 SCHEMA, VERSION = "slpd-mil-eval", 1
 LEVEL = 0.95
@@ -44,7 +41,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "schema": SCHEMA,
         "schema_version": VERSION,
         "target": evaluation.target,
-        "task": _task(evaluation.task),
+        "task": evaluation.task.document(),
         "cohort": _cohort(evaluation.cohort),
         "notes": list(evaluation.notes),
         "representations": [_representation(each, evaluation.cohort) for each in evaluation.representations],
@@ -60,17 +57,13 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
 def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[str, object]]]:
     """Columns and rows of predictions.csv: a row for each test slide of each split, by every model and aggregator."""
     task, cohort = evaluation.task, evaluation.cohort
-    if isinstance(task, Survival):
-        columns = [*_PREDICTION_COLUMNS, "time", "event", "risk"]
-    else:
-        assert isinstance(task, Classification)
-        columns = [*_PREDICTION_COLUMNS, "target", "predicted", *(f"probability_{name}" for name in task.classes)]
+    columns = [*_PREDICTION_COLUMNS, *task.prediction_columns]
 
     def rows() -> Iterator[dict[str, object]]:
         for result in evaluation.results:
             for fold in result.folds:
-                said = _said(task, fold.rows, fold.outputs)
-                for row, values in zip(fold.rows, said, strict=True):
+                cells = task.prediction_cells(fold.rows, fold.outputs)
+                for row, values in zip(fold.rows, cells, strict=True):
                     place = [result.model, result.aggregator, fold.repeat, fold.fold]
                     who = [cohort.slides[row], cohort.patients[row]]
                     yield dict(zip(columns, [*place, *who, *values], strict=True))
@@ -85,25 +78,6 @@ def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, obj
         for part, slides in split.parts.items():
             for slide in slides:
                 yield dict(zip(FOLD_COLUMNS, (split.repeat, split.fold, part, slide, patient_of[slide]), strict=True))
-
-
-def _said(task: Task, rows: Any, outputs: Any) -> Iterator[list[object]]:
-    if isinstance(task, Survival):
-        for row, (risk,) in zip(rows, outputs.tolist(), strict=True):
-            yield [float(task.times[row]), int(task.events[row]), risk]
-        return
-    assert isinstance(task, Classification)
-    predicted = predicted_classes(outputs, ordinal=task.ordinal)
-    for row, index, probabilities in zip(rows, predicted, outputs.tolist(), strict=True):
-        yield [task.classes[task.targets[row]], task.classes[index], *probabilities]
-
-
-def _task(task: Task) -> dict[str, Any]:
-    if isinstance(task, Survival):
-        return {"kind": "survival", "headline": task.headline, "events": int(task.events.sum()), "time_bins": task.bins}
-    assert isinstance(task, Classification)
-    kind = "ordinal" if task.ordinal else "classification"
-    return {"kind": kind, "headline": task.headline, "classes": list(task.classes)}
 
 
 def _cohort(cohort: Cohort) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What is predicted per slide: columns, likelihood and metrics of each kind of target."""
+"""What is predicted per slide: columns, objective, metrics and figures of each kind of target."""

@@ -1,29 +1,101 @@
 """What heads are trained on: the likelihood of a task's targets, class weights included.
 
-A likelihood has the targets of all N slides, encoded by what the training part told (weights, time bins), and gives
-
-    loss      (B, outputs) logits of B slides to (B,) losses,
-    estimate  the logits of least loss for mixtures of training slides, which is what neighbours predict,
-    predict   logits to what a task judges: (B, C) class probabilities, or (B, 1) risks.
+An objective holds the targets of all N slides, encoded with what the training part provided (weights, time bins).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch.nn import functional as F
 
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.tasks.hazards import class_probabilities, hazard_loss, stops_and_passes, survival_curve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray
+
+    Fitted = Callable[[FloatArray], Tensor]
+    """(n, D) standardised embeddings to (n, outputs) logits."""
+
 _LEAST_SHARE = 1e-4
+_MOST_ITERATIONS = 2000
+# Columns that stand for intervals are this large, so that the penalty hardly touches their coefficients.
+_INTERVAL_SCALE = 10.0
+
+
+class Objective(ABC):
+    """Loss and predictions of one kind of target."""
+
+    outputs: int
+    """Number of logits per slide."""
+    labels: Tensor | None
+    """(N,) class indices, where the target has classes."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Loss of B slides: logits (B, outputs) and positions (B,) to (B,)."""
+
+    @abstractmethod
+    def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
+        """Logits of least loss for mixtures of slides, which is what nearest neighbours predict.
+
+        Args:
+            shares: (Q, n) weights of n slides in Q mixtures.
+            rows: (n,) positions of these slides.
+
+        Returns:
+            (Q, outputs)
+        """
+
+    @abstractmethod
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+        """Fit an L2-penalised linear model.
+
+        Args:
+            known: (n, D) standardised embeddings of the training slides.
+            rows: (n,) positions of these slides.
+            inverse_penalty: Weight of the summed loss against half the squared norm of the coefficients.
+        """
+
+    @abstractmethod
+    def predict(self, logits: Tensor) -> Tensor:
+        """Logits (B, outputs) to what the task's metrics take, such as class probabilities or risks."""
+
+
+def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) -> tuple[Tensor, Tensor]:
+    """Give each class the same weight in the training part.
+
+    Args:
+        classes: Names of the C classes.
+        targets: (N,) class index of each slide.
+        train: Rows of the training part.
+
+    Returns:
+        (N,) labels, and the (N,) weight of each slide.
+
+    Raises:
+        UsageError: A class has no training slide.
+    """
+    counts = np.bincount(targets[train], minlength=len(classes))
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent:
+        raise UsageError(f"A training part has no slide of {listed(absent)}.", hint="Use other folds, or leave it out.")
+    balance = len(train) / (len(classes) * counts)
+    return torch.tensor(targets), torch.tensor(balance[targets]).float()
 
 
 @dataclass(frozen=True, eq=False)
-class CrossEntropy:
+class CrossEntropy(Objective):
     """Weighted cross entropy of C classes."""
 
     labels: Tensor
@@ -41,13 +113,27 @@ class CrossEntropy:
         of_class = F.one_hot(self.labels[rows], self.outputs) * self.weights[rows].unsqueeze(1)
         return (shares @ of_class).clamp(min=_LEAST_SHARE).log()
 
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+        """Logistic regression."""
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS)
+        model.fit(known, self.labels[rows].numpy(), sample_weight=self.weights[rows].numpy())
+
+        def fitted(embeddings: FloatArray) -> Tensor:
+            scores = torch.tensor(model.decision_function(embeddings), dtype=torch.float32)
+            # For two classes scikit-learn returns the logit of the second against the first.
+            return scores if scores.ndim == 2 else torch.stack([torch.zeros_like(scores), scores], dim=1)
+
+        return fitted
+
     def predict(self, logits: Tensor) -> Tensor:
         """(B, C) -> (B, C) probabilities."""
         return logits.softmax(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
-class Hazards:
+class Hazards(Objective):
     """Weighted likelihood of discrete hazards, for ordered classes (with labels) or survival (without)."""
 
     interval: Tensor
@@ -70,11 +156,32 @@ class Hazards:
         odds = [(weighted @ each).clamp(min=_LEAST_SHARE).log() for each in (stops, passes)]
         return odds[0] - odds[1]
 
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+        """Logistic regression on the person-period table: a row for each interval that a slide reached.
+
+        Each interval has an intercept (Singer & Willett, J Educ Stat 1993;18:155).
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
+        slide, interval = torch.nonzero(stops + passes, as_tuple=True)
+        intercepts = _INTERVAL_SCALE * F.one_hot(interval, self.outputs).numpy()
+        model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS, fit_intercept=False)
+        model.fit(
+            np.hstack([known[slide.numpy()], intercepts]),
+            stops[slide, interval].numpy(),
+            sample_weight=self.weights[rows][slide].numpy(),
+        )
+        slopes, levels = np.split(model.coef_[0], [known.shape[1]])
+
+        def fitted(embeddings: FloatArray) -> Tensor:
+            logits = (embeddings @ slopes)[:, None] + _INTERVAL_SCALE * levels
+            return torch.tensor(logits, dtype=torch.float32)
+
+        return fitted
+
     def predict(self, logits: Tensor) -> Tensor:
         """(B, J) -> (B, C) class probabilities, or (B, 1) risks: minus the expected number of bins survived."""
         if self.labels is not None:
             return class_probabilities(logits)
         return -survival_curve(logits).sum(dim=1, keepdim=True)
-
-
-Objective = CrossEntropy | Hazards

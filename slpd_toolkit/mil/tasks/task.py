@@ -1,128 +1,181 @@
-"""What is predicted for a slide: a class, a grade, or survival."""
+"""What is predicted per slide, and all that the evaluation asks about it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
-from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.tasks import metrics, weighted_metrics
-from slpd_toolkit.mil.tasks.hazards import time_bin_edges, time_bins
-from slpd_toolkit.mil.tasks.likelihoods import CrossEntropy, Hazards
+from slpd_toolkit.config.mil_eval import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pandas as pd
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.figures.pictures import Look
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.cases import Choice
     from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.sections import FigureSection
 
 
-class Task(Protocol):
-    """What is predicted, for N slides in a fixed order. Rows index these slides."""
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task; higher is better."""
+
+    words: str
+    """Its name in tables and figures."""
+    chance: float | None = None
+    """What guessing reaches, whatever the shares of the classes."""
+
+
+class Task(ABC):
+    """What is predicted, for N slides in a fixed order. Rows index these slides.
+
+    A kind of target is one subclass in one file of `tasks/kinds/`, whose module names it as `TASK`. That file is
+    imported when settings are checked: it imports torch, scikit-learn and matplotlib inside functions only.
+    """
+
+    settings: ClassVar[frozenset[str]]
+    """Settings of `slpd mil-eval` that only some kinds of target use, and this one does."""
+    headline: ClassVar[str]
+    """Name of the metric that models are compared by."""
+    known_metrics: ClassVar[Mapping[str, Metric]]
+    """All metrics by name, in the order of tables."""
+    figures: ClassVar[tuple[str, ...]] = ()
+    """Stems of figures that all aggregators share."""
+    aggregator_figures: ClassVar[tuple[str, ...]] = ()
+    """Stems of figures of which each aggregator has one, `<stem>-<aggregator>`."""
+    strata_title: ClassVar[tuple[str, str]] = ("Classes", "class")
+    """Heading and first column of the table of strata."""
+    hardest: ClassVar[str]
+    """How the report's hardest slides are chosen, in a sentence."""
+
+    @classmethod
+    @abstractmethod
+    def columns(cls, settings: MilEvalConfig) -> list[str]:
+        """Return the manifest columns that are predicted."""
+
+    @classmethod
+    def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:  # noqa: ARG003
+        """Return which rows of the manifest, none of whose cells is empty, belong to the task."""
+        return cells.notna().all(axis=1)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Task:
+        """Read the columns.
+
+        Args:
+            slides: (N,) slide ids, for messages.
+            cells: For each of `columns` its (N,) cells.
+            settings: Further settings.
+
+        Raises:
+            UsageError: Cells that cannot be used, or targets that nothing can be learnt from.
+        """
+
+    def check_patients(self, patients: StrArray) -> None:  # noqa: B027
+        """Check targets that belong to patients, given the (N,) patient of each slide.
+
+        Raises:
+            UsageError: A patient has two targets.
+        """
+
+    def assumptions(self, settings: MilEvalConfig) -> list[str]:  # noqa: ARG002
+        """Return notes on what was assumed about the targets because no setting said it."""
+        return []
 
     @property
-    def headline(self) -> str:
-        """Name of the metric that models are selected and compared by; higher is better."""
-
-    @property
+    @abstractmethod
     def strata(self) -> StrArray:
         """(N,) what splits and resampling balance."""
 
-    def objective(self, train: IntArray) -> Objective:
-        """Fix class weights and time bins from the training rows alone."""
-
-    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """Judge the outputs (n, ...) for these n rows."""
-
-    def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
-        """`metrics` for R weightings (R, n) of the rows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Classification:
-    """Binary or multi-class classification, of ordered classes if `ordinal`."""
-
-    classes: tuple[str, ...]
-    """Names of the C classes; ordinal ones from low to high."""
-    targets: IntArray
-    """(N,) class index of each slide."""
-    ordinal: bool = False
-
     @property
-    def headline(self) -> str:
-        """AUC, or for ordered classes the quadratic kappa."""
-        return "quadratic_kappa" if self.ordinal else "auc"
+    def strata_names(self) -> Sequence[str]:
+        """The strata in the order of tables."""
+        return [str(name) for name in np.unique(self.strata)]
 
-    @property
-    def strata(self) -> StrArray:
-        """(N,) class names."""
-        return np.array(self.classes)[self.targets]
-
+    @abstractmethod
     def objective(self, train: IntArray) -> Objective:
-        """Cross entropy, or continuation-ratio hazards for ordered classes, with each class weighing the same.
+        """Fix class weights, time bins and the like from the training rows alone.
 
         Raises:
-            UsageError: A class has no training slide.
+            UsageError: Nothing can be learnt from these rows.
         """
-        counts = np.bincount(self.targets[train], minlength=len(self.classes))
-        absent = [name for name, count in zip(self.classes, counts, strict=True) if not count]
-        if absent:
-            raise UsageError(
-                f"A training part has no slide of {listed(absent)}.", hint="Use other folds, or leave it out."
-            )
-        balance = len(train) / (len(self.classes) * counts)
-        labels, weights = torch.tensor(self.targets), torch.tensor(balance[self.targets]).float()
-        if not self.ordinal:
-            return CrossEntropy(labels, weights, len(self.classes))
-        last = len(self.classes) - 2
-        return Hazards(labels.clamp(max=last), labels <= last, weights, last + 1, labels)
 
+    @abstractmethod
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """See `metrics.classification`."""
-        return metrics.classification(self.targets[rows], outputs, ordinal=self.ordinal)
+        """Compute all metrics of the outputs (n, ...) for these n rows."""
 
+    @abstractmethod
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
-        """See `weighted_metrics.classification`."""
-        return weighted_metrics.classification(self.targets[rows], outputs, weights, ordinal=self.ordinal)
+        """Compute `metrics` for R weightings (R, n) of the rows."""
 
-
-@dataclass(frozen=True, eq=False)
-class Survival:
-    """Survival with right censoring, learnt as discrete hazards over time bins."""
-
-    times: FloatArray
-    """(N,) follow-up times, in any unit."""
-    events: BoolArray
-    """(N,) true where the event was seen."""
-    bins: int = 4
-    """Time bins, with equally many training events each; MCAT and HIPT use four."""
+    def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:  # noqa: ARG002
+        """Return which rows are positive, and the score of each, if `auc` compares two classes: for DeLong's test."""
+        return None
 
     @property
-    def headline(self) -> str:
-        """The concordance index."""
-        return "c_index"
+    @abstractmethod
+    def prediction_columns(self) -> list[str]:
+        """Columns of predictions.csv that this kind of target fills."""
 
-    @property
-    def strata(self) -> StrArray:
-        """(N,) `event` or `censored`."""
-        return np.where(self.events, "event", "censored")
+    @abstractmethod
+    def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
+        """Yield the cells of `prediction_columns` for each row."""
 
-    def objective(self, train: IntArray) -> Objective:
-        """Discrete hazards over bins of the training events' times.
+    @abstractmethod
+    def document(self) -> dict[str, object]:
+        """Return what metrics.json says of the task."""
 
-        Raises:
-            UsageError: No event in the training part.
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """Return lines of the report's table of what was evaluated; `task` is one of them."""
+
+    @abstractmethod
+    def definitions(self) -> dict[str, str]:
+        """Return the report's definitions of the metrics: term and text."""
+
+    def draw(
+        self,
+        results: Sequence[ModelOutputs],  # noqa: ARG002
+        styles: Mapping[str, Look],  # noqa: ARG002
+        patients: StrArray,  # noqa: ARG002
+    ) -> list[FigureSection]:
+        """Draw the figures of this kind of target.
+
+        Args:
+            results: Every model under every aggregator.
+            styles: How each model is drawn.
+            patients: (N,) patient of each slide.
         """
-        edges = time_bin_edges(self.times[train], self.events[train], self.bins)
-        interval, weights = torch.tensor(time_bins(self.times, edges)), torch.ones(len(self.times))
-        return Hazards(interval, torch.tensor(self.events), weights, len(edges) + 1, labels=None)
+        return []
 
-    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """See `metrics.survival`."""
-        return metrics.survival(self.times[rows], self.events[rows], outputs[:, 0])
+    @abstractmethod
+    def choose_cases(
+        self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
+    ) -> list[Choice]:
+        """Choose the hardest and the surest slides of each result.
 
-    def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
-        """See `weighted_metrics.survival`."""
-        return weighted_metrics.survival(self.times[rows], self.events[rows], outputs[:, 0], weights)
+        Args:
+            results: Every model under every aggregator.
+            slides: (N,) slide ids.
+            patients: (N,) patient of each slide.
+            limit: Most slides of either sort.
+        """
+
+
+def task_class(name: str) -> type[Task]:
+    """Import a kind of target.
+
+    Raises:
+        UsageError: There is none of this name; the message lists those that exist.
+    """
+    found: type[Task] = TASKS.load(name).TASK
+    return found

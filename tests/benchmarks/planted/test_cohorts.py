@@ -23,10 +23,11 @@ from benchmarks.planted.cohorts import (
 from slpd_toolkit.core.manifest import read_table
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.cohort.splits import cross_validation
-from slpd_toolkit.mil.heads.folds import run_folds
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
-from slpd_toolkit.mil.tasks.targets import read_classification
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.store.token_file import TokenStore
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def test_slides_have_three_to_six_architectures_and_patients_up_to_three_slides(
 def test_the_true_mixture_tells_targets_and_the_histogram_of_kinds_does_not(column: str) -> None:
     truth = plan(Planted(slides=300))
     ids, values = truth.slide_ids, getattr(truth, column).astype(str)
-    task = read_classification(ids, values, ordinal=column == "grade")
+    task = (Ordinal if column == "grade" else Classification).from_labels(ids, values)
     splits = cross_validation(Cohort(ids, truth.patients, task.strata), folds=5)
     mixture = truth.mixture()
     kinds = np.zeros((300, 4))

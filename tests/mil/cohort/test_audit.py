@@ -9,7 +9,8 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.audit import SharedVectors, audit_split, find_shared_vectors
 from slpd_toolkit.mil.cohort.clam_tables import read_labels, read_split
-from slpd_toolkit.mil.cohort.splits import Split, cross_validation
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.cohort.splits import Split
 from tests.mil.planted import make_cohort
 
 if TYPE_CHECKING:

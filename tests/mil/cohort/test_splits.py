@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.cohort.splits import Split, cross_validation, from_column
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.cohort.split_kinds.fold_column import from_column
+from slpd_toolkit.mil.cohort.splits import Split
 from tests.mil.planted import make_cohort
 
 
@@ -122,7 +124,7 @@ def test_a_class_in_fewer_sites_than_folds_is_refused() -> None:
     cohort = make_cohort(
         [1] * 8, ["a", "a", "b", "b", "b", "a", "b", "a"], ["s0", "s1", "s2", "s2", "s2", "s2", "s3", "s3"]
     )
-    with pytest.raises(UsageError, match="3 folds need 3 sites a class or more; b has 2"):
+    with pytest.raises(UsageError, match="3 folds need at least 3 sites per class; b has 2"):
         cross_validation(cohort, folds=3, by_site=True)
 
 
@@ -141,7 +143,7 @@ def test_by_site_needs_sites() -> None:
 
 def test_a_class_with_fewer_patients_than_folds_is_refused_however_many_slides_it_has() -> None:
     cohort = make_cohort([1] * 10 + [9, 9], ["IDC"] * 10 + ["ILC"] * 2)
-    with pytest.raises(UsageError, match="5 folds need 5 patients a class or more; ILC has 2"):
+    with pytest.raises(UsageError, match="5 folds need at least 5 patients per class; ILC has 2"):
         cross_validation(cohort, folds=5)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.mil.cohort.splits import Split, cross_validation
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.cohort.splits import Split
 from slpd_toolkit.mil.cohort.training_subsets import keep_fraction, keep_shots
 from tests.mil.planted import make_cohort
 

@@ -33,13 +33,13 @@ def test_training_a_head_does_not_import_torch_s_compiler() -> None:
 import sys
 import numpy as np, torch
 from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.heads.one_fold import PartRows, train_and_predict
+from slpd_toolkit.mil.heads.head import PartRows, load_head
 from slpd_toolkit.mil.tasks.likelihoods import CrossEntropy
 from slpd_toolkit.mil.heads.training import HeadTraining
 bags = Bags(tuple("abcdef"), np.ones((6, 4), np.float32), np.arange(7))
 objective = CrossEntropy(torch.arange(6) % 2, torch.ones(6), 2)
 rows = PartRows(*np.arange(6).reshape(3, 2))
-train_and_predict(bags, objective, rows, "abmil", HeadTraining(steps=2), (0, 0))
+load_head("abmil").train_and_predict(bags, objective, rows, HeadTraining(steps=2), (0, 0))
 print(sorted({"torch._dynamo", "sympy", "sklearn", "pandas", "h5py"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)

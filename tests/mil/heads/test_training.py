@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from slpd_toolkit.mil.heads.aggregators.pooling import AttentionMil, MeanPoolMlp
+from slpd_toolkit.mil.heads.aggregators.abmil import AttentionMil
+from slpd_toolkit.mil.heads.aggregators.mean_mlp import MeanPoolMlp
 from slpd_toolkit.mil.heads.training import HeadTraining, batches, predict, train_head
 from tests.mil.planted import make_cohort, planted_bags, task_of
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slpd_toolkit.mil.cohort.splits import cross_validation
-from slpd_toolkit.mil.heads.folds import run_folds
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import TESTS, compare_all
 from slpd_toolkit.mil.statistics.evaluation import Resampling, compare, fold_metrics, intervals

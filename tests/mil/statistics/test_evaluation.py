@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from slpd_toolkit.mil.cohort.splits import Split, cross_validation
-from slpd_toolkit.mil.heads.folds import FoldPrediction, run_folds
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.cohort.splits import Split
+from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction, run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.evaluation import Resampling, compare, fold_metrics, intervals
 from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, delong_test
-from slpd_toolkit.mil.tasks.task import Classification, Survival, Task
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 from tests.mil.planted import make_cohort, planted_bags, task_of
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.tasks.task import Task
 
 FEW = Resampling(replicates=300, permutations=300, seed=4)
 
@@ -222,7 +225,7 @@ def test_survival_and_grades_are_evaluated_alike() -> None:
     rng = np.random.default_rng(0)
     cohort = make_cohort([1] * 60, ["1", "2", "3"] * 20)
     survival: Task = Survival(rng.exponential(size=60), rng.random(60) < 0.7)
-    grades: Task = Classification(("1", "2", "3"), np.arange(60) % 3, ordinal=True)
+    grades: Task = Ordinal(("1", "2", "3"), np.arange(60) % 3)
     splits = cross_validation(cohort, folds=3)
     for task, outputs in ((survival, rng.normal(size=(60, 1))), (grades, rng.dirichlet(np.ones(3), size=60))):
         model, other = as_model(cohort, splits, outputs), as_model(cohort, splits, outputs[::-1])

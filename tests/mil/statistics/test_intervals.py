@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slpd_toolkit.mil.statistics.intervals import draw_patients, mean_and_sd, mean_over_folds, percentile_interval
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import draw_patients, mean_over_folds, percentile_interval
 from slpd_toolkit.mil.tasks import metrics, weighted_metrics
 
 

@@ -4,24 +4,23 @@ import numpy as np
 import pytest
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.mil.tasks.targets import read_classification, read_survival
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 
 SLIDES = np.array(["s0", "s1", "s2", "s3"])
 
 
 def test_classes_are_sorted_as_numbers_where_they_are_numbers() -> None:
-    task = read_classification(SLIDES, np.array(["10", " 9", "x", "9"]))
+    task = Classification.from_labels(SLIDES, np.array(["10", " 9", "x", "9"]))
     assert task.classes == ("9", "10", "x")
     assert task.targets.tolist() == [1, 0, 2, 0]
-    assert not task.ordinal
 
 
 def test_the_order_of_classes_can_be_given() -> None:
-    task = read_classification(
-        SLIDES, np.array(["low", "high", "mid", "low"]), classes=["low", "mid", "high"], ordinal=True
-    )
+    task = Ordinal.from_labels(SLIDES, np.array(["low", "high", "mid", "low"]), classes=["low", "mid", "high"])
     assert task.targets.tolist() == [0, 2, 1, 0]
-    assert task.ordinal
+    assert isinstance(task, Ordinal)
 
 
 @pytest.mark.parametrize(
@@ -31,27 +30,29 @@ def test_the_order_of_classes_can_be_given() -> None:
         (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no usable label: s1 \('c'\).*Allowed: a or b"),
         (["a", "a", "a", "a"], [], "of class a; to be told apart are a"),
         (["a", "a", "b", "a"], ["a", "b", "c"], "of class a, b; to be told apart are a, b, c"),
-        (["0", "1", "1.0", "0"], [], "differ in their spelling alone: 1 and 1.0.*--classes"),
-        (["LUAD", "luad", "x", "x"], [], "differ in their spelling alone: LUAD and luad"),
+        (["0", "1", "1.0", "0"], [], "differ only in spelling: 1 and 1.0.*--classes"),
+        (["LUAD", "luad", "x", "x"], [], "differ only in spelling: LUAD and luad"),
     ],
 )
 def test_labels_that_make_no_task_are_refused(labels: list[str], classes: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_classification(SLIDES, np.array(labels), classes=classes)
+        Classification.from_labels(SLIDES, np.array(labels), classes=classes)
 
 
 def test_spellings_that_are_named_are_classes() -> None:
-    assert read_classification(SLIDES, np.array(["a", "A", "a", "A"]), classes=["A", "a"]).classes == ("A", "a")
+    assert Classification.from_labels(SLIDES, np.array(["a", "A", "a", "A"]), classes=["A", "a"]).classes == ("A", "a")
 
 
 def test_no_labels_at_all_are_refused() -> None:
     empty = np.array([], dtype=np.str_)
     with pytest.raises(UsageError, match="of class none"):
-        read_classification(empty, empty)
+        Classification.from_labels(empty, empty)
 
 
 def test_times_and_events_are_read() -> None:
-    task = read_survival(SLIDES, np.array(["1", " 2.5", "0", "1e2"]), np.array(["1", "0.0", "True", " 0"]), bins=3)
+    task = Survival.from_cells(
+        SLIDES, np.array(["1", " 2.5", "0", "1e2"]), np.array(["1", "0.0", "True", " 0"]), bins=3
+    )
     assert task.times.tolist() == [1, 2.5, 0, 100]
     assert task.events.tolist() == [True, False, True, False]
     assert task.bins == 3
@@ -68,9 +69,9 @@ def test_times_and_events_are_read() -> None:
 )
 def test_survival_that_makes_no_task_is_refused(times: list[str], events: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_survival(SLIDES, np.array(times), np.array(events))
+        Survival.from_cells(SLIDES, np.array(times), np.array(events))
 
 
 def test_one_bin_is_refused() -> None:
     with pytest.raises(UsageError, match="Got 1 time bins"):
-        read_survival(SLIDES, np.array(["1"] * 4), np.array(["1"] * 4), bins=1)
+        Survival.from_cells(SLIDES, np.array(["1"] * 4), np.array(["1"] * 4), bins=1)

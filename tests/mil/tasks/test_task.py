@@ -8,7 +8,9 @@ from torch.nn import functional as F
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.tasks import metrics, weighted_metrics
 from slpd_toolkit.mil.tasks.hazards import hazard_loss
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 
 TARGETS = np.array([0, 1, 1, 2, 0, 1, 2, 2])
 TRAIN = np.array([0, 1, 2, 3, 5])
@@ -27,7 +29,7 @@ def test_classes_weigh_the_same_and_only_train_is_counted() -> None:
 
 
 def test_ordered_classes_are_hazards_that_stop_at_the_class() -> None:
-    task = Classification(("low", "mid", "high"), TARGETS, ordinal=True)
+    task = Ordinal(("low", "mid", "high"), TARGETS)
     objective = task.objective(TRAIN)
     assert objective.outputs == 2
     assert objective.labels is not None
@@ -65,7 +67,7 @@ def test_metrics_judge_the_rows_they_are_given() -> None:
     outputs = np.array([[0.2, 0.2, 0.6], [0.5, 0.3, 0.2], [0.4, 0.35, 0.25]])
     weights = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]])
     for ordinal in (False, True):
-        task = Classification(("a", "b", "c"), TARGETS, ordinal)
+        task = (Ordinal if ordinal else Classification)(("a", "b", "c"), TARGETS)
         assert task.metrics(rows, outputs) == metrics.classification(TARGETS[rows], outputs, ordinal=ordinal)
         assert task.headline in task.metrics(rows, outputs)
         found = task.weighted_metrics(rows, outputs, weights)

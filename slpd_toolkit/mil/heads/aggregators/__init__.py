@@ -1,1 +1,1 @@
-"""Aggregators: a bag of region embeddings to the logits of a slide. Small networks, one file each."""
+"""Aggregators, one file each: `--aggregator` lists them. Each module names its head as `HEAD`."""

@@ -1,4 +1,4 @@
-"""CLAM with a single attention branch: gated attention, and region classifiers taught by the attention itself."""
+"""CLAM-SB, gated attention with region classifiers that learn from the attention."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slpd_toolkit.mil.heads.aggregators.pooling import AttentionMil
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.heads.aggregators.abmil import AttentionMil
+from slpd_toolkit.mil.heads.bag_network import BagNetwork
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
     from slpd_toolkit.mil.tasks.likelihoods import Objective
@@ -40,6 +44,26 @@ class ClamSb(AttentionMil):
         super().__init__(width, outputs, hidden=hidden, dropout=dropout)
         self.classes, self.sampled = classes, sampled
         self.region_classifier = nn.Linear(hidden, classes)
+
+    @classmethod
+    def check(cls, objective: Objective) -> None:
+        """Check that the objective has classes.
+
+        Raises:
+            UsageError: It has none.
+        """
+        if objective.labels is None:
+            raise UsageError(
+                "--aggregator: clam-sb clusters regions by class, and this target has no classes.",
+                hint="Use another aggregator.",
+            )
+
+    @classmethod
+    def for_objective(cls, width: int, objective: Objective) -> Self:
+        """Build it with a region classifier per class."""
+        cls.check(objective)
+        assert objective.labels is not None
+        return cls(width, objective.outputs, classes=int(objective.labels.max()) + 1)
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
         """(B,) 0.7 x loss of the slides + 0.3 x loss of the sampled regions."""
@@ -82,3 +106,6 @@ class ClamSb(AttentionMil):
         """
         picked = regions.gather(1, chosen.unsqueeze(2).expand(-1, -1, regions.shape[2]))
         return F.softplus(self.region_classifier(picked) * (1 - 2 * positive) + _MARGIN)
+
+
+HEAD = BagNetwork(ClamSb)

@@ -1,4 +1,4 @@
-"""DS-MIL: the most telling region of each class, and attention by likeness to it."""
+"""DS-MIL, attention by similarity to the critical region of each class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from slpd_toolkit.mil.heads.aggregators.aggregator import Aggregator, BagOutput, masked_softmax
+from slpd_toolkit.mil.heads.aggregator import Aggregator, BagOutput, masked_softmax
+from slpd_toolkit.mil.heads.bag_network import BagNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,3 +59,6 @@ class DsMil(Aggregator):
         attention = masked_softmax(likeness, mask)
         pooled = torch.einsum("bno,bnd->bod", attention, self.value(bags))
         return of_regions, self.bag_classifier(pooled.flatten(1)), attention
+
+
+HEAD = BagNetwork(DsMil)

@@ -1,4 +1,4 @@
-"""TransMIL: two attention layers with a convolution between them, over the bag laid out as a square."""
+"""TransMIL, self-attention over the bag laid out as a square."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from slpd_toolkit.mil.heads.aggregators.aggregator import Aggregator, BagOutput
+from slpd_toolkit.mil.heads.aggregator import Aggregator, BagOutput
+from slpd_toolkit.mil.heads.bag_network import BagNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,3 +94,6 @@ class SquareConvolution(nn.Module):
         image = square[:, :-1].transpose(1, 2).reshape(len(tokens), -1, side, side)
         encoded: Tensor = image + sum(convolution(image) for convolution in self.convolutions)
         return encoded.flatten(2).transpose(1, 2).gather(1, common.clamp(max=side * side - 1))
+
+
+HEAD = BagNetwork(TransMil)

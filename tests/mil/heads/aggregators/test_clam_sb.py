@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from slpd_toolkit.mil.heads.aggregators.clam_sb import ClamSb
-from slpd_toolkit.mil.tasks.task import Classification, Survival
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 
 OBJECTIVE = Classification(("a", "b", "c"), np.array([2, 0, 1, 1])).objective(np.arange(4))
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from slpd_toolkit.mil.heads.aggregators.ds_mil import DsMil
-from slpd_toolkit.mil.tasks.task import Classification
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
 
 
 @torch.no_grad()

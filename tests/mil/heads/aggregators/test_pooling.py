@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from slpd_toolkit.mil.heads.aggregators.pooling import AttentionMil, MeanPoolMlp
+from slpd_toolkit.mil.heads.aggregators.abmil import AttentionMil
+from slpd_toolkit.mil.heads.aggregators.mean_mlp import MeanPoolMlp
 
 
 @torch.no_grad()

@@ -1,0 +1,139 @@
+"""Folds of whole patients with balanced classes, by site on request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.split_kind import SplitKind
+from slpd_toolkit.mil.cohort.splits import MIN_FOLDS, rotate_folds
+
+if TYPE_CHECKING:
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.mil.arrays import IntArray, StrArray
+    from slpd_toolkit.mil.cohort.inputs import Inputs
+    from slpd_toolkit.mil.cohort.patients import Cohort, PatientTable
+    from slpd_toolkit.mil.cohort.splits import Split
+
+
+class CrossValidation(SplitKind):
+    """Folds that this command makes."""
+
+    settings: ClassVar = frozenset({"repeats", "by_site"})
+    makes_folds: ClassVar = True
+
+    @classmethod
+    def columns(cls, settings: MilEvalConfig) -> list[str]:
+        """The site, if sites are kept whole."""
+        return [settings.site_column] if settings.by_site else []
+
+    @classmethod
+    def divide(cls, inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
+        """See `cross_validation`."""
+        assert settings.fold_count is not None
+        splits = cross_validation(
+            inputs.cohort,
+            folds=settings.fold_count,
+            repeats=settings.repeats,
+            seed=settings.seed,
+            by_site=settings.by_site,
+        )
+        return splits, []
+
+
+def cross_validation(
+    cohort: Cohort, *, folds: int, repeats: int = 1, seed: int = 0, by_site: bool = False
+) -> list[Split]:
+    """Split patients into folds: fold k is the test set, fold k + 1 the validation set, the rest train.
+
+    Each class has the same share of train, val and test, and every patient is in val once and in test once per repeat.
+
+    Args:
+        cohort: Who is split. Patients are the unit: classes are balanced over patients, not over slides.
+        folds: Number of folds, three or more.
+        repeats: Number of divisions.
+        seed: Source of the divisions. They do not depend on the order of the slides.
+        by_site: Keep every site within one fold, so that test sites were not trained on. Large sites leave little to
+            shuffle.
+
+    Returns:
+        `repeats` x `folds` splits, repeat by repeat.
+
+    Raises:
+        UsageError: Fewer than three folds, a class with fewer patients (or sites) than folds, a fold that sites leave
+            without a class, or repeats that sites force to be equal.
+    """
+    if folds < MIN_FOLDS or repeats < 1:
+        raise UsageError(
+            f"Got {folds} folds and {repeats} repeats.",
+            hint=f"Allowed: {MIN_FOLDS} folds or more (one each for train, val and test), 1 repeat or more.",
+        )
+    table = cohort.patient_table()
+    if by_site and table.sites is None:
+        raise UsageError("Splitting by site needs a site for every slide.", hint="Add a column `site` to the manifest.")
+    units = table.sites if by_site else None
+    _require_enough(table, units, folds)
+    splits: list[Split] = []
+    seen: set[frozenset[frozenset[str]]] = set()
+    for repeat in range(repeats):
+        fold_of_patient = _assign(table, units, folds, np.random.default_rng([seed, repeat]))
+        _require_all_classes(table, fold_of_patient)
+        division = rotate_folds(cohort, fold_of_patient[table.of_slide], folds, repeat)
+        folds_seen = frozenset(frozenset(split.test) for split in division)
+        if folds_seen in seen:
+            raise UsageError(
+                f"Repeat {repeat} has the same folds as an earlier one.",
+                hint="Too few sites to shuffle: use one repeat.",
+            )
+        seen.add(folds_seen)
+        splits += division
+    return splits
+
+
+def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.random.Generator) -> IntArray:
+    """(P,) the test fold of each patient."""
+    fold_of_patient = np.empty(len(table.ids), dtype=np.int64)
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if units is None:
+        divisions = StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(
+            table.ids, table.strata
+        )
+    else:
+        # Up to scikit-learn 1.7 its own shuffle mixes up the groups and loses the stratification (scikit-learn #32478).
+        # Renaming the groups at random shuffles as well: ties between groups are broken by name.
+        names, codes = np.unique(units, return_inverse=True)
+        renamed = rng.permutation(len(names))[codes]
+        divisions = StratifiedGroupKFold(folds).split(table.ids, table.strata, renamed)
+    for fold, (_, test) in enumerate(divisions):
+        fold_of_patient[test] = fold
+    return fold_of_patient
+
+
+def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> None:
+    kind, members = ("patients", table.ids) if units is None else ("sites", units)
+    counts = {str(name): len(np.unique(members[table.strata == name])) for name in np.unique(table.strata)}
+    few = [f"{name or 'the cohort'} has {count}" for name, count in counts.items() if count < folds]
+    if few:
+        most = min(counts.values())
+        fewer = f"Use {most} folds or fewer (at least {MIN_FOLDS})" if most >= MIN_FOLDS else f"Find more {kind}"
+        raise UsageError(
+            f"{folds} folds need at least {folds} {kind} per class; {listed(few)}.",
+            hint=f"{fewer}, or leave these classes out.",
+        )
+
+
+def _require_all_classes(table: PatientTable, fold_of_patient: IntArray) -> None:
+    for fold in np.unique(fold_of_patient):
+        absent = np.setdiff1d(table.strata, table.strata[fold_of_patient == fold])
+        if len(absent):
+            raise UsageError(
+                f"Fold {fold} has no patient of {listed(absent)}: its sites hold none.",
+                hint="Use fewer folds, or do not split by site.",
+            )
+
+
+SPLIT_KIND = CrossValidation

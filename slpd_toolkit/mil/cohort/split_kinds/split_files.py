@@ -1,0 +1,112 @@
+"""Split files of CLAM or HIPT, splits_<number>.csv."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.mil.cohort.clam_tables import read_split
+from slpd_toolkit.mil.cohort.split_kind import SplitKind
+from slpd_toolkit.mil.cohort.splits import find_equal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.mil.cohort.inputs import Inputs
+    from slpd_toolkit.mil.cohort.splits import Split
+
+_NUMBER = re.compile(r"splits_(\d+)\.csv$")
+
+
+class SplitFiles(SplitKind):
+    """Splits of --splits."""
+
+    settings: ClassVar = frozenset({"splits"})
+
+    @classmethod
+    def divide(cls, inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
+        """Read the files, and leave out slides that are not evaluated if slides may be missing.
+
+        Raises:
+            UsageError: No files; slides that are not evaluated; an empty part; splits that are equal.
+        """
+        if not settings.splits:
+            raise UsageError(
+                "--split-kind split-files needs --splits.", hint="Give a splits_*.csv, or a folder of them."
+            )
+        splits = read_splits(settings.splits)
+        known = set(inputs.cohort.slides.tolist())
+        named = {slide for split in splits for part in split.parts.values() for slide in part}
+        notes = []
+        absent = sorted(named - known)
+        if absent:
+            message = f"{len(absent)} slides of the splits are not evaluated: {listed(absent)}."
+            if not settings.allow_missing:
+                raise UsageError(message, hint="They need a target and an embedding; --allow-missing leaves them out.")
+            notes.append(message)
+            splits = [split.restricted_to(known) for split in splits]
+        unused = sorted(known - named)
+        if unused:
+            notes.append(f"{len(unused)} slides are in no split: {listed(unused)}.")
+        for split in splits:
+            empty = [name for name, part in split.parts.items() if not part]
+            if empty:
+                raise UsageError(
+                    f"Split {split.fold}: no slide of {', '.join(empty)} has a target and an embedding.",
+                    hint="Embed and label more slides, or use other splits.",
+                )
+        for numbers in find_equal(splits):
+            raise UsageError(
+                f"Splits {listed(map(str, numbers))} divide the slides in the same way, but would count as "
+                f"{len(numbers)} folds.",
+                hint="Give each split once.",
+            )
+        return splits, notes
+
+
+def split_files(paths: Sequence[Path]) -> list[Path]:
+    """Find split files and those of folders, in the order of their numbers.
+
+    CLAM's `_bool` and descriptor tables are skipped.
+
+    Raises:
+        UsageError: A path that does not exist, or a folder without splits.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = [each for each in path.glob("*.csv") if _number_in(each)]
+            if not inside:
+                raise UsageError(
+                    f"--splits: {path} has no splits_<number>.csv.", hint="Give the folder that holds CLAM's splits."
+                )
+            found += sorted(inside, key=lambda each: natural_key(_number_in(each)))
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UsageError(f"--splits: {path} does not exist.", hint="Give a splits_*.csv, or a folder of them.")
+    return found
+
+
+def read_splits(paths: Sequence[Path]) -> list[Split]:
+    """Read split files; a split's number is the one in its file name if these are unique, else its position.
+
+    Raises:
+        UsageError: A file is not a table of splits.
+    """
+    files = split_files(paths)
+    numbers = [_number_in(path) for path in files]
+    named = all(numbers) and len(set(numbers)) == len(numbers)
+    return [read_split(path, int(numbers[place]) if named else place) for place, path in enumerate(files)]
+
+
+def _number_in(path: Path) -> str:
+    match = _NUMBER.search(path.name)
+    return match[1] if match else ""
+
+
+SPLIT_KIND = SplitFiles

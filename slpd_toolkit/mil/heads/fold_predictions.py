@@ -1,0 +1,140 @@
+"""From splits to predictions of their test parts, one head per split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.workers import in_processes
+from slpd_toolkit.mil.heads.head import HeadResult, PartRows, load_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray
+    from slpd_toolkit.mil.bags import Bags
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.heads.training import Check, HeadTraining
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class FoldPrediction:
+    """Predictions of one split's test part."""
+
+    repeat: int
+    fold: int
+    rows: IntArray
+    """(n,) positions of the test slides in the bags and the task."""
+    outputs: FloatArray
+    """(n, C) class probabilities, (n, 1) risks, or what else the task's objective predicts."""
+    train_size: int
+    """Number of training slides."""
+    setting: str
+    """What the validation part chose."""
+    attention: tuple[FloatArray, ...] = ()
+    """For each test slide the share of each of its regions; empty for heads without attention."""
+    checks: tuple[Check, ...] = ()
+    """The checks of the validation loss; empty for heads that are not trained in steps."""
+
+
+def run_folds(
+    bags: Bags, task: Task, splits: Sequence[Split], aggregator: str, *, training: HeadTraining, seed: int, jobs: int
+) -> Iterator[FoldPrediction]:
+    """Train and apply a head for each split, in parallel processes of one thread each.
+
+    The result does not depend on `jobs`. Heads that take less time than a process needs to start run in this one.
+
+    Args:
+        bags: Slides in the order of the task's targets; workers map the embeddings, they do not copy them.
+        task: What is predicted.
+        splits: Which slides train, select and test.
+        aggregator: Name of a file in `aggregators/`.
+        training: How networks are trained.
+        seed: With the split's repeat and fold, the source of weights, dropout and order. It is the same for every
+            representation, so that their comparison is paired.
+        jobs: Number of processes.
+
+    Yields:
+        One prediction per split, in their order, as they are ready.
+
+    Raises:
+        UsageError: An unknown aggregator, or one that cannot learn the task; a split with an empty part or with slides
+            that have no bag; a training part that the task cannot be learnt from.
+        SlpdError: A process was killed.
+    """
+    head = load_head(aggregator)
+    rows = [_rows_of(bags, split) for split in splits]
+    objectives = [task.objective(each.train) for each in rows]
+    for objective in objectives:
+        head.check(objective)
+    calls = [
+        (aggregator, bags, objective, each, training, _seeds(seed, split))
+        for split, each, objective in zip(splits, rows, objectives, strict=True)
+    ]
+    made = (
+        in_processes(_train_and_predict, calls, jobs, doing="trains heads")
+        if head.in_workers
+        else (_train_and_predict(*call) for call in calls)
+    )
+    for split, each, objective, result in zip(splits, rows, objectives, made, strict=True):
+        yield FoldPrediction(
+            split.repeat,
+            split.fold,
+            each.test,
+            objective.predict(result.logits).double().numpy(),
+            len(each.train),
+            result.setting,
+            result.attention,
+            result.checks,
+        )
+
+
+def check_heads(task: Task, slides: Sequence[str], splits: Sequence[Split], aggregators: Sequence[str]) -> None:
+    """Check that each aggregator can learn the task from each training part, before anything is computed.
+
+    Args:
+        task: What is predicted.
+        slides: Slide ids in the order of the task's targets.
+        splits: Which slides train.
+        aggregators: Names of files in `aggregators/`.
+
+    Raises:
+        UsageError: One cannot.
+    """
+    row = {slide: index for index, slide in enumerate(slides)}
+    heads = [load_head(name) for name in aggregators]
+    for split in splits:
+        objective = task.objective(np.array([row[slide] for slide in split.train], dtype=np.int64))
+        for head in heads:
+            head.check(objective)
+
+
+def _train_and_predict(
+    aggregator: str,
+    bags: Bags,
+    objective: Objective,
+    rows: PartRows,
+    training: HeadTraining,
+    seeds: tuple[int, int],
+) -> HeadResult:
+    """Run one head on one split; a worker process imports the head by its name."""
+    return load_head(aggregator).train_and_predict(bags, objective, rows, training, seeds)
+
+
+def _rows_of(bags: Bags, split: Split) -> PartRows:
+    empty = [name for name, part in split.parts.items() if not part]
+    if empty:
+        raise UsageError(
+            f"Repeat {split.repeat}, fold {split.fold}: {', '.join(empty)} is empty.", hint="Use other folds."
+        )
+    return PartRows(*(bags.index_of(part) for part in split.parts.values()))
+
+
+def _seeds(seed: int, split: Split) -> tuple[int, int]:
+    weights, order = np.random.SeedSequence([seed, split.repeat, split.fold]).generate_state(2)
+    return int(weights), int(order)

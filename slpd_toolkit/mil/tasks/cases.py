@@ -1,0 +1,151 @@
+"""Slides to look at: the hardest, and those predicted correctly with most confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.figures.wording import number
+from slpd_toolkit.mil.tasks.predictions import mean_outputs, relative_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.kinds.classification import Classification
+    from slpd_toolkit.mil.tasks.kinds.survival import Survival
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+
+_FEWEST_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One slide as a row of a table."""
+
+    row: int
+    """Position in the cohort."""
+    slide_id: str
+    cells: Mapping[str, str]
+    """Column -> text."""
+    right: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The slides to show of one result."""
+
+    hardest: Sequence[Case]
+    """Lowest first."""
+    surest: Sequence[Case]
+    """Predicted correctly, most confident first."""
+
+
+def wrong_in(results: Sequence[ModelOutputs], task: Classification) -> IntArray:
+    """(N,) under how many results each slide of the cohort is misclassified."""
+    wrong = np.zeros(len(task.targets), np.int64)
+    for result in results:
+        found = mean_outputs(result)
+        predicted = task.predicted(found.outputs)
+        wrong[found.rows[predicted != task.targets[found.rows]]] += 1
+    return wrong
+
+
+def choose_classified(
+    result: ModelOutputs,
+    task: Classification,
+    slides: StrArray,
+    patients: StrArray,
+    wrong: IntArray,
+    results: int,
+    limit: int,
+) -> Choice:
+    """Choose by the mean probability of the true class.
+
+    Args:
+        result: Whose predictions.
+        task: With the true classes.
+        slides: (N,) slide ids.
+        patients: (N,) patient of each slide.
+        wrong: From `wrong_in`.
+        results: Number of results that `wrong` counts.
+        limit: Most slides of either sort.
+    """
+    found = mean_outputs(result)
+    targets = task.targets[found.rows]
+    predicted = task.predicted(found.outputs)
+    of_truth = found.outputs[np.arange(len(targets)), targets]
+    order = np.argsort(of_truth, kind="stable")
+
+    def case(place: int) -> Case:
+        row = int(found.rows[place])
+        ranked = np.argsort(-found.outputs[place], kind="stable")[:3]
+        shares = ", ".join(
+            f"{task.classes[index]} {number(float(found.outputs[place, index]), digits=2)}" for index in ranked
+        )
+        cells = {
+            "patient": str(patients[row]),
+            "fold": found.folds[place],
+            "true": task.classes[targets[place]],
+            "predicted": task.classes[predicted[place]],
+            "p(true)": number(float(of_truth[place]), digits=2),
+            "probabilities": shares,
+            "wrong in": f"{wrong[row]} of {results}",
+        }
+        return Case(row, str(slides[row]), cells, right=bool(predicted[place] == targets[place]))
+
+    surest = [place for place in order[::-1].tolist() if predicted[place] == targets[place]]
+    return Choice([case(place) for place in order[:limit].tolist()], [case(place) for place in surest[:limit]])
+
+
+def choose_survival(result: ModelOutputs, task: Survival, slides: StrArray, patients: StrArray, limit: int) -> Choice:
+    """Choose by concordance.
+
+    A slide's concordance is the share of its pairs that the risks put in the right order, among pairs of a test fold
+    whose order is known.
+    """
+    pairs, right = slide_concordance(result, task)
+    found = mean_outputs(result)
+    ranks = np.zeros(len(task.times))
+    counts = np.zeros(len(task.times))
+    for fold in result.folds:
+        ranks[fold.rows] += relative_ranks(fold.outputs[:, 0])
+        counts[fold.rows] += 1
+    known = found.rows[pairs[found.rows] >= _FEWEST_PAIRS]
+    shares = right[known] / pairs[known]
+    order = known[np.lexsort((-pairs[known], shares))]
+    folds = dict(zip(found.rows.tolist(), found.folds, strict=True))
+
+    def case(row: int) -> Case:
+        share = right[row] / pairs[row]
+        cells = {
+            "patient": str(patients[row]),
+            "fold": folds[row],
+            "time": f"{task.times[row]:.4g}",
+            "event": "seen" if task.events[row] else "censored",
+            "rank of risk (0–1)": number(ranks[row] / counts[row], digits=2),
+            "pairs in order": f"{100 * share:.0f} % of {pairs[row]:.0f}",
+        }
+        return Case(row, str(slides[row]), cells, right=bool(share > 0.5))
+
+    surest = order[np.lexsort((-pairs[order], -right[order] / pairs[order]))]
+    return Choice(
+        [case(row) for row in order[:limit].tolist()],
+        [case(row) for row in surest[:limit].tolist() if right[row] / pairs[row] > 0.5],
+    )
+
+
+def slide_concordance(result: ModelOutputs, task: Survival) -> tuple[FloatArray, FloatArray]:
+    """(N,) comparable pairs that each slide is in, and how many of them are in order, over all its test folds."""
+    pairs, right = np.zeros((2, len(task.times)))
+    for fold in result.folds:
+        times, events, risks = task.times[fold.rows], task.events[fold.rows], fold.outputs[:, 0]
+        later = times[:, None] < times
+        censored_then = (times[:, None] == times) & ~events
+        comparable = events[:, None] & (later | censored_then)
+        concordant = comparable * ((risks[:, None] > risks) + (risks[:, None] == risks) / 2)
+        pairs[fold.rows] += comparable.sum(axis=0) + comparable.sum(axis=1)
+        right[fold.rows] += concordant.sum(axis=0) + concordant.sum(axis=1)
+    return pairs, right

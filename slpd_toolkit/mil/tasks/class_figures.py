@@ -1,0 +1,276 @@
+"""Figures of classifications: ROC curves, calibration, confusion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from slpd_toolkit.figures.pictures import GREY, panels
+from slpd_toolkit.figures.wording import number, short
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.tasks.metrics import expected_calibration_error, reliability
+from slpd_toolkit.mil.tasks.predictions import by_aggregator, times_tested
+from slpd_toolkit.mil.tasks.sections import CaptionedFigure, FigureSection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from slpd_toolkit.figures.pictures import Look, Picture
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+    from slpd_toolkit.mil.tasks.kinds.classification import Classification
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+
+FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
+QUADRATIC_KAPPA = (
+    "Agreement beyond chance, with disagreement weighted by the squared distance of the classes. 0 is chance, 1 is "
+    "perfect."
+)
+_ROC = (
+    "Positive class: {}. Line: mean over test folds of the true positive rate at each false positive rate; band: ± 1 "
+    "standard deviation over folds. AUC: mean over folds."
+)
+_MACRO_ROC = (
+    "Each class against the rest, mean over classes, then over test folds; band: ± 1 standard deviation over folds. "
+    "AUC: macro one-vs-rest, mean over folds."
+)
+_BINARY_CALIBRATION = "Predictions of all test folds, in ten bins of probability"
+_TOP_CALIBRATION = "Probability of the most probable class against how often it was right, all test folds, in ten bins"
+_CALIBRATION = (
+    "; the area of a point is its number of predictions. On the dotted line probabilities are frequencies; below it "
+    "they are too high. ECE: expected calibration error of the most probable class. Heads are trained with equal "
+    "weight for each class, so unequal classes shift probabilities."
+)
+_CONFUSION = (
+    "Slides, and share of the true class (rows sum to 100 %). A slide that several folds tested counts once, divided "
+    "among them."
+)
+_WIDE_CLASSES = 5
+_ROOMY_CLASSES = 10
+_DARK_SHARE = 0.55
+_LABEL_ROOM = 24
+
+
+def roc_section(results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]) -> FigureSection:
+    """Draw ROC curves; for several classes also those of each class, aggregator by aggregator."""
+    groups = by_aggregator(results)
+    drawn = draw_roc(groups, task, styles)
+    if len(task.classes) == 2:
+        return FigureSection("ROC curves", [CaptionedFigure(drawn, _ROC.format(task.classes[1]))])
+    of_classes = [
+        CaptionedFigure(
+            draw_class_rocs(f"roc-classes-{name}", group, task, styles),
+            "Mean over test folds; band: ± 1 standard deviation over folds.",
+            f"Each class against the rest, {name}",
+        )
+        for name, group in groups.items()
+    ]
+    return FigureSection("ROC curves", [CaptionedFigure(drawn, _MACRO_ROC), *of_classes])
+
+
+def calibration_section(
+    results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]
+) -> FigureSection:
+    """Draw calibration."""
+    what = _BINARY_CALIBRATION if len(task.classes) == 2 else _TOP_CALIBRATION
+    drawn = draw_calibration(by_aggregator(results), task, styles)
+    return FigureSection("Calibration", [CaptionedFigure(drawn, f"{what}{_CALIBRATION}")])
+
+
+def confusion_section(results: Sequence[ModelOutputs], task: Classification) -> FigureSection:
+    """Draw the confusion matrices of each aggregator."""
+    return FigureSection(
+        "Confusion",
+        [
+            CaptionedFigure(draw_confusion(f"confusion-{name}", group, task), _CONFUSION, name, name)
+            for name, group in by_aggregator(results).items()
+        ],
+    )
+
+
+def define_metrics(classes: int, predicted: str) -> dict[str, str]:
+    """Define the metrics of a classification, for the report.
+
+    Args:
+        classes: Number of classes.
+        predicted: Which class counts as the predicted one.
+    """
+    which = "of two classes" if classes == 2 else "each class against the rest, mean over classes"
+    return {
+        "AUC": f"Area under the ROC curve; {which}. Guessing gives 0.5.",
+        "Balanced accuracy, accuracy, F1, Cohen's kappa": f"At the {predicted}. Balanced accuracy is the mean recall "
+        "of the classes; F1 is the mean of their F1 scores; kappa is agreement beyond chance.",
+    }
+
+
+def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:
+    """(201,) true positive rate at each of `FALSE_POSITIVE_RATES`; None where a class has no case.
+
+    Between scikit-learn's points the curve is a straight line; where it is a step, the step's upper end counts.
+    """
+    if positive.all() or not positive.any():
+        return None
+    false_positive, true_positive, _ = roc_curve(positive, scores)
+    interpolated: FloatArray = np.interp(FALSE_POSITIVE_RATES, false_positive, true_positive)
+    return interpolated
+
+
+def fold_rocs(result: ModelOutputs, task: Classification, classes: Sequence[int]) -> FloatArray:
+    """(F, 201) ROC curve of each fold, one class against the rest, mean over `classes`.
+
+    Folds in which one of these curves is undefined are left out.
+    """
+    curves = []
+    for fold in result.folds:
+        targets = task.targets[fold.rows]
+        of_class = [roc(targets == index, fold.outputs[:, index]) for index in classes]
+        known = [curve for curve in of_class if curve is not None]
+        if len(known) == len(classes):
+            curves.append(np.mean(known, axis=0))
+    return np.array(curves).reshape(-1, len(FALSE_POSITIVE_RATES))
+
+
+def draw_roc(groups: Mapping[str, Sequence[ModelOutputs]], task: Classification, styles: Mapping[str, Look]) -> Picture:
+    """Draw a panel for each aggregator: mean ROC curve over folds, and a band of one standard deviation."""
+    binary = len(task.classes) == 2
+    classes = [1] if binary else list(range(len(task.classes)))
+    names = list(groups)
+
+    def fill(index: int, axes: Axes) -> None:
+        for result in groups[names[index]]:
+            mean, _ = mean_and_sd(result.values["auc"])
+            _draw_mean_roc(axes, fold_rocs(result, task, classes), styles[result.model], f"AUC {number(mean)}")
+        _finish_roc(axes, short(names[index]))
+
+    what = f"of {task.classes[1]} against {task.classes[0]}" if binary else "of one class against the rest, mean"
+    return panels("roc", f"ROC curves {what}; bands are ± 1 sd over folds", len(names), fill)
+
+
+def draw_class_rocs(
+    name: str, results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]
+) -> Picture:
+    """Draw a panel for each class against the rest, for the models under one aggregator."""
+
+    def fill(index: int, axes: Axes) -> None:
+        for result in results:
+            curves = fold_rocs(result, task, [index])
+            areas = np.trapezoid(curves, FALSE_POSITIVE_RATES, axis=1) if len(curves) else np.array([np.nan])
+            _draw_mean_roc(axes, curves, styles[result.model], f"AUC {number(float(areas.mean()))}")
+        _finish_roc(axes, f"{short(task.classes[index])} against the rest")
+
+    title = f"ROC curves of each class against the rest, {results[0].aggregator}; bands are ± 1 sd over folds"
+    return panels(name, title, len(task.classes), fill)
+
+
+def draw_calibration(
+    groups: Mapping[str, Sequence[ModelOutputs]], task: Classification, styles: Mapping[str, Look]
+) -> Picture:
+    """Draw a panel for each aggregator: observed against predicted frequency, all test predictions pooled."""
+    binary = len(task.classes) == 2
+    names = list(groups)
+
+    def fill(index: int, axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        for result in groups[names[index]]:
+            look = styles[result.model]
+            targets = np.concatenate([task.targets[fold.rows] for fold in result.folds])
+            outputs = np.concatenate([fold.outputs for fold in result.folds])
+            if binary:
+                curve = reliability(targets == 1, outputs[:, 1])
+            else:
+                curve = reliability(targets == outputs.argmax(axis=1), outputs.max(axis=1))
+            error = expected_calibration_error(targets, outputs)
+            label = f"{look.label} (ECE {number(error)})"
+            axes.plot(
+                curve.predicted, curve.observed, color=look.colour, linestyle=look.line, linewidth=1.3, label=label
+            )
+            areas = 10 + 90 * curve.counts / curve.counts.max()
+            axes.scatter(curve.predicted, curve.observed, areas, color=look.colour, marker=look.marker, alpha=0.7)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel(f"predicted probability of {short(task.classes[1])}" if binary else "probability given")
+        axes.set_ylabel(f"observed share of {short(task.classes[1])}" if binary else "share that was right")
+        axes.set_title(short(names[index]))
+        axes.legend(loc="upper left")
+
+    return panels("calibration", "Calibration: observed against predicted frequency", len(names), fill)
+
+
+def confusion(result: ModelOutputs, task: Classification) -> FloatArray:
+    """(C, C) slides by true (rows) and predicted class; a slide that r folds tested counts 1/r in each."""
+    targets = np.concatenate([task.targets[fold.rows] for fold in result.folds])
+    outputs = np.concatenate([fold.outputs for fold in result.folds])
+    predicted = task.predicted(outputs)
+    matrix = np.zeros((len(task.classes), len(task.classes)))
+    np.add.at(matrix, (targets, predicted), 1 / times_tested(result))
+    return matrix
+
+
+def draw_confusion(name: str, results: Sequence[ModelOutputs], task: Classification) -> Picture:
+    """Draw a panel for each model under one aggregator: counts and shares of the true class.
+
+    Where classes are many, cells have room for counts above 0 only; their colour is the share.
+    """
+    labels = [short(each) for each in task.classes]
+    crowded, packed = (len(labels) > most for most in (_WIDE_CLASSES, _ROOMY_CLASSES))
+
+    def fill(index: int, axes: Axes) -> None:
+        matrix = confusion(results[index], task)
+        totals = matrix.sum(axis=1, keepdims=True)
+        shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            slides = _cases(float(matrix[row, column]))
+            if packed and not share:
+                continue
+            axes.text(
+                column,
+                row,
+                slides if packed else f"{slides}\n{100 * share:.0f} %",
+                ha="center",
+                va="center",
+                fontsize=6 if packed else 7 if crowded else 9,
+                color="white" if share > _DARK_SHARE else "black",
+            )
+        slanted = sum(map(len, labels)) > _LABEL_ROOM and not packed
+        rotation = 90 if packed else 30 if slanted else 0
+        axes.set_xticks(range(len(labels)), labels, rotation=rotation, ha="right" if slanted else "center")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_title(short(results[index].model))
+
+    title = f"Confusion matrices, {results[0].aggregator}: slides, and share of the true class"
+    return panels(name, title, len(results), fill, columns=2 if crowded else 3)
+
+
+def _draw_mean_roc(axes: Axes, curves: FloatArray, look: Look, area: str) -> None:
+    label = f"{look.label} ({area})"
+    if not len(curves):
+        axes.plot([], [], color=look.colour, linestyle=look.line, label=label)
+        return
+    mean, sd = curves.mean(axis=0), curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(curves.shape[1])
+    # The curve begins in the corner; its mean at rate 0 is the mean height of the first step.
+    x, y = np.concatenate([[0], FALSE_POSITIVE_RATES]), np.concatenate([[0], mean])
+    axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.5, label=label)
+    low, high = np.clip(mean - sd, 0, 1), np.clip(mean + sd, 0, 1)
+    axes.fill_between(FALSE_POSITIVE_RATES, low, high, color=look.colour, alpha=0.13, linewidth=0)
+
+
+def _finish_roc(axes: Axes, title: str) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("false positive rate (1 − specificity)")
+    axes.set_ylabel("true positive rate (sensitivity)")
+    axes.set_title(title)
+    axes.legend(loc="lower right")
+
+
+def _cases(count: float) -> str:
+    return f"{count:.0f}" if abs(count - round(count)) < 1e-9 else f"{count:.1f}"

@@ -1,0 +1,176 @@
+"""Two or more classes without an order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.tasks.targets import read_classes
+from slpd_toolkit.mil.tasks.task import Metric, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+    import pandas as pd
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.figures.pictures import Look
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.cases import Choice
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.sections import FigureSection
+
+_LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
+"""What programs write where a value is missing; it may still be the name of a class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(Task):
+    """Classes without an order."""
+
+    settings: ClassVar = frozenset({"classes"})
+    headline: ClassVar = "auc"
+    known_metrics: ClassVar[Mapping[str, Metric]] = {
+        "auc": Metric("AUC", chance=0.5),
+        "balanced_accuracy": Metric("balanced accuracy"),
+        "accuracy": Metric("accuracy"),
+        "f1": Metric("F1 (macro)"),
+        "kappa": Metric("Cohen's kappa", chance=0.0),
+    }
+    figures: ClassVar = ("roc", "calibration")
+    aggregator_figures: ClassVar = ("confusion", "roc-classes")
+    hardest: ClassVar = (
+        "Slides with the lowest probability of their true class, mean over the folds that tested them. “Wrong in” "
+        "counts the results (model and aggregator) that misclassify the slide: if all of them do, check its label."
+    )
+    kind: ClassVar = "classification"
+
+    classes: tuple[str, ...]
+    """Names of the C classes."""
+    targets: IntArray
+    """(N,) class index of each slide."""
+
+    @classmethod
+    def columns(cls, settings: MilEvalConfig) -> list[str]:
+        """See `Task.columns`."""
+        return [settings.target]
+
+    @classmethod
+    def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:
+        """Slides of the classes that were named."""
+        return cells[settings.target].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
+
+    @classmethod
+    def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:
+        """See `from_labels`."""
+        return cls.from_labels(slides, cells[0], settings.classes)
+
+    @classmethod
+    def from_labels(cls, slides: StrArray, labels: StrArray, classes: Sequence[str] = ()) -> Self:
+        """Read a column of labels; see `targets.read_classes`."""
+        return cls(*read_classes(slides, labels, classes))
+
+    def assumptions(self, settings: MilEvalConfig) -> list[str]:
+        """Classes whose names look like missing values."""
+        odd = [name for name in self.classes if name.lower() in _LIKE_NOTHING]
+        if settings.classes or not odd:
+            return []
+        return [f"{listed(odd)} counts as a class. Only empty cells are missing; --classes leaves classes out."]
+
+    @property
+    def strata(self) -> StrArray:
+        """(N,) class names."""
+        return np.array(self.classes)[self.targets]
+
+    @property
+    def strata_names(self) -> Sequence[str]:
+        """The classes."""
+        return self.classes
+
+    def objective(self, train: IntArray) -> Objective:
+        """Cross entropy in which each class has the same weight.
+
+        Raises:
+            UsageError: A class has no training slide.
+        """
+        from slpd_toolkit.mil.tasks.likelihoods import CrossEntropy, balance_classes
+
+        return CrossEntropy(*balance_classes(self.classes, self.targets, train), len(self.classes))
+
+    def predicted(self, outputs: FloatArray) -> IntArray:
+        """(n, C) probabilities -> (n,) most probable class."""
+        from slpd_toolkit.mil.tasks.metrics import predicted_classes
+
+        return predicted_classes(outputs)
+
+    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
+        """See `metrics.classification`."""
+        from slpd_toolkit.mil.tasks import metrics
+
+        return metrics.classification(self.targets[rows], outputs)
+
+    def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+        """See `weighted_metrics.classification`."""
+        from slpd_toolkit.mil.tasks import weighted_metrics
+
+        return weighted_metrics.classification(self.targets[rows], outputs, weights)
+
+    def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:
+        """Scores of the second of two classes."""
+        return (self.targets[rows] == 1, outputs[:, 1]) if len(self.classes) == 2 else None
+
+    @property
+    def prediction_columns(self) -> list[str]:
+        """True class, predicted class, and the probability of each class."""
+        return ["target", "predicted", *(f"probability_{name}" for name in self.classes)]
+
+    def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
+        """See `Task.prediction_cells`."""
+        for row, index, probabilities in zip(rows, self.predicted(outputs), outputs.tolist(), strict=True):
+            yield [self.classes[self.targets[row]], self.classes[index], *probabilities]
+
+    def document(self) -> dict[str, object]:
+        """See `Task.document`."""
+        return {"kind": self.kind, "headline": self.headline, "classes": list(self.classes)}
+
+    def facts(self) -> dict[str, str]:
+        """See `Task.facts`."""
+        return {"task": f"{len(self.classes)} classes"}
+
+    def definitions(self) -> dict[str, str]:
+        """See `Task.definitions`."""
+        from slpd_toolkit.mil.tasks.class_figures import define_metrics
+
+        return define_metrics(len(self.classes), "most probable class")
+
+    def draw(
+        self,
+        results: Sequence[ModelOutputs],
+        styles: Mapping[str, Look],
+        patients: StrArray,  # noqa: ARG002
+    ) -> list[FigureSection]:
+        """ROC curves, calibration, confusion."""
+        from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section, roc_section
+
+        return [
+            roc_section(results, self, styles),
+            calibration_section(results, self, styles),
+            confusion_section(results, self),
+        ]
+
+    def choose_cases(
+        self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
+    ) -> list[Choice]:
+        """Slides with the lowest and the highest probability of their true class."""
+        from slpd_toolkit.mil.tasks.cases import choose_classified, wrong_in
+
+        wrong = wrong_in(results, self)
+        return [choose_classified(each, self, slides, patients, wrong, len(results), limit) for each in results]
+
+
+TASK = Classification

@@ -1,0 +1,98 @@
+"""Ordered classes, such as grades."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from slpd_toolkit.core.text import natural_key
+from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.task import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.figures.pictures import Look
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.sections import FigureSection
+
+
+@dataclass(frozen=True, eq=False)
+class Ordinal(Classification):
+    """Ordered classes, from low to high: learnt as hazards, predicted as the median of their distribution."""
+
+    headline: ClassVar = "quadratic_kappa"
+    known_metrics: ClassVar = {
+        **Classification.known_metrics,
+        "quadratic_kappa": Metric("quadratic kappa", chance=0.0),
+    }
+    figures: ClassVar = ("calibration",)
+    aggregator_figures: ClassVar = ("confusion",)
+    kind: ClassVar = "ordinal"
+
+    def assumptions(self, settings: MilEvalConfig) -> list[str]:
+        """Also the order of classes that are not all numbers."""
+        notes = super().assumptions(settings)
+        if not settings.classes and any(natural_key(name)[0] for name in self.classes):
+            notes.append(
+                f"The order of the classes is taken to be {' < '.join(self.classes)}; --classes sets another order."
+            )
+        return notes
+
+    def objective(self, train: IntArray) -> Objective:
+        """Continuation-ratio hazards in which each class has the same weight.
+
+        Raises:
+            UsageError: A class has no training slide.
+        """
+        from slpd_toolkit.mil.tasks.likelihoods import Hazards, balance_classes
+
+        labels, weights = balance_classes(self.classes, self.targets, train)
+        last = len(self.classes) - 2
+        return Hazards(labels.clamp(max=last), labels <= last, weights, last + 1, labels)
+
+    def predicted(self, outputs: FloatArray) -> IntArray:
+        """(n, C) probabilities -> (n,) median class."""
+        from slpd_toolkit.mil.tasks.metrics import predicted_classes
+
+        return predicted_classes(outputs, ordinal=True)
+
+    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
+        """See `metrics.classification`."""
+        from slpd_toolkit.mil.tasks import metrics
+
+        return metrics.classification(self.targets[rows], outputs, ordinal=True)
+
+    def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+        """See `weighted_metrics.classification`."""
+        from slpd_toolkit.mil.tasks import weighted_metrics
+
+        return weighted_metrics.classification(self.targets[rows], outputs, weights, ordinal=True)
+
+    def facts(self) -> dict[str, str]:
+        """See `Task.facts`."""
+        return {"task": f"{len(self.classes)} ordered classes, low to high"}
+
+    def definitions(self) -> dict[str, str]:
+        """See `Task.definitions`."""
+        from slpd_toolkit.mil.tasks.class_figures import QUADRATIC_KAPPA, define_metrics
+
+        of_classes = define_metrics(len(self.classes), "median class of the predicted distribution")
+        return of_classes | {"Quadratic kappa": QUADRATIC_KAPPA}
+
+    def draw(
+        self,
+        results: Sequence[ModelOutputs],
+        styles: Mapping[str, Look],
+        patients: StrArray,  # noqa: ARG002
+    ) -> list[FigureSection]:
+        """Calibration and confusion."""
+        from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section
+
+        return [calibration_section(results, self, styles), confusion_section(results, self)]
+
+
+TASK = Ordinal

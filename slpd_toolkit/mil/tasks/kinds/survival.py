@@ -1,0 +1,173 @@
+"""Follow-up times with right censoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.tasks.targets import read_follow_up
+from slpd_toolkit.mil.tasks.task import Metric, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.figures.pictures import Look
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.cases import Choice
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.sections import FigureSection
+
+_TIME, _EVENT = "time", "event"
+
+
+@dataclass(frozen=True, eq=False)
+class Survival(Task):
+    """Survival, learnt as discrete hazards over time bins."""
+
+    settings: ClassVar = frozenset({"time_column", "event_column"})
+    headline: ClassVar = "c_index"
+    known_metrics: ClassVar[Mapping[str, Metric]] = {"c_index": Metric("concordance index", chance=0.5)}
+    aggregator_figures: ClassVar = ("kaplan-meier",)
+    strata_title: ClassVar = ("Events", "outcome")
+    hardest: ClassVar = (
+        "Slides with the smallest share of pairs in the right order within their test folds (pairs whose order is "
+        "known; at least three)."
+    )
+
+    times: FloatArray
+    """(N,) follow-up times, in any unit."""
+    events: BoolArray
+    """(N,) true where the event was seen."""
+    bins: int = 4
+    """Time bins, with equally many training events each; MCAT and HIPT use four."""
+
+    @classmethod
+    def columns(cls, settings: MilEvalConfig) -> list[str]:
+        """Time and event."""
+        return [settings.time_column or _TIME, settings.event_column or _EVENT]
+
+    @classmethod
+    def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Survival:
+        """See `from_cells`."""
+        return cls.from_cells(slides, cells[0], cells[1], bins=settings.time_bins)
+
+    @classmethod
+    def from_cells(cls, slides: StrArray, times: StrArray, events: StrArray, *, bins: int = 4) -> Survival:
+        """Read columns of times and events; see `targets.read_follow_up`.
+
+        Raises:
+            UsageError: Cells that cannot be used, no event, or fewer than two bins.
+        """
+        if bins < 2:
+            raise UsageError(f"Got {bins} time bins.", hint="Allowed: 2 or more.")
+        return cls(*read_follow_up(slides, times, events), bins)
+
+    def check_patients(self, patients: StrArray) -> None:
+        """Check that all slides of a patient have one time.
+
+        Raises:
+            UsageError: They do not.
+        """
+        pairs = sorted({(str(patient), float(time)) for patient, time in zip(patients, self.times, strict=True)})
+        twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
+        if twice:
+            raise UsageError(
+                f"{len(twice)} patients have more than one time: {listed(twice)}.",
+                hint="Survival belongs to patients: correct or drop these.",
+            )
+
+    @property
+    def strata(self) -> StrArray:
+        """(N,) `event` or `censored`."""
+        return np.where(self.events, "event", "censored")
+
+    @property
+    def strata_names(self) -> Sequence[str]:
+        """Events first."""
+        return ("event", "censored")
+
+    def objective(self, train: IntArray) -> Objective:
+        """Discrete hazards over bins of the training events' times.
+
+        Raises:
+            UsageError: No event in the training part.
+        """
+        import torch
+
+        from slpd_toolkit.mil.tasks.hazards import time_bin_edges, time_bins
+        from slpd_toolkit.mil.tasks.likelihoods import Hazards
+
+        edges = time_bin_edges(self.times[train], self.events[train], self.bins)
+        interval, weights = torch.tensor(time_bins(self.times, edges)), torch.ones(len(self.times))
+        return Hazards(interval, torch.tensor(self.events), weights, len(edges) + 1, labels=None)
+
+    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
+        """See `metrics.survival`."""
+        from slpd_toolkit.mil.tasks import metrics
+
+        return metrics.survival(self.times[rows], self.events[rows], outputs[:, 0])
+
+    def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+        """See `weighted_metrics.survival`."""
+        from slpd_toolkit.mil.tasks import weighted_metrics
+
+        return weighted_metrics.survival(self.times[rows], self.events[rows], outputs[:, 0], weights)
+
+    @property
+    def prediction_columns(self) -> list[str]:
+        """Time, event, and predicted risk."""
+        return ["time", "event", "risk"]
+
+    def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
+        """See `Task.prediction_cells`."""
+        for row, (risk,) in zip(rows, outputs.tolist(), strict=True):
+            yield [float(self.times[row]), int(self.events[row]), risk]
+
+    def document(self) -> dict[str, object]:
+        """See `Task.document`."""
+        events = int(self.events.sum())
+        return {"kind": "survival", "headline": self.headline, "events": events, "time_bins": self.bins}
+
+    def facts(self) -> dict[str, str]:
+        """See `Task.facts`."""
+        low, middle, high = np.quantile(self.times, [0, 0.5, 1])
+        return {
+            "task": "survival (discrete-time hazards)",
+            "follow-up": f"{low:.3g} to {high:.3g}, median {middle:.3g} (unit of the manifest)",
+        }
+
+    def definitions(self) -> dict[str, str]:
+        """See `Task.definitions`."""
+        return {
+            "Concordance index": "Of all pairs of a test fold whose order is known, the share that the predicted risks "
+            "put in that order (Harrell). Guessing gives 0.5."
+        }
+
+    def draw(
+        self,
+        results: Sequence[ModelOutputs],
+        styles: Mapping[str, Look],  # noqa: ARG002
+        patients: StrArray,
+    ) -> list[FigureSection]:
+        """Kaplan-Meier curves by predicted risk."""
+        from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier_section
+
+        return [kaplan_meier_section(results, self, patients)]
+
+    def choose_cases(
+        self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
+    ) -> list[Choice]:
+        """Slides with the smallest and the largest share of concordant pairs."""
+        from slpd_toolkit.mil.tasks.cases import choose_survival
+
+        return [choose_survival(each, self, slides, patients, limit) for each in results]
+
+
+TASK = Survival

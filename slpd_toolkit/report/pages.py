@@ -1,0 +1,26 @@
+"""HTML pages from the templates of this package."""
+
+from __future__ import annotations
+
+from functools import cache
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render(template: str, /, **values: object) -> str:
+    """Fill a template of `report/templates/`; an unknown name in it is an error."""
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("slpd_toolkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["fragment"] = quote
+    return templates
