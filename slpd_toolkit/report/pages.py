@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def render(template: str, /, **values: object) -> str:
+def render(template: str, /, **values: Any) -> str:
     """Fill a template of `report/templates/`; an unknown name in it is an error."""
     return _templates().get_template(template).render(values)
 

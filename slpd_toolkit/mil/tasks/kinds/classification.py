@@ -42,8 +42,8 @@ class Classification(Task):
         "f1": Metric("F1 (macro)"),
         "kappa": Metric("Cohen's kappa", chance=0.0),
     }
-    figures: ClassVar = ("roc", "calibration")
-    aggregator_figures: ClassVar = ("confusion", "roc-classes")
+    figures: ClassVar[tuple[str, ...]] = ("roc", "calibration")
+    aggregator_figures: ClassVar[tuple[str, ...]] = ("confusion", "roc-classes")
     hardest: ClassVar = (
         "Slides with the lowest probability of their true class, mean over the folds that tested them. “Wrong in” "
         "counts the results (model and aggregator) that misclassify the slide: if all of them do, check its label."
