@@ -21,6 +21,7 @@ from slpd_toolkit.core.files import claim_folder, write_text
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
 from slpd_toolkit.demo.patients import plan_cohort
+from slpd_toolkit.report import evaluation_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +83,7 @@ def make_steps(config: DemoConfig) -> list[Step]:
         return 0
 
     def evaluate() -> int:
-        done = (out / EVALUATION / mil_eval.REPORT).exists()
+        done = (out / EVALUATION / evaluation_folder.REPORT).exists()
         return 0 if done else mil_eval.run(evaluation_settings(config, folds_of(planned)))
 
     return [
@@ -195,7 +196,7 @@ def _claim(config: DemoConfig) -> None:
 
 def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
     out = config.out
-    document = json.loads((out / EVALUATION / mil_eval.METRICS).read_text(encoding="utf-8"))
+    document = json.loads((out / EVALUATION / evaluation_folder.METRICS).read_text(encoding="utf-8"))
     console.table("Telling inflamed from excluded tumours", result_rows(document, NAMES))
     pairs = (("slpd", "dino"), ("slpd", "mean-tokens"), ("dino", "mean-tokens"))
     sentences = [conclude(document, *pair, NAMES) for pair in pairs]
@@ -211,6 +212,6 @@ def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
             "tissue and regions": out / CACHE / embed.QC_FOLDER / "index.html",
             "training": out / SLPD / "curves.svg",
             "prototypes": out / ATLAS / "index.html",
-            "the comparison": out / EVALUATION / mil_eval.REPORT,
+            "the comparison": out / EVALUATION / evaluation_folder.REPORT,
         },
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    import pandas as pd
 
     from slpd_toolkit.core.manifest import Problem, SlideEntry
 
@@ -82,6 +83,18 @@ class Thumbnails:
         self._entries, self._side_px = entries, side_px
         self.failures: dict[str, SlideError] = {}
         """Slides that are listed but could not be read, and why."""
+
+    @classmethod
+    def of_manifest(cls, table: pd.DataFrame, folder: Path, side_px: int) -> Thumbnails:
+        """Thumbnails of the slides of a manifest whose files are still there.
+
+        Args:
+            table: From `manifest.read_table`; its column `slide_path` may be missing.
+            folder: Where relative slide paths start.
+            side_px: Longest side of a thumbnail.
+        """
+        entries = check_rows(table, folder)[0] if "slide_path" in table else []
+        return cls({entry.slide_id: entry for entry in entries}, side_px)
 
     def frame(self, slide_id: str) -> SlideFrame | None:
         """Return a slide's size and bounds without reading pixels, or None where `read` would return None."""

@@ -14,11 +14,12 @@ from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.encoders.encoder import digest_of_state
+from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.models import RegionModel, VectorTable
-from slpd_toolkit.representations.sources import REGION_VIT, Kind
+from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_tables import read_vectors
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.sampling import Stream, generator
@@ -44,8 +45,8 @@ _MUST_AGREE = ("encoder", "encoder_sha256", "embedding_dim", "target_mpp", "patc
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """How frozen region ViTs are applied."""
+class InferenceOptions:
+    """How region ViTs are applied."""
 
     precision: Precision
     """Resolved."""
@@ -57,14 +58,14 @@ class Frozen:
 
 
 def open_models(
-    sources: Sequence[Source], cache: Cache | None, frozen: Frozen, *, no_features: Collection[str] = ()
+    sources: Sequence[Source], cache: Cache | None, options: InferenceOptions, *, no_features: Collection[str] = ()
 ) -> list[Model]:
     """Open every source.
 
     Args:
         sources: From `parse_sources`.
         cache: The token cache; None where all sources are tables.
-        frozen: How region ViTs are applied.
+        options: How region ViTs are applied.
         no_features: Columns of tables that are no features, such as those of the manifest.
 
     Raises:
@@ -93,16 +94,16 @@ def open_models(
                     )
                 )
             elif source.kind is Kind.UNTRAINED:
-                models.append(_untrained(source, cache, shape, frozen))
+                models.append(_untrained(source, cache, shape, options))
             else:
-                model, shape = _open_region_vit(source, cache, frozen)
+                model, shape = _open_region_vit(source, cache, options)
                 models.append(model)
     problems.raise_any()
     place = {source.name: index for index, source in enumerate(sources)}
     return sorted(models, key=lambda model: place[model.name])
 
 
-def open_network(network: RegionViT, cache: Cache, frozen: Frozen) -> RegionModel:
+def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) -> RegionModel:
     """Apply a region ViT that is in memory; its embeddings are not stored.
 
     Raises:
@@ -110,7 +111,7 @@ def open_network(network: RegionViT, cache: Cache, frozen: Frozen) -> RegionMode
     """
     name = "the region ViT"
     _require_fit(name, network.config, cache.store.meta, {})
-    return RegionModel(name, name, digest_of_state(network), cache, _forward(network, cache, frozen))
+    return RegionModel(name, name, digest_of_state(network), cache, _forward(network, cache, options))
 
 
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
@@ -149,7 +150,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
     return embed
 
 
-def _open_region_vit(source: Source, cache: Cache, frozen: Frozen) -> tuple[RegionModel, RegionViTConfig]:
+def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) -> tuple[RegionModel, RegionViTConfig]:
     assert source.path is not None
     network = RegionViT.from_file(source.path)
     _require_fit(str(source.path), network.config, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
@@ -161,41 +162,41 @@ def _open_region_vit(source: Source, cache: Cache, frozen: Frozen) -> tuple[Regi
         str(source.path),
         digest,
         cache,
-        _forward(network, cache, frozen),
-        source.path.parent / _STORED / _stored_name(source.path.stem, cache.store, frozen),
+        _forward(network, cache, options),
+        source.path.parent / _STORED / _stored_name(source.path.stem, cache.store, options),
         pretrained or frozenset(),
         pretraining_known=pretrained is not None,
     )
     return model, network.config
 
 
-def _untrained(source: Source, cache: Cache, shape: RegionViTConfig, frozen: Frozen) -> RegionModel:
+def _untrained(source: Source, cache: Cache, shape: RegionViTConfig, options: InferenceOptions) -> RegionModel:
     """What `slpd pretrain --seed` starts from: in the shape of the trained model it is compared with, or ViT-4K-XS."""
     store = cache.store
     if shape == RegionViTConfig():
         shape = replace(shape, grid=max(1, round(store.grid * _GLOBAL_CROP / _OF_GRID)))
     shape = replace(shape, input_dim=store.embedding_dim)
-    network = RegionViT(shape, generator(frozen.seed, Stream.WEIGHTS)).eval()
-    digest = hashlib.sha256(f"untrained {shape} {frozen.seed}".encode()).hexdigest()
+    network = RegionViT(shape, generator(options.seed, Stream.WEIGHTS)).eval()
+    digest = hashlib.sha256(f"untrained {shape} {options.seed}".encode()).hexdigest()
     return RegionModel(
         source.name,
-        f"untrained region ViT, seed {frozen.seed}",
+        f"untrained region ViT, seed {options.seed}",
         digest,
         cache,
-        _forward(network, cache, frozen),
-        frozen.out / _STORED / _stored_name("untrained", store, frozen),
+        _forward(network, cache, options),
+        options.out / _STORED / _stored_name("untrained", store, options),
         pretraining_known=True,
     )
 
 
-def _forward(network: RegionViT, cache: Cache, frozen: Frozen) -> EmbedRegions:
+def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> EmbedRegions:
     def embed(batch: RegionBatch) -> Tensor:
         network.to(cache.device)
         grids, present = batch.tokens, batch.present
-        if frozen.view == "centre":
+        if options.view == "centre":
             grids = centre_crop(grids, network.config.grid)
             present = None if present is None else centre_crop(present, network.config.grid)
-        with autocast(cache.device, frozen.precision):
+        with autocast(cache.device, options.precision):
             embedded: Tensor = network(grids, present=present)
         return embedded
 
@@ -238,6 +239,6 @@ def _slides_seen(path: Path) -> frozenset[str]:
         ) from error
 
 
-def _stored_name(stem: str, store: TokenStore, frozen: Frozen) -> str:
+def _stored_name(stem: str, store: TokenStore, options: InferenceOptions) -> str:
     about = repr([getattr(store.meta, name) for name in COHORT_FIELDS])
-    return f"{stem}-{frozen.view}-{frozen.precision}-{hashlib.sha256(about.encode()).hexdigest()[:8]}.h5"
+    return f"{stem}-{options.view}-{options.precision}-{hashlib.sha256(about.encode()).hexdigest()[:8]}.h5"

@@ -17,7 +17,7 @@ from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.anndata_parquet import make_anndata
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.representations.models import Cache, RegionModel
-from slpd_toolkit.representations.opening import Frozen, open_models, open_network
+from slpd_toolkit.representations.opening import InferenceOptions, open_models, open_network
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 
@@ -185,7 +185,7 @@ def about_regions(files: Sequence[TokenFile]) -> pd.DataFrame:
 
 
 def _open(model: str | RegionViT, cache: Cache, precision: Precision) -> RegionModel:
-    options = Frozen(precision, "full", 0, Path())
+    options = InferenceOptions(precision, "full", 0, Path())
     if isinstance(model, RegionViT):
         return open_network(model, cache, options)
     (source,) = parse_sources([model])

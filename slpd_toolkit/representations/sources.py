@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-REGION_VIT = "region_vit.pt"
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
 _MEAN_TOKENS, _UNTRAINED = "mean-tokens", "untrained"
 TABLE_SUFFIXES = (".csv", ".npz", ".parquet")

@@ -14,6 +14,7 @@ from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.demo.painting import paint_cohort
 from slpd_toolkit.demo.patients import plan_cohort
+from slpd_toolkit.report import evaluation_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ def test_the_whole_way_with_two_interruptions(
         "eval/report.html",
     ):
         assert (config.out / name).exists(), name
-    document = json.loads((config.out / "eval" / mil_eval.METRICS).read_text())
+    document = json.loads((config.out / "eval" / evaluation_folder.METRICS).read_text())
     assert document["cohort"]["slides"] == 10
     assert {each["name"] for each in document["representations"]} == set(command.NAMES)
 

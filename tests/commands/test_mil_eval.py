@@ -22,9 +22,11 @@ from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.recipe import read_recipe
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.statistics.model_results import undefined_metrics
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.metrics import auc
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.representations import models
 from slpd_toolkit.representations.stored_bags import StoredBags
 from tests.cohorts import read_csv
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than a tiny evaluation does; `tests/cli/test_app.py` runs a whole one."""
-    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+    monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))
 
 
 @pytest.fixture(scope="module")
@@ -384,9 +386,9 @@ def test_a_kappa_that_one_model_leaves_undefined_is_told() -> None:
         Result(name, "knn", (None,) * 2, {"kappa": np.array(values)}, {})  # type: ignore[arg-type]
         for name, values in {"a": [0.5, 0.5], "b": [np.nan, 0.5]}.items()
     ]
-    assert mil_eval._undefined(results) == ["kappa is undefined in 1 of 2 test parts and is the mean of the others."]
+    assert undefined_metrics(results) == ["kappa is undefined in 1 of 2 test parts and is the mean of the others."]
     results[0].values["kappa"][:] = np.nan
-    assert mil_eval._undefined(results) == ["kappa is undefined in all test parts."]
+    assert undefined_metrics(results) == ["kappa is undefined in all test parts."]
 
 
 def test_slides_that_cannot_be_read_are_told_once(
@@ -398,7 +400,7 @@ def test_slides_that_cannot_be_read_are_told_once(
     def look_at_all(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
         assert [thumbnails(slide) for slide in evaluation.cohort.slides[:2]] == [None, None]
 
-    monkeypatch.setattr(mil_eval, "write_report", look_at_all)
+    monkeypatch.setattr(evaluation_folder, "write_report", look_at_all)
     cohort.evaluate(tmp_path / "out", aggregator=("knn",))
     said = [line for line in capsys.readouterr().err.splitlines() if "without pixels" in line]
     assert len(said) == 1
@@ -546,7 +548,7 @@ def test_an_output_that_cannot_be_written_to_stops_before_the_work(
     path = tmp_path / taken
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir() if taken.endswith("/") else path.touch()
-    monkeypatch.setattr(mil_eval, "_represent", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(mil_eval, "represent_all", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UsageError, match=f"--out: .*{said}"):
         mil_eval.run(separable.config(tmp_path / out))
 
@@ -604,7 +606,7 @@ def test_a_page_never_stands_beside_files_of_another_evaluation(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mil_eval, "write_report", fail)
+    monkeypatch.setattr(evaluation_folder, "write_report", fail)
     with pytest.raises(OSError, match="No space left"):
         separable.evaluate(tmp_path / "out", aggregator=("probe",))
     assert not (tmp_path / "out" / "report.html").exists()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slpd_toolkit.commands import mil_eval
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.report import evaluation_folder
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
 from tests.evaluations import Planted, plant
@@ -222,7 +222,7 @@ def test_an_added_kind_of_target_is_evaluated(drop: Drop, numbered: Planted, tmp
 def test_an_added_way_to_split_is_used(
     drop: Drop, numbered: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+    monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))
     drop(*KINDS["--split-kind"][:3])
     out = tmp_path / "out"
     found = numbered.evaluate(out, split_kind="thirds-of-test", folds=None, aggregator=("knn",))
@@ -234,7 +234,7 @@ def test_an_added_way_to_split_is_used(
 def test_an_added_aggregator_is_trained(
     drop: Drop, numbered: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+    monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))
     drop(*KINDS["--aggregator"][:3])
     found = numbered.evaluate(tmp_path / "out", aggregator=("last-of-test",))
     assert [each["aggregator"] for each in found["results"]] == ["last-of-test"]

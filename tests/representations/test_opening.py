@@ -11,7 +11,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.representations.models import Cache
-from slpd_toolkit.representations.opening import Frozen, mean_of_tissue, open_models
+from slpd_toolkit.representations.opening import InferenceOptions, mean_of_tissue, open_models
 from slpd_toolkit.representations.sources import parse_sources
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
@@ -38,7 +38,7 @@ def opened(cache: Path) -> Iterator[Cache]:
 def represent(
     model: str, cache: Cache, out: Path, slides: list[str], view: Literal["full", "centre"]
 ) -> Representation:
-    frozen = Frozen("fp32", view, seed=3, out=out)
+    frozen = InferenceOptions("fp32", view, seed=3, out=out)
     (opened,) = open_models(parse_sources([model]), cache, frozen)
     with console.progress("embed", total=1, unit="regions", shown=False) as bar:
         return opened.represent(slides, bar)
@@ -86,7 +86,7 @@ def test_which_slides_are_asked_for_changes_no_bit(opened: Cache, tmp_path: Path
 
 def test_the_untrained_one_is_where_pretraining_starts(opened: Cache, tmp_path: Path) -> None:
     save(tmp_path / "run")
-    frozen = Frozen("fp32", "full", seed=3, out=tmp_path)
+    frozen = InferenceOptions("fp32", "full", seed=3, out=tmp_path)
     trained, blank = open_models(parse_sources([str(tmp_path / "run"), "untrained"]), opened, frozen)
     start = RegionViT(SHAPE, generator(3, Stream.WEIGHTS)).eval()
     with console.progress("embed", total=1, unit="regions", shown=False) as bar:

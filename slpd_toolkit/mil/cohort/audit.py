@@ -122,3 +122,11 @@ def find_shared_vectors(bags: Bags) -> list[SharedVectors]:
     return [
         SharedVectors(slides, count) for slides, count in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
     ]
+
+
+def audit_splits(
+    bags: Bags, splits: Sequence[Split], patient_of: Mapping[str, str], pretrained: Collection[str]
+) -> tuple[SplitAudit, ...]:
+    """Audit every split for one representation; see `audit_split`."""
+    shared = find_shared_vectors(bags)
+    return tuple(audit_split(split, patient_of, pretrained=pretrained, shared_vectors=shared) for split in splits)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import Problems, UsageError
+from slpd_toolkit.core.manifest import check_ids, read_table, summarise
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kind import split_kind
@@ -16,6 +17,7 @@ from slpd_toolkit.mil.tasks.task import task_class
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     import pandas as pd
 
@@ -40,6 +42,19 @@ class Inputs:
     """Patient of every slide of the manifest, those that are left out included."""
     notes: tuple[str, ...]
     """What was left out or assumed."""
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest that need not name slide files.
+
+    Raises:
+        UsageError: It cannot be read, or slide ids are missing, repeated or not usable.
+    """
+    table = read_table(path, required=("slide_id",))
+    problems = check_ids(table)
+    if problems:
+        raise UsageError(f"Manifest {path}:\n{summarise(problems)}", hint="Correct these rows.")
+    return table
 
 
 def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], config: MilEvalConfig) -> Inputs:

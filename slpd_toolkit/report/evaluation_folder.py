@@ -1,0 +1,83 @@
+"""The folder of an evaluation: its files, claimed before the work and written after it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
+from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
+from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
+from slpd_toolkit.report.scores import FILENAME as SCORES
+from slpd_toolkit.report.scores import write_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.statistics.results import Evaluation
+    from slpd_toolkit.report.thumbnails import Thumbnails
+
+REPORT, METRICS, PREDICTIONS, FOLDS, RECIPE = (
+    "report.html",
+    "metrics.json",
+    "predictions.csv",
+    "folds.csv",
+    "recipe.toml",
+)
+_FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
+_OWN_FOLDER = "Give the evaluation a folder of its own."
+
+
+def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path]) -> None:
+    """Make the folder and its figures/, before the work.
+
+    Args:
+        out: The folder.
+        cache: The token cache that is read, if any.
+        inputs: Files that are read: none may be replaced by a result.
+
+    Raises:
+        UsageError: `out` holds something else, a file that is read would be replaced, or it cannot be written to.
+    """
+    if cache is not None and out.resolve() == cache.resolve():
+        raise UsageError(f"--out: {out} is the token cache.", hint=_OWN_FOLDER)
+    if (out / REGION_VIT).exists():
+        raise UsageError(f"--out: {out} is a run of `slpd pretrain`, whose {RECIPE} would be lost.", hint=_OWN_FOLDER)
+    read = {path.resolve() for path in inputs}
+    lost = [name for name in _FILES if (out / name).resolve() in read]
+    if lost:
+        raise UsageError(f"--out: {out / lost[0]} is read, and would be replaced.", hint=_OWN_FOLDER)
+    claim_folder(out, _FILES)
+    claim_folder(out / FIGURES, figure_files())
+
+
+def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split], thumbnails: Thumbnails) -> None:
+    """Write all files of an evaluation. The report comes last: if it exists, all files belong to the same evaluation.
+
+    Args:
+        out: The folder.
+        evaluation: What was found.
+        splits: Which slides trained, selected and tested.
+        thumbnails: Slides for the report; those that cannot be read are shown without pixels.
+    """
+    (out / REPORT).unlink(missing_ok=True)
+    write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
+    write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
+    write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
+    write_scores(out / SCORES, evaluation)
+    write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
+    write_report(out / REPORT, evaluation, thumbnails.read)
+    if thumbnails.failures:
+        slide, error = next(iter(thumbnails.failures.items()))
+        console.note(
+            f"note: The report shows {len(thumbnails.failures)} slides without pixels, their files cannot be read: "
+            f"{listed(thumbnails.failures)}. {slide}: {error.message}"
+        )

@@ -1,0 +1,83 @@
+"""Bags of every model for the slides of an evaluation, and where they came from."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sklearn
+import torch
+
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.files import sha256
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.version import __version__
+from slpd_toolkit.representations.models import Cache
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenStore
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.mil.statistics.results import Representation
+    from slpd_toolkit.representations.models import Model
+
+
+@contextmanager
+def open_cache(path: Path | None, device: torch.device, workers: int) -> Iterator[Cache | None]:
+    """Open a token cache for reading at random; None without one.
+
+    Raises:
+        CacheError: It is empty, mixed or damaged.
+    """
+    if path is None:
+        yield None
+        return
+    store = TokenStore.open(path)
+    with closing(CohortTokens(store)) as tokens:
+        yield Cache(store, tokens, device, workers)
+
+
+def warn_of_empty_slides(cache: Cache, listed_slides: Collection[str]) -> None:
+    """Warn of listed slides whose token file holds no region: they count as missing although their files exist."""
+    empty = sorted((set(cache.store.slide_ids) - cache.files.keys()) & set(listed_slides))
+    if empty:
+        console.warn(f"{len(empty)} slides have a token file without a region, and count as missing: {listed(empty)}.")
+
+
+def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, Sequence[str]]:
+    """Return the slides that each source of embeddings has, by what messages call it; the cache counts once."""
+    return {
+        f"the cache {cache}" if model.of_cache else f"the table {model.source}": sorted(model.slides)
+        for model in models
+    }
+
+
+def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
+    """Embed these slides with every model."""
+    files = {} if cache is None else cache.files
+    regions = sum(len(files[slide]) for slide in slides if slide in files)
+    total = regions * sum(model.of_cache for model in models)
+    with console.progress("embed", total=total, unit="regions", shown=total > 0) as bar:
+        return tuple(model.represent(slides, bar) for model in models)
+
+
+def provenance(manifest: Path, models: Sequence[Model], cache: Cache | None, device: torch.device) -> dict[str, object]:
+    """Return versions of the software, and digests of what was read."""
+    encoder = {}
+    if cache is not None:
+        encoder = {"encoder": cache.store.meta.encoder, "encoder_sha256": cache.store.meta.encoder_sha256}
+    return {
+        "toolkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit_learn": sklearn.__version__,
+        "device": compute.describe(device),
+        "manifest_sha256": sha256(manifest),
+        "models": {model.name: model.digest for model in models if model.digest},
+        **encoder,
+    }
