@@ -20,6 +20,7 @@ from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import heatmap
 from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.report import heatmap_files
 from slpd_toolkit.report.scores import FILENAME, read_scores, write_scores
 from tests.report.evaluations import classification, planted_evaluation
 from tests.slide_factory import write_scn, write_slide
@@ -336,7 +337,7 @@ def test_whatever_is_wrong_with_one_slide_the_others_are_drawn(tmp_path: Path, m
     def fail(*_: object) -> None:
         raise ZeroDivisionError("nobody thought of it")
 
-    monkeypatch.setattr(heatmap, "write_heatmap", fail)
+    monkeypatch.setattr(heatmap_files, "write_heatmap", fail)
     code, names = show(tmp_path / "scores.csv", tmp_path / "new")
     assert (code, names) == (1, ["failures.csv"])
     assert [row["slide_id"] for row in failures(tmp_path / "new")] == ["one", "two"]

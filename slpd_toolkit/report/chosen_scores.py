@@ -1,0 +1,80 @@
+"""Scores that `slpd heatmap` draws: one table of scores.h5, or a CSV, for the slides that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.report.score_csv import read_score_csv
+from slpd_toolkit.report.scores import FILENAME, read_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from slpd_toolkit.config.heatmap import HeatmapConfig
+    from slpd_toolkit.report.scores import ScoreTable, SlideScores
+
+
+@dataclass(frozen=True)
+class ChosenScores:
+    """Model and aggregator, and for each slide a function that reads its squares."""
+
+    model: str
+    aggregator: str
+    slides: Mapping[str, Callable[[], SlideScores]]
+
+
+def choose_scores(config: HeatmapConfig) -> ChosenScores:
+    """Find the scores of --scores, --model, --aggregator, --slide and --limit.
+
+    Raises:
+        UsageError: There are no scores, several tables fit, or a slide has none.
+        CacheError: scores.h5 is damaged.
+    """
+    return _choose_slides(config, _read(config))
+
+
+def _read(config: HeatmapConfig) -> ChosenScores:
+    path = config.scores / FILENAME if config.scores.is_dir() else config.scores
+    if not path.is_file():
+        raise UsageError(
+            f"{path} does not exist.",
+            hint="Give scores.h5 or the folder of `slpd mil-eval` that holds it, or a CSV.",
+        )
+    if path.suffix.lower() == ".csv":
+        if config.model or config.aggregator:
+            raise UsageError(f"{path} is a CSV: --model and --aggregator choose within a scores.h5.")
+        return ChosenScores("", "", read_score_csv(path))
+    table = _choose_table(config, path, read_scores(path))
+    slides = {slide: partial(table.slide, index) for index, slide in enumerate(table.slide_ids)}
+    return ChosenScores(table.model, table.aggregator, slides)
+
+
+def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, ...]) -> ScoreTable:
+    if not tables:
+        raise UsageError(
+            f"{path} holds no scores: probes have no attention, vectors of slides no regions.",
+            hint="Run `slpd mil-eval` with --aggregator abmil.",
+        )
+    fitting = [
+        table
+        for table in tables
+        if config.model in {None, table.model} and config.aggregator in {None, table.aggregator}
+    ]
+    if len(fitting) != 1:
+        found = "; ".join(f"--model {table.model} --aggregator {table.aggregator}" for table in fitting or tables)
+        what = "several sets of scores fit" if fitting else "no scores fit"
+        raise UsageError(f"{path}: {what} --model and --aggregator.", hint=f"Choose one: {found}.")
+    return fitting[0]
+
+
+def _choose_slides(config: HeatmapConfig, source: ChosenScores) -> ChosenScores:
+    absent = [slide for slide in config.slide if slide not in source.slides]
+    if absent:
+        raise UsageError(f"--slide: {listed(absent)} has no scores; {listed(source.slides)} have.")
+    names = list(config.slide or source.slides)[: config.limit or None]
+    return replace(source, slides={name: source.slides[name] for name in names})

@@ -1,0 +1,143 @@
+"""The files of one slide's heatmap: a picture, and objects for QuPath."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.core.files import is_safe_name, remove_leftovers
+from slpd_toolkit.report.heatmap_figure import write_heatmap
+from slpd_toolkit.report.overlays import colour_values, draw_overlay
+from slpd_toolkit.report.qupath import write_geojson
+from slpd_toolkit.report.scores import require_drawable
+from slpd_toolkit.report.thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from slpd_toolkit.config.heatmap import HeatmapConfig
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.report.scores import SlideScores
+    from slpd_toolkit.report.thumbnails import SlideFrame
+
+STAGE = "heatmap"
+_SUFFIXES = {"both": ("geojson", "png"), "geojson": ("geojson",), "png": ("png",)}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Outcome for one slide."""
+
+    done: bool
+    """Whether its files are there, as they should be."""
+    corner_l0: tuple[int, int] | None = None
+    """Where the coordinates of its GeoJSON start, level-0 px of the whole slide; None if its bounds are not known."""
+    failures: tuple[Failure, ...] = ()
+
+
+def needs_slides(config: HeatmapConfig) -> bool:
+    """Whether files are written that depend on the slides: pictures, and GeoJSON that follows QuPath's crop."""
+    return config.format != "geojson" or config.crop
+
+
+def read_squares(config: HeatmapConfig, slide_id: str, read: Callable[[], SlideScores]) -> SlideScores | Failure:
+    """Read a slide's squares and check them; return what is wrong instead of ending the run."""
+    try:
+        _require_safe(slide_id)
+        slide = read()
+        require_drawable(slide)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
+        return Failure.of(STAGE, slide_id, config.scores, error)
+    return slide
+
+
+def _require_safe(slide_id: str) -> None:
+    if not is_safe_name(slide_id):
+        raise SlideError(
+            f"slide_id {slide_id!r} cannot be a file name.",
+            hint="Allowed: letters, digits, '.', '_', '-', not starting with '.'.",
+        )
+
+
+def draw_slide(
+    config: HeatmapConfig, title: str, slide_id: str, squares: SlideScores | Failure, entry: SlideEntry | None
+) -> Drawn:
+    """Write the files of a slide; those of an earlier run go if they cannot be replaced, as they show other scores."""
+    paths = (
+        [config.out / f"{slide_id}.{suffix}" for suffix in _SUFFIXES[config.format]] if is_safe_name(slide_id) else []
+    )
+    if isinstance(squares, Failure):
+        _remove(paths)
+        return Drawn(done=False, failures=(squares,))
+    thumbnails = Thumbnails({} if entry is None else {slide_id: entry}, config.side_px)
+    errors: list[Exception] = []
+    corner_l0 = None
+    try:
+        frame = thumbnails.frame(slide_id) if needs_slides(config) else None
+        odd = None if frame is None else _other_size(config, squares, frame)
+        errors += [] if odd is None else [odd]
+        corner_l0 = None if frame is None or odd is not None else frame.bounds_corner_l0
+        _write(config, title, squares, paths, thumbnails if odd is None else None, corner_l0)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
+        _remove(paths)
+        errors.append(error)
+    done = not errors
+    errors += thumbnails.failures.values()
+    return Drawn(done, corner_l0, tuple(Failure.of(STAGE, slide_id, config.scores, error) for error in errors))
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _other_size(config: HeatmapConfig, slide: SlideScores, frame: SlideFrame) -> SlideError | None:
+    """Return what is wrong where the slide file is not the one that was scored; its pixels and bounds are not used."""
+    if min(slide.slide_size_l0) <= 0 or slide.slide_size_l0 == frame.size_l0:
+        return None
+    result = "written in coordinates of the whole slide" if config.format == "geojson" else "shown without pixels"
+    return SlideError(
+        f"The slide file has {_size(frame.size_l0)} px, the scores are of one with {_size(slide.slide_size_l0)}: "
+        f"{result}.",
+        hint="Name the file that was embedded in the manifest. Squares of features that were imported without "
+        "the slide's size cannot be laid on its pixels.",
+    )
+
+
+def _write(
+    config: HeatmapConfig,
+    title: str,
+    slide: SlideScores,
+    paths: Sequence[Path],
+    thumbnails: Thumbnails | None,
+    corner_l0: tuple[int, int] | None,
+) -> None:
+    """Write each file.
+
+    Args:
+        config: The settings.
+        title: Heading of the picture.
+        slide: Squares with their scores.
+        paths: The files to write.
+        thumbnails: Where pixels are read; None draws without.
+        corner_l0: Where the coordinates of GeoJSON start, if that is known and wanted.
+    """
+    values = colour_values(slide.scores, config.scale)
+    for path in paths:
+        remove_leftovers(path)
+        if path.suffix == ".geojson":
+            write_geojson(path, slide, values, config.scale, (corner_l0 or (0, 0)) if config.crop else (0, 0))
+            continue
+        whole = None if thumbnails is None else thumbnails.read(slide.slide_id)
+        placed = slide if whole is None else replace(slide, slide_size_l0=whole.size_l0)
+        overlay = draw_overlay(placed, values, None if whole is None else whole.rgb, config.side_px)
+        write_heatmap(path, title, overlay, slide.scores, config.scale)
+
+
+def _size(size_l0: tuple[int, int]) -> str:
+    return f"{size_l0[0]:,} x {size_l0[1]:,}"
