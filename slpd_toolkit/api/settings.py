@@ -173,6 +173,7 @@ class HeatmapSettings(TypedDict, total=False):
     manifest: StrPath | None
     slides_root: StrPath | None
     format: Literal["both", "png", "geojson"]
+    crop: bool
     scale: Literal["rank", "linear"]
     side_px: int
     jobs: int
