@@ -11,9 +11,10 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
+from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from slpd_toolkit.config.inspect import InspectConfig
@@ -61,16 +62,14 @@ def look_at(path: Path) -> Inspection:
     if not paths:
         state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {state}.", hint="Give a .h5 file or a cache folder that `slpd embed` wrote.")
-    files, broken = [], []
-    for each in paths:
-        try:
-            files.append(TokenFile.open(each))
-        except CacheError as error:
-            broken.append((each, error))
+    found = list(open_token_files(path, paths))
+    files = [each for each in found if isinstance(each, TokenFile)]
+    broken = [(each, error) for each, error in zip(paths, found, strict=True) if isinstance(error, CacheError)]
     return Inspection(f"Token cache {path}", tuple(files), tuple(broken), _cache_facts(files, paths) if files else {})
 
 
 def _file_facts(slide: TokenFile) -> dict[str, str]:
+    slide.verify()
     meta = slide.meta
     return {
         "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
@@ -79,6 +78,7 @@ def _file_facts(slide: TokenFile) -> dict[str, str]:
         "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
         f"float16, {console.human_bytes(slide.path.stat().st_size)}",
         **_shared_facts(meta),
+        **_versions([slide]),
         "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
         + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
         "tissue": _tissue(slide),
@@ -102,6 +102,7 @@ def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
         **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
         "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
         **_shared_facts(store.meta),
+        **_versions(files),
     }
 
 
@@ -111,8 +112,13 @@ def _shared_facts(meta: TokenMeta) -> dict[str, str]:
         f"({_millimetres(meta.region_px * meta.target_mpp)})",
         "patch": f"{meta.patch_px} px at {meta.target_mpp:g} um/px ({meta.patch_px * meta.target_mpp:g} um)",
         **_encoder_facts(meta),
-        "schema": f"{schema.SCHEMA} {schema.VERSION}",
     }
+
+
+def _versions(slides: Sequence[TokenFile]) -> dict[str, str]:
+    versions = sorted({slide.header.schema_version for slide in slides})
+    note = "" if min(versions) >= schema.VERSION else "; files of version 1 have no checksums of their tokens"
+    return {"schema": f"{schema.SCHEMA} {' and '.join(map(str, versions))}{note}"}
 
 
 def _encoder_facts(meta: TokenMeta) -> dict[str, str]:

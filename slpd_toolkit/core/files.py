@@ -23,12 +23,20 @@ def is_safe_name(name: str) -> bool:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a hidden sibling of `path` to write to; on success it is synced to disk and replaces `path`.
+    """Yield a hidden sibling of `path` to write to; on success it is synced to disk and replaces `path`.
 
     A crash at any moment, kill -9 and power loss included, leaves either the old file or the new one. On an exception
     the sibling is removed. Siblings of a process that was killed are named `.<name>.<random>.tmp`: see
     `remove_leftovers`.
+
+    Raises:
+        OSError: The disk refuses (full, quota, read-only); the message names `path`.
     """
+    with _naming(path):
+        yield from _written(path)
+
+
+def _written(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     partial = Path(name)
@@ -40,6 +48,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             partial.unlink()
         raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file into errors of the system that name none, or only a file that is gone by then."""
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename or "")
+        if error.errno is None or (named and not named.startswith(str(path.parent / f".{path.name}."))):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def publish(partial: Path, path: Path) -> None:

@@ -33,9 +33,9 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     Raises:
         SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
     """
-    with open_h5(path) as file:
-        features = open_rows(dataset(file, FEATURES, path), path)
-        coords_l0 = check_pairs(read_pairs(dataset(file, COORDS, path), path), features.shape[0], path)
+    file = open_h5(path)
+    features = open_rows(dataset(file, FEATURES), path)
+    coords_l0 = check_pairs(read_pairs(dataset(file, COORDS), path), features.shape[0], path)
     patches, attributes = _patches(path, settings)
     patch_px, patch_l0 = _patch(attributes, patches)
     mpp_l0 = require_mpp(settings, path)
@@ -66,8 +66,7 @@ def _patches(path: Path, settings: Settings) -> tuple[Path, dict[str, Any]]:
     patches = settings.coords / path.name
     if not patches.is_file():
         raise SlideError(f"{patches} does not exist.", hint="--coords is CLAM's folder patches/, one file a slide.")
-    with open_h5(patches) as file:
-        return patches, dict(dataset(file, COORDS, patches).attrs)
+    return patches, dict(dataset(open_h5(patches), COORDS).attributes)
 
 
 def _patch(attributes: Mapping[str, Any], path: Path) -> tuple[int, float]:

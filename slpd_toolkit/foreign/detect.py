@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import h5py
-
 from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.foreign import clam, hipt, slide2vec, stamp, trident
 from slpd_toolkit.foreign.features import TOOLS
@@ -88,10 +86,10 @@ def tool_of(path: Path) -> Tool:
         SlideError: It is damaged, or of no tool that is known.
     """
     if path.suffix == ".h5":
-        with open_h5(path) as file:
-            names = set(file)
-            attributes = file[trident.COORDS].attrs if isinstance(file.get(trident.COORDS), h5py.Dataset) else {}
-            of_trident = trident.PATCH_L0 in attributes
+        file = open_h5(path)
+        names = set(file.names)
+        coords = file.datasets.get(trident.COORDS)
+        of_trident = coords is not None and trident.PATCH_L0 in coords.attributes
         if {stamp.FEATURES, stamp.COORDS} <= names:
             return "stamp"
         if {trident.FEATURES, trident.COORDS} <= names:

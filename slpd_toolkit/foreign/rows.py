@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, chunk_offsets, describe_hdf5, read_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
 
+    from slpd_toolkit.core.hdf5_reader import DatasetInfo, Hdf5Contents
     from slpd_toolkit.foreign.features import Rows
-
-# What h5py raises where bytes of a header are wrong, or where something else stands under a name.
-DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 
 
 class ArrayRows:
@@ -85,72 +81,98 @@ class PackedRows:
     def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Read rows: (n,) indices to (n, D)."""
         if self._array is None:
-            with open_h5(self._path) as file:
-                self._array = np.asarray(file[self._name][...])
+            self._array = read_h5(self._path, self._name)
         rows: npt.NDArray[np.floating] = self._array[index]
         return rows
 
 
-@contextmanager
-def open_h5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
+def open_h5(path: Path) -> Hdf5Contents:
+    """Read the structure and the attributes of an HDF5 file.
 
     Raises:
-        SlideError: It is none, was cut short, or turns out to be damaged while it is read in the block.
+        SlideError: It cannot be read: it is another kind of file, damaged, cut short, open for writing elsewhere, ...
     """
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except DAMAGES as error:
-        raise SlideError(
-            f"{path} cannot be read as HDF5 ({next(iter(str(error).splitlines()), type(error).__name__)}).",
-            hint="It is damaged or was cut short: copy it again, or extract the slide's features again.",
-        ) from error
+        return describe_hdf5(path, refuse_locked=True)
+    except Hdf5Error as error:
+        raise _slide_error(error) from error
 
 
-def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+def read_h5(path: Path, name: str) -> npt.NDArray[Any]:
+    """Read a dataset.
+
+    Raises:
+        SlideError: It cannot be read, or claims values that the file does not hold.
+    """
+    try:
+        return read_hdf5(path, name)
+    except Hdf5Error as error:
+        raise _slide_error(error) from error
+
+
+def _slide_error(error: Hdf5Error) -> SlideError:
+    if error.kind in {"not HDF5", "cut short", "damaged"}:
+        return SlideError(error.message, hint="Copy it again, or extract the slide's features again.")
+    return SlideError(error.message, hint=error.hint)
+
+
+def dataset(file: Hdf5Contents, name: str) -> DatasetInfo:
     """Find a dataset.
 
     Raises:
-        SlideError: There is none of that name.
+        SlideError: There is none of that name, or its values are stored in another file.
     """
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
+    found = file.datasets.get(name)
+    if found is None and file.others.get(name) == "link":
         raise SlideError(
-            f"{path} has no dataset {name!r}, only {', '.join(sorted(file)) or 'nothing'}.",
+            f"{file.path}: {name!r} is a link to another place or file, which is not followed.",
+            hint="Store the values in the file itself.",
+        )
+    if found is None:
+        raise SlideError(
+            f"{file.path} has no dataset {name!r}, only {', '.join(file.names) or 'nothing'}.",
             hint="Is it of this tool? `slpd import DIR` finds the tool by itself.",
+        )
+    if found.outside:
+        raise SlideError(
+            f"{file.path}: the values of {name!r} are stored in another file, which is not followed.",
+            hint="Store the values in the file itself.",
         )
     return found
 
 
-def open_rows(data: h5py.Dataset, path: Path) -> Rows:
-    """Make a dataset of features readable by rows, after its file is closed too.
+def open_rows(data: DatasetInfo, path: Path) -> Rows:
+    """Make a dataset of features readable by rows.
 
     Memory holds nothing of features that are stored plainly, and all of those that are compressed once some are read.
 
     Raises:
-        SlideError: They are no (N, D) floating-point numbers.
+        SlideError: They are not (N, D) floating-point numbers, or are not all in the file.
     """
     check_features(data.shape, data.dtype, path)
     return _rows(data, path)
 
 
-def read_pairs(data: h5py.Dataset, path: Path) -> npt.NDArray[Any]:
-    """Read a dataset of coordinates, whatever it holds."""
-    if data.ndim != 2 or data.dtype.kind not in "iuf" or 0 in data.shape:
-        return np.asarray(data[...])
-    return _rows(data, path).take(np.arange(len(data)))
+def read_pairs(data: DatasetInfo, path: Path) -> npt.NDArray[Any]:
+    """Read a dataset of coordinates, whatever its shape.
+
+    Raises:
+        SlideError: It cannot be read, or claims values that the file does not hold.
+    """
+    if len(data.shape) != 2 or data.dtype is None or 0 in data.shape:
+        return read_h5(path, data.name)
+    return _rows(data, path).take(np.arange(data.shape[0]))
 
 
-def check_features(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> None:
+def check_features(shape: tuple[int, ...], dtype: np.dtype[Any] | None, path: Path) -> None:
     """Check that features are (N, D) floating-point numbers, and that there are some.
 
     Raises:
         SlideError: They are not.
     """
-    if len(shape) != 2 or dtype.kind != "f":
+    if len(shape) != 2 or dtype is None or dtype.kind != "f":
         raise SlideError(
-            f"{path}: features are {shape} {dtype}, expected (N, D) floating-point numbers.",
+            f"{path}: features are {shape} {dtype or 'of another type'}, expected (N, D) floating-point numbers.",
             hint="Are they patch features? Those of whole slides cannot be placed.",
         )
     if 0 in shape:
@@ -160,26 +182,31 @@ def check_features(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> 
         )
 
 
-def _rows(data: h5py.Dataset, path: Path) -> Rows:
+def _rows(data: DatasetInfo, path: Path) -> Rows:
     rows, width = data.shape
-    filters = data.id.get_create_plist().get_nfilters()
-    plain = not filters and not data.external and data.dtype.isnative and not data.file.userblock_size
-    offset = data.id.get_offset()
-    if plain and offset is not None:
-        return ArrayRows(np.memmap(path, data.dtype, "r", offset, (rows, width)))
-    if plain and data.chunks == (1, width):
-        offsets = _chunk_offsets(data)
-        if offsets.min() >= 0:
-            return ScatteredRows(path, offsets, width, data.dtype)
+    dtype = data.dtype
+    assert dtype is not None
+    plain = not data.filtered and dtype.isnative
+    try:
+        if plain and data.offset is not None:
+            return ArrayRows(np.memmap(path, dtype, "r", data.offset, (rows, width)))
+        if plain and data.chunks == (1, width):
+            return ScatteredRows(path, _row_offsets(data, path), width, dtype)
+    except Hdf5Error as error:
+        raise _slide_error(error) from error
+    except (OSError, ValueError) as error:
+        raise SlideError(
+            f"{path} cannot be read as HDF5 ({error}).", hint="Copy it again, or extract the slide's features again."
+        ) from error
     return PackedRows(path, data.name, (rows, width))
 
 
-def _chunk_offsets(data: h5py.Dataset) -> npt.NDArray[np.int64]:
-    """Where each row begins in the file, bytes, where each is a chunk; -1 where it was never written."""
-    offsets = np.full(len(data), -1, np.int64)
-
-    def note(chunk: Any) -> None:
-        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
-
-    data.id.chunk_iter(note)
+def _row_offsets(data: DatasetInfo, path: Path) -> npt.NDArray[np.int64]:
+    """Find where each row begins in the file, bytes, if it is large enough to hold them all."""
+    size = path.stat().st_size
+    if data.nbytes > size:
+        raise ValueError(f"{data.name!r} claims {data.nbytes:,} bytes, but the file has {size:,}")
+    offsets = chunk_offsets(path, data.name)
+    if offsets.min() < 0:
+        raise ValueError(f"{int((offsets < 0).sum()):,} of {len(offsets):,} rows of {data.name!r} were never written")
     return offsets

@@ -16,15 +16,15 @@ from slpd_toolkit.foreign.features import (
     number,
     require_encoder,
 )
-from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_h5, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import h5py
     import numpy.typing as npt
 
+    from slpd_toolkit.core.hdf5_reader import Hdf5Contents
     from slpd_toolkit.foreign.features import Settings
 
 FEATURES, COORDS = "feats", "coords"
@@ -54,10 +54,10 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     Raises:
         SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
     """
-    with open_h5(path) as file:
-        features = open_rows(dataset(file, FEATURES, path), path)
-        coords = check_pairs(read_pairs(dataset(file, COORDS, path), path), features.shape[0], path)
-        attributes, usable = dict(file.attrs), _plain_tiles(file, path)
+    file = open_h5(path)
+    features = open_rows(dataset(file, FEATURES), path)
+    coords = check_pairs(read_pairs(dataset(file, COORDS), path), features.shape[0], path)
+    attributes, usable = file.attributes, _plain_tiles(file, features.shape[0])
     tiles = _tiles(attributes, coords, settings, path)
     asked_mpp = settings.target_mpp or tiles.um / tiles.px
     mpp_l0, notes = settings.mpp_l0 or (settings.mpp if tiles.unit == tiles.um else None), tiles.notes
@@ -111,11 +111,12 @@ def _stride(coords: npt.NDArray[np.float64]) -> float:
     return float(np.median(apart[apart <= apart.min() * (1 + _JITTER)])) if len(apart) else float(_TILE_PX)
 
 
-def _plain_tiles(file: h5py.File, path: Path) -> npt.NDArray[np.bool_] | None:
+def _plain_tiles(file: Hdf5Contents, tiles: int) -> npt.NDArray[np.bool_] | None:
     """Which rows are tiles as they are: old files may hold augmented copies too."""
-    if "augmented" not in file:
+    if "augmented" not in file.names:
         return None
-    augmented = np.asarray(dataset(file, "augmented", path)[...], np.bool_)
-    if augmented.shape != file[FEATURES].shape[:1]:
-        raise SlideError(f"{path}: {augmented.shape} flags `augmented` for {len(file[FEATURES]):,} tiles.")
+    flags = dataset(file, "augmented")
+    if flags.shape != (tiles,):
+        raise SlideError(f"{file.path}: {flags.shape} flags `augmented` for {tiles:,} tiles.")
+    augmented = read_h5(file.path, flags.name).astype(np.bool_)
     return ~augmented if augmented.any() else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from slpd_toolkit.core.archives import check_zip, is_zip, read_npz
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import atomic_path
 
@@ -17,8 +17,19 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-# What torch and numpy raise where a file is cut short, is something else, or holds pickled code.
-_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError, AttributeError, zipfile.BadZipFile)
+# What torch raises where a file is cut short, is something else, or holds pickled code.
+_DAMAGES = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
 FEATURES = "features"
 
 
@@ -30,7 +41,9 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
     """
     try:
         found = _load(path)
-    except (*_DAMAGES, pickle.UnpicklingError) as error:
+    except OSError as error:
+        raise _not_readable_now(path, error) from error
+    except _DAMAGES as error:
         raise SlideError(
             f"{path} cannot be read as a tensor ({next(iter(str(error).splitlines()), type(error).__name__)}).",
             hint="It is damaged, was cut short, or holds Python objects: save the tensor alone.",
@@ -41,17 +54,25 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
     return found
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read all arrays of an .npz.
 
     Raises:
         SlideError: The file is unreadable, or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays.items())
-    except _DAMAGES as error:
+        return read_npz(path)
+    except OSError as error:
+        raise _not_readable_now(path, error) from error
+    except ValueError as error:
         raise SlideError(f"{path} cannot be read as .npz ({error}).", hint="It is damaged: write it again.") from error
+
+
+def _not_readable_now(path: Path, error: OSError) -> SlideError:
+    return SlideError(
+        f"{path} cannot be read ({error.strerror or error}).",
+        hint="The file itself may be sound: check its permissions and the disk or network drive.",
+    )
 
 
 def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
@@ -69,11 +90,14 @@ def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
 
 def _load(path: Path) -> object:
     if path.suffix == ".npz":
-        return read_arrays(path)[FEATURES]
-    try:
+        return read_npz(path)[FEATURES]
+    if is_zip(path):  # files of before torch 1.6 have no checksums, and cannot be mapped
+        check_zip(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # files of before torch 1.6 cannot be mapped
+    else:
         found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, torch.Tensor):
         return found
+    if found.layout != torch.strided or found.numel() * found.element_size() > found.untyped_storage().nbytes():
+        raise ValueError(f"it claims {found.numel():,} numbers and does not hold them")
     return found.detach().float().numpy() if found.dtype == torch.bfloat16 else found.detach().numpy()

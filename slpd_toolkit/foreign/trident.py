@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.hdf5_writer import Layout, describe_layout, write_layout
 from slpd_toolkit.foreign.features import (
     OBJECTIVE_UM,
     MissingSettingError,
@@ -43,11 +42,11 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     Raises:
         SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
     """
-    with open_h5(path) as file:
-        features = open_rows(dataset(file, FEATURES, path), path)
-        stored = dataset(file, COORDS, path)
-        attributes = dict(stored.attrs)
-        coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
+    file = open_h5(path)
+    features = open_rows(dataset(file, FEATURES), path)
+    stored = dataset(file, COORDS)
+    attributes = stored.attributes
+    coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
     patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
     magnification = number(attributes, path, "target_magnification")
     mpp_l0, notes = _mpp_l0(attributes, path, settings)
@@ -109,6 +108,9 @@ def write(
         coords_l0: (N, 2), x and y of the squares' top-left corners, level-0 px.
         squares: What is embedded.
         about: Further attributes of the features.
+
+    Raises:
+        OSError: The disk refuses (full, quota).
     """
     attributes = {
         "patch_size": squares.side_px,
@@ -122,9 +124,11 @@ def write(
         "level0_mpp": squares.mpp_l0,
         "target_mpp": squares.target_mpp,
     }
-    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
-        file.create_dataset(FEATURES, data=features).attrs.update({"name": slide_id, **about})
-        file.create_dataset(COORDS, data=coords_l0, dtype=np.int64).attrs.update(attributes)
+    layout = Layout()
+    with describe_layout(layout) as made:  # texts of variable length: as TRIDENT's own files have them
+        made.reserve(FEATURES, features.shape, features.dtype).attrs.update({"name": slide_id, **about})
+        made.file.create_dataset(COORDS, data=coords_l0, dtype=np.int64).attrs.update(attributes)
+    write_layout(path, layout, {FEATURES: features})
 
 
 def _magnification(mpp: float) -> int | float:

@@ -8,6 +8,7 @@ state dict, or a dict that holds one under `teacher`, `student` or `state_dict`,
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from slpd_toolkit.core.archives import check_zip, is_zip
 from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.core.files import atomic_path
 
@@ -42,9 +44,27 @@ _HARMLESS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
 
+_DAMAGES = (
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
+_TENSORS_SHA256 = "tensors_sha256"
+"""Metadata of the .safetensors files that are written here: the format itself has no checksum."""
+
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a weights file to the CPU without executing anything in it.
+
+    The checksums of zip archives (`torch.save` since torch 1.6) and of .safetensors files that this project wrote are
+    verified. Other .safetensors files, and files of older versions of torch, have none.
 
     Raises:
         WeightsError: The file is missing, truncated, holds pickled code, or is not a dict.
@@ -53,6 +73,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
+        if is_zip(path):  # torch itself does not compare the checksums
+            check_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -62,10 +84,15 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             f"{path}: refused, because it is not a plain weights file ({_first_line(error)}).",
             hint="If you trust its source, load it yourself and save its state dict as .safetensors.",
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: unreadable as weights ({error.strerror or error}).",
+            hint="The file itself may be sound: check its permissions and the disk or network drive.",
+        ) from error
+    except _DAMAGES as error:
         raise WeightsError(
             f"{path}: unreadable as weights ({_first_line(error)}).",
-            hint="The file may be truncated: download or copy it again, and compare its sha256.",
+            hint="The file is damaged or was cut short: download or copy it again, and compare its sha256.",
         ) from error
     if not isinstance(checkpoint, dict):
         raise WeightsError(
@@ -137,16 +164,36 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
 
 
 def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object], path: Path | str) -> None:
-    """Write tensors as .safetensors, atomically; the config goes into the file's metadata as JSON."""
+    """Write tensors as .safetensors, atomically; the config goes into the file's metadata as JSON.
+
+    Raises:
+        OSError: The disk refuses (full, quota).
+    """
     with atomic_path(Path(path)) as partial:
-        save_file(dict(state), partial, metadata={"config": json.dumps(dict(config)), "format": "pt"})
+        metadata = {"config": json.dumps(dict(config)), "format": "pt", _TENSORS_SHA256: _tensors_sha256(state)}
+        try:
+            save_file(dict(state), partial, metadata=metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"{path} cannot be written in full ({_first_line(error)})") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
-        config = (file.metadata() or {}).get("config")
+        metadata = file.metadata() or {}
+        config = metadata.get("config")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+    if metadata.get(_TENSORS_SHA256, "") not in {"", _tensors_sha256(state)}:
+        raise ValueError("its tensors are not those that were written")
     return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
+
+
+def _tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Network) -> dict[str, Tensor]:

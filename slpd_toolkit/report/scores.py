@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError, SlideError
-from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_writer import write_hdf5
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.mean_attention import mean_attention
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
@@ -114,21 +115,17 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
     """
     representations = {each.name: each for each in evaluation.representations}
     tables = [_table(result, representations[result.model]) for result in evaluation.results]
-    with atomic_path(path) as partial, h5py.File(partial, "w", libver="v110") as file:
-        file.attrs.update(
-            {
-                "schema": SCHEMA,
-                "schema_version": VERSION,
-                "toolkit_version": __version__,
-                "target": evaluation.target,
-            }
-        )
-        for number, table in enumerate(table for table in tables if table is not None):
-            group = file.create_group(str(number))
-            group.attrs.update({"model": table.model, "aggregator": table.aggregator})
-            group.create_dataset("slide_ids", data=list(table.slide_ids), dtype=h5py.string_dtype())
-            for name in ARRAYS:
-                group.create_dataset(name, data=getattr(table, name))
+    groups, datasets = dict[str, dict[str, str]](), dict[str, Any]()
+    for number, table in enumerate(table for table in tables if table is not None):
+        groups[str(number)] = {"model": table.model, "aggregator": table.aggregator}
+        datasets |= {f"{number}/{name}": getattr(table, name) for name in ("slide_ids", *ARRAYS)}
+    attributes = {
+        "schema": SCHEMA,
+        "schema_version": VERSION,
+        "toolkit_version": __version__,
+        "target": evaluation.target,
+    }
+    write_hdf5(path, attributes, datasets, groups)
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, ...]:
@@ -138,14 +135,16 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
         CacheError: It is missing, unreadable, of another version, or its parts do not fit together.
     """
     try:
-        with h5py.File(path, "r") as file:
-            found = (file.attrs.get("schema"), file.attrs.get("schema_version"))
-            if found != (SCHEMA, VERSION):
-                raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
-            tables = tuple(_read_table(path, file[name]) for name in sorted(file, key=int))
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        contents = describe_hdf5(path)
+        found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
+        if found != (SCHEMA, VERSION):
+            raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
+        return tuple(_read_table(path, name, contents.groups[name]) for name in sorted(contents.groups, key=int))
+    except Hdf5Error as error:
+        hint = _WRITTEN_BY if error.kind in {"missing", "damaged", "not HDF5", "cut short"} else error.hint
+        raise CacheError(f"{path} cannot be read as a score file ({error.reason}).", hint=hint) from error
+    except (LookupError, ValueError, TypeError) as error:
         raise CacheError(f"{path} cannot be read as a score file ({error}).", hint=_WRITTEN_BY) from error
-    return tables
 
 
 _WRITTEN_BY = "`slpd mil-eval` writes it; run that again."
@@ -169,10 +168,10 @@ def _table(result: Result, representation: Representation) -> ScoreTable | None:
     )
 
 
-def _read_table(path: Path, group: h5py.Group) -> ScoreTable:
-    arrays = {name: group[name][...] for name in ARRAYS}
-    ids = tuple(group["slide_ids"].asstr()[...].tolist())
-    table = ScoreTable(str(group.attrs["model"]), str(group.attrs["aggregator"]), ids, **arrays)
+def _read_table(path: Path, group: str, attributes: Mapping[str, Any]) -> ScoreTable:
+    arrays = {name: read_hdf5(path, f"{group}/{name}") for name in ARRAYS}
+    ids = tuple(map(str, read_hdf5(path, f"{group}/slide_ids").tolist()))
+    table = ScoreTable(str(attributes["model"]), str(attributes["aggregator"]), ids, **arrays)
     slides, regions = len(ids), len(table.scores)
     shapes = {"offsets": (slides + 1,), "coords_l0": (regions, 2), "region_l0": (slides,), "slide_size_l0": (slides, 2)}
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
-from slpd_toolkit.core.files import atomic_path, remove_leftovers
+from slpd_toolkit.core.files import remove_leftovers
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_writer import write_hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     Bag = npt.NDArray[np.float32]
 
 SCHEMA, VERSION = "slpd-region-embeddings", 1
-_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class StoredBags:
@@ -52,12 +53,17 @@ class StoredBags:
         self.path.parent.mkdir(exist_ok=True)
         remove_leftovers(self.path)
         ids = sorted(self._bags)
-        with atomic_path(self.path) as partial, h5py.File(partial, "w", libver="v110") as file:
-            file.attrs.update({"schema": SCHEMA, "schema_version": VERSION, "model_sha256": self._digest})
-            file.create_dataset("slide_ids", data=ids, dtype=h5py.string_dtype())
-            file.create_dataset("stamps", data=[self._stamps[slide_id] for slide_id in ids], dtype=h5py.string_dtype())
-            file.create_dataset("lengths", data=np.array([len(self._bags[slide_id]) for slide_id in ids], np.int64))
-            file.create_dataset("embeddings", data=np.concatenate([self._bags[slide_id] for slide_id in ids]))
+        write_hdf5(
+            self.path,
+            {"schema": SCHEMA, "schema_version": VERSION, "model_sha256": self._digest},
+            {
+                "slide_ids": ids,
+                "stamps": [self._stamps[slide_id] for slide_id in ids],
+                "lengths": np.array([len(self._bags[slide_id]) for slide_id in ids], np.int64),
+                "checksums": np.array([zlib.crc32(self._bags[slide_id].data) for slide_id in ids], np.uint32),
+                "embeddings": np.concatenate([self._bags[slide_id] for slide_id in ids]),
+            },
+        )
 
 
 def stamp(slide: TokenFile) -> str:
@@ -71,13 +77,17 @@ def stamp(slide: TokenFile) -> str:
 def _read(path: Path, digest: str) -> tuple[dict[str, str], dict[str, Bag]]:
     """Stamps and embeddings by slide; nothing where the file is absent, damaged or of another model."""
     try:
-        with h5py.File(path, "r") as file:
-            about = (file.attrs["schema"], int(file.attrs["schema_version"]), file.attrs["model_sha256"])
-            if about != (SCHEMA, VERSION, digest):
-                return {}, {}
-            ids, stamps = file["slide_ids"].asstr()[...], file["stamps"].asstr()[...]
-            bags = np.split(file["embeddings"][...], np.cumsum(file["lengths"][...])[:-1])
-        stored = dict(zip(ids, stamps, strict=True)), dict(zip(ids, bags, strict=True))
-    except _DAMAGES:
+        contents = describe_hdf5(path)
+        names = ("schema", "schema_version", "model_sha256")
+        if tuple(contents.attributes.get(name) for name in names) != (SCHEMA, VERSION, digest):
+            return {}, {}
+        arrays = {name: read_hdf5(path, name) for name in contents.datasets}
+        ids, lengths = arrays["slide_ids"].tolist(), arrays["lengths"]
+        bags = np.split(arrays["embeddings"].astype(np.float32, copy=False), np.cumsum(lengths)[:-1])
+        checksums = arrays.get("checksums", ())  # files of versions before 0.2 have none
+        damaged = any(zlib.crc32(bag.data) != checksum for bag, checksum in zip(bags, checksums, strict=False))
+        if damaged or [len(bag) for bag in bags] != lengths.tolist():
+            return {}, {}
+        return dict(zip(ids, arrays["stamps"].tolist(), strict=True)), dict(zip(ids, bags, strict=True))
+    except (Hdf5Error, LookupError, TypeError, ValueError):
         return {}, {}
-    return stored

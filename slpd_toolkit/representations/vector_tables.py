@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from slpd_toolkit.core.archives import read_npz
 from slpd_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ def _of_frame(
 
 def _read_npz(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        arrays = read_npz(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as npz ({error}).", hint="Save plain arrays, no objects.") from error
     ids = next((name for name in _IDS if name in arrays), None)
     paired = ids is not None and _VECTORS in arrays

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import zlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import schema
+from slpd_toolkit.store.token_file import changed_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,9 +28,10 @@ _FILES_LEFT_FOR_OTHERS = 128
 class CohortTokens:
     """Regions 0 .. R-1 of a cache, slide after slide.
 
-    Reads go through `pread` rather than a memory map: one system call a region, other threads run meanwhile, a cache
-    larger than memory needs no more of it, and a file that was cut short is an error rather than a fatal signal. Files
-    stay open, as many as the system allows.
+    The tokens of a region are checked against their checksum when they are read for the first time. Reads go through
+    `pread` rather than a memory map: one system call per region, other threads run meanwhile, a cache larger than
+    memory needs no more of it, and a file that was cut short is an error rather than a fatal signal. Files stay open,
+    as many as the system allows.
 
     Args:
         store: The cache.
@@ -40,6 +43,7 @@ class CohortTokens:
         self._row_bytes = store.grid**2 * store.embedding_dim * schema.TOKEN_DTYPE.itemsize
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
+        self._verified = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -83,7 +87,8 @@ class CohortTokens:
             (B, grid, grid, D) float16.
 
         Raises:
-            CacheError: A file has vanished, was cut short, or holds tokens that are NaN or infinite.
+            CacheError: A file has vanished, was cut short, or holds tokens that are NaN or infinite or not those that
+                were written.
         """
         grid, width = self._store.grid, self._store.embedding_dim
         tokens = torch.empty((len(regions), grid, grid, width), dtype=torch.float16, pin_memory=pin_memory)
@@ -115,6 +120,16 @@ class CohortTokens:
                 f"{file.path} was cut short: region {region} has {count:,} of {self._row_bytes:,} bytes.",
                 hint="Restore it and resume the run.",
             )
+        self._verify(slide, region, into)
+
+    def _verify(self, slide: int, region: int, tokens: npt.NDArray[np.uint8]) -> None:
+        """Check a region's tokens against their checksum, once."""
+        file, number = self._store.files[slide], int(self._starts[slide]) + region
+        if file.header.checksums is None or self._verified[number]:
+            return
+        if zlib.crc32(tokens.data) != file.header.checksums[region]:
+            raise changed_tokens(file.path, region)
+        self._verified[number] = True
 
     def _descriptor(self, slide: int) -> tuple[int, bool]:
         """Give an open file, and whether it stays open."""

@@ -1,14 +1,17 @@
-"""The contract of a token file: names, shapes, dtypes and attributes of `<cache>/<slide_id>.h5`, version 1."""
+"""The contract of a token file: names, shapes, dtypes and attributes of `<cache>/<slide_id>.h5`, version 2."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.files import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,16 +20,26 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SCHEMA = "slpd-tokens"
-VERSION = 1
+VERSION = 2
+"""Version 2 added `CHECKSUMS` and `DIGEST`, and stores texts with a fixed length."""
+READ_VERSIONS = (1, 2)
 SUFFIX = ".h5"
 
 TOKENS, COORDS, TISSUE = "tokens", "coords", "tissue"
 PRESENT = "present"
 """Only in files of slides where some patch has no token; without it every patch has one."""
+CHECKSUMS = "checksums"
+"""CRC-32 of each region's tokens."""
+DIGEST = "digest"
+"""Attribute: BLAKE2b of the other attributes, the arrays and the checksums, hence of the tokens; see `digest`."""
 TOKEN_DTYPE = np.dtype("<f2")
 COORD_DTYPE = np.dtype("<i8")
 TISSUE_DTYPE = np.dtype("<f2")
 PRESENT_DTYPE = np.dtype(bool)
+CHECKSUM_DTYPE = np.dtype("<u4")
+
+FURTHEST_L0 = 10**9
+"""No slide has as many pixels along a side."""
 
 _WITHOUT_SIGN, _INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of a float16's bits; NaN lies above infinity
 
@@ -83,10 +96,16 @@ class TokenMeta:
             CacheError: `path` is no token file, of another version, or lacks an attribute.
         """
         schema, version = _plain(attributes.get("schema")), _plain(attributes.get("schema_version"))
-        if schema != SCHEMA or version != VERSION:
+        if schema == SCHEMA and isinstance(version, int) and version not in READ_VERSIONS:
             raise CacheError(
-                f"{path} is no token file of this version: schema {schema!r} {version!r}, needed {SCHEMA!r} {VERSION}.",
-                hint="Write it again with `slpd embed`.",
+                f"{path} is a token file of version {version}; this slpd_toolkit reads {_listed(READ_VERSIONS)}.",
+                hint="Update slpd_toolkit, or write the file again with this one (`slpd embed --overwrite`).",
+            )
+        if schema != SCHEMA or version not in READ_VERSIONS:
+            raise CacheError(
+                f"{path} is not a token file: schema {schema!r} {version!r}, needed {SCHEMA!r} "
+                f"{_listed(READ_VERSIONS)}.",
+                hint="Move it out of the cache, or write it again with `slpd embed`.",
             )
         stored = [item for item in fields(cls) if item.default is MISSING or item.name in attributes]
         missing = [item.name for item in stored if item.name not in attributes]
@@ -94,8 +113,15 @@ class TokenMeta:
             raise CacheError(
                 f"{path} lacks the attributes {', '.join(missing)}.", hint="Write it again with `slpd embed`."
             )
-        return cls(**{item.name: _plain(attributes[item.name]) for item in stored})
+        values = {item.name: _typed(str(item.type), _plain(attributes[item.name])) for item in stored}
+        wrong = [f"{name} is {_plain(attributes[name])!r}" for name, value in values.items() if value is None]
+        wrong = wrong or _out_of_range(values)
+        if wrong:
+            raise CacheError(f"{path} has attributes that no token file can have: {'; '.join(wrong)}.", hint=REWRITE)
+        return cls(**values)
 
+
+REWRITE = "It is damaged or was changed: remove it and run `slpd embed` again, or `slpd import`."
 
 ENCODER_FIELDS = ("encoder", "encoder_sha256", "encoder_input_px", "embedding_dim", "mean", "std", "precision")
 """Files that differ here hold features that cannot be compared."""
@@ -119,13 +145,103 @@ def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) ->
     return ", ".join(f"{name}: {one!r} there, {other!r} here" for name, one, other in pairs if one != other)
 
 
+def digest(
+    meta: TokenMeta,
+    coords: npt.NDArray[np.int64],
+    tissue: npt.NDArray[np.float16],
+    present: npt.NDArray[np.bool_] | None,
+    checksums: npt.NDArray[np.uint32],
+) -> str:
+    """Compute the digest of a token file: 32 hexadecimal digits.
+
+    Args:
+        meta: Its attributes.
+        coords: (R, 2), as stored.
+        tissue: (R, grid, grid), as stored.
+        present: (R, grid, grid), or None where all patches have a token.
+        checksums: (R,) CRC-32 of each region's tokens.
+    """
+    attributes = {item.name: _typed(str(item.type), getattr(meta, item.name)) for item in fields(meta)}
+    found = hashlib.blake2b(json.dumps(attributes, sort_keys=True).encode(), digest_size=16)
+    for array in (coords, tissue, np.zeros(0) if present is None else present, checksums):
+        found.update(f" {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def all_finite(tokens: npt.NDArray[np.float16]) -> bool:
     """Whether no number is NaN or infinite, by their bits: a tenth of the time of `np.isfinite`."""
     return bool((tokens.view(np.uint16) & _WITHOUT_SIGN).max(initial=0) < _INFINITY)
 
 
 def _plain(value: Any) -> Any:
-    """Turn what h5py returns into the Python types of `TokenMeta`."""
+    """Turn NumPy scalars and arrays into the Python types of `TokenMeta`."""
     if isinstance(value, np.ndarray):
         return tuple(value.tolist())
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _typed(kind: str, value: Any) -> Any:
+    """Return `value` as the type of its field; None if it is of another type."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "str":
+        return value if isinstance(value, str) and _is_unicode(value) else None
+    if kind == "int":
+        return value if isinstance(value, int) and number else None
+    if kind == "float":
+        return float(value) if number else None
+    numbers = [_typed("float", item) for item in value] if isinstance(value, tuple | list) else [None]
+    return None if None in numbers else tuple(numbers)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _out_of_range(values: Mapping[str, Any]) -> list[str]:
+    """Name the attributes whose values are impossible, with what is allowed."""
+    found = [
+        f"{name} is {values[name]!r}, allowed: {least:,} to {most:,}"
+        for names, least, most in _RANGES
+        for name in names
+        if not least <= values[name] <= most  # also False for NaN
+    ]
+    if values["region_px"] < values["patch_px"]:
+        found.append(f"region_px is {values['region_px']:,}, less than patch_px, {values['patch_px']:,}")
+    if len(values["mean"]) != len(values["std"]) or not all(
+        math.isfinite(mean) and 0 < std < math.inf for mean, std in zip(values["mean"], values["std"], strict=False)
+    ):
+        found.append(f"mean and std are {values['mean']} and {values['std']}")
+    if not is_safe_name(values["slide_id"]):
+        found.append(f"slide_id is {values['slide_id']!r}, allowed: letters, digits, '.', '_' and '-'")
+    if not _is_object(values.get("source") or "{}"):
+        found.append("source is not a JSON object")
+    return found
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+_LARGEST = 1 << 20
+_RANGES: tuple[tuple[tuple[str, ...], float, float], ...] = (
+    (("slide_width_l0", "slide_height_l0", "region_l0"), 1, FURTHEST_L0),
+    (("patch_px", "embedding_dim"), 1, _LARGEST),
+    (("region_px",), 1, FURTHEST_L0),
+    (("encoder_input_px",), 0, _LARGEST),
+    (("mpp_l0", "target_mpp", "effective_mpp", "upsampling"), 1e-4, 1e4),
+    (("min_tissue",), 0, 1),
+)
+
+
+def _listed(versions: tuple[int, ...]) -> str:
+    return " or ".join(map(str, versions))

@@ -1,35 +1,36 @@
-"""Reading token files: attributes through HDF5, tokens through a memory map that copies nothing."""
+"""Token files and caches of them; tokens are read through a memory map that copies nothing."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import read_failures
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.schema import TokenMeta
+from slpd_toolkit.store.header import read_array, read_header, unreadable_now
+from slpd_toolkit.store.index import read_headers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
+    from typing import Any
 
     import numpy.typing as npt
     import pandas as pd
 
-_REDO = "Remove it and run `slpd embed` again."
-# What h5py raises where bytes of a header are wrong, or where something else stands under a name of ours.
-_DAMAGES = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
+    from slpd_toolkit.store.header import Header
+    from slpd_toolkit.store.schema import TokenMeta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenFile:
-    """Tokens of one slide. Opening reads attributes, coordinates and tissue; tokens are mapped when first used.
+    """Tokens of one slide. Opening reads and checks the header; tokens are mapped when first used.
 
     >>> file = slpd.TokenFile.open("cache/slide000.h5")
     >>> file.tokens.shape, file.coords.shape, file.tissue.shape
@@ -39,65 +40,64 @@ class TokenFile:
     """
 
     path: Path
-    meta: TokenMeta
-    coords: npt.NDArray[np.int64]
-    """(R, 2), x and y of the regions' top-left corners, level-0 px."""
-    tissue: npt.NDArray[np.float16]
-    """(R, grid, grid), tissue fraction of each patch."""
-    tokens_offset: int
-    """Where the tokens begin in the file, bytes."""
-    present: npt.NDArray[np.bool_] | None = None
-    """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have."""
+    header: Header
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TokenFile:
         """Open and check a token file.
 
         Raises:
-            CacheError: It is no HDF5 file, no token file, truncated, or its arrays do not fit each other.
+            CacheError: It is not a token file, cannot be read, is damaged, or its arrays do not fit each other.
         """
-        path = Path(path)
-        try:
-            with h5py.File(path, "r") as file:
-                meta = TokenMeta.from_attributes(dict(file.attrs), path)
-                coords, tissue, tokens = file[schema.COORDS][...], file[schema.TISSUE][...], file[schema.TOKENS]
-                shape, dtype, offset = tokens.shape, tokens.dtype, tokens.id.get_offset()
-                present = np.asarray(file[schema.PRESENT][...]) if schema.PRESENT in file else None
-                regions, grid = len(coords), meta.grid
-        except _DAMAGES as error:
-            raise CacheError(f"{path} cannot be read as a token file ({error}).", hint=_REDO) from error
-        expected = (regions, grid, grid, meta.embedding_dim)
-        if (
-            shape != expected
-            or dtype != schema.TOKEN_DTYPE
-            or coords.shape != (regions, 2)
-            or tissue.shape != (regions, grid, grid)
-        ):
-            raise CacheError(
-                f"{path}: tokens {shape} {dtype}, coords {coords.shape}, tissue {tissue.shape} do not fit; "
-                f"expected tokens {expected} float16.",
-                hint=_REDO,
-            )
-        if present is not None and not (
-            present.shape == tissue.shape
-            and present.dtype == schema.PRESENT_DTYPE
-            and (present.view(np.uint8) <= 1).all()  # what a bool may be in memory, and a damaged file need not hold
-        ):
-            raise CacheError(
-                f"{path}: present {present.shape} {present.dtype} does not fit; expected {tissue.shape} bool.",
-                hint=_REDO,
-            )
-        if regions and offset is None:  # a file that was cut short HDF5 has refused already
-            raise CacheError(f"{path}: tokens are not stored contiguously.", hint=_REDO)
-        return cls(path, meta, coords, tissue, offset or 0, present)
+        return cls(Path(path), read_header(Path(path)))
+
+    @property
+    def meta(self) -> TokenMeta:
+        """The file's attributes."""
+        return self.header.meta
+
+    @property
+    def coords(self) -> npt.NDArray[np.int64]:
+        """(R, 2), x and y of the regions' top-left corners, level-0 px."""
+        return self.header.coords
+
+    @property
+    def tokens_offset(self) -> int:
+        """Where the tokens begin in the file, bytes."""
+        return self.header.tokens_offset
 
     def __len__(self) -> int:
         return len(self.coords)
 
     @property
     def missing_patches(self) -> int:
-        """Patches of the regions that have no token."""
-        return 0 if self.present is None else int(self.present.size - self.present.sum())
+        """Number of patches without a token."""
+        return self.header.missing_patches
+
+    @cached_property
+    def tissue(self) -> npt.NDArray[np.float16]:
+        """(R, grid, grid), tissue fraction of each patch.
+
+        Raises:
+            CacheError: The file can no longer be read.
+        """
+        return self._read(self.header.tissue_offset, schema.TISSUE_DTYPE)
+
+    @cached_property
+    def present(self) -> npt.NDArray[np.bool_] | None:
+        """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have.
+
+        Raises:
+            CacheError: The file can no longer be read.
+        """
+        offset = self.header.present_offset
+        return None if offset is None else self._read(offset, schema.PRESENT_DTYPE)
+
+    def _read(self, offset: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        try:
+            return read_array(self.path, offset, (len(self), self.meta.grid, self.meta.grid), dtype)
+        except OSError as error:
+            raise unreadable_now(self.path, error) from error
 
     @cached_property
     def tokens(self) -> npt.NDArray[np.float16]:
@@ -109,7 +109,26 @@ class TokenFile:
             # Copy-on-write rather than read-only, because torch.from_numpy warns about arrays it may not write to.
             return np.memmap(self.path, schema.TOKEN_DTYPE, "c", self.tokens_offset, (len(self), grid, grid, width))
         except (OSError, ValueError) as error:
-            raise CacheError(f"{self.path}: tokens cannot be mapped ({error}).", hint=_REDO) from error
+            raise CacheError(
+                f"{self.path}: tokens cannot be mapped ({error}).", hint="Restore the file and run the command again."
+            ) from error
+
+    def verify(self) -> None:
+        """Check the tokens against their checksums, which files of version 1 do not have. Reads the whole file.
+
+        Raises:
+            CacheError: The tokens of a region are not those that were written.
+        """
+        if self.header.checksums is None:
+            return
+        for region, (tokens, checksum) in enumerate(zip(self.tokens, self.header.checksums.tolist(), strict=True)):
+            if zlib.crc32(tokens) != checksum:
+                raise changed_tokens(self.path, region)
+
+
+def changed_tokens(path: Path, region: int) -> CacheError:
+    """Describe a region whose tokens do not match its checksum."""
+    return CacheError(f"{path}: the tokens of region {region} are not those that were written.", hint=schema.REWRITE)
 
 
 class TokenStore:
@@ -166,7 +185,12 @@ class TokenStore:
         if not paths:
             state = "has no token file (*.h5)" if folder.is_dir() else "does not exist"
             raise CacheError(f"Token cache {folder} {state}.", hint="Write one with `slpd embed`.")
-        return cls([TokenFile.open(path) for path in paths], folder)
+        files = list[TokenFile]()
+        for found in open_token_files(folder, paths):
+            if isinstance(found, CacheError):
+                raise found
+            files.append(found)
+        return cls(files, folder)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -275,6 +299,16 @@ def token_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
 
 
+def open_token_files(folder: Path, paths: Sequence[Path]) -> Iterator[TokenFile | CacheError]:
+    """Open token files of a cache, quickly where they are as the cache's index knows them.
+
+    Yields:
+        For each path, in order: the token file, or why it cannot be used.
+    """
+    for path, header in zip(paths, read_headers(folder, paths), strict=True):
+        yield header if isinstance(header, CacheError) else TokenFile(path, header)
+
+
 def require_same(path: Path, meta: TokenMeta) -> None:
     """Check that a finished token file is what this run would write.
 
@@ -295,18 +329,23 @@ def require_same_run(folder: Path, wanted: TokenMeta, redone: Collection[str]) -
         redone: Slides whose files the run replaces in any case.
 
     Raises:
-        UsageError: A file of the cache differs; the message names it, the attributes and both values.
+        UsageError: A file of the cache differs (the message names it, the attributes and both values), or none of its
+            files can be read.
     """
-    for path in token_paths(folder):
-        if path.stem in redone:
+    readable, unreadable = False, list[CacheError]()
+    for found in open_token_files(folder, [path for path in token_paths(folder) if path.stem not in redone]):
+        if isinstance(found, CacheError):
+            unreadable.append(found)  # if it is in the way of a slide, that slide fails
             continue
-        try:
-            found = TokenFile.open(path).meta
-        except CacheError:
-            continue  # not a finished token file; if it is in the way of a slide, that slide fails and says so
-        differences = schema.disagreement(found, wanted, schema.RUN_FIELDS)
+        readable = True
+        differences = schema.disagreement(found.meta, wanted, schema.RUN_FIELDS)
         if differences:
             raise UsageError(
-                f"{path} is of another run: {differences}.",
+                f"{found.path} is of another run: {differences}.",
                 hint="Choose another --out, the same settings, or --overwrite to redo this run's slides.",
             )
+    if unreadable and not readable:
+        raise UsageError(
+            f"{folder}: no file of the cache can be read, so its encoder is not known. {unreadable[0].message}",
+            hint=f"{unreadable[0].hint} Or choose another --out.",
+        )

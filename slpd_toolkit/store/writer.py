@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.core.hdf5_writer import Layout
     from slpd_toolkit.store.schema import TokenMeta
 
 
@@ -56,16 +59,16 @@ class TokenWriter:
         else:  # a region without any token is never begun: the file holds zeros there from the start
             self._missing = int(self._present.any(axis=(1, 2)).sum())
             tissue = np.where(self._present, tissue, 0)
-        layout = lay_out(meta, coords, tissue, self._present)
-        self._tokens_offset = layout.tokens_offset
+        self._header = (meta, coords, tissue, self._present)
+        layout = lay_out(*self._header)
+        self._tokens_offset = layout.offsets[schema.TOKENS]
+        nothing = bytes(math.prod(self._shape[1:]) * schema.TOKEN_DTYPE.itemsize)
+        self._checksums = np.full(len(coords), zlib.crc32(nothing), schema.CHECKSUM_DTYPE)
         with ExitStack() as stack, _disk_errors(path):
             partial = stack.enter_context(atomic_path(path))
             self._file = stack.enter_context(partial.open("r+b"))
             self._file.truncate(layout.size)
-            for offset, data in layout.parts.items():
-                self._file.seek(offset)
-                self._file.write(data)
-            self._file.flush()
+            self._write_parts(layout)  # again on `commit`, with the checksums: a full disk is noticed before the work
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -111,6 +114,7 @@ class TokenWriter:
             return
         self._begun.pop(region, None)
         self._missing -= 1
+        self._checksums[region] = zlib.crc32(buffer.data)
         with _disk_errors(self.path):
             self._file.seek(self._tokens_offset + region * buffer.nbytes)
             self._file.write(buffer.data)
@@ -120,6 +124,12 @@ class TokenWriter:
         if self._present is None:
             return np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2]
         return np.zeros(self._shape[1:], schema.TOKEN_DTYPE), int(self._present[region].sum())
+
+    def _write_parts(self, layout: Layout) -> None:
+        for offset, data in layout.parts.items():
+            self._file.seek(offset)
+            self._file.write(data)
+        self._file.flush()
 
     @property
     def complete(self) -> bool:
@@ -136,6 +146,11 @@ class TokenWriter:
             self.abort()
             raise CacheError(f"{self.path}: {self._missing} of {self._shape[0]} regions lack tokens.")
         with _disk_errors(self.path):
+            try:
+                self._write_parts(lay_out(*self._header, self._checksums))
+            except OSError:
+                self.abort()
+                raise
             self._open.close()
 
     def abort(self) -> None:

@@ -95,7 +95,7 @@ def describe_cohort(store: TokenStore) -> str:
     """Say which regions these are, in words and a digest: a run's order and prototypes mean them by their number."""
     digest = hashlib.sha256(repr([getattr(store.meta, name) for name in COHORT_FIELDS]).encode())
     for slide in store.files:
-        digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes())
+        digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes() + slide.header.digest.encode())
         if slide.present is not None:
             digest.update(slide.present.tobytes())
     regions = int(store.lengths.sum())

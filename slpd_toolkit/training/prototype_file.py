@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError
-from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_writer import write_hdf5
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
+    from collections.abc import Mapping
+    from typing import Any
 
     import numpy.typing as npt
     from torch import Tensor
@@ -59,12 +61,16 @@ class PrototypeFile:
     """Steps that the teacher had trained for."""
 
     def write(self, path: Path) -> None:
-        """Write atomically."""
-        with atomic_path(path) as partial, h5py.File(partial, "w", libver="v110") as file:
-            file.attrs.update({"schema": SCHEMA, "schema_version": VERSION, "step": self.step})
-            file.create_dataset("slide_ids", data=self.slide_ids, dtype=h5py.string_dtype())
-            for name in (*ARRAYS, LOCATED):
-                file.create_dataset(name, data=getattr(self, name))
+        """Write atomically.
+
+        Raises:
+            OSError: The disk refuses (full, quota).
+        """
+        write_hdf5(
+            path,
+            {"schema": SCHEMA, "schema_version": VERSION, "step": self.step},
+            {name: getattr(self, name) for name in ("slide_ids", *ARRAYS, LOCATED)},
+        )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PrototypeFile:
@@ -73,21 +79,25 @@ class PrototypeFile:
         Raises:
             CacheError: It is missing, unreadable, or of another version.
         """
+        path = Path(path)
         try:
-            with h5py.File(path, "r") as file:
-                found = (file.attrs.get("schema"), file.attrs.get("schema_version"))
-                if found != (SCHEMA, VERSION):
-                    raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.")
-                arrays = {name: file[name][...] for name in ARRAYS}
-                slide_ids = file["slide_ids"].asstr()[...]
-                located = file[LOCATED][...] if LOCATED in file else np.ones(len(slide_ids), np.bool_)
-                return cls(slide_ids=slide_ids, located=located, step=int(file.attrs["step"]), **arrays)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise CacheError(
-                f"{path} cannot be read as a prototype file ({error}).",
-                hint="`slpd pretrain` writes it at the end of each epoch that has prototypes.",
-            ) from error
+            contents = describe_hdf5(path)
+            found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
+            if found != (SCHEMA, VERSION):
+                raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.")
+            arrays = {name: read_hdf5(path, name) for name in ("slide_ids", *ARRAYS)}
+            located = read_hdf5(path, LOCATED) if LOCATED in contents.datasets else np.ones(len(arrays["slide_ids"]))
+            step = int(contents.attributes["step"])
+        except Hdf5Error as error:
+            hint = _WRITTEN_BY if error.kind in {"missing", "damaged", "not HDF5", "cut short"} else error.hint
+            raise CacheError(f"{path} cannot be read as a prototype file ({error.reason}).", hint=hint) from error
+        except (LookupError, ValueError, TypeError) as error:
+            raise CacheError(f"{path} cannot be read as a prototype file ({error}).", hint=_WRITTEN_BY) from error
+        _require_fit(path, arrays)
+        return cls(**arrays, located=located.astype(np.bool_), step=step)
 
+
+_WRITTEN_BY = "`slpd pretrain` writes it at the end of each epoch that has prototypes."
 
 ARRAYS = (
     "prototypes",
@@ -102,6 +112,52 @@ ARRAYS = (
 )
 LOCATED = "located"
 """Files of before it was written hold slides that are."""
+
+
+def _require_fit(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Check that arrays have the shapes and types of the contract, and that indices point into them.
+
+    Raises:
+        CacheError: They do not.
+    """
+    slides, regions = len(arrays["slide_ids"]), len(arrays["region_row"])
+    prototypes, neighbours = arrays["prototypes"], arrays["neighbours"]
+    clusters, width = prototypes.shape[1:] if prototypes.ndim == 3 else (-1, -1)
+    near = neighbours.shape[-1] if neighbours.ndim else -1
+    shapes = {
+        "slide_ids": ((slides,), "O"),
+        "prototypes": ((slides, clusters, width), "f"),
+        "neighbours": ((slides, near), "iu"),
+        "similarity": ((slides, near), "f"),
+        "counterpart": ((slides, clusters, near), "iu"),
+        "region_row": ((regions,), "iu"),
+        "region_cluster": ((regions,), "iu"),
+        "region_cosine": ((regions,), "f"),
+        "region_coords": ((regions, 2), "iu"),
+        "region_l0": ((slides,), "iu"),
+    }
+    wrong = [
+        f"{name} {arrays[name].shape} {arrays[name].dtype}"
+        for name, (shape, kinds) in shapes.items()
+        if arrays[name].shape != shape or arrays[name].dtype.kind not in kinds
+    ]
+    if wrong:
+        raise CacheError(f"{path}: arrays do not fit each other: {', '.join(wrong)}.", hint=_WRITTEN_BY)
+    limits = {
+        "neighbours": (0, slides),
+        "counterpart": (0, clusters),
+        "region_row": (-1, slides),
+        "region_cluster": (-1, clusters),
+    }
+    outside = [
+        name
+        for name, (least, end) in limits.items()
+        if arrays[name].size and not least <= arrays[name].min() <= arrays[name].max() < end
+    ]
+    if outside or not np.isfinite(prototypes).all():
+        raise CacheError(
+            f"{path}: {', '.join(outside) or 'prototypes'} holds values that no run writes.", hint=_WRITTEN_BY
+        )
 
 
 def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tensor, step: int) -> PrototypeFile:

@@ -21,7 +21,7 @@ from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
 from slpd_toolkit.store.token_file import TokenFile
 from slpd_toolkit.training.trainer import Trainer
-from tests.token_factory import LENGTHS, write_cache
+from tests.token_factory import LENGTHS, without_digest, write_cache
 from tests.training.runs import TINY, assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def test_settings_that_cannot_work(cache: Path, tmp_path: Path, settings: dict[s
 def nan(folder: Path) -> None:
     with h5py.File(folder / "slide003.h5", "r+") as file:
         file["tokens"][2, 0, 0, 0] = np.nan
+        without_digest(file)
 
 
 def cut(folder: Path) -> None:

@@ -198,14 +198,17 @@ def with_attribute(name: str, value: object) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (with_attribute("schema", "other"), "no token file of this version: schema 'other' 1, needed 'slpd-tokens' 1"),
-        (with_attribute("schema_version", 2), "schema 'slpd-tokens' 2, needed 'slpd-tokens' 1"),
+        (with_attribute("schema", "other"), "not a token file: schema 'other' 2, needed 'slpd-tokens' 1 or 2"),
+        (with_attribute("schema_version", 3), "token file of version 3; this slpd_toolkit reads 1 or 2"),
         (with_attribute("schema", None), "schema None"),
         (with_attribute("mpp_l0", None), "lacks the attributes mpp_l0"),
         (without("tokens"), "cannot be read as a token file"),
         (without("coords"), "cannot be read as a token file"),
         (with_dataset("tokens", shape=(3, 4, 4, 9), dtype="<f2"), r"tokens \(3, 4, 4, 9\)"),
-        (with_dataset("tokens", shape=(2, 4, 4, 8), dtype="<f2"), r"expected tokens \(3, 4, 4, 8\)"),
+        (
+            with_dataset("tokens", shape=(2, 4, 4, 8), dtype="<f2"),
+            r"tokens \(2, 4, 4, 8\) float16, expected \(3, 4, 4, 8\)",
+        ),
         (with_dataset("tokens", shape=(3, 4, 4, 8), dtype="<f4"), "float32"),
         (with_dataset("tokens", shape=(3, 4, 4, 8), dtype="<f2", chunks=(1, 4, 4, 8)), "not stored contiguously"),
         (with_dataset("coords", shape=(3, 3), dtype="<i8"), r"coords \(3, 3\)"),

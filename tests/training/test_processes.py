@@ -17,6 +17,7 @@ import torch
 
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.training.processes import Processes
+from tests.token_factory import without_digest
 from tests.training.processes import PATIENCE_S, exit_code, start_two
 from tests.training.runs import checkpoint, metrics, tiny
 
@@ -79,6 +80,7 @@ def test_one_process_that_fails_leaves_none_waiting(cache: Path, tmp_path: Path,
         assert [exit_code(process) for process in whole] == [143, 143]
     with h5py.File(damaged / "slide004.h5", "r+") as file:
         file["tokens"][:] = np.nan
+        without_digest(file)
     codes = [exit_code(process) for process in start_two(config)]
     assert 1 in codes
     assert None not in codes

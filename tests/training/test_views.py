@@ -19,6 +19,7 @@ from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
 from slpd_toolkit.training.signals import StopRequest
 from slpd_toolkit.training.trainer import Trainer
+from tests.token_factory import without_digest
 from tests.training.processes import exit_code, start_two
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, differences, run_until, tiny, weights
 from tests.training.test_processes import CALM, assert_close_runs
@@ -41,6 +42,7 @@ def test_what_missing_patches_hold_changes_no_bit_of_a_run(
                 tokens = file["tokens"][...]
                 noise = np.random.default_rng(0).normal(0, 100, tokens.shape)
                 file["tokens"][...] = np.where(file["present"][...][..., None], tokens, noise)
+            without_digest(file)
     unmasked = shutil.copytree(filled, tmp_path / "unmasked")
     for path in unmasked.glob("*.h5"):
         with h5py.File(path, "r+") as file:

@@ -1,0 +1,186 @@
+"""Writing HDF5 files: the library describes the file in memory, plain system calls write it.
+
+HDF5 never writes to the disk itself: where the disk is full it cannot close its file, and crashes the process later.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from slpd_toolkit.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_ALIGNMENT = 64  # bytes: arrays begin where a memory map can be used as it is
+_COMPACT_ATTRIBUTES = 64
+"""Up to so many attributes are stored in the header itself, which has a checksum."""
+
+
+@dataclass
+class Layout:
+    """The bytes of an HDF5 file except those of reserved datasets."""
+
+    parts: Mapping[int, bytes] = field(default_factory=dict)
+    """Offset -> bytes, in the order of writing: where two overlap, the later one holds."""
+    size: int = 0
+    """Of the file, bytes."""
+    offsets: dict[str, int] = field(default_factory=dict)
+    """Reserved dataset -> where its values belong in the file, bytes; 0 where it has none."""
+
+
+class LayoutBuilder:
+    """An HDF5 file that is being described in memory; see `describe_layout`.
+
+    Args:
+        file: The file, for h5py.
+        offsets: Where reserved datasets are noted.
+    """
+
+    def __init__(self, file: h5py.File, offsets: dict[str, int]) -> None:
+        self.file = file
+        self._offsets = offsets
+
+    def reserve(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
+        """Make a contiguous dataset with room in the file, whose values are written later by plain system calls."""
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_layout(h5py.h5d.CONTIGUOUS)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+        data = h5py.Dataset(h5py.h5d.create(self.file.id, name.encode(), kind, space, properties))
+        self._offsets[name] = data.id.get_offset() or 0
+        return data
+
+
+@contextmanager
+def describe_layout(layout: Layout) -> Iterator[LayoutBuilder]:
+    """Describe a file with h5py in the block; `layout` is filled in at its end."""
+    image = _SparseFile()
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_attr_phase_change(_COMPACT_ATTRIBUTES, _COMPACT_ATTRIBUTES)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_alignment(1, _ALIGNMENT)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, image)
+    with h5py.File(h5py.h5f.create(b"in memory", h5py.h5f.ACC_TRUNC, creation, access)) as file:
+        yield LayoutBuilder(file, layout.offsets)
+    layout.parts, layout.size = image.parts, image.size
+
+
+def write_hdf5(
+    path: Path,
+    attributes: Mapping[str, Any],
+    datasets: Mapping[str, npt.ArrayLike],
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a file atomically.
+
+    Args:
+        path: The file.
+        attributes: Its attributes: texts, numbers, arrays of numbers.
+        datasets: Name -> values: numbers, or texts in one dimension. `group/name` puts them into a group.
+        groups: Name -> attributes of a group.
+
+    Raises:
+        OSError: The disk refuses (full, quota); its message names the file.
+    """
+    layout, arrays = Layout(), {name: fixed_length(values) for name, values in datasets.items()}
+    with describe_layout(layout) as made:
+        made.file.attrs.update(fixed_length_attributes(attributes))
+        for name, about in (groups or {}).items():
+            made.file.create_group(name).attrs.update(fixed_length_attributes(about))
+        for name, values in arrays.items():
+            made.reserve(name, values.shape, values.dtype)
+    write_layout(path, layout, arrays)
+
+
+def write_layout(path: Path, layout: Layout, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a described file and the values of its reserved datasets, atomically.
+
+    Raises:
+        OSError: The disk refuses (full, quota); its message names the file.
+    """
+    with atomic_path(path) as partial, partial.open("r+b") as file:
+        file.truncate(layout.size)
+        for offset, data in layout.parts.items():
+            file.seek(offset)
+            file.write(data)
+        for name, values in arrays.items():
+            if values.size:
+                file.seek(layout.offsets[name])
+                file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+def fixed_length(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Turn texts into fixed-length UTF-8, which needs no heap in the file; numbers stay as they are."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "OU":
+        return array
+    return _encoded(array.ravel().tolist()).reshape(array.shape)
+
+
+def fixed_length_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the texts among attributes into fixed-length UTF-8."""
+    return {
+        name: _encoded([value])[0:1].reshape(()) if isinstance(value, str) else value
+        for name, value in attributes.items()
+    }
+
+
+def _encoded(texts: Sequence[str]) -> npt.NDArray[Any]:
+    encoded = [str(text).encode() for text in texts]
+    length = max(map(len, encoded), default=0) or 1
+    return np.array(encoded, h5py.string_dtype("utf-8", length))
+
+
+class _SparseFile(io.RawIOBase):
+    """A file in memory that keeps only what was written, so that the room for gigabytes of tokens costs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[int, bytes] = {}
+        self.size = 0
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: ReadableBuffer) -> int:
+        copy = bytes(data)
+        self.parts.pop(self._position, None)  # parts stay in the order of writing
+        self.parts[self._position] = copy
+        self._position += len(copy)
+        self.size = max(self.size, self._position)
+        return len(copy)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        into = memoryview(buffer).cast("B")
+        first, last = self._position, min(self._position + len(into), self.size)
+        into[:] = bytes(len(into))
+        for start, data in self.parts.items():
+            begin, end = max(start, first), min(start + len(data), last)
+            if begin < end:
+                into[begin - first : end - first] = data[begin - start : end - start]
+        self._position = max(first, last)
+        return self._position - first
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self._position if size is None else size
+        return self.size

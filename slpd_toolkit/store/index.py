@@ -1,0 +1,156 @@
+"""The index of a cache: the headers of all its token files in one file, `.index`.
+
+Opening a token file takes milliseconds, the headers of twenty thousand from the index a second. An entry is used only
+while the size, times and inode of its file are those that were noted; a cache without an index, or with one that cannot
+be written, works as well. Several runs may write it at once: the last one holds, and what it lacks is read again.
+
+A line `slpd-index <version> <SHA-256 of the rest> <bytes of JSON>`, the JSON, then coordinates and checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.header import Header, Stamp, read_header
+from slpd_toolkit.store.schema import TokenMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+FILENAME = ".index"
+VERSION = 1
+_MAGIC = "slpd-index"
+_WORTH_WRITING = 32
+"""Fewer new entries are read again the next time."""
+_SETTLED_S = 2.0
+"""A file that was changed later than this before now may change again without another stamp."""
+_MANY = 2000
+_THREADS = 4
+_OWN = (
+    "slide_id",
+    "slide_width_l0",
+    "slide_height_l0",
+    "slide_fingerprint",
+    "mpp_l0",
+    "effective_mpp",
+    "upsampling",
+    "region_l0",
+    "source",
+)
+"""Attributes that differ from slide to slide; the others are stored once for all slides that share them."""
+
+
+def read_headers(folder: Path, paths: Sequence[Path]) -> list[Header | CacheError]:
+    """Read the headers of token files: those that the index knows from there, the others from the files.
+
+    Args:
+        folder: The cache.
+        paths: Token files in it.
+
+    Returns:
+        For each path, in order: the header, or why the file cannot be used.
+    """
+    known = _load(folder / FILENAME) if len(paths) >= _WORTH_WRITING else {}
+    found = dict[str, Header | CacheError]()
+    for path in paths:
+        header = known.get(path.name)
+        with suppress(OSError):
+            if header is not None and header.stamp == Stamp.of(path):
+                found[path.name] = header
+    unknown = [path for path in paths if path.name not in found]
+    if len(unknown) >= _MANY:
+        console.note(f"{folder}: reading {len(unknown):,} token files; the next command has them in an index.")
+    found |= dict(zip([path.name for path in unknown], _read_all(unknown), strict=True))
+    if len(unknown) >= _WORTH_WRITING:
+        with suppress(OSError):  # a cache that is read-only, or a full disk: only the next start takes longer
+            _store(folder / FILENAME, known | {name: each for name, each in found.items() if isinstance(each, Header)})
+    return [found[path.name] for path in paths]
+
+
+def _read_all(paths: Sequence[Path]) -> list[Header | CacheError]:
+    if len(paths) < _WORTH_WRITING:
+        return [_read(path) for path in paths]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="header-reader") as pool:
+        return list(pool.map(_read, paths))
+
+
+def _read(path: Path) -> Header | CacheError:
+    try:
+        return read_header(path)
+    except CacheError as error:
+        return error
+
+
+def _store(path: Path, headers: Mapping[str, Header]) -> None:
+    newest = time.time_ns() - int(_SETTLED_S * 1e9)
+    shared = dict[str, int]()
+    entries, arrays = [], []
+    for name, header in sorted(headers.items()):
+        if max(header.stamp.ctime_ns, header.stamp.mtime_ns) > newest or not (path.parent / name).exists():
+            continue
+        attributes = asdict(header.meta)
+        own = [attributes.pop(name) for name in _OWN]
+        template = shared.setdefault(json.dumps(attributes, sort_keys=True), len(shared))
+        has_checksums = header.checksums is not None
+        offsets = (header.tokens_offset, header.tissue_offset, header.present_offset)
+        regions, missing = len(header.coords), header.missing_patches
+        entries.append([name, header.stamp, template, own, regions, has_checksums, header.digest, missing, offsets])
+        arrays.append(header.coords.tobytes())
+        if header.checksums is not None:
+            arrays.append(header.checksums.tobytes())
+    text = json.dumps({"shared": list(shared), "files": entries}).encode()
+    rest = text + b"".join(arrays)
+    line = f"{_MAGIC} {VERSION} {hashlib.sha256(rest).hexdigest()} {len(text)}\n".encode()
+    with atomic_path(path) as partial:
+        partial.write_bytes(line + rest)
+
+
+def _load(path: Path) -> dict[str, Header]:
+    """Read an index; one that is absent, damaged or of another version holds nothing."""
+    try:
+        line, _, rest = path.read_bytes().partition(b"\n")
+        magic, version, digest, length = line.decode().split(" ")
+        if (magic, version) != (_MAGIC, str(VERSION)) or hashlib.sha256(rest).hexdigest() != digest:
+            return {}
+        found = json.loads(rest[: int(length)])
+        return _headers(found, rest, int(length))
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _headers(found: Mapping[str, Any], rest: bytes, position: int) -> dict[str, Header]:
+    shared = [json.loads(text) for text in found["shared"]]
+    for attributes in shared:
+        attributes |= {name: tuple(attributes[name]) for name in ("mean", "std")}
+    headers = {}
+    for name, stamp, template, own, regions, has_checksums, digest, missing, offsets in found["files"]:
+        coords = np.frombuffer(rest, schema.COORD_DTYPE, 2 * regions, position).reshape(regions, 2)
+        position += coords.nbytes
+        checksums = np.frombuffer(rest, schema.CHECKSUM_DTYPE, regions, position) if has_checksums else None
+        position += 0 if checksums is None else checksums.nbytes
+        headers[name] = Header(
+            meta=TokenMeta(**shared[template], **dict(zip(_OWN, own, strict=True))),
+            coords=coords,
+            checksums=checksums,
+            digest=digest,
+            missing_patches=missing,
+            tokens_offset=offsets[0],
+            tissue_offset=offsets[1],
+            present_offset=offsets[2],
+            stamp=Stamp(*stamp),
+        )
+    return headers
