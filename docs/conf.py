@@ -17,12 +17,17 @@ author = "The slpd_toolkit developers"
 copyright = author  # noqa: A001 - Sphinx's name
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs._ext.reference", "docs._ext.mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs._ext.reference", "docs._ext.mathml"]
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings put names between single backticks
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # the notebook runs whenever the pages are built
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # they would be fetched
 suppress_warnings = ["ref.python"]  # shapes in docstrings look like references
 
 html_theme = "furo"

@@ -118,13 +118,14 @@ class MilEvalSettings(TypedDict, total=False):
     model: StrPath | Sequence[StrPath]
     out: StrPath
     slides_root: StrPath | None
-    task: Literal["auto", "classification", "ordinal", "survival"]
+    task: str
     target: str
     classes: StrPath | Sequence[StrPath]
     time_column: str | None
     event_column: str | None
     time_bins: int
     allow_missing: bool
+    split_kind: str | None
     folds: int | None
     repeats: int
     by_site: bool

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import slpd_toolkit as slpd
-from slpd_toolkit.commands import mil_eval
 from slpd_toolkit.core import console
+from slpd_toolkit.report import evaluation_folder
 from tests.api.place import furnish
 from tests.conftest import REPOSITORY
 
@@ -65,4 +65,4 @@ def test_a_long_example_runs(name: str) -> None:
 @pytest.fixture
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing a report takes longer than a tiny evaluation does."""
-    monkeypatch.setattr(mil_eval, "write_report", lambda path, *_: path.write_text("<html/>"))
+    monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))

@@ -27,6 +27,7 @@ _OPTION = re.compile(r"^:(\w+): (.+)$")
 PROSE_LANGUAGES = {
     "text",
     "pycon",
+    "code-cell",
     "csv",
     "toctree",
     "glossary",
@@ -36,7 +37,8 @@ PROSE_LANGUAGES = {
     "image",
     "bibtex",
 }
-"""Blocks that hold nothing to be run as a script; tests/api runs those in `pycon`."""
+"""Blocks that hold nothing to be run as a script; tests/api runs those in `pycon`, and `make docs` those in
+`code-cell`."""
 
 
 @dataclass(frozen=True)
