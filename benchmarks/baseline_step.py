@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from slpd_toolkit.models.transformer import Attention, Block, resize_position_embedding
 
 if TYPE_CHECKING:
+    from slpd_toolkit.config.views import CropsConfig
     from slpd_toolkit.models.network import RegionNetwork
-    from slpd_toolkit.objectives.crops import CropPlan, MultiCrop
+    from slpd_toolkit.objectives.crops import CropPlan
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 
-def cut_one_by_one(tokens: Tensor, crops: MultiCrop, plan: CropPlan) -> list[Tensor]:
+def cut_one_by_one(tokens: Tensor, crops: CropsConfig, plan: CropPlan) -> list[Tensor]:
     """V tensors (B, D, side, side), as the published loader returns them from tokens (B, D, H, W)."""
     views = []
     for v, side in enumerate(crops.sides()):
@@ -108,11 +109,11 @@ class PairwiseLoss(nn.Module):
 class BaselineStep:
     """State of the published step: student, teacher, two losses, AdamW."""
 
-    def __init__(self, student: RegionNetwork, crops: MultiCrop) -> None:
+    def __init__(self, student: RegionNetwork, crops: CropsConfig) -> None:
         self.crops = crops
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(False).eval()
-        outputs = student.head.config.output_dim
+        outputs = student.head.config.out_dim
         device = student.head.last_layer.weight_v.device
         self.dino, self.prototype = PairwiseLoss(outputs).to(device), PairwiseLoss(outputs).to(device)
         decayed = [p for p in student.parameters() if p.ndim > 1]

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks.bench_step import OurStep, autocast, network
 from benchmarks.measure import interleaved, report
-from slpd_toolkit.objectives.crops import MultiCrop, centre_crop, draw_crops
+from slpd_toolkit.config.objective import SlidePrototypesConfig
+from slpd_toolkit.config.views import CropsConfig
+from slpd_toolkit.objectives.crops import centre_crop, draw_crops
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets, build_bank
 
 
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rng, crops = torch.Generator().manual_seed(0), MultiCrop()
+    rng, crops = torch.Generator().manual_seed(0), CropsConfig()
     tokens = torch.randn(args.batch, 16, 16, 384, generator=rng)
     step = OurStep(network(0.1, "cpu"), crops, "cpu", bf16=True)
     teacher = step.slpd.teacher
@@ -46,7 +48,7 @@ def main() -> None:
     slides = torch.arange(args.slides).repeat_interleave(args.regions)
     kinds = F.normalize(torch.randn(40, 256, generator=rng), dim=-1)
     vectors = kinds[torch.randint(40, (total,), generator=rng)] + 0.05 * torch.randn(total, 256, generator=rng)
-    bank = partial(build_bank, F.normalize(vectors, dim=-1), slides, k=4, min_regions=32, r=1)
+    bank = partial(build_bank, F.normalize(vectors, dim=-1), slides, SlidePrototypesConfig())
     plan = draw_crops(crops, args.batch, (16, 16), rng)
     seconds = interleaved({"step": partial(step, tokens, plan, targets), "embed": embed, "bank": bank}, args.repeats)
     cpu = {name: min(value.cpu for value in values) for name, values in seconds.items()}

@@ -16,25 +16,25 @@ from torch.nn import functional as F
 
 from benchmarks.baseline_step import BaselineStep, last_layer
 from benchmarks.measure import interleaved, peak_mib, ratio, report, summary
-from slpd_toolkit.models.dino_head import DinoHeadConfig
+from slpd_toolkit.config.objective import ObjectiveConfig
+from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.models.network import RegionNetwork
-from slpd_toolkit.models.region_vit import RegionViTConfig
-from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, cut_crops, draw_crops
+from slpd_toolkit.objectives.crops import CropPlan, cut_crops, draw_crops
 from slpd_toolkit.objectives.distillation import cross_view_entropy
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 from slpd_toolkit.objectives.slpd import Slpd
-from slpd_toolkit.objectives.terms import SlpdConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class OurStep:
-    def __init__(self, student: RegionNetwork, crops: MultiCrop, device: str, *, bf16: bool) -> None:
+    def __init__(self, student: RegionNetwork, crops: CropsConfig, device: str, *, bf16: bool) -> None:
         self.crops, self.device, self.bf16 = crops, device, bf16
-        self.slpd = Slpd(SlpdConfig(variant="published"), student).train()
-        self.optimiser = make_optimiser("adamw", student)
+        self.slpd = Slpd(ObjectiveConfig(view_rule="published"), student).train()
+        self.optimiser = make_optimiser(student)
         set_step(self.optimiser, learning_rate=1e-4, weight_decay=0.04)
 
     def __call__(self, tokens: Tensor, plan: CropPlan, targets: PrototypeTargets) -> float:
@@ -61,14 +61,14 @@ def network(drop_path: float, device: str) -> RegionNetwork:
 
 def loss_memory(batch: int, device: str) -> dict[str, float]:
     """Peak of the losses alone, from the bottlenecks to their gradients and the last layer's."""
-    crops = MultiCrop()
+    crops = CropsConfig()
     views, q = len(crops.sides()), crops.global_crops + 2
     vectors = F.normalize(torch.randn(views + q, batch, 256, device=device), dim=-1)
     student = vectors[:views].clone().requires_grad_()
     teacher = vectors[views : views + crops.global_crops]
     targets = PrototypeTargets(torch.ones(batch, dtype=torch.bool, device=device), vectors[-2], vectors[-1:])
     baseline = BaselineStep(network(0.0, device), crops)
-    centres = torch.zeros(q, baseline.student.head.config.output_dim, device=device)
+    centres = torch.zeros(q, baseline.student.head.config.out_dim, device=device)
 
     def theirs() -> None:
         logits = last_layer(baseline.student, student.flatten(0, 1))
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    crops, device = MultiCrop(), args.device
+    crops, device = CropsConfig(), args.device
     rng = torch.Generator().manual_seed(0)
     tokens = torch.randn(args.batch, 16, 16, 384, generator=rng).to(device)
     channels_first = tokens.permute(0, 3, 1, 2).contiguous()

@@ -22,7 +22,7 @@ import shlex
 import sys
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -39,6 +39,7 @@ from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort
 from benchmarks.planted.report import write_report
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import build
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
@@ -49,7 +50,7 @@ from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets, kmeans
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.mil.tasks.task import Task
-    from slpd_toolkit.models.transformer import WeightInit
 
 SIZE: dict[str, Any] = {"slides": 64, "regions": 24.0, "grid": 8, "dim": 64, "noise": 1.0}
 _KINDS: dict[str, Any] = {"pairings": 3, "scales": (1.0,)}
@@ -242,7 +242,7 @@ def settings_of(unit: Unit) -> dict[str, Any]:
 
 
 def training_of(unit: Unit) -> PretrainConfig:
-    return PretrainConfig(cache=unit.data / CACHE, out=unit.run_folder, **settings_of(unit))
+    return build(PretrainConfig, {"cache": unit.data / CACHE, "out": unit.run_folder, **settings_of(unit)})
 
 
 def complete(unit: Unit) -> None:
@@ -289,11 +289,13 @@ def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
     if unit.row == MEAN:
         return np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.files])
     if unit.row in (UNTRAINED, UNTRAINED_FAN_IN):
-        names = ("embed_dim", "depth", "heads", "mlp_ratio")
-        shape = {name: settings_of(unit)[name] for name in names}
-        config = RegionViTConfig(store.embedding_dim, settings_of(unit)["global_side"], **shape)
-        scheme: WeightInit = "published" if unit.row == UNTRAINED else "fan-in"
-        network = RegionViT(config, torch.Generator().manual_seed(unit.seed), scheme).eval()
+        config = replace(training_of(unit).region_vit, weight_init="published" if unit.row == UNTRAINED else "fan-in")
+        network = RegionViT(
+            config,
+            torch.Generator().manual_seed(unit.seed),
+            input_dim=store.embedding_dim,
+            grid=settings_of(unit)["global_side"],
+        ).eval()
     else:
         network = RegionViT.from_file(unit.run_folder / REGION_VIT)
     return embed(network, CohortTokens(store))

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import machine
 from benchmarks.planted.cohorts import Planted, TokenModel, draw_kinds
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
-from slpd_toolkit.models.transformer import WeightInit
+from slpd_toolkit.config.region_vit import RegionViTConfig, WeightInit
+from slpd_toolkit.models.region_vit import RegionViT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +42,11 @@ def batches(planted: Planted, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.from_numpy(tokens), torch.from_numpy(model.known.scale[drawn])
 
 
-def accuracies(
-    planted: Planted, shape: RegionViTConfig, scheme: WeightInit, *, steps: int, batch: int, lr: float
-) -> list[float]:
+def accuracies(planted: Planted, shape: RegionViTConfig, *, steps: int, batch: int, lr: float) -> list[float]:
     """Accuracy of each step's batch, before it is learned from."""
     source = torch.Generator().manual_seed(planted.seed)
-    network, readout = RegionViT(shape, source, scheme), nn.Linear(shape.embed_dim, len(planted.scales))
+    network = RegionViT(shape, source, input_dim=planted.dim, grid=planted.grid)
+    readout = nn.Linear(shape.embed_dim, len(planted.scales))
     optimiser = torch.optim.AdamW([*network.parameters(), *readout.parameters()], lr, weight_decay=0.05)
     found = []
     for step, (tokens, truth) in zip(range(steps), batches(planted, batch), strict=False):
@@ -75,11 +74,18 @@ def main() -> None:
     planted = Planted(
         kinds=2, pairings=1, scales=(0.0, 2.0), grid=args.grid, dim=args.dim, noise=args.noise, seed=args.seed
     )
-    shape = RegionViTConfig(args.dim, args.grid, args.embed_dim, args.depth, args.heads, args.mlp_ratio)
     found = {}
     for scheme in get_args(WeightInit):
+        shape = RegionViTConfig(
+            embed_dim=args.embed_dim,
+            depth=args.depth,
+            heads=args.heads,
+            mlp_ratio=args.mlp_ratio,
+            weight_init=scheme,
+            drop_path=0.0,
+        )
         started = time.process_time()
-        reached = accuracies(planted, shape, scheme, steps=args.steps, batch=args.batch, lr=args.lr)
+        reached = accuracies(planted, shape, steps=args.steps, batch=args.batch, lr=args.lr)
         marks = range(_AVERAGED, args.steps + 1, max(_AVERAGED, args.steps // 5))
         found[scheme] = {
             "accuracy": {mark: round(float(np.mean(reached[mark - _AVERAGED : mark])), 3) for mark in marks}

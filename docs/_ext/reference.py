@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import types
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import typer.main
 from typer.testing import CliRunner
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 from docs._ext import ablation, hardware
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
-from slpd_toolkit.config.choices import choices_help
+from slpd_toolkit.config.settings import Setting, default_help, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,20 +64,14 @@ def settings() -> Iterator[str]:
         named = [name for name, config in cli.CONFIGS.items() if config is config_class]
         command = named[0] if len(named) == 1 else named[0].split()[0]  # one for each tool of `slpd import`
         yield from ("", f"## `slpd {command}`", "")
-        described, sections = recipes.option_help(config_class), recipes.option_sections(config_class)
-        hints = get_type_hints(config_class)
-        for title in dict.fromkeys(sections.values()):
+        known = settings_of(config_class).values()
+        for title in dict.fromkeys(setting.section for setting in known):
             if title:
                 yield from ("", f"### {title} of `{command}`", "")
             yield from ("| key | type | default | meaning |", "|---|---|---|---|")
-            for item in fields(config_class):
-                if sections[item.name] == title:
-                    cells = (
-                        f"`{item.name}`",
-                        _type(hints[item.name]),
-                        _default(item),
-                        " ".join(filter(None, [described[item.name], choices_help(item)])),
-                    )
+            for setting in known:
+                if setting.section == title:
+                    cells = (f"`{setting.name}`", _type(setting.type), _default(setting), setting.help)
                     yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -107,8 +100,8 @@ def _type(hint: Any) -> str:
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", Path: "path"}[hint]
 
 
-def _default(item: Any) -> str:
-    said = recipes.default_help(item).removeprefix("Default: ").rstrip(".")
+def _default(setting: Setting) -> str:
+    said = default_help(setting).removeprefix("Default: ").rstrip(".")
     return (
         "required"
         if said.startswith("Required")

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
-from slpd_toolkit.api.flat import settings_of
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
 

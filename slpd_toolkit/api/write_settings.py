@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from slpd_toolkit.api import calls, commands
-from slpd_toolkit.api.flat import settings_of
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.files import write_text
 
 if TYPE_CHECKING:

@@ -7,16 +7,14 @@ was started because the command, recipe or manifest is wrong. torch is imported 
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
-from slpd_toolkit.config.choices import choices_help
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
@@ -27,6 +25,7 @@ from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.config.settings import default_help, settings_of
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.version import __version__
@@ -146,28 +145,26 @@ def add_stage(
 
 
 def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
-    hints, described = get_type_hints(config_class), recipes.option_help(config_class)
-    sections = recipes.option_sections(config_class)
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
-    for item in fields(config_class):
-        if item.name in without:
+    for name, setting in settings_of(config_class).items():
+        if name in without:
             continue
-        kind = _option_type(hints[item.name])
-        text = " ".join(filter(None, [described[item.name], choices_help(item), recipes.default_help(item)]))
+        kind = _option_type(setting.type)
+        text = f"{setting.help} {default_help(setting)}".rstrip()
         meta = (
             typer.Argument(help=text, show_default=False)
-            if item.name == argument
+            if name == argument
             else typer.Option(
-                _flag(item.name, kind),
+                _flag(name, kind),
                 help=text,
                 show_default=False,
                 metavar=f"<{get_args(kind)[0].__name__.lower()}>..." if get_origin(kind) is list else None,
-                rich_help_panel=sections[item.name] or None,
+                rich_help_panel=setting.section or None,
             )
         )
         parameters.append(
             inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
             )
         )
     parameters.sort(key=lambda parameter: parameter.name != argument)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import tomli_w
@@ -13,8 +13,12 @@ import tomli_w
 from slpd_toolkit.commands import embed, mil_eval, pretrain, prototypes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
+from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_text
@@ -116,34 +120,26 @@ def slpd_settings(config: DemoConfig) -> PretrainConfig:
         out=config.out / SLPD,
         epochs=epochs,
         batch_size=32,
-        clusters=2 if config.tiny else 3,
-        min_regions=2 if config.tiny else 6,
-        prototype_epoch=epochs * 2 // 5,
-        global_side=6,
-        local_side=3,
-        local_crops=6,
-        flip_up_down=0.5,
-        quarter_turns=1.0,
-        embed_dim=96,
-        depth=2,
-        heads=3,
-        hidden_dim=256,
-        bottleneck_dim=64,
-        out_dim=256,
-        lr=0.008,
-        warmup_epochs=max(1, epochs // 10),
-        weight_decay_end=0.1,
-        teacher_momentum=0.99,
+        prototypes=SlidePrototypesConfig(
+            clusters=2 if config.tiny else 3,
+            min_regions=2 if config.tiny else 6,
+            prototype_epoch=epochs * 2 // 5,
+        ),
+        crops=CropsConfig(global_side=6, local_side=3, local_crops=6, flip_up_down=0.5, quarter_turns=1.0),
+        region_vit=RegionViTConfig(embed_dim=96, depth=2, heads=3),
+        dino_head=DinoHeadConfig(hidden_dim=256, bottleneck_dim=64, out_dim=256),
+        optimisation=OptimisationConfig(
+            lr=0.008, warmup_epochs=max(1, epochs // 10), weight_decay_end=0.1, teacher_momentum=0.99
+        ),
         log_every=10,
         seed=config.seed,
     )
 
 
 def dino_settings(config: DemoConfig) -> PretrainConfig:
-    """Settings of stage two without the prototype losses, all else equal."""
-    return PretrainConfig(
-        **(asdict(slpd_settings(config)) | {"out": config.out / DINO, "intra_weight": 0.0, "inter_weight": 0.0})
-    )
+    """Return the settings of stage two without the prototype losses, all else equal."""
+    without = ObjectiveConfig(intra_weight=0.0, inter_weight=0.0)
+    return replace(slpd_settings(config), out=config.out / DINO, objective=without)
 
 
 def folds_of(planned: Sequence[PlannedSlide]) -> int:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.files import is_safe_name, make_folder
 from slpd_toolkit.foreign import anndata_parquet as annotated
 from slpd_toolkit.foreign import hipt, trident
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import write_checkpoint, write_safetensors
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.store import schema
@@ -76,10 +77,11 @@ def _write_weights(config: ExportConfig) -> None:
         # HIPT's loader takes the key "teacher" and strips "module." and "backbone.".
         teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
         write_checkpoint({"teacher": teacher}, config.out)
-        if model.config != RegionViTConfig():
-            console.warn(f"{source} is not of HIPT's shape: its loader needs the arguments {model.config}.")
+        if model.shape() != RegionViT(RegionViTConfig()).shape():
+            arguments = ", ".join(f"{name}={value}" for name, value in model.shape().items())
+            console.warn(f"{source} does not have HIPT's architecture: its loader needs the arguments {arguments}.")
     else:
-        write_safetensors(model.state_dict(), model.config_dict(), config.out)
+        write_safetensors(model.state_dict(), model.shape(), config.out)
     console.note(f"Wrote {config.out}.")
 
 

@@ -82,7 +82,7 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
             run.begin_epoch(epoch)
         set_step(run.optimiser, learning_rate=run.lr[step], weight_decay=run.weight_decay[step])
         plan = draw_crops(
-            run.crops, run.schedule.global_batch, run.grid, generator(config.seed, Stream.VIEWS, step)
+            config.crops, run.schedule.global_batch, run.grid, generator(config.seed, Stream.VIEWS, step)
         ).of_regions(run.schedule.part)
         depth, extra = (
             generator(config.seed, stream, step, run.processes.rank, device=run.device)
@@ -95,14 +95,14 @@ def train(run: Trainer, stop: StopRequest, bar: Progress) -> None:
             with run.gradient_exchange(part):
                 with compute.autocast(run.device, run.precision):
                     here = regions[part]
-                    views = cut_crops(tokens[part], run.crops, plan.of_regions(part), run.present(here))
-                    views = augment(views, run.augmentation, extra)
+                    views = cut_crops(tokens[part], config.crops, plan.of_regions(part), run.present(here))
+                    views = augment(views, config.augmentation, run.statistics, extra)
                     losses.append(run.model(views, run.targets(here), depth, whole))
                 torch.autograd.backward(run.scaler.scale(losses[-1].total / len(run.parts)))
-        if epoch < config.freeze_last_layer:
+        if epoch < config.optimisation.freeze_last_layer:
             student.head.last_layer.zero_grad()
         run.scaler.unscale_(run.optimiser)
-        gradient_norm = clip_each(student.parameters(), config.clip_grad or float("inf"))
+        gradient_norm = clip_each(student.parameters(), config.optimisation.clip_grad or float("inf"))
         run.scaler.step(run.optimiser)
         run.scaler.update()
         run.optimiser.zero_grad()

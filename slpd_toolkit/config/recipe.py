@@ -1,18 +1,16 @@
-"""From a recipe and flags to a configuration, and back to a recipe."""
+"""Building a configuration from a recipe and flags, and writing it as a recipe."""
 
-import ast
-import inspect
 import os
-import re
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from slpd_toolkit.config.old_keys import old_key, without_old_keys
+from slpd_toolkit.config.settings import Setting, assemble, flatten, settings_of
 from slpd_toolkit.core.errors import UsageError
 
 Config = TypeVar("Config")
@@ -21,71 +19,33 @@ ABOUT = "about"
 """Table of a recipe that a run wrote: where it ran. Read as a recipe again, it is passed over."""
 
 
-_SECTION = re.compile(r"    # -- (.+) --$")
-_ATTRIBUTE = re.compile(r"    (\w+): ")
-
-
-@cache
-def option_help(config_class: type) -> dict[str, str]:
-    """Read the docstring under each attribute of a dataclass, as one line: attribute -> help."""
-    body = ast.parse(inspect.getsource(config_class).lstrip()).body[0]
-    assert isinstance(body, ast.ClassDef)
-    documented = {}
-    for attribute, comment in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(attribute, ast.AnnAssign)
-            and isinstance(attribute.target, ast.Name)
-            and isinstance(comment, ast.Expr)
-        ):
-            documented[attribute.target.id] = " ".join(str(ast.literal_eval(comment.value)).split())
-    return documented
-
-
-@cache
-def option_sections(config_class: type) -> dict[str, str]:
-    """Read the `# -- title --` comments between a dataclass's attributes: attribute -> title, "" before the first."""
-    title, sections = "", {}
-    for line in inspect.getsource(config_class).splitlines():
-        if heading := _SECTION.match(line):
-            title = heading[1]
-        elif attribute := _ATTRIBUTE.match(line):
-            sections[attribute[1]] = title
-    return {item.name: sections[item.name] for item in fields(config_class)}
-
-
-def default_help(item: Field[Any]) -> str:
-    """Say what an attribute is where nothing is given; empty where there is nothing to say, or only its help can."""
-    if item.default is MISSING:
-        return "Required, here or in the recipe."
-    if isinstance(item.default, bool):
-        return "Default: on." if item.default else "Default: off."
-    if isinstance(item.default, tuple):
-        return f"Default: {', '.join(map(str, item.default))}." if item.default else ""
-    return f"Default: {item.default}." if isinstance(item.default, str | int | float) and item.default != "" else ""
-
-
-def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path | None) -> Config:
-    """Make a stage's configuration with the precedence flag > recipe > default.
+def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path | None = None) -> Config:
+    """Build a command's configuration with the precedence flag > recipe > default.
 
     Args:
-        config_class: One of the dataclasses of this module.
-        flags: Values given on the command line; None means not given.
-        recipe: TOML file with the attribute names of `config_class` as keys.
+        config_class: One of the configuration dataclasses.
+        flags: Values by name of setting, as given on the command line or in Python; None means not given.
+        recipe: TOML file whose keys are names of settings.
 
     Raises:
-        UsageError: An unknown key, a value of the wrong type, a value that is not allowed, or one that is missing.
+        UsageError: An unknown name, a value of the wrong type, a value that is not allowed, or one that is missing.
     """
+    known = settings_of(config_class)
     given = {name: value for name, value in flags.items() if value is not None}
+    problems = [_unknown(config_class, name, value, known) for name, value in given.items() if name not in known]
+    if problems:
+        raise UsageError(f"Settings: {'; '.join(problems)}.", hint=f"Known settings: {', '.join(known)}.")
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
-    required = [item.name for item in fields(config_class) if item.default is MISSING]  # type: ignore[arg-type]
-    missing = [name for name in required if name not in values]
+    missing = [name for name, setting in known.items() if setting.default is MISSING and name not in values]
     if missing:
-        raise UsageError(f"Missing: {', '.join(missing)}.", hint="Give them on the command line or in the recipe.")
-    return config_class(**values)
+        raise UsageError(f"Missing: {', '.join(missing)}.", hint="Set them on the command line or in the recipe.")
+    return assemble(config_class, values)
 
 
 def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
-    """Read a recipe's values, typed as the attributes of `config_class`.
+    """Read a recipe's values, typed as the settings of `config_class`.
+
+    Keys of earlier versions are ignored where their value stands for today's behaviour.
 
     Raises:
         UsageError: The file is missing or not TOML, or a key or a value's type is not one of the class; all at once.
@@ -95,21 +55,29 @@ def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"Recipe {recipe}: cannot be read ({error}).", hint="It must be a TOML file.") from error
-    types_by_name = get_type_hints(config_class)
+    known = settings_of(config_class)
     table.pop(ABOUT, None)
     problems, values = [], {}
-    for key, value in table.items():
-        if key not in types_by_name:
-            near = get_close_matches(key, types_by_name, n=1)
-            problems.append(f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else ""))
+    for key, value in without_old_keys(config_class, table).items():
+        if key not in known:
+            problems.append(_unknown(config_class, key, value, known))
             continue
         try:
-            values[key] = _typed(value, types_by_name[key])
+            values[key] = _typed(value, known[key].type)
         except ValueError as error:
             problems.append(f"`{key}` = {value!r}: {error}")
     if problems:
-        raise UsageError(f"Recipe {recipe}: {'; '.join(problems)}.", hint=f"Known keys: {', '.join(types_by_name)}.")
+        raise UsageError(f"Recipe {recipe}: {'; '.join(problems)}.", hint=f"Known keys: {', '.join(known)}.")
     return values
+
+
+def _unknown(config_class: type, key: str, value: object, known: Mapping[str, Setting]) -> str:
+    """Describe a key that is not a setting, and what to use instead if that is known."""
+    old = old_key(config_class, key)
+    if old is not None:
+        return f"`{key}` = {value!r}: no longer a setting. {old.instead}".rstrip(".")
+    near = get_close_matches(key, known, n=1)
+    return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
 
 def find_recipe(recipe: Path) -> Path:
@@ -135,12 +103,12 @@ def shipped_folder(name: str) -> Path:
 
 
 def as_recipe(config: Any) -> dict[str, Any]:
-    """Give every resolved value of a configuration as plain TOML / JSON types; None values are left out."""
-    return {key: _plain(value) for key, value in asdict(config).items() if value is not None}
+    """Return every resolved value of a configuration as plain TOML / JSON types; None values are left out."""
+    return {key: _plain(value) for key, value in flatten(config).items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """Give a value of a configuration as TOML and JSON know it."""
+    """Convert a value of a configuration to a type of TOML and JSON."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return os.fspath(value) if isinstance(value, Path) else value

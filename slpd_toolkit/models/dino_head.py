@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,8 @@ from torch.nn import functional as F
 
 from slpd_toolkit.models.transformer import initialise
 
-
-@dataclass(frozen=True, slots=True)
-class DinoHeadConfig:
-    """Shape of a DINO head; the defaults are DINO's."""
-
-    input_dim: int = 192
-    """Width of the region embedding."""
-    hidden_dim: int = 2048
-    """Width of the two hidden layers."""
-    bottleneck_dim: int = 256
-    """Width of the L2-normalised bottleneck, the space of the slide prototypes."""
-    output_dim: int = 65_536
-    """Number of prototype logits."""
+if TYPE_CHECKING:
+    from slpd_toolkit.config.region_vit import DinoHeadConfig
 
 
 class DinoHead(nn.Module):
@@ -31,25 +20,28 @@ class DinoHead(nn.Module):
     Both halves are used alone: clustering stops at the bottleneck, slide prototypes enter at the last layer.
 
     Args:
-        config: Shape of the network.
+        config: Architecture.
         generator: Source of the initial weights; None takes torch's global one.
+        input_dim: Width of the region embedding.
     """
 
-    def __init__(self, config: DinoHeadConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, config: DinoHeadConfig, generator: torch.Generator | None = None, *, input_dim: int = 192
+    ) -> None:
         super().__init__()
         self.config = config
         self.mlp = nn.Sequential(
-            nn.Linear(config.input_dim, config.hidden_dim),
+            nn.Linear(input_dim, config.hidden_dim),
             nn.GELU(),
             nn.Linear(config.hidden_dim, config.hidden_dim),
             nn.GELU(),
             nn.Linear(config.hidden_dim, config.bottleneck_dim),
         )
         initialise(self.mlp, generator)
-        self.last_layer = WeightNormLinear(config.bottleneck_dim, config.output_dim, generator)
+        self.last_layer = WeightNormLinear(config.bottleneck_dim, config.out_dim, generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, input_dim) -> (N, output_dim) prototype logits."""
+        """(N, input_dim) -> (N, out_dim) prototype logits."""
         logits: Tensor = self.last_layer(self.bottleneck(features))
         return logits
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.dino_head import DinoHead
+from slpd_toolkit.models.region_vit import RegionViT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.models.transformer import WeightInit
+    from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
 
 
 class RegionNetwork(nn.Module):
     """Backbone and head under the names `backbone.*` and `head.*` of DINO's checkpoints.
 
     Args:
-        backbone: Shape of the region ViT.
-        head: Shape of the head; its input width is the backbone's embedding.
+        backbone: Architecture of the region ViT.
+        head: Architecture of the head.
         generator: Source of the initial weights; None takes torch's global one.
-        weight_init: How the backbone's are drawn, see `initialise`.
+        input_dim: Width D of the cached tokens.
+        grid: Side of the global crops, in tokens.
     """
 
     def __init__(
@@ -32,11 +32,13 @@ class RegionNetwork(nn.Module):
         backbone: RegionViTConfig,
         head: DinoHeadConfig,
         generator: torch.Generator | None = None,
-        weight_init: WeightInit = "published",
+        *,
+        input_dim: int = 384,
+        grid: int = 14,
     ) -> None:
         super().__init__()
-        self.backbone = RegionViT(backbone, generator, weight_init)
-        self.head = DinoHead(replace(head, input_dim=backbone.embed_dim), generator)
+        self.backbone = RegionViT(backbone, generator, input_dim=input_dim, grid=grid)
+        self.head = DinoHead(head, generator, input_dim=backbone.embed_dim)
 
     def forward(
         self,

@@ -5,16 +5,17 @@ Names and arithmetic follow DINO (https://arxiv.org/abs/2104.14294), so that pub
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from slpd_toolkit.config.region_vit import WeightInit
+
 LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
-WeightInit = Literal["published", "fan-in"]
-"""See `initialise`."""
 
 
 class Attention(nn.Module):

@@ -1,15 +1,14 @@
-"""Making the views of a region differ more than their crops do, so that what they share by chance is no shortcut.
+"""Augmentation of views: noise and offsets on tokens, and tokens hidden from the student.
 
-Noise and offsets change the tokens of all views. Hidden tokens are hidden from the student alone: as in masked
-self-distillation (iBOT, https://arxiv.org/abs/2111.07832), the teacher's targets come from what there is to see.
+Noise and offsets change the tokens of all views. Tokens are hidden from the student only: as in masked
+self-distillation (iBOT, https://arxiv.org/abs/2111.07832), the teacher computes its targets from the whole view.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,39 +18,48 @@ from slpd_toolkit.objectives.crops import Masks, Views
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What is done to views after they are cut; the default, nothing, is SLPD's."""
-
-    noise: Tensor | None = None
-    """(D,) standard deviation of the noise that each token gets by itself; None for none."""
-    offset: Tensor | None = None
-    """(D,) standard deviation of the offset that all tokens of a view share; None for none."""
-    region_means: Tensor | None = None
-    """(M, D) mean tokens of regions, scaled: the difference of two of them is added to all tokens of a view. None for
-    nothing. Unlike `offset`, it moves views the way that regions of the cohort differ."""
-    dropout: float = 0.0
-    """Probability that a token of a student's view is hidden from attention."""
-    block: float = 0.0
-    """Share of a student's global view that is hidden as one rectangle."""
+    from slpd_toolkit.config.views import AugmentationConfig
 
 
-def augment(views: Views, augmentation: Augmentation, generator: torch.Generator) -> Views:
-    """Augment the views of a batch; gives `views` itself where nothing is to be done.
+class TokenStatistics(NamedTuple):
+    """Statistics of a cohort's tokens: the unit of noise and offsets."""
+
+    spread: Tensor
+    """(D,) float32: standard deviation of each feature over all tokens."""
+    region_means: Tensor
+    """(M, D) float32: mean token of each region of a sample."""
+
+    def to(self, device: torch.device) -> TokenStatistics:
+        """Return the same statistics on another device."""
+        return TokenStatistics(*(values.to(device) for values in self))
+
+
+def augment(
+    views: Views, config: AugmentationConfig, statistics: TokenStatistics | None, generator: torch.Generator
+) -> Views:
+    """Augment the views of a batch; returns `views` itself if every augmentation is off.
 
     Args:
         views: Crops of B regions.
-        augmentation: What to do.
+        config: Strength of each augmentation.
+        statistics: Statistics of the cohort, on the views' device; may be None if `config.needs_statistics` is false.
         generator: Source of all draws, on the views' device.
+
+    Raises:
+        ValueError: The statistics are needed and missing.
     """
-    for scale, shared in ((augmentation.offset, True), (augmentation.noise, False)):
-        if scale is not None:
-            views = _each(views, partial(add_noise, scale=scale, generator=generator, shared=shared))
-    if augmentation.region_means is not None:
-        views = _each(views, partial(add_region_offset, means=augmentation.region_means, generator=generator))
-    if augmentation.dropout or augmentation.block:
-        shown = draw_shown(views, augmentation, generator)
+    if config.needs_statistics:
+        if statistics is None:
+            raise ValueError("noise and offsets need the statistics of the cohort's tokens")
+        for strength, shared in ((config.token_offset, True), (config.token_noise, False)):
+            if strength:
+                scale = statistics.spread * strength
+                views = _each(views, partial(add_noise, scale=scale, generator=generator, shared=shared))
+        if config.region_offset:
+            means = statistics.region_means * config.region_offset
+            views = _each(views, partial(add_region_offset, means=means, generator=generator))
+    if config.token_dropout or config.block_mask:
+        shown = draw_shown(views, config, generator)
         present = views.student_sees
         if present is not None:
             shown = Masks(*(mask & there for mask, there in zip(shown, present, strict=True)))
@@ -87,14 +95,14 @@ def _each(views: Views, change: Callable[[Tensor], Tensor]) -> Views:
     return views._replace(global_crops=change(views.global_crops), local_crops=change(views.local_crops))
 
 
-def draw_shown(views: Views, augmentation: Augmentation, generator: torch.Generator) -> Masks:
-    """Draw the tokens that are shown to the student: true for those that neither dropout nor the block hides."""
+def draw_shown(views: Views, config: AugmentationConfig, generator: torch.Generator) -> Masks:
+    """Draw which tokens the student sees: true for those hidden neither by dropout nor by the block."""
     shown = [
-        torch.rand(view.shape[:-1], device=view.device, generator=generator) >= augmentation.dropout
+        torch.rand(view.shape[:-1], device=view.device, generator=generator) >= config.token_dropout
         for view in (views.global_crops, views.local_crops)
     ]
-    if augmentation.block:
-        shown[0] &= ~draw_blocks(shown[0].shape, augmentation.block, views.global_crops.device, generator)
+    if config.block_mask:
+        shown[0] &= ~draw_blocks(shown[0].shape, config.block_mask, views.global_crops.device, generator)
     return Masks(*shown)
 
 

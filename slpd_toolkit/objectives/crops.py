@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from slpd_toolkit.core.errors import UsageError
-
-
-@dataclass(frozen=True, slots=True)
-class MultiCrop:
-    """How many crops are taken of each region, and how large; the defaults are SLPD's."""
-
-    global_crops: int = 2
-    """Number of global crops: views of student and teacher."""
-    global_side: int = 14
-    """Side of the global crops, in tokens."""
-    local_crops: int = 8
-    """Number of local crops: views of the student alone."""
-    local_side: int = 6
-    """Side of the local crops, in tokens."""
-    flip_left_right: float = 0.5
-    """Probability that a crop is mirrored left to right."""
-    flip_up_down: float = 0.0
-    """Probability that a crop is mirrored top to bottom."""
-    quarter_turns: float = 0.0
-    """Probability that a crop is turned by a random multiple of 90 degrees."""
-
-    def __post_init__(self) -> None:
-        if self.global_crops < 1 or self.local_crops < 0 or self.global_crops + self.local_crops < 2:
-            raise UsageError(
-                f"a region needs a global crop and a second view of it, got {self.global_crops} global and "
-                f"{self.local_crops} local crops.",
-                hint="SLPD takes 2 global and 8 local crops.",
-            )
-        if min(self.global_side, self.local_side) < 1:
-            raise UsageError(
-                f"crops must be at least 1 token wide, got {self.global_side} (global) and {self.local_side} (local).",
-                hint="SLPD takes 14 and 6 tokens.",
-            )
-
-    def sides(self) -> tuple[int, ...]:
-        """The side of each of the V crops, global ones first."""
-        return (self.global_side,) * self.global_crops + (self.local_side,) * self.local_crops
+if TYPE_CHECKING:
+    from slpd_toolkit.config.views import CropsConfig
 
 
 class CropPlan(NamedTuple):
-    """Where every view of every region is cut; V crops (global ones first) of B regions, on the CPU."""
+    """Where every view of every region is cut: V crops (global ones first) of B regions, on the CPU."""
 
     top: Tensor
     """(V, B) int64: first row."""
@@ -63,7 +26,7 @@ class CropPlan(NamedTuple):
     """(V, B) int64: quarter turns counter-clockwise, 0 to 3, after the flips."""
 
     def of_regions(self, part: slice) -> CropPlan:
-        """The plan of a part of the batch, so that processes can draw one plan and cut their share."""
+        """Return the plan of a part of the batch, so that processes can draw one plan and cut their share."""
         return CropPlan(*(field[:, part] for field in self))
 
 
@@ -89,7 +52,7 @@ class Views(NamedTuple):
     """Tokens that the student attends to; None for all."""
 
 
-def draw_crops(crops: MultiCrop, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:
+def draw_crops(crops: CropsConfig, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:
     """Draw uniform offsets, flips and turns for a batch.
 
     Args:
@@ -118,7 +81,7 @@ def draw_crops(crops: MultiCrop, regions: int, grid: tuple[int, int], generator:
     )
 
 
-def cut_crops(tokens: Tensor, crops: MultiCrop, plan: CropPlan, present: Tensor | None = None) -> Views:
+def cut_crops(tokens: Tensor, crops: CropsConfig, plan: CropPlan, present: Tensor | None = None) -> Views:
     """Cut all views of a batch with one gather of token rows, on the tokens' device.
 
     Crops are cut wherever the plan says, also where hardly any token is present: each region keeps its number of views,

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
 
-Correspondence = Literal["matched", "nearest"]
+if TYPE_CHECKING:
+    from slpd_toolkit.config.objective import Correspondence
+
 BLOCK_VALUES = 2**21  # cosines a block: they stay in cache
 MIN_BLOCK_SLIDES = 16
 PAIRS = 2**9  # matched at a time, for the same reason

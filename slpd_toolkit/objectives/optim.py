@@ -1,39 +1,33 @@
-"""Optimisers, gradient clipping and the teacher's moving average, each over all tensors at once."""
+"""Optimiser, gradient clipping and the teacher's moving average, each over all tensors at once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-OptimiserName = Literal["adamw", "sgd", "lars"]
-SGD_MOMENTUM = 0.9
 
-
-def make_optimiser(name: OptimiserName, model: nn.Module) -> Optimizer:
-    """Build an optimiser whose learning rate and weight decay are set at every step by `set_step`.
+def make_optimiser(model: nn.Module) -> Optimizer:
+    """Build AdamW; `set_step` sets its learning rate and weight decay at every step.
 
     Args:
-        name: "adamw"; "sgd" or "lars", both with momentum 0.9.
-        model: The student. Biases and 1-d parameters form a group of their own, never decayed.
+        model: The student. Biases and 1-d parameters form a group of their own, which is never decayed.
     """
+    return AdamW(parameter_groups(model), lr=0.0, weight_decay=0.0, fused=True)
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Split trainable parameters into those that are decayed, and biases and 1-d parameters, which are not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
+    return [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "decayed": True},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "decayed": False},
     ]
-    for group in groups:
-        group["weight_decay"] = 0.0
-    if name == "adamw":
-        return AdamW(groups, lr=0.0, fused=True)
-    if name == "sgd":
-        return SGD(groups, lr=0.0, momentum=SGD_MOMENTUM)
-    return Lars(groups, momentum=SGD_MOMENTUM)
 
 
 def set_step(optimiser: Optimizer, *, learning_rate: float, weight_decay: float) -> None:
@@ -66,47 +60,3 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 def update_average(average: nn.Module, model: nn.Module, momentum: float) -> None:
     """Move every parameter: average <- momentum * average + (1 - momentum) * model."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - momentum)
-
-
-class Lars(Optimizer):
-    """Layer-wise adaptive rate scaling (https://arxiv.org/abs/1708.03888) around SGD with momentum.
-
-    As in DINO's code, the step of a 1-d parameter is neither scaled nor decayed.
-
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate.
-        momentum: Momentum of the scaled gradient.
-        weight_decay: Decay, added to the gradient before scaling.
-        trust: Trust coefficient eta.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 0.0,
-        momentum: float = SGD_MOMENTUM,
-        weight_decay: float = 0.0,
-        trust: float = 1e-3,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no line search here  # noqa: ARG002
-        """Take one step."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step_one(parameter, group)
-
-    def _step_one(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
-        step = parameter.grad
-        if parameter.ndim > 1:
-            step = step.add(parameter, alpha=group["weight_decay"])
-            length, pull = parameter.norm(), step.norm()
-            scale = torch.where((length > 0) & (pull > 0), group["trust"] * length / pull, torch.ones_like(pull))
-            step = step * scale
-        velocity = self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
-        velocity.mul_(group["momentum"]).add_(step)
-        parameter.sub_(velocity, alpha=group["lr"])

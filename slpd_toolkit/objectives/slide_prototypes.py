@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.objectives.matching import Correspondence, corresponding, nearest_slides
+from slpd_toolkit.objectives.matching import corresponding, nearest_slides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from slpd_toolkit.config.objective import SlidePrototypesConfig
 
 COINCIDENT_COSINE = 0.9999
 
@@ -100,43 +102,40 @@ class ClusterQuality(NamedTuple):
 def build_bank(
     bottleneck: Tensor,
     slide_of_region: Tensor,
+    config: SlidePrototypesConfig,
     *,
-    k: int,
-    min_regions: int,
-    r: int,
-    correspondence: Correspondence = "matched",
-    cluster_features: Tensor | None = None,
+    backbone: Tensor | None = None,
     seed: int = 0,
     before_each: Callable[[], None] = lambda: None,
 ) -> PrototypeBank:
-    """Cluster every slide that has at least `min_regions` regions, and find its most similar slides.
+    """Cluster every slide that has enough regions, and find its most similar slides.
 
     Args:
         bottleneck: (R, d) the teacher's unit vectors of all regions.
         slide_of_region: (R,) int64 index of each region's slide in the cohort; regions may come in any order.
-        k: Prototypes a slide.
-        min_regions: Slides with fewer regions get no prototypes and are nobody's neighbours. At least `k`.
-        r: Neighbours a slide.
-        correspondence: How a prototype finds its like in a neighbour, see `matching.corresponding`.
-        cluster_features: (R, e) features to cluster instead, such as the backbone's. A prototype is then the normalised
-            mean bottleneck of its cluster.
+        config: Number of prototypes and neighbours, and what is clustered.
+        backbone: (R, e) region embeddings of the backbone, needed if `config.cluster_features` is "backbone". A
+            prototype is then the normalised mean bottleneck of its cluster.
         seed: Seed of every slide's k-means.
-        before_each: Called before each slide is clustered; what it raises ends the work.
+        before_each: Called before each slide is clustered; an exception that it raises ends the work.
 
     Raises:
-        UsageError: `min_regions` is below `k`, or too few slides have that many regions.
+        UsageError: Too few slides have enough regions.
+        ValueError: The backbone's embeddings are needed and missing.
     """
-    if min_regions < k:
-        raise UsageError(
-            f"min_regions must be at least the number of prototypes, got {min_regions} for {k} prototypes.",
-            hint="Raise min_regions or lower prototypes.",
-        )
+    k, r = config.clusters, config.neighbours
+    cluster_features = None
+    if config.cluster_features == "backbone":
+        if backbone is None:
+            raise ValueError("clustering the backbone's embeddings needs them")
+        cluster_features = backbone
     vectors = bottleneck.float().cpu().numpy()
     features = vectors if cluster_features is None else cluster_features.float().cpu().numpy()
-    slides, members = _eligible(slide_of_region.cpu().numpy(), min_regions)
+    slides, members = _eligible(slide_of_region.cpu().numpy(), config.least_regions)
     if len(slides) <= r:
         raise UsageError(
-            f"{len(slides)} slides have at least {min_regions} regions, but {r} neighbours need {r + 1} slides.",
+            f"{len(slides)} slides have at least {config.least_regions} regions, but {r} neighbours need "
+            f"{r + 1} slides.",
             hint="Lower min_regions or neighbours, or add slides.",
         )
     prototypes = np.empty((len(slides), k, vectors.shape[1]), dtype=np.float32)
@@ -158,7 +157,7 @@ def build_bank(
         cluster=torch.from_numpy(cluster),
         neighbours=near.index,
         similarity=near.similarity,
-        counterpart=corresponding(unit, near, correspondence),
+        counterpart=corresponding(unit, near, config.correspondence),
     )
 
 

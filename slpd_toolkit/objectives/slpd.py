@@ -10,11 +10,12 @@ from torch import Tensor, distributed, nn
 
 from slpd_toolkit.objectives.distillation import CrossViewEntropy, cross_view_entropy
 from slpd_toolkit.objectives.optim import update_average
-from slpd_toolkit.objectives.terms import SlpdConfig, Term, active_terms
+from slpd_toolkit.objectives.terms import Term, active_terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slpd_toolkit.config.objective import ObjectiveConfig
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.crops import Masks, Views
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
@@ -53,13 +54,13 @@ class Slpd(nn.Module):
     centre: Tensor
     prototype_centre: Tensor
 
-    def __init__(self, config: SlpdConfig, student: RegionNetwork) -> None:
+    def __init__(self, config: ObjectiveConfig, student: RegionNetwork) -> None:
         super().__init__()
         self.config = config
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(requires_grad=False).eval()
-        self.register_buffer("centre", torch.zeros(student.head.config.output_dim))
-        self.register_buffer("prototype_centre", torch.zeros(student.head.config.output_dim))
+        self.register_buffer("centre", torch.zeros(student.head.config.out_dim))
+        self.register_buffer("prototype_centre", torch.zeros(student.head.config.out_dim))
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001  # nn.Module's signature
         """Set the student's mode; the teacher stays in eval mode."""

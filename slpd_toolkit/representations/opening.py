@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.models import RegionModel, VectorTable
@@ -80,7 +81,7 @@ def open_models(
         )
     problems = Problems()
     models: list[Model] = []
-    shape = RegionViTConfig()
+    trained: RegionViT | None = None
     for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it takes the others' shape
         with problems.gathered():
             if source.kind is Kind.TABLE:
@@ -110,7 +111,7 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
         UsageError: It does not fit the tokens of the cache.
     """
     name = "the region ViT"
-    _require_fit(name, network.config, cache.store.meta, {})
+    _require_fit(name, network, cache.store.meta, {})
     return RegionModel(name, name, digest_of_state(network), cache, _forward(network, cache, options))
 
 
@@ -153,7 +154,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
 def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) -> tuple[RegionModel, RegionViTConfig]:
     assert source.path is not None
     network = RegionViT.from_file(source.path)
-    _require_fit(str(source.path), network.config, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
+    _require_fit(str(source.path), network, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
     digest = sha256(source.path)
     slides = source.path.parent / _SLIDES if source.path.name == REGION_VIT else None
     pretrained = _slides_seen(slides) if slides and slides.exists() else None
@@ -167,10 +168,10 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
         pretrained or frozenset(),
         pretraining_known=pretrained is not None,
     )
-    return model, network.config
+    return model, network
 
 
-def _untrained(source: Source, cache: Cache, shape: RegionViTConfig, options: InferenceOptions) -> RegionModel:
+def _untrained(source: Source, cache: Cache, network: RegionViT, options: InferenceOptions) -> RegionModel:
     """What `slpd pretrain --seed` starts from: in the shape of the trained model it is compared with, or ViT-4K-XS."""
     store = cache.store
     if shape == RegionViTConfig():
@@ -203,16 +204,16 @@ def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> Emb
     return embed
 
 
-def _require_fit(name: str, shape: RegionViTConfig, meta: TokenMeta, provenance: dict[str, object]) -> None:
-    if shape.input_dim != meta.embedding_dim:
+def _require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict[str, object]) -> None:
+    if network.input_dim != meta.embedding_dim:
         raise UsageError(
-            f"{name} takes tokens of {shape.input_dim} features, those of the cache have {meta.embedding_dim} "
+            f"{name} takes tokens of {network.input_dim} features, those of the cache have {meta.embedding_dim} "
             f"({meta.encoder}).",
             hint="Evaluate a model on tokens of the encoder that it was trained on.",
         )
-    if shape.grid > meta.grid:
+    if network.grid > meta.grid:
         raise UsageError(
-            f"{name} was trained on {shape.grid} x {shape.grid} tokens, regions of the cache have "
+            f"{name} was trained on {network.grid} x {network.grid} tokens, regions of the cache have "
             f"{meta.grid} x {meta.grid}.",
             hint="Evaluate a model on regions of the size that it was trained on.",
         )

@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from slpd_toolkit.config.old_keys import without_old_keys
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank
@@ -107,7 +109,9 @@ def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[st
 
     A setting that the run does not know came later; its default is what runs did before.
     """
-    found = {item.name: item.default for item in fields(PretrainConfig) if item.default is not MISSING} | dict(found)
+    defaults = {name: setting.default for name, setting in settings_of(PretrainConfig).items()}
+    found = {name: value for name, value in defaults.items() if value is not MISSING} | dict(found)
+    found = without_old_keys(PretrainConfig, found)
     names = sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
     pairs = [(name, found.get(name), wanted.get(name)) for name in names]
     changed = [f"{name}: {one} there, {other} here" for name, one, other in pairs if one != other]

@@ -98,16 +98,15 @@ def make_prototypes(
         UsageError: Too few slides have enough regions.
         Stopped: The run is asked to stop; nothing is changed.
     """
-    features, bottleneck = embed_cohort(network, tokens, config.global_side, processes, precision, config.workers, stop)
+    features, bottleneck = embed_cohort(
+        network, tokens, config.crops.global_side, processes, precision, config.workers, stop
+    )
     cluster = partial(
         build_bank,
         bottleneck,
         torch.from_numpy(tokens.slide_of_region),
-        k=config.clusters,
-        min_regions=max(config.min_regions, config.clusters),
-        r=config.neighbours,
-        correspondence=config.correspondence,
-        cluster_features=features if config.cluster_features == "backbone" else None,
+        config.prototypes,
+        backbone=features,
         seed=config.seed,
         before_each=stop.leave_if_asked,
     )

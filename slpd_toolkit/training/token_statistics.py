@@ -1,35 +1,27 @@
-"""How the tokens of a cohort vary: the unit in which noise and offsets are measured."""
+"""Statistics of a cohort's tokens, from a sample of its regions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from slpd_toolkit.objectives.augment import TokenStatistics
 
 if TYPE_CHECKING:
     from slpd_toolkit.store.cohort_tokens import CohortTokens
 
 SAMPLE = 512
-"""Regions that are looked at: 100 MB of HIPT's tokens, read in about a second."""
+"""Number of regions in the sample: 100 MB of HIPT's tokens, read in about a second."""
 _AT_ONCE = 16
 
 
-class TokenSample(NamedTuple):
-    """What is known of a cohort's tokens from some of its regions."""
+def sample_tokens(tokens: CohortTokens, generator: torch.Generator) -> TokenStatistics:
+    """Compute token statistics of a random sample of regions.
 
-    spread: Tensor
-    """(D,) float32, standard deviation of each feature over all tokens."""
-    region_means: Tensor
-    """(M, D) float32, mean token of each region that has any."""
-
-
-def sample_tokens(tokens: CohortTokens, generator: torch.Generator) -> TokenSample:
-    """Look at the tokens of a random sample of regions.
-
-    It is not kept in a checkpoint: the same cache and seed give the same bits, because NumPy sums in one order whatever
-    the number of threads.
+    They are not kept in a checkpoint: the same cache and seed give the same bits, because NumPy sums in one order
+    whatever the number of threads.
 
     Args:
         tokens: All regions; patches without a token are left out.
@@ -51,4 +43,4 @@ def sample_tokens(tokens: CohortTokens, generator: torch.Generator) -> TokenSamp
     mean = total / max(1, count)
     variance = np.maximum(squares / max(1, count) - mean**2, 0)
     spread, means = np.sqrt(variance), np.concatenate(region_means)
-    return TokenSample(*(torch.from_numpy(found.astype(np.float32)) for found in (spread, means)))
+    return TokenStatistics(*(torch.from_numpy(found.astype(np.float32)) for found in (spread, means)))

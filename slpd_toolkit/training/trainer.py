@@ -17,15 +17,10 @@ from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, TrainingError, UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.version import __version__
-from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
-from slpd_toolkit.objectives.augment import Augmentation
-from slpd_toolkit.objectives.crops import MultiCrop
 from slpd_toolkit.objectives.optim import make_optimiser
 from slpd_toolkit.objectives.schedules import cosine
 from slpd_toolkit.objectives.slpd import Slpd
-from slpd_toolkit.objectives.terms import SlpdConfig
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.store.streaming import in_parts
@@ -45,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.objectives.augment import TokenStatistics
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
     from slpd_toolkit.training.processes import Processes
     from slpd_toolkit.training.signals import StopRequest
@@ -75,15 +71,6 @@ class Trainer:
         self.schedule = Schedule(len(self.tokens), config.batch_size, processes.rank, processes.world, config.seed)
         self.steps = config.epochs * self.schedule.steps_per_epoch
         self.lr, self.weight_decay, self.teacher_momentum = self._schedules()
-        self.crops = MultiCrop(
-            config.global_crops,
-            config.global_side,
-            config.local_crops,
-            config.local_side,
-            config.flip_left_right,
-            config.flip_up_down,
-            config.quarter_turns,
-        )
         size = config.batch_size // config.accumulate
         self.parts = [slice(first, first + size) for first in range(0, config.batch_size, size)]
         self.slpd = self._build_networks().to(self.device).train()
@@ -93,13 +80,13 @@ class Trainer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # its new name is unknown to torch 2.6
                 self.model = DistributedDataParallel(self.slpd, device_ids=gpu, broadcast_buffers=False)
-        self.optimiser = make_optimiser(config.optimiser, self.slpd.student)
+        self.optimiser = make_optimiser(self.slpd.student)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.recipe = as_recipe(config) | {"precision": self.precision}
         self.started_with = {**self.recipe, "processes": processes.world, "cohort": describe_cohort(self.store)}
         self._claim_folder()
         self.progress = self._restore()
-        self.augmentation = self._augmentation()
+        self.statistics = self._statistics()
         self._present = self.tokens.present(np.arange(len(self.tokens)))
         if self._present is not None:
             self._present = self._present.to(self.device)
@@ -135,7 +122,7 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Make the prototypes of an epoch that has any."""
-        if self.config.uses_prototypes and epoch >= self.config.prototype_epoch:
+        if self.config.uses_prototypes and epoch >= self.config.prototypes.prototype_epoch:
             self._make_prototypes()
             self.meter.restart_clock()
 
@@ -155,7 +142,7 @@ class Trainer:
 
     def announce(self) -> None:
         """Say what is about to happen."""
-        config, store = self.config, self.store
+        config, store, first = self.config, self.store, self.config.prototypes.prototype_epoch
         self.say(
             f"{len(store.files):,} slides, {len(self.tokens):,} regions of {store.grid} x {store.grid} tokens "
             f"({store.meta.encoder}, {store.embedding_dim}-d); {self.precision} on {compute.describe(self.device)}"
@@ -164,10 +151,10 @@ class Trainer:
         if self.progress.step:
             self.say(f"Going on at step {self.progress.step:,} of {self.steps:,}.")
         if config.uses_prototypes:
-            self.say(f"Prototypes from epoch {config.prototype_epoch}: {config.clusters} a slide.")
-        elif config.intra_weight + config.inter_weight > 0:  # a recipe's value, and epochs that a flag has shortened
+            self.say(f"Prototypes from epoch {first}: {config.prototypes.clusters} per slide.")
+        elif config.objective.uses_prototypes:  # a recipe's value, and epochs that a flag has shortened
             self.say(
-                f"No prototypes: --prototype-epoch {config.prototype_epoch} counts from 0, and --epochs is "
+                f"No prototypes: --prototype-epoch {first} counts from 0, and --epochs is "
                 f"{config.epochs}. SLPD needs an earlier one; as it is, this is self-distillation alone."
             )
 
@@ -176,7 +163,7 @@ class Trainer:
         if self.steps_left:
             self.say(f"Stopped at step {self.progress.step:,}; the same command goes on from there.")
             return stop.exit_code
-        if self._slides_with_prototypes() > self.config.neighbours:
+        if self._slides_with_prototypes() > self.config.prototypes.neighbours:
             self._make_prototypes()
         return 0
 
@@ -194,35 +181,31 @@ class Trainer:
                 f"Token cache {config.cache}: none of its {len(self.store.files)} slides has a region.",
                 hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
             )
-        if config.global_side > grid:
+        if config.crops.global_side > grid:
             large, small = (max(1, round(grid * side / 16)) for side in (14, 6))
             raise UsageError(
-                f"--global-side: {config.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
+                f"--global-side: {config.crops.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
                 hint=f"HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side {large} "
                 f"--local-side {small}.",
             )
         if not config.uses_prototypes:
             return
-        if config.min_regions < config.clusters:
-            raise UsageError(
-                f"--min-regions: got {config.min_regions}, allowed: at least --clusters ({config.clusters}).",
-                hint="A slide cannot have more prototypes than regions.",
-            )
+        least, neighbours = config.prototypes.min_regions, config.prototypes.neighbours
         usable = self._slides_with_prototypes()
-        if usable <= config.neighbours:
+        if usable <= neighbours:
             raise UsageError(
-                f"{usable} of {len(self.store.files)} slides have at least --min-regions ({config.min_regions}) "
-                f"regions; --neighbours {config.neighbours} needs {config.neighbours + 1}.",
+                f"{usable} of {len(self.store.files)} slides have at least --min-regions ({least}) regions; "
+                f"--neighbours {neighbours} needs {neighbours + 1}.",
                 hint=f"The median slide has {int(np.median(self.store.lengths))} regions: lower --min-regions, "
                 "or train without prototypes (--intra-weight 0 --inter-weight 0).",
             )
 
     def _slides_with_prototypes(self) -> int:
-        return int((self.store.lengths >= max(self.config.min_regions, self.config.clusters)).sum())
+        return int((self.store.lengths >= self.config.prototypes.least_regions).sum())
 
     def _schedules(self) -> tuple[list[float], list[float], list[float]]:
         """Learning rate, weight decay and teacher momentum of every step."""
-        config, steps = self.config, self.steps
+        config, steps = self.config.optimisation, self.steps
         peak = config.lr * self.schedule.global_batch / _LR_REFERENCE_BATCH
         warmup = config.warmup_epochs * self.schedule.steps_per_epoch
         return (
@@ -233,41 +216,21 @@ class Trainer:
 
     def _build_networks(self) -> Slpd:
         config = self.config
-        shape = RegionViTConfig(
+        student = RegionNetwork(
+            config.region_vit,
+            config.dino_head,
+            generator(config.seed, Stream.WEIGHTS),
             input_dim=self.store.embedding_dim,
-            grid=config.global_side,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_ratio=config.mlp_ratio,
-            drop_path=config.drop_path,
+            grid=config.crops.global_side,
         )
-        head = DinoHeadConfig(
-            hidden_dim=config.hidden_dim, bottleneck_dim=config.bottleneck_dim, output_dim=config.out_dim
-        )
-        student = RegionNetwork(shape, head, generator(config.seed, Stream.WEIGHTS), config.weight_init)
         if config.init is not None:
-            student.backbone.load_state_dict(RegionViT.from_file(config.init, shape).state_dict())
-        objective = SlpdConfig(
-            weight_dino=config.dino_weight,
-            weight_intra=config.intra_weight,
-            weight_inter=config.inter_weight,
-            student_temp=config.student_temp,
-            teacher_temp=config.teacher_temp,
-            centre_momentum=config.centre_momentum,
-            variant=config.view_rule,
-        )
-        return Slpd(objective, student)
+            student.backbone.load_file(config.init)
+        return Slpd(config.objective, student)
 
-    def _augmentation(self) -> Augmentation:
-        config, noise, offset, means = self.config, None, None, None
-        if config.token_noise or config.token_offset or config.region_offset:
-            sample = sample_tokens(self.tokens, generator(config.seed, Stream.SPREAD))
-            spread, region_means = sample.spread.to(self.device), sample.region_means.to(self.device)
-            noise = spread * config.token_noise if config.token_noise else None
-            offset = spread * config.token_offset if config.token_offset else None
-            means = region_means * config.region_offset if config.region_offset else None
-        return Augmentation(noise, offset, means, config.token_dropout, config.block_mask)
+    def _statistics(self) -> TokenStatistics | None:
+        if not self.config.augmentation.needs_statistics:
+            return None
+        return sample_tokens(self.tokens, generator(self.config.seed, Stream.SPREAD)).to(self.device)
 
     def _restore(self) -> Progress:
         path = self.config.out / LAST

@@ -14,10 +14,10 @@ import pytest
 import slpd_toolkit as slpd
 from slpd_toolkit.api import calls, commands, write_settings
 from slpd_toolkit.api.calls import resolve
-from slpd_toolkit.api.flat import settings_of
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from tests.conftest import REPOSITORY

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from slpd_toolkit.cli import app as cli
-from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.settings import default_help, settings_of
 
 ROOT: Any = typer.main.get_command(cli.app)
 
@@ -72,11 +71,11 @@ def test_the_example_in_a_commands_help_is_a_command(path: tuple[str, ...], comm
 
 def test_options_stand_in_sections_in_their_order() -> None:
     titles = [line[:-1] for line in shown("pretrain").splitlines() if line.endswith(":") and line[0].isalpha()]
-    found = list(dict.fromkeys(recipes.option_sections(PretrainConfig).values()))
+    known = settings_of(PretrainConfig)
+    found = list(dict.fromkeys(setting.section for setting in known.values()))
     assert titles == ["Arguments", "Options", *found[1:]]
     assert found[:2] == ["", "Length and batches"]
-    sections = recipes.option_sections(PretrainConfig)
-    assert (sections["out"], sections["epochs"], sections["local_side"]) == ("", "Length and batches", "Views")
+    assert tuple(known[name].section for name in ("out", "epochs", "local_side")) == ("", "Length and batches", "Views")
 
 
 def test_commands_stand_in_sections_stages_first() -> None:
@@ -87,7 +86,7 @@ def test_commands_stand_in_sections_stages_first() -> None:
 
 
 def test_defaults_are_said() -> None:
-    said = {item.name: recipes.default_help(item) for item in fields(EmbedConfig)}
+    said = {name: default_help(setting) for name, setting in settings_of(EmbedConfig).items()}
     assert said["out"] == "Required, here or in the recipe."
     assert (said["mpp"], said["seed"], said["encoder"]) == ("Default: 0.5.", "Default: 0.", "Default: random.")
     assert (said["qc"], said["overwrite"], said["weights"]) == ("Default: on.", "Default: off.", "")

@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 from slpd_toolkit.commands import export
 from slpd_toolkit.config.export import ExportConfig
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = RegionViTConfig(input_dim=8, grid=5, embed_dim=24, depth=2, heads=3, drop_path=0.1)
+SMALL = RegionViTConfig(embed_dim=24, depth=2, heads=3, drop_path=0.1)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_hipt_reads_it_by_its_own_rule(run: tuple[Path, dict[str, Any]]) -> None
     assert export.run(ExportConfig(source=folder, out=folder / "hipt.pth")) == 0
     state = torch.load(folder / "hipt.pth", map_location="cpu", weights_only=True)["teacher"]
     state = {name.replace("module.", "").replace("backbone.", ""): value for name, value in state.items()}
-    model = RegionViT(RegionViTConfig(input_dim=384, grid=14, embed_dim=192, depth=6, heads=6))
+    model = RegionViT(RegionViTConfig(embed_dim=192, depth=6, heads=6), input_dim=384, grid=14)
     model.load_state_dict(state, strict=True)
     assert state["pos_embed"].shape == (1, 197, 192)
     assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
@@ -42,7 +43,7 @@ def test_hipt_reads_it_by_its_own_rule(run: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_safetensors_hold_weights_and_config(tmp_path: Path) -> None:
-    model = RegionViT(SMALL)
+    model = RegionViT(SMALL, input_dim=8, grid=5)
     model.save(tmp_path / "region_vit.pt")
     out = tmp_path / "region_vit.safetensors"
     assert export.run(ExportConfig(source=tmp_path / "region_vit.pt", out=out, to="safetensors")) == 0
@@ -56,16 +57,18 @@ def test_safetensors_hold_weights_and_config(tmp_path: Path) -> None:
 
 
 def test_a_shape_that_hipts_loader_does_not_know_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RegionViT(SMALL).save(tmp_path / "region_vit.pt")
+    RegionViT(SMALL, input_dim=8, grid=5).save(tmp_path / "region_vit.pt")
     export.run(ExportConfig(source=tmp_path, out=tmp_path / "small.pth"))
-    assert "not of HIPT's shape" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not have HIPT's architecture" in said
+    assert "input_dim=8, grid=5, embed_dim=24" in said
 
 
 @pytest.mark.parametrize(
     ("out", "to"), [("x.pt", "hipt"), ("x.pth", "safetensors"), ("x", "hipt"), ("none/x.pth", "hipt"), ("", "hipt")]
 )
 def test_names_that_do_not_fit(tmp_path: Path, out: str, to: Literal["hipt", "safetensors"]) -> None:
-    RegionViT(SMALL).save(tmp_path / "region_vit.pt")
+    RegionViT(SMALL, input_dim=8, grid=5).save(tmp_path / "region_vit.pt")
     with pytest.raises(UsageError, match=r"--out: got .*, allowed: a .* file in a folder that exists"):
         export.run(ExportConfig(source=tmp_path, out=tmp_path / out, to=to))
 

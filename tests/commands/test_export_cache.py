@@ -15,8 +15,9 @@ import torch
 from slpd_toolkit.commands import export, import_features
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.import_features import ImportConfig
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.store.writer import TokenWriter
 from tests.cohorts import token_meta, write_token_file
@@ -140,8 +141,9 @@ def model(tmp_path: Path) -> Path:
     """A run folder with a region ViT for these tokens."""
     run = tmp_path / "run"
     run.mkdir()
-    config = RegionViTConfig(input_dim=WIDTH, grid=GRID, embed_dim=12, depth=2, heads=2)
-    RegionViT(config, torch.Generator().manual_seed(1)).save(run / "region_vit.pt")
+    config = RegionViTConfig(embed_dim=12, depth=2, heads=2)
+    network = RegionViT(config, torch.Generator().manual_seed(1), input_dim=WIDTH, grid=GRID)
+    network.save(run / "region_vit.pt")
     return run
 
 

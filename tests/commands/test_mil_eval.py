@@ -21,11 +21,12 @@ from slpd_toolkit.commands.from_clam import run as from_clam
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.recipe import read_recipe
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.statistics.model_results import undefined_metrics
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.metrics import auc
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.representations import models
 from slpd_toolkit.representations.stored_bags import StoredBags
@@ -56,8 +57,9 @@ def separable(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 def save_region_vit(folder: Path, *, input_dim: int = 8, grid: int = 2, slides: str = "", seed: int = 0) -> Path:
     """A run folder with a small region ViT, and the list of slides that it was trained on."""
     folder.mkdir(parents=True)
-    shape = RegionViTConfig(input_dim=input_dim, grid=grid, embed_dim=12, depth=1, heads=2)
-    RegionViT(shape, torch.Generator().manual_seed(seed)).save(folder / "region_vit.pt")
+    config = RegionViTConfig(embed_dim=12, depth=1, heads=2)
+    model = RegionViT(config, torch.Generator().manual_seed(seed), input_dim=input_dim, grid=grid)
+    model.save(folder / "region_vit.pt")
     if slides:
         (folder / "slides.csv").write_text(f"slide_id,regions\n{slides}")
     return folder

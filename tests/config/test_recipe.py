@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_origin
 
 import pytest
 
 from slpd_toolkit import config
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
-from slpd_toolkit.config.recipe import as_recipe, build, find_recipe, option_help, read_recipe, shipped_folder
+from slpd_toolkit.config.recipe import as_recipe, build, find_recipe, read_recipe, shipped_folder
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.errors import UsageError
 from tests.conftest import REPOSITORY
 
@@ -148,24 +149,21 @@ def test_there_are_recipes_to_check() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_shipped_recipe_makes_a_configuration_and_says_where_its_values_come_from(path: Path) -> None:
     config_class: Any = stage_configs()[path.parent.name.replace("-", "_")]
-    hints = get_type_hints(config_class)
-    required = [item.name for item in fields(config_class) if item.default is item.default_factory]
-    flags: dict[str, Any] = {name: ("x",) if get_origin(hints[name]) is tuple else Path("x") for name in required}
+    flags: dict[str, Any] = {
+        name: ("x",) if get_origin(setting.type) is tuple else Path("x")
+        for name, setting in settings_of(config_class).items()
+        if setting.default is MISSING
+    }
     assert read_recipe(config_class, path)
     build(config_class, flags, path)
     assert path.read_text(encoding="utf-8").startswith("#")
 
 
 @pytest.mark.parametrize("config_class", stage_configs().values(), ids=lambda value: value.__name__)
-def test_every_attribute_is_described_for_help(config_class: type) -> None:
-    described = option_help(config_class)
-    assert list(described) == [item.name for item in fields(config_class)]
-    assert all(text.endswith(".") and "\n" not in text for text in described.values()), described
+def test_every_setting_is_described_for_help_and_no_name_occurs_twice(config_class: type) -> None:
+    known = settings_of(config_class)
+    assert all(setting.help.endswith(".") and "\n" not in setting.help for setting in known.values())
     assert inspect.getdoc(config_class)
-
-
-def test_descriptions_are_single_lines() -> None:
-    assert option_help(Example)["count"] == "A number on two lines."
 
 
 def test_a_configuration_written_as_a_recipe_gives_itself(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from docs._ext.reference import command_paths
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.mil_eval import AGGREGATORS
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.store.schema import TokenMeta
 from slpd_toolkit.training import metrics_file as metrics
 from slpd_toolkit.training.prototype_file import ARRAYS
@@ -145,11 +146,11 @@ def test_every_aggregator_is_explained() -> None:
 
 def test_settings_named_on_the_page_of_the_method_exist() -> None:
     text = (REPOSITORY / "docs/method.md").read_text(encoding="utf-8")
-    known = {name for config in cli.CONFIGS.values() for name in recipes.option_help(config)}
+    known = {name for config in cli.CONFIGS.values() for name in settings_of(config)}
     assigned = re.findall(r"`(\w+) = \"(\w+)\"`", text)
     assert {name for name, _ in assigned} <= known
     for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text):
         assert name in known, name
     for name, value in re.findall(r"`(\w+)` = ([\d ]*\d(?:\.\d+)?)", text):
-        defaults = {getattr(config, name) for config in cli.CONFIGS.values() if hasattr(config, name)}
+        defaults = {known[name].default for known in map(settings_of, cli.CONFIGS.values()) if name in known}
         assert float(value.replace(" ", "")) in defaults, (name, value, defaults)

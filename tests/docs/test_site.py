@@ -12,6 +12,7 @@ import pytest
 from docs._ext.reference import command_paths
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.settings import settings_of
 from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_references_hold_every_command_setting_and_recipe(site: Path) -> None:
         (site / f"{name}.html").read_text("utf-8") for name in ("commands", "settings", "recipes")
     )
     assert [path for path in command_paths() if f"Usage: slpd {' '.join(path)} " not in commands] == []
-    keys = {name for config in cli.CONFIGS.values() for name in recipes.option_help(config)}
+    keys = {name for config in cli.CONFIGS.values() for name in settings_of(config)}
     assert [name for name in keys if f">{name}</span>" not in settings] == []
     folder = recipes.shipped_folder("stages")
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.toml")]

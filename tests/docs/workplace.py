@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.encoders.timm import _import_timm
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.models.patch_vit import PatchViT
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from tests.cohorts import write_manifest
 from tests.conftest import REPOSITORY
 from tests.docs.pages import read_blocks
@@ -44,7 +45,7 @@ def furnish(folder: Path) -> None:
         path.parent.mkdir(exist_ok=True, parents=True)
         write_slide(path, picture, mpp=mpp, downsamples=(2,), compression="jpeg")
     torch.save({"teacher": PatchViT().state_dict()}, folder / "vit256_small_dino.pth")
-    small = RegionViT(RegionViTConfig(grid=3, embed_dim=24, depth=1))
+    small = RegionViT(RegionViTConfig(embed_dim=24, depth=1), grid=3)
     torch.save(
         {"teacher": {f"backbone.{name}": value for name, value in small.state_dict().items()}},
         folder / "vit4k_xs_dino.pth",

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig, WeightNormLinear
+from slpd_toolkit.config.region_vit import DinoHeadConfig
+from slpd_toolkit.models.dino_head import DinoHead, WeightNormLinear
 from tests.published import relative_error
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def test_bottleneck_and_logits_are_those_of_the_published_code(published: PublishedNumbers) -> None:
-    head = DinoHead(DinoHeadConfig(output_dim=published.meta["out_dim"])).eval()
+    head = DinoHead(DinoHeadConfig(out_dim=published.meta["out_dim"])).eval()
     published.load_into(head)
     features = published.input("region_features", 10 * published.meta["B"], 192)
     assert relative_error(head.bottleneck(features), published["head/bottleneck"]) < 1e-5
@@ -30,6 +31,6 @@ def test_every_row_of_the_last_layer_has_the_length_of_its_gain() -> None:
 
 
 def test_the_gain_is_fixed_at_one_and_keeps_its_published_name() -> None:
-    head = DinoHead(DinoHeadConfig(output_dim=32))
+    head = DinoHead(DinoHeadConfig(out_dim=32))
     assert torch.equal(head.state_dict()["last_layer.weight_g"], torch.ones(32, 1))
     assert "last_layer.weight_g" not in dict(head.named_parameters())

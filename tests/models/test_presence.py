@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.transformer import Block, resize_position_embedding
 
-SHAPE = RegionViTConfig(input_dim=12, grid=4, embed_dim=16, depth=3, heads=2)
+SHAPE = RegionViTConfig(embed_dim=16, depth=3, heads=2, drop_path=0.0)
 GRIDS = [(4, 4), (3, 5)]
 
 
 @pytest.fixture
 def model() -> RegionViT:
-    model = RegionViT(SHAPE).double()
+    model = RegionViT(SHAPE, input_dim=12, grid=4).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
     return model.eval()

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import WeightsError
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import write_checkpoint
 from tests.published import relative_error
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.published import PublishedNumbers
 
-TINY = RegionViTConfig(input_dim=12, grid=4, embed_dim=16, depth=2, heads=2, mlp_ratio=2, drop_path=0.1)
+TINY = RegionViTConfig(embed_dim=16, depth=2, heads=2, mlp_ratio=2, drop_path=0.1)
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def test_last_attention_is_that_of_the_published_code(model: RegionViT, publishe
 
 
 def test_saved_weights_come_back_with_their_config_in_eval_mode(tmp_path: Path) -> None:
-    model = RegionViT(TINY)
+    model = RegionViT(TINY, input_dim=12, grid=4)
     model.save(tmp_path / "region_vit.pt")
     loaded = RegionViT.from_file(str(tmp_path))  # a run folder
     assert not loaded.training
-    assert (loaded.config.input_dim, loaded.config.grid, loaded.config.drop_path) == (12, 4, 0.0)
+    assert (loaded.input_dim, loaded.grid, loaded.config.drop_path) == (12, 4, 0.0)
     tokens = torch.randn(2, 3, 5, 12)
     assert torch.equal(loaded(tokens), model.eval()(tokens))
     assert [path.name for path in tmp_path.iterdir()] == ["region_vit.pt"]
@@ -67,10 +68,12 @@ def test_a_foreign_config_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_tokens_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(N, h, w, 12\), got \(2, 4, 4, 13\)"):
-        RegionViT(TINY)(torch.zeros(2, 4, 4, 13))
+        RegionViT(TINY, input_dim=12, grid=4)(torch.zeros(2, 4, 4, 13))
 
 
 def test_the_same_generator_gives_the_same_initial_weights() -> None:
-    first, again = (RegionViT(TINY, torch.Generator().manual_seed(3)).state_dict() for _ in range(2))
+    first, again = (
+        RegionViT(TINY, torch.Generator().manual_seed(3), input_dim=12, grid=4).state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert 0.01 < first["blocks.0.attn.qkv.weight"].std() < 0.03

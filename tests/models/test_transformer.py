@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
-from slpd_toolkit.models.transformer import Block, WeightInit, initialise, resize_position_embedding
+from slpd_toolkit.config.region_vit import RegionViTConfig, WeightInit
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.transformer import Block, VisionTransformer, initialise, resize_position_embedding
 
-TINY = RegionViTConfig(input_dim=12, grid=4, embed_dim=16, depth=3, heads=2)
+TINY = RegionViTConfig(embed_dim=16, depth=3, heads=2, drop_path=0.0)
 
 
 def naive_attention(block: Block, x: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def test_the_cls_row_alone_equals_the_first_row_of_the_whole_block() -> None:
 
 
 def test_autocast_stays_close_to_full_precision_in_training_and_without_gradients() -> None:
-    model = RegionViT(TINY, torch.Generator().manual_seed(0))
+    model = RegionViT(TINY, torch.Generator().manual_seed(0), input_dim=12, grid=4)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     tokens = torch.randn(6, 5, 4, 12, generator=torch.Generator().manual_seed(2))
@@ -86,7 +88,7 @@ def test_resizing_interpolates_along_the_right_axis() -> None:
 
 
 def test_stochastic_depth_is_off_in_eval_and_follows_its_generator_in_training() -> None:
-    model = RegionViT(replace(TINY, drop_path=0.5))
+    model = RegionViT(replace(TINY, drop_path=0.5), input_dim=12, grid=4)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tokens = torch.randn(8, 4, 4, 12)
@@ -102,7 +104,7 @@ def test_stochastic_depth_is_off_in_eval_and_follows_its_generator_in_training()
 
 
 def test_stochastic_depth_keeps_the_expectation_and_spares_the_first_block() -> None:
-    model = RegionViT(replace(TINY, drop_path=0.4)).train()
+    model = RegionViT(replace(TINY, drop_path=0.4), input_dim=12, grid=4).train()
     scales = model._branch_scales(torch.empty(4000, 4, 4, 16), torch.Generator().manual_seed(0))
     assert scales is not None
     assert torch.equal(scales[0], torch.ones_like(scales[0]))
@@ -111,13 +113,22 @@ def test_stochastic_depth_keeps_the_expectation_and_spares_the_first_block() -> 
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--heads: got 3, allowed: a divisor of --embed-dim \(16\)"):
+        replace(TINY, heads=3)
     with pytest.raises(ValueError, match="multiple of heads, got 16 and 3"):
-        RegionViT(replace(TINY, heads=3))
+        VisionTransformer(embed_dim=16, grid=4, depth=1, heads=3, mlp_ratio=4.0, drop_path=0.0)
 
 
 def test_weights_start_as_the_scheme_says() -> None:
-    shape = RegionViTConfig(input_dim=100, grid=10, embed_dim=64, depth=2, heads=4)
-    published, fan_in = (RegionViT(shape, torch.Generator().manual_seed(0), scheme) for scheme in get_args(WeightInit))
+    published, fan_in = (
+        RegionViT(
+            RegionViTConfig(embed_dim=64, depth=2, heads=4, weight_init=scheme),
+            torch.Generator().manual_seed(0),
+            input_dim=100,
+            grid=10,
+        )
+        for scheme in get_args(WeightInit)
+    )
     for name, parameter in fan_in.state_dict().items():
         before = published.state_dict()[name]
         if parameter.ndim == 1:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from slpd_toolkit.config.objective import ObjectiveConfig
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
-    from slpd_toolkit.objectives.terms import SlpdConfig
 
 
 @dataclass
 class Oracle:
-    config: SlpdConfig
+    config: ObjectiveConfig
     student: RegionNetwork
     teacher: nn.Module = field(init=False)
     centre: Tensor = field(init=False)
@@ -27,7 +27,7 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.teacher = deepcopy(self.student)
-        outputs = self.student.head.config.output_dim
+        outputs = self.student.head.config.out_dim
         self.centre = torch.zeros(outputs, dtype=torch.float64)
         self.prototype_centre = torch.zeros(outputs, dtype=torch.float64)
 
@@ -51,11 +51,11 @@ class Oracle:
         """`crops[v][b]` is view v of region b; the first two views are global. Moves both centres."""
         views = [[self.logits(self.student, crop) for crop in regions] for regions in crops]
         result = {}
-        if self.config.weight_dino > 0:
+        if self.config.dino_weight > 0:
             result["dino"] = self.dino(views, crops[:2])
-        if prototypes is not None and self.config.weight_intra > 0:
+        if prototypes is not None and self.config.intra_weight > 0:
             result["intra"] = self.prototype_loss(views, [prototypes.own], prototypes.valid)
-        if prototypes is not None and self.config.weight_inter > 0:
+        if prototypes is not None and self.config.inter_weight > 0:
             result["inter"] = self.prototype_loss(views, list(prototypes.neighbours), prototypes.valid)
         return result
 
@@ -82,7 +82,7 @@ class Oracle:
                     target = self.last_layer(self.teacher, vectors[b])
                 seen.append(target)
                 for v, view in enumerate(views):
-                    if self.config.variant == "paper" or v != q:
+                    if self.config.view_rule == "paper" or v != q:
                         values.append(self.cross_entropy(view[b], target, self.prototype_centre))
         self.prototype_centre = self.moved(self.prototype_centre, seen)
         return torch.stack(values).mean()

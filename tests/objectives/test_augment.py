@@ -4,10 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from slpd_toolkit.objectives.augment import Augmentation, add_noise, add_region_offset, augment, draw_blocks, draw_shown
+from slpd_toolkit.config.views import AugmentationConfig
+from slpd_toolkit.objectives.augment import (
+    TokenStatistics,
+    add_noise,
+    add_region_offset,
+    augment,
+    draw_blocks,
+    draw_shown,
+)
 from slpd_toolkit.objectives.crops import Masks, Views
 
 SCALE = torch.tensor([0.0, 0.5, 2.0, 10.0])
+EVERYTHING = AugmentationConfig(token_noise=1.0, token_offset=1.0, region_offset=1.0, token_dropout=0.5, block_mask=0.5)
+COHORT = TokenStatistics(SCALE, torch.eye(4))
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -29,13 +39,19 @@ def pair(masks: Masks | None) -> tuple[Tensor, Tensor]:
 def test_nothing_to_do_does_nothing_and_draws_nothing() -> None:
     given, source = views(), rng()
     before = source.get_state()
-    assert augment(given, Augmentation(), source) is given
+    assert augment(given, AugmentationConfig(), None, source) is given
     assert torch.equal(source.get_state(), before)
+
+
+@pytest.mark.parametrize("name", ["token_noise", "token_offset", "region_offset"])
+def test_noise_and_offsets_need_the_statistics_of_the_cohort(name: str) -> None:
+    with pytest.raises(ValueError, match="need the statistics"):
+        augment(views(), AugmentationConfig(**{name: 1.0}), None, rng())
 
 
 def test_noise_has_the_deviation_asked_for_and_is_each_token_s_own() -> None:
     given = views()
-    found = augment(given, Augmentation(noise=SCALE), rng())
+    found = augment(given, AugmentationConfig(token_noise=1.0), COHORT, rng())
     for before, after in ((given.global_crops, found.global_crops), (given.local_crops, found.local_crops)):
         noise = (after.double() - before.double()).reshape(-1, 4)
         torch.testing.assert_close(noise.std(0), SCALE.double(), rtol=0.03, atol=1e-6)
@@ -48,7 +64,7 @@ def test_noise_has_the_deviation_asked_for_and_is_each_token_s_own() -> None:
 
 def test_an_offset_is_shared_by_the_tokens_of_a_view_and_by_no_others() -> None:
     given = views(400, torch.float32)
-    found = augment(given, Augmentation(offset=SCALE), rng())
+    found = augment(given, AugmentationConfig(token_offset=1.0), COHORT, rng())
     offsets = []
     for before, after in ((given.global_crops, found.global_crops), (given.local_crops, found.local_crops)):
         offset = after - before
@@ -62,7 +78,7 @@ def test_an_offset_is_shared_by_the_tokens_of_a_view_and_by_no_others() -> None:
 
 def test_a_region_offset_is_the_difference_of_two_means_and_each_view_s_own() -> None:
     given, means = views(400, torch.float32), torch.randn(7, 4, generator=rng(5)) * SCALE
-    found = augment(given, Augmentation(region_means=means), rng())
+    found = augment(given, AugmentationConfig(region_offset=0.5), TokenStatistics(SCALE, 2 * means), rng())
     possible = (means[:, None] - means).reshape(-1, 4)
     for before, after in ((given.global_crops, found.global_crops), (given.local_crops, found.local_crops)):
         offset = after - before
@@ -89,7 +105,7 @@ def test_small_noise_on_half_precision_is_not_rounded_away() -> None:
 
 def test_offset_and_noise_add_up() -> None:
     given = views(400)
-    both = augment(given, Augmentation(noise=SCALE, offset=2 * SCALE), rng())
+    both = augment(given, AugmentationConfig(token_noise=1.0, token_offset=2.0), COHORT, rng())
     spread = (both.global_crops.float() - given.global_crops.float())[..., 2].std()
     torch.testing.assert_close(spread, SCALE[2] * 5**0.5, rtol=0.1, atol=0)
 
@@ -97,7 +113,7 @@ def test_offset_and_noise_add_up() -> None:
 @pytest.mark.parametrize("dropout", [0.1, 0.7])
 def test_dropout_hides_its_share_of_every_student_view_and_nothing_of_the_teacher_s(dropout: float) -> None:
     given = views()
-    found = augment(given, Augmentation(dropout=dropout), rng())
+    found = augment(given, AugmentationConfig(token_dropout=dropout), None, rng())
     assert found.teacher_sees is None
     assert found.global_crops is given.global_crops
     for shown, view in zip(pair(found.student_sees), (given.global_crops, given.local_crops), strict=True):
@@ -111,8 +127,8 @@ def test_what_is_missing_stays_missing_and_the_teacher_sees_the_rest() -> None:
     sizes = (given.global_crops, given.local_crops)
     present = Masks(*(torch.rand(view.shape[:-1], generator=rng(5)) < 0.5 for view in sizes))
     given = given._replace(teacher_sees=present, student_sees=present)
-    settings = Augmentation(dropout=0.3, block=0.2)
-    found = augment(given, settings, rng())
+    settings = AugmentationConfig(token_dropout=0.3, block_mask=0.2)
+    found = augment(given, settings, None, rng())
     assert found.teacher_sees is present
     drawn = draw_shown(given, settings, rng())
     for shown, there, alone in zip(pair(found.student_sees), present, drawn, strict=True):
@@ -144,20 +160,19 @@ def test_blocks_lie_anywhere_alike() -> None:
 
 
 def test_the_block_is_hidden_in_global_views_alone() -> None:
-    shown = pair(augment(views(), Augmentation(block=0.25), rng()).student_sees)
+    shown = pair(augment(views(), AugmentationConfig(block_mask=0.25), None, rng()).student_sees)
     assert ((~shown[0]).sum((2, 3)) - 49).abs().max() <= 5
     assert shown[1].all()
 
 
 def test_views_without_local_crops_are_augmented_too() -> None:
     given = views()._replace(local_crops=torch.zeros(0, 50, 6, 6, 4))
-    found = augment(given, Augmentation(SCALE, SCALE, torch.eye(4), 0.5, 0.5), rng())
+    found = augment(given, EVERYTHING, COHORT, rng())
     assert pair(found.student_sees)[1].shape == (0, 50, 6, 6)
 
 
 def test_all_follows_the_generator_alone() -> None:
-    settings = Augmentation(SCALE, SCALE, torch.eye(4), 0.5, 0.5)
-    first, again, other = (augment(views(), settings, rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (augment(views(), EVERYTHING, COHORT, rng(seed)) for seed in (3, 3, 4))
     for one, two, three in (
         (first.global_crops, again.global_crops, other.global_crops),
         (first.local_crops, again.local_crops, other.local_crops),

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.objectives.crops import CropPlan, MultiCrop, centre_crop, cut_crops, draw_crops
+from slpd_toolkit.objectives.crops import CropPlan, centre_crop, cut_crops, draw_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,7 +35,14 @@ def test_one_gather_cuts_what_slicing_cuts(
 ) -> None:
     if global_crops + local_crops < 2:
         local_crops = 1
-    crops = MultiCrop(global_crops, 3, local_crops, 2, flip_left_right=0.5, flip_up_down=0.5, quarter_turns=0.7)
+    crops = CropsConfig(
+        global_crops=global_crops,
+        global_side=3,
+        local_crops=local_crops,
+        local_side=2,
+        flip_up_down=0.5,
+        quarter_turns=0.7,
+    )
     tokens = torch.randn(regions, height, width, 4, generator=generator(seed))
     plan = draw_crops(crops, regions, (height, width), generator(seed))
     present = torch.rand(regions, height, width, generator=generator(seed)) < 0.5
@@ -54,7 +62,7 @@ def test_one_gather_cuts_what_slicing_cuts(
 
 def test_every_flip_and_turn_is_that_of_torch() -> None:
     """All sixteen combinations, which are the eight symmetries of a square twice."""
-    crops = MultiCrop(global_crops=1, global_side=3, local_crops=1, local_side=3)
+    crops = CropsConfig(global_crops=1, global_side=3, local_crops=1, local_side=3)
     rows, columns, turns = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (2, 2, 4)), indexing="ij"))
     tokens = torch.arange(20.0).view(1, 4, 5, 1).expand(16, -1, -1, -1).contiguous()
     corner = torch.ones(2, 16, dtype=torch.int64)
@@ -73,8 +81,8 @@ def test_every_flip_and_turn_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("probability", [0.4, 1.0])
 def test_turns_are_uniform_with_their_probability_and_change_no_other_draw(probability: float) -> None:
-    plain = draw_crops(MultiCrop(flip_up_down=0.5), 5_000, (16, 16), generator())
-    turned = draw_crops(MultiCrop(flip_up_down=0.5, quarter_turns=probability), 5_000, (16, 16), generator())
+    plain = draw_crops(CropsConfig(flip_up_down=0.5), 5_000, (16, 16), generator())
+    turned = draw_crops(CropsConfig(flip_up_down=0.5, quarter_turns=probability), 5_000, (16, 16), generator())
     assert not plain.quarter_turns.any()
     assert all(torch.equal(one, two) for one, two in zip(plain[:4], turned[:4], strict=True))
     shares = torch.bincount(turned.quarter_turns.flatten()) / turned.quarter_turns.numel()
@@ -83,7 +91,7 @@ def test_turns_are_uniform_with_their_probability_and_change_no_other_draw(proba
 
 
 def test_offsets_are_uniform_over_every_place_that_fits() -> None:
-    crops = MultiCrop(global_crops=1, global_side=14, local_crops=1, local_side=6)
+    crops = CropsConfig(global_crops=1, global_side=14, local_crops=1, local_side=6)
     plan = draw_crops(crops, 20_000, (16, 18), generator())
     for offsets, places in (
         (plan.top[0], 3),
@@ -97,23 +105,23 @@ def test_offsets_are_uniform_over_every_place_that_fits() -> None:
 
 
 def test_flips_happen_with_their_own_probability_on_their_own_axis() -> None:
-    plan = draw_crops(MultiCrop(flip_left_right=0.5), 5_000, (16, 16), generator())
+    plan = draw_crops(CropsConfig(flip_left_right=0.5), 5_000, (16, 16), generator())
     assert not plan.flip_rows.any()
     assert abs(float(plan.flip_columns.double().mean()) - 0.5) < 0.02
-    plan = draw_crops(MultiCrop(flip_left_right=0.0, flip_up_down=0.25), 5_000, (16, 16), generator())
+    plan = draw_crops(CropsConfig(flip_left_right=0.0, flip_up_down=0.25), 5_000, (16, 16), generator())
     assert not plan.flip_columns.any()
     assert abs(float(plan.flip_rows.double().mean()) - 0.25) < 0.02
 
 
 def test_a_plan_follows_its_generator_alone() -> None:
-    first, again, other = (draw_crops(MultiCrop(), 7, (16, 16), generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (draw_crops(CropsConfig(), 7, (16, 16), generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.top, other.top)
 
 
 def test_processes_that_share_a_plan_cut_the_same_views_as_one() -> None:
     tokens = torch.randn(6, 16, 16, 2, generator=generator())
-    crops = MultiCrop()
+    crops = CropsConfig()
     plan = draw_crops(crops, 6, (16, 16), generator())
     whole = cut_crops(tokens, crops, plan)
     second = cut_crops(tokens[3:], crops, plan.of_regions(slice(3, 6)))
@@ -131,10 +139,10 @@ def test_the_centre_crop_lies_in_the_middle() -> None:
 
 def test_a_crop_larger_than_the_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="14 tokens do not fit into a grid of 16 x 8"):
-        draw_crops(MultiCrop(), 2, (16, 8), generator())
+        draw_crops(CropsConfig(), 2, (16, 8), generator())
 
 
 @pytest.mark.parametrize("arguments", [{"global_crops": 0}, {"global_crops": 1, "local_crops": 0}, {"local_side": 0}])
 def test_crops_that_leave_nothing_to_learn_from_are_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        MultiCrop(**arguments)
+        CropsConfig(**arguments)

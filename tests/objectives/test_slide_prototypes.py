@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slpd_toolkit.config.objective import SlidePrototypesConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, build_bank, kmeans
 
@@ -21,8 +24,12 @@ def cohort(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def bank_of(vectors: Tensor, slides: Tensor, **settings: object) -> PrototypeBank:
-    arguments: dict[str, object] = {"k": K, "min_regions": MIN_REGIONS, "r": R} | settings
-    return build_bank(vectors, slides, **arguments)  # type: ignore[arg-type]
+    seed: Any = settings.pop("seed", 0)
+    backbone: Any = settings.pop("backbone", None)
+    if backbone is not None:
+        settings["cluster_features"] = "backbone"
+    chosen: dict[str, Any] = {"clusters": K, "min_regions": MIN_REGIONS, "neighbours": R} | settings
+    return build_bank(vectors, slides, SlidePrototypesConfig(**chosen), backbone=backbone, seed=seed)
 
 
 def test_kmeans_finds_well_separated_clusters() -> None:
@@ -118,7 +125,7 @@ def test_targets_are_what_a_loop_over_regions_looks_up(correspondence: str) -> N
 def test_clusters_of_other_features_average_the_bottleneck_of_their_members() -> None:
     vectors, slides = cohort()
     features = torch.randn(len(slides), 3, generator=torch.Generator().manual_seed(9))
-    bank = bank_of(vectors, slides, cluster_features=features)
+    bank = bank_of(vectors, slides, backbone=features)
     regions = torch.nonzero(slides == bank.slides[1]).squeeze(1)
     _, assigned = kmeans(features[regions].numpy(), K)
     assert torch.equal(bank.cluster[regions], torch.from_numpy(assigned))
@@ -143,17 +150,26 @@ def test_quality_counts_sizes_and_finds_degenerate_clusters() -> None:
 
 def test_an_empty_cluster_of_other_features_still_has_a_prototype() -> None:
     vectors, slides = cohort()
-    bank = bank_of(vectors, slides, cluster_features=torch.ones(len(slides), 3))
+    bank = bank_of(vectors, slides, backbone=torch.ones(len(slides), 3))
     assert bank.quality().empty == pytest.approx(2 / 3)
     torch.testing.assert_close(bank.prototypes.norm(dim=-1), torch.ones(5, K))
 
 
 def test_settings_that_no_slide_can_meet_are_refused() -> None:
     vectors, slides = cohort()
-    with pytest.raises(UsageError, match="min_regions must be at least the number of prototypes, got 2 for 3"):
-        bank_of(vectors, slides, min_regions=2)
+    with pytest.raises(ValueError, match="clustering the backbone's embeddings needs them"):
+        bank_of(vectors, slides, cluster_features="backbone")
     with pytest.raises(UsageError, match="1 slides have at least 12 regions, but 2 neighbours need 3 slides"):
         bank_of(vectors, slides, min_regions=12)
+
+
+def test_no_slide_gets_more_prototypes_than_it_has_regions() -> None:
+    vectors, slides = cohort()
+    assert bank_of(vectors, slides, min_regions=1).slides.tolist() == [
+        int(slide)
+        for slide in slides.unique()  # type: ignore[no-untyped-call]
+        if (slides == slide).sum() >= K
+    ]
 
 
 def test_a_bank_moves_as_one() -> None:

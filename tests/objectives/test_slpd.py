@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slpd_toolkit.config.objective import ObjectiveConfig
+from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.models.dino_head import DinoHead, DinoHeadConfig
+from slpd_toolkit.models.dino_head import DinoHead
 from slpd_toolkit.models.network import RegionNetwork
-from slpd_toolkit.models.region_vit import RegionViTConfig
-from slpd_toolkit.objectives.crops import Masks, MultiCrop, Views, cut_crops, draw_crops
+from slpd_toolkit.objectives.crops import Masks, Views, cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 from slpd_toolkit.objectives.slpd import Slpd, SlpdLosses
-from slpd_toolkit.objectives.terms import SlpdConfig
 from tests.objectives.oracle import Oracle
 from tests.published import relative_error
 
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from tests.published import PublishedNumbers
 
 REGIONS, BOTTLENECK, OUTPUTS = 4, 6, 30
-CROPS = MultiCrop(global_crops=2, global_side=4, local_crops=3, local_side=2)
-BACKBONE = RegionViTConfig(input_dim=5, grid=4, embed_dim=8, depth=2, heads=2, mlp_ratio=2)
-HEAD = DinoHeadConfig(hidden_dim=16, bottleneck_dim=BOTTLENECK, output_dim=OUTPUTS)
+CROPS = CropsConfig(global_crops=2, global_side=4, local_crops=3, local_side=2)
+BACKBONE = RegionViTConfig(embed_dim=8, depth=2, heads=2, mlp_ratio=2, drop_path=0.0)
+HEAD = DinoHeadConfig(hidden_dim=16, bottleneck_dim=BOTTLENECK, out_dim=OUTPUTS)
 
 
-def build(config: SlpdConfig, seed: int = 0) -> Slpd:
+def build(config: ObjectiveConfig, seed: int = 0) -> Slpd:
     """A small objective in double precision, with a teacher unlike its student and weights large enough to matter."""
     rng = torch.Generator().manual_seed(seed)
-    slpd = Slpd(config, RegionNetwork(BACKBONE, HEAD)).double().train()
+    slpd = Slpd(config, RegionNetwork(BACKBONE, HEAD, input_dim=5, grid=4)).double().train()
     for network in (slpd.student, slpd.teacher):
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.5, generator=rng)
@@ -61,25 +62,25 @@ def crops_of(views: Views) -> list[list[Tensor]]:
     ("settings", "r"),
     [
         ({}, 1),
-        ({"variant": "published"}, 1),
-        ({"variant": "published", "weight_intra": 0.3, "weight_inter": 2.0}, 3),
-        ({"weight_intra": 0.3, "weight_inter": 2.0, "student_temp": 0.2, "teacher_temp": 0.07}, 2),
-        ({"weight_intra": 0.0, "centre_momentum": 0.5}, 2),
-        ({"weight_inter": 0.0}, 1),
-        ({"weight_dino": 0.0}, 1),
-        ({"weight_intra": 0.0, "weight_inter": 0.0}, 1),
+        ({"view_rule": "published"}, 1),
+        ({"view_rule": "published", "intra_weight": 0.3, "inter_weight": 2.0}, 3),
+        ({"intra_weight": 0.3, "inter_weight": 2.0, "student_temp": 0.2, "teacher_temp": 0.07}, 2),
+        ({"intra_weight": 0.0, "centre_momentum": 0.5}, 2),
+        ({"inter_weight": 0.0}, 1),
+        ({"dino_weight": 0.0}, 1),
+        ({"intra_weight": 0.0, "inter_weight": 0.0}, 1),
     ],
 )
 def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> None:
-    config = SlpdConfig(**settings)
+    config = ObjectiveConfig(**settings)
     slpd = build(config)
     oracle = Oracle(config, build(config).student)
     oracle.teacher.load_state_dict(slpd.teacher.state_dict())
-    optimiser = make_optimiser("adamw", slpd.student)
+    optimiser = make_optimiser(slpd.student)
     for step in range(4):
         rate, decay, momentum = 0.01 * (step + 1), 0.1 * (4 - step), 0.9 + 0.02 * step
         views = draw_views(step)
-        prototypes = None if step == 0 and config.weight_dino else draw_prototypes(step, r)
+        prototypes = None if step == 0 and config.dino_weight else draw_prototypes(step, r)
         losses = slpd(views, prototypes)
         optimiser.zero_grad()
         losses.total.backward()
@@ -92,7 +93,7 @@ def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> N
         slpd.update_teacher(momentum)
 
         expected = oracle.losses(crops_of(views), prototypes)
-        total = sum(getattr(config, f"weight_{name}") * value for name, value in expected.items())
+        total = sum(getattr(config, f"{name}_weight") * value for name, value in expected.items())
         assert isinstance(total, Tensor)
         expected_gradients = oracle.step(total, rate=rate, decay=decay, clip=clip, momentum=momentum)
 
@@ -122,10 +123,10 @@ class _Features(nn.Module):
 
 def test_losses_and_centres_over_two_calls_are_those_of_the_published_code(published: PublishedNumbers) -> None:
     batch, r = published.meta["B"], published.meta["r"]
-    head = DinoHead(DinoHeadConfig(output_dim=published.meta["out_dim"]))
+    head = DinoHead(DinoHeadConfig(out_dim=published.meta["out_dim"]))
     published.load_into(head)
     student: Any = _Features(head)
-    slpd = Slpd(SlpdConfig(variant="published"), student)
+    slpd = Slpd(ObjectiveConfig(view_rule="published"), student)
     teacher: Any = _Features(head, published.input("teacher_features", 2 * batch, 192))
     slpd.teacher = teacher
     features = published.input("region_features", 10 * batch, 192).view(10, batch, 192)
@@ -149,7 +150,7 @@ def test_losses_and_centres_over_two_calls_are_those_of_the_published_code(publi
 
 
 def test_a_forward_pass_changes_no_state() -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     before = {name: tensor.clone() for name, tensor in slpd.state_dict().items()}
     first = slpd(draw_views(0), draw_prototypes(0, 2))
     again = slpd(draw_views(0), draw_prototypes(0, 2))
@@ -158,7 +159,7 @@ def test_a_forward_pass_changes_no_state() -> None:
 
 
 def test_a_batch_without_any_prototypes_moves_no_prototype_centre_and_costs_nothing() -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     slpd.prototype_centre.normal_()
     losses = slpd(draw_views(0), draw_prototypes(0, 2, valid=(False,) * REGIONS))
     assert losses.intra == losses.inter == 0
@@ -167,7 +168,7 @@ def test_a_batch_without_any_prototypes_moves_no_prototype_centre_and_costs_noth
 
 
 def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     slpd.centre.normal_()
     slpd.prototype_centre.normal_()
     views, prototypes = draw_views(0), draw_prototypes(0, 2, valid=(True, False, False, False))
@@ -186,8 +187,8 @@ def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
 
 
 def test_the_teacher_starts_as_the_student_stays_in_eval_mode_and_learns_nothing_by_gradient() -> None:
-    network = RegionNetwork(replace(BACKBONE, drop_path=0.5), HEAD)
-    slpd = Slpd(SlpdConfig(), network).train()
+    network = RegionNetwork(replace(BACKBONE, drop_path=0.5), HEAD, input_dim=5, grid=4)
+    slpd = Slpd(ObjectiveConfig(), network).train()
     assert slpd.student.training
     assert not any(module.training for module in slpd.teacher.modules())
     for (name, ours), theirs in zip(slpd.teacher.named_parameters(), network.parameters(), strict=True):
@@ -198,15 +199,15 @@ def test_the_teacher_starts_as_the_student_stays_in_eval_mode_and_learns_nothing
 
 
 def test_entropy_lies_between_collapse_and_uniform() -> None:
-    slpd = build(SlpdConfig(teacher_temp=1e3))
+    slpd = build(ObjectiveConfig(teacher_temp=1e3))
     uniform = slpd(draw_views(0), draw_prototypes(0, 1)).target_entropy
     assert float(uniform) == pytest.approx(float(torch.tensor(float(OUTPUTS)).log()), rel=1e-4)
-    slpd.config = SlpdConfig(teacher_temp=1e-4)
+    slpd.config = ObjectiveConfig(teacher_temp=1e-4)
     assert slpd(draw_views(0), draw_prototypes(0, 1)).target_entropy < 1e-3
 
 
 def test_entropy_is_the_mean_over_the_targets_that_exist() -> None:
-    slpd = build(SlpdConfig(weight_dino=0.0))
+    slpd = build(ObjectiveConfig(dino_weight=0.0))
     prototypes = draw_prototypes(0, 2)
     losses = slpd(draw_views(0), prototypes)
     vectors = torch.cat((prototypes.own.unsqueeze(0), prototypes.neighbours))[:, prototypes.valid]
@@ -217,10 +218,10 @@ def test_entropy_is_the_mean_over_the_targets_that_exist() -> None:
 
 
 def test_global_crops_alone_are_enough() -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     views = draw_views(0)
     alone = Views(views.global_crops, views.local_crops[:0])
-    oracle = Oracle(SlpdConfig(), slpd.student)
+    oracle = Oracle(ObjectiveConfig(), slpd.student)
     oracle.teacher = slpd.teacher
     prototypes = draw_prototypes(0, 1)
     losses = slpd(alone, prototypes)
@@ -229,7 +230,7 @@ def test_global_crops_alone_are_enough() -> None:
 
 
 def test_state_holds_both_networks_and_both_centres() -> None:
-    slpd, other = build(SlpdConfig(), seed=0), build(SlpdConfig(), seed=1)
+    slpd, other = build(ObjectiveConfig(), seed=0), build(ObjectiveConfig(), seed=1)
     slpd.update_centres([slpd(draw_views(0), draw_prototypes(0, 1))])
     other.load_state_dict(slpd.state_dict())
     losses: list[SlpdLosses] = [model(draw_views(1), draw_prototypes(1, 1)) for model in (slpd, other)]
@@ -238,26 +239,29 @@ def test_state_holds_both_networks_and_both_centres() -> None:
 
 def test_prototype_terms_alone_need_prototypes() -> None:
     with pytest.raises(ValueError, match="no term has targets"):
-        build(SlpdConfig(weight_dino=0.0))(draw_views(0))
+        build(ObjectiveConfig(dino_weight=0.0))(draw_views(0))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight_dino": 0, "weight_intra": 0, "weight_inter": 0}, "one must be positive, got dino 0, intra 0"),
-        ({"weight_intra": -1.0}, "must not be negative"),
-        ({"teacher_temp": 0.0}, "temperatures must be positive"),
-        ({"centre_momentum": 1.0}, r"centre_momentum must lie in \[0, 1\), got 1.0"),
+        (
+            {"dino_weight": 0, "intra_weight": 0, "inter_weight": 0},
+            "--dino-weight, --intra-weight, --inter-weight: got 0, 0, 0, allowed: at least one above 0",
+        ),
+        ({"intra_weight": -1.0}, "--intra-weight: got -1.0, allowed: at least 0"),
+        ({"teacher_temp": 0.0}, "--teacher-temp: got 0.0, allowed: above 0"),
+        ({"centre_momentum": 1.0}, "--centre-momentum: got 1.0, allowed: 0 to below 1"),
     ],
 )
 def test_constants_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        SlpdConfig(**settings)
+        ObjectiveConfig(**settings)
 
 
 def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
     """Hidden tokens reach the loss through the targets only; where nobody sees them, they do not reach it."""
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     views, prototypes = draw_views(0), draw_prototypes(0, 2)
     rng = torch.Generator().manual_seed(0)
     hidden = Masks(
@@ -280,7 +284,7 @@ def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
 
 
 def test_views_with_all_tokens_shown_are_views_without_masks() -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     views = draw_views(0)
     everything = Masks(
         *(torch.ones(view.shape[:-1], dtype=torch.bool) for view in (views.global_crops, views.local_crops))

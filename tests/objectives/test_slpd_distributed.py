@@ -10,9 +10,9 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from slpd_toolkit.config.objective import ObjectiveConfig
 from slpd_toolkit.objectives.crops import Views
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
-from slpd_toolkit.objectives.terms import SlpdConfig
 from tests.objectives.test_slpd import build, draw_prototypes, draw_views
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_steps(model: Slpd | DistributedDataParallel, slpd: Slpd, part: slice) ->
 def one_process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     part = slice(0, 2) if rank == 0 else slice(2, 4)
     torch.save(run_steps(DistributedDataParallel(slpd, broadcast_buffers=False), slpd, part), folder / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -53,7 +53,7 @@ def one_process(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
-    slpd = build(SlpdConfig())
+    slpd = build(ObjectiveConfig())
     expected = run_steps(slpd, slpd, slice(0, 4))
     spawn(one_process, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.models.region_vit import RegionViT, RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import InferenceOptions, mean_of_tissue, open_models
 from slpd_toolkit.representations.sources import parse_sources
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.statistics.results import Representation
 
-SHAPE = RegionViTConfig(input_dim=8, grid=5, embed_dim=12, depth=1, heads=2)
+SHAPE = RegionViTConfig(embed_dim=12, depth=1, heads=2)
 IDS = [f"slide{number:03}" for number in range(len(LENGTHS))]
 
 
@@ -44,9 +45,9 @@ def represent(
         return opened.represent(slides, bar)
 
 
-def save(folder: Path, shape: RegionViTConfig = SHAPE, provenance: dict[str, Any] | None = None) -> RegionViT:
+def save(folder: Path, provenance: dict[str, Any] | None = None, *, input_dim: int = 8, grid: int = 5) -> RegionViT:
     folder.mkdir(parents=True, exist_ok=True)
-    network = RegionViT(shape, torch.Generator().manual_seed(1)).eval()
+    network = RegionViT(SHAPE, torch.Generator().manual_seed(1), input_dim=input_dim, grid=grid).eval()
     network.save(folder / "region_vit.pt", provenance)
     return network
 
@@ -88,7 +89,7 @@ def test_the_untrained_one_is_where_pretraining_starts(opened: Cache, tmp_path: 
     save(tmp_path / "run")
     frozen = InferenceOptions("fp32", "full", seed=3, out=tmp_path)
     trained, blank = open_models(parse_sources([str(tmp_path / "run"), "untrained"]), opened, frozen)
-    start = RegionViT(SHAPE, generator(3, Stream.WEIGHTS)).eval()
+    start = RegionViT(SHAPE, generator(3, Stream.WEIGHTS), input_dim=8, grid=5).eval()
     with console.progress("embed", total=1, unit="regions", shown=False) as bar:
         found = blank.represent(IDS[:1], bar).bags.features
         assert not np.allclose(found, trained.represent(IDS[:1], bar).bags.features)
@@ -135,9 +136,7 @@ def test_mean_tokens_of_a_cache_with_gaps_leave_them_out(tmp_path: Path) -> None
 def test_a_model_that_does_not_fit_the_cache_is_refused(
     opened: Cache, tmp_path: Path, shape: dict[str, int], provenance: dict[str, Any] | None, said: str
 ) -> None:
-    from dataclasses import replace
-
-    save(tmp_path / "run", replace(SHAPE, **shape), provenance)
+    save(tmp_path / "run", provenance, **shape)
     with pytest.raises(UsageError, match=said):
         represent(str(tmp_path / "run"), opened, tmp_path, IDS, "full")
 

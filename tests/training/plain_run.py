@@ -10,12 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from slpd_toolkit.models.dino_head import DinoHeadConfig
 from slpd_toolkit.models.network import RegionNetwork
-from slpd_toolkit.models.region_vit import RegionViTConfig
-from slpd_toolkit.objectives.crops import MultiCrop, draw_crops
+from slpd_toolkit.objectives.crops import draw_crops
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, build_bank
-from slpd_toolkit.objectives.terms import SlpdConfig
 from slpd_toolkit.store.token_file import TokenFile
 from slpd_toolkit.training.sampling import Stream, generator
 from tests.objectives.oracle import Oracle
@@ -42,24 +39,19 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
     grid = len(regions[0][1])
     per_epoch = len(regions) // config.batch_size
     steps = config.epochs * per_epoch
+    crops, side = config.crops, config.crops.global_side
     student = RegionNetwork(
-        RegionViTConfig(8, config.global_side, config.embed_dim, config.depth, config.heads),
-        DinoHeadConfig(hidden_dim=config.hidden_dim, bottleneck_dim=config.bottleneck_dim, output_dim=config.out_dim),
-        generator(config.seed, Stream.WEIGHTS),
-        config.weight_init,
+        config.region_vit, config.dino_head, generator(config.seed, Stream.WEIGHTS), input_dim=8, grid=side
     ).double()
-    start = RegionNetwork(student.backbone.config, student.head.config).double()
+    start = RegionNetwork(config.region_vit, config.dino_head, input_dim=8, grid=side).double()
     start.load_state_dict(student.state_dict())
-    oracle = Oracle(
-        SlpdConfig(config.dino_weight, config.intra_weight, config.inter_weight, variant=config.view_rule), student
-    )
-    crops = MultiCrop(config.global_crops, config.global_side, config.local_crops, config.local_side)
+    oracle = Oracle(config.objective, student)
     velocity = {name: torch.zeros_like(value) for name, value in student.named_parameters()}
     bank: PrototypeBank | None = None
     losses = []
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
-        if place == 0 and epoch >= config.prototype_epoch:
+        if place == 0 and epoch >= config.prototypes.prototype_epoch:
             bank = cluster(config, oracle, regions, grid)
         order = torch.randperm(len(regions), generator=generator(config.seed, Stream.ORDER, epoch))
         batch = order[place * config.batch_size :][: config.batch_size]
@@ -72,16 +64,20 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
                 crop = regions[region][1][top : top + side, left : left + side]
                 views[-1].append(crop.flip(1) if plan.flip_columns[v, b] else crop)
         found = oracle.losses(views, None if bank is None else bank.targets(batch))
-        scale = {"dino": config.dino_weight, "intra": config.intra_weight, "inter": config.inter_weight}
+        scale = {
+            "dino": config.objective.dino_weight,
+            "intra": config.objective.intra_weight,
+            "inter": config.objective.inter_weight,
+        }
         total = torch.stack([scale[name] * value for name, value in found.items()]).sum()
         losses.append({name: value.item() for name, value in found.items()} | {"loss": total.item()})
         gradients = torch.autograd.grad(total, list(student.parameters()))
         rate, decay, momentum = schedules(config, step, steps, per_epoch)
         with torch.no_grad():
             for (name, parameter), gradient in zip(student.named_parameters(), gradients, strict=True):
-                if epoch < config.freeze_last_layer and name == "head.last_layer.weight_v":
+                if epoch < config.optimisation.freeze_last_layer and name == "head.last_layer.weight_v":
                     continue
-                clipped = gradient * min(1.0, config.clip_grad / (float(gradient.norm()) + 1e-6))
+                clipped = gradient * min(1.0, config.optimisation.clip_grad / (float(gradient.norm()) + 1e-6))
                 if parameter.ndim > 1:
                     clipped = clipped + decay * parameter
                 velocity[name] = clipped if step == 0 else 0.9 * velocity[name] + clipped
@@ -92,14 +88,15 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
 
 
 def schedules(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> tuple[float, float, float]:
-    peak = config.lr * config.batch_size / 256
-    warmup = config.warmup_epochs * per_epoch
+    batch_size, settings = config.batch_size, config.optimisation
+    peak = settings.lr * batch_size / 256
+    warmup = settings.warmup_epochs * per_epoch
     if step < warmup:
         rate = peak * step / (warmup - 1)
     else:
-        rate = config.min_lr + (peak - config.min_lr) * half_cosine(step - warmup, steps - warmup)
-    decay = config.weight_decay_end + (config.weight_decay - config.weight_decay_end) * half_cosine(step, steps)
-    return rate, decay, 1 + (config.teacher_momentum - 1) * half_cosine(step, steps)
+        rate = settings.min_lr + (peak - settings.min_lr) * half_cosine(step - warmup, steps - warmup)
+    decay = settings.weight_decay_end + (settings.weight_decay - settings.weight_decay_end) * half_cosine(step, steps)
+    return rate, decay, 1 + (settings.teacher_momentum - 1) * half_cosine(step, steps)
 
 
 def half_cosine(step: int, steps: int) -> float:
@@ -107,8 +104,8 @@ def half_cosine(step: int, steps: int) -> float:
 
 
 def cluster(config: PretrainConfig, oracle: Oracle, regions: list[tuple[int, Tensor]], grid: int) -> PrototypeBank:
-    first = (grid - config.global_side) // 2
-    last = first + config.global_side
+    first = (grid - config.crops.global_side) // 2
+    last = first + config.crops.global_side
     with torch.no_grad():
         vectors = []
         for _, tokens in regions:
@@ -117,9 +114,7 @@ def cluster(config: PretrainConfig, oracle: Oracle, regions: list[tuple[int, Ten
     bank = build_bank(
         torch.stack(vectors),
         torch.tensor([slide for slide, _ in regions]),
-        k=config.clusters,
-        min_regions=config.min_regions,
-        r=config.neighbours,
+        config.prototypes,
         seed=config.seed,
     )
     return replace(bank, prototypes=bank.prototypes.double())

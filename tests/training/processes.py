@@ -13,6 +13,8 @@ import torch
 
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import pretrain
+from slpd_toolkit.training import trainer
+from tests.training.runs import sgd
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -24,12 +26,17 @@ PATIENCE_S = 120
 
 
 def start(
-    config: PretrainConfig, *, number: int = 0, event: int = 0, environment: dict[str, str] | None = None
+    config: PretrainConfig,
+    *,
+    number: int = 0,
+    event: int = 0,
+    environment: dict[str, str] | None = None,
+    plain_sgd: bool = False,
 ) -> BaseProcess:
     """Train as `slpd pretrain` does; signal `number` comes at the given event in the run folder (0: never)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.training.runs", "faiss", "matplotlib.figure"])
-    process = context.Process(target=_train, args=(config, number, event, environment or {}))
+    process = context.Process(target=_train, args=(config, number, event, environment or {}, plain_sgd))
     process.start()
     return process
 
@@ -43,7 +50,7 @@ def exit_code(process: BaseProcess) -> int | None:
     return code
 
 
-def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0) -> list[BaseProcess]:
+def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0, plain_sgd: bool = False) -> list[BaseProcess]:
     """Start two processes as torchrun does; the signal reaches the first."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -54,12 +61,15 @@ def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0) -> lis
             number=number,
             event=event if rank == 0 else 0,
             environment={"RANK": str(rank), "LOCAL_RANK": str(rank)} | common,
+            plain_sgd=plain_sgd,
         )
         for rank in range(2)
     ]
 
 
-def _train(config: PretrainConfig, number: int, event: int, environment: dict[str, str]) -> None:
+def _train(config: PretrainConfig, number: int, event: int, environment: dict[str, str], plain_sgd: bool) -> None:
+    if plain_sgd:
+        trainer.make_optimiser = sgd  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     os.environ.update(environment)
     left = iter(range(event - 1, -1, -1))

@@ -8,6 +8,8 @@ import torch
 
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import build
+from slpd_toolkit.objectives.optim import parameter_groups
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.trainer import Trainer
 
@@ -57,7 +59,12 @@ TIMINGS = ("regions_per_s", "data_wait")
 
 
 def tiny(cache: Path, out: Path, **changes: Any) -> PretrainConfig:
-    return PretrainConfig(cache=cache, out=out, **{**TINY, **changes})
+    return build(PretrainConfig, {"cache": cache, "out": out, **TINY, **changes})
+
+
+def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """SGD in place of `make_optimiser`: unlike AdamW, it does not enlarge differences that are rounding."""
+    return torch.optim.SGD(parameter_groups(model), lr=0.0, momentum=0.9, weight_decay=0.0)
 
 
 def run_until(patch: pytest.MonkeyPatch, config: PretrainConfig, steps: int) -> int:

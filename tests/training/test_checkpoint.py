@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("no_curves")
             {
                 "drop_path": 0.3,
                 "precision": "bf16",
-                "optimiser": "sgd",
                 "accumulate": 2,
                 "local_crops": 0,
                 "log_every": 4,
@@ -39,7 +38,6 @@ pytestmark = pytest.mark.usefixtures("no_curves")
         ),
         pytest.param(
             {
-                "optimiser": "lars",
                 "cluster_features": "backbone",
                 "correspondence": "nearest",
                 "neighbours": 2,
@@ -113,6 +111,7 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
     run_until(monkeypatch, tiny(cache, out), 5)
     saved = torch.load(out / trainer.LAST, weights_only=True)
     del saved["recipe"]["region_offset"], saved["recipe"]["weight_init"]
+    saved["recipe"]["optimiser"] = "adamw"  # a setting of before
     torch.save(saved, out / trainer.LAST)
     with pytest.raises(
         UsageError, match=r"region_offset: 0.0 there, 0.7 here; weight_init: published there, fan-in here"
@@ -120,6 +119,18 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
         pretrain.run(tiny(cache, out, region_offset=0.7, weight_init="fan-in"))
     assert pretrain.run(tiny(cache, out)) == pretrain.run(tiny(cache, whole)) == 0
     assert_same_run(out, whole)
+
+
+def test_a_run_of_before_with_another_optimiser_is_refused(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run_until(monkeypatch, tiny(cache, out), 1)
+    saved = torch.load(out / trainer.LAST, weights_only=True)
+    saved["recipe"]["optimiser"] = "lars"
+    torch.save(saved, out / trainer.LAST)
+    with pytest.raises(UsageError, match="optimiser: lars there, None here"):
+        pretrain.run(tiny(cache, out))
 
 
 @pytest.mark.parametrize("change", ["a slide less", "a slide more", "other regions", "another encoder"])

@@ -32,8 +32,8 @@ START, SAVE = 24, 12
         pytest.param({"drop_path": 0.3, "save_every_min": 0.0, "epochs": 2}, 0, 2, marks=pytest.mark.slow),
         pytest.param({"drop_path": 0.3, "save_every_min": 0.0}, 1, 9, marks=pytest.mark.slow),
         pytest.param({"drop_path": 0.3, "save_every_min": 0.0, "precision": "bf16"}, 2, 9, marks=pytest.mark.slow),
-        pytest.param({"optimiser": "sgd", "save_every_min": 10.0}, 3, 9, marks=pytest.mark.slow),
-        pytest.param({"optimiser": "lars", "save_every_min": 0.0, "accumulate": 2}, 4, 9, marks=pytest.mark.slow),
+        pytest.param({"save_every_min": 10.0}, 3, 9, marks=pytest.mark.slow),
+        pytest.param({"save_every_min": 0.0, "accumulate": 2}, 4, 9, marks=pytest.mark.slow),
         pytest.param(AUGMENTED | {"save_every_min": 0.0, "accumulate": 2}, 5, 9, marks=pytest.mark.slow),
     ],
 )

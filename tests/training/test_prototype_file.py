@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from slpd_toolkit.config.objective import SlidePrototypesConfig
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.objectives.slide_prototypes import build_bank
 from slpd_toolkit.store.cohort_tokens import CohortTokens
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+PROTOTYPES = SlidePrototypesConfig(clusters=3, min_regions=5, neighbours=2)
+
+
 @pytest.fixture
 def file(cache: Path) -> PrototypeFile:
     store = TokenStore.open(cache)
     slide_of_region = torch.from_numpy(CohortTokens(store).slide_of_region)
     vectors = F.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
-    return describe_prototypes(store, build_bank(vectors, slide_of_region, k=3, min_regions=5, r=2), vectors, 17)
+    return describe_prototypes(store, build_bank(vectors, slide_of_region, PROTOTYPES), vectors, 17)
 
 
 def test_it_is_read_as_it_was_written(file: PrototypeFile, tmp_path: Path) -> None:

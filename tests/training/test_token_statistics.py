@@ -9,13 +9,15 @@ from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.training import token_statistics as spread
 from slpd_toolkit.training.sampling import Stream, generator
-from slpd_toolkit.training.token_statistics import TokenSample, sample_tokens
+from slpd_toolkit.training.token_statistics import sample_tokens
 from tests.token_factory import write_cache, write_slide
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+    from slpd_toolkit.objectives.augment import TokenStatistics
 
 
 def present_tokens(cache: Path) -> np.ndarray:
@@ -26,7 +28,7 @@ def present_tokens(cache: Path) -> np.ndarray:
     ).astype(float)
 
 
-def sample(cache: Path, seed: int = 0) -> TokenSample:
+def sample(cache: Path, seed: int = 0) -> TokenStatistics:
     tokens = CohortTokens(TokenStore.open(cache))
     found = sample_tokens(tokens, generator(seed, Stream.SPREAD))
     tokens.close()

@@ -16,6 +16,7 @@ from benchmarks.planted.ablate import embed, purity, regions, shuffled_prototype
 from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import build
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.objectives.crops import cut_crops
 from slpd_toolkit.objectives.slpd import Slpd
@@ -101,7 +102,7 @@ def purity_gained(cohort: tuple[Path, Truth], out: Path) -> float:
     """How much purer the slides' clusters of trained region embeddings are than those of mean tokens."""
     folder, truth = cohort
     store = TokenStore.open(folder / CACHE)
-    pretrain.run(PretrainConfig(cache=folder / CACHE, out=out, **SETTINGS))
+    pretrain.run(build(PretrainConfig, {"cache": folder / CACHE, "out": out, **SETTINGS}))
     trained = embed(RegionViT.from_file(out / REGION_VIT), CohortTokens(store))
     means = np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.files])
     found, baseline = (purity(slide_clusters(each, truth, CLUSTERS, 0), truth) for each in (trained, means))
@@ -143,7 +144,7 @@ def test_region_offsets_break_the_shortcut_of_shifted_regions(tmp_path: Path) ->
     accuracy = {}
     for offset in (0.0, 0.7):
         out = tmp_path / f"run{offset}"
-        pretrain.run(PretrainConfig(cache=tmp_path / CACHE, out=out, **dino, region_offset=offset))
+        pretrain.run(build(PretrainConfig, {"cache": tmp_path / CACHE, "out": out, **dino, "region_offset": offset}))
         store = TokenStore.open(tmp_path / CACHE)
         accuracy[offset] = regions(embed(RegionViT.from_file(out / REGION_VIT), CohortTokens(store)), truth)
     assert accuracy[0.0]["regions knn"] < 0.5

@@ -1,0 +1,60 @@
+"""Settings of the networks that stage two trains."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slpd_toolkit.config.checks import require, require_at_least
+
+WeightInit = Literal["published", "fan-in"]
+"""See `models.transformer.initialise`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionViTConfig:
+    """Architecture of a region ViT; the defaults are HIPT's "ViT-4K-XS" (`vit4k_xs_dino.pth`)."""
+
+    embed_dim: int = 192
+    """Width of the region embedding."""
+
+    depth: int = 6
+    """Number of transformer blocks."""
+
+    heads: int = 6
+    """Attention heads per block."""
+
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLPs divided by `embed_dim`."""
+
+    weight_init: WeightInit = "published"
+    """Standard deviation of initial weights: 0.02 (as HIPT), or 1/sqrt(inputs) with 1 for position embeddings, which
+    suits small networks."""
+
+    drop_path: float = 0.1
+    """Stochastic depth of the student's last block, decreasing linearly to 0 at the first."""
+
+    def __post_init__(self) -> None:
+        """Check each value and their relations."""
+        for name in ("embed_dim", "depth", "heads"):
+            require_at_least(1, name, getattr(self, name))
+        require_at_least(0, "mlp_ratio", self.mlp_ratio)
+        require(0 <= self.drop_path <= 1, "--drop-path", self.drop_path, "0 to 1")
+        require(self.embed_dim % self.heads == 0, "--heads", self.heads, f"a divisor of --embed-dim ({self.embed_dim})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoHeadConfig:
+    """Architecture of a DINO head; the defaults are DINO's."""
+
+    hidden_dim: int = 2048
+    """Width of the two hidden layers of the DINO head."""
+
+    bottleneck_dim: int = 256
+    """Width of the DINO head's L2-normalised bottleneck, the space of the slide prototypes."""
+
+    out_dim: int = 65536
+    """Number of outputs of the DINO head's last layer."""
+
+    def __post_init__(self) -> None:
+        """Check each value."""
+        for name in ("hidden_dim", "bottleneck_dim", "out_dim"):
+            require_at_least(1, name, getattr(self, name))
