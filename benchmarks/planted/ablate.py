@@ -56,7 +56,7 @@ from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.prototype_file import PrototypeFile
-from slpd_toolkit.training.trainer import METRICS, PROTOTYPES, REGION_VIT
+from slpd_toolkit.training.run_folder import METRICS, PROTOTYPES, REGION_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

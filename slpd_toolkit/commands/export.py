@@ -18,7 +18,7 @@ from slpd_toolkit.models.weights import write_checkpoint, write_safetensors
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
-from slpd_toolkit.training.trainer import REGION_VIT
+from slpd_toolkit.training.run_folder import REGION_VIT
 
 if TYPE_CHECKING:
     from pathlib import Path

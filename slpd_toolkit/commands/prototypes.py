@@ -14,7 +14,7 @@ from slpd_toolkit.report.atlas import write_atlas
 from slpd_toolkit.report.atlas_pages import STAGE, Atlas, print_prototypes
 from slpd_toolkit.report.thumbnails import slide_files
 from slpd_toolkit.training.prototype_file import PrototypeFile
-from slpd_toolkit.training.trainer import PROTOTYPES
+from slpd_toolkit.training.run_folder import PROTOTYPES
 
 if TYPE_CHECKING:
     from pathlib import Path

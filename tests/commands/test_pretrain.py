@@ -19,13 +19,13 @@ from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training import epoch_prototypes as boundary
-from slpd_toolkit.training import trainer
+from slpd_toolkit.training import loop, setup, state, view_source
 from slpd_toolkit.training.metrics_file import COLUMNS, read_metrics
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
+from slpd_toolkit.training.setup import announce, build_run
 from slpd_toolkit.training.signals import StopRequest
-from slpd_toolkit.training.trainer import Trainer
 from tests.training.plain_run import schedules, train_plainly
 from tests.training.runs import checkpoint, metrics, run_until, sgd, tiny
 
@@ -55,28 +55,28 @@ def test_training_equals_plain_loops_in_double_precision(
     With HIPT's initial weights a network this small gives all regions nearly the same target: regions that met another
     region's prototypes would pass. With fan-in weights they do not.
     """
-    monkeypatch.setattr(trainer, "make_optimiser", sgd)
+    monkeypatch.setattr(state, "make_optimiser", sgd)
     config = tiny(cache, tmp_path / "out", drop_path=0.0, log_every=1, lr=0.2, teacher_momentum=0.8, **changes)
     pretrain.run(config)
     plain = train_plainly(config)
     for row, wanted in zip(metrics(config.out), plain.losses, strict=True):
         for name, value in wanted.items():
             assert float(row[name]) == pytest.approx(value, rel=2e-3), f"{name} of step {row['step']}"
-    state = checkpoint(config.out)["slpd"]
+    saved = checkpoint(config.out)["slpd"]
     for network, oracle in (("student", plain.oracle.student), ("teacher", plain.oracle.teacher)):
         for name, parameter in oracle.named_parameters():
             moved = (parameter - plain.start.get_parameter(name)).norm()
-            assert (state[f"{network}.{name}"] - parameter).norm() < 2e-3 * moved, f"{network}.{name}"
-    torch.testing.assert_close(state["centre"].double(), plain.oracle.centre, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(state["prototype_centre"].double(), plain.oracle.prototype_centre, rtol=1e-3, atol=1e-4)
+            assert (saved[f"{network}.{name}"] - parameter).norm() < 2e-3 * moved, f"{network}.{name}"
+    torch.testing.assert_close(saved["centre"].double(), plain.oracle.centre, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(saved["prototype_centre"].double(), plain.oracle.prototype_centre, rtol=1e-3, atol=1e-4)
 
 
 def test_the_last_layer_stays_as_it_is_to_the_bit_while_it_is_frozen(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(cache, tmp_path / "out", freeze_last_layer=2, lr=1.0)
-    start = Trainer(config, Processes(0, 1, torch.device("cpu")), StopRequest())
-    initial = {name: value.clone() for name, value in start.slpd.state_dict().items()}
+    start = build_run(config, Processes(0, 1, torch.device("cpu")), StopRequest())
+    initial = {name: value.clone() for name, value in start.state.slpd.state_dict().items()}
     start.close()
     run_until(monkeypatch, config, 6)
     frozen = checkpoint(config.out)["slpd"]
@@ -121,7 +121,7 @@ def test_prototypes_are_made_anew_at_each_epoch_from_the_first_that_has_them(
         made.append((network.training, bank.prototypes, bottleneck))
         return bank, bottleneck
 
-    monkeypatch.setattr(trainer, "make_prototypes", record)
+    monkeypatch.setattr(setup, "make_prototypes", record)
     config = tiny(cache, tmp_path / "out")
     for steps, banks in ((3, 0), (1, 1), (2, 1), (1, 2), (9, 3)):
         run_until(monkeypatch, config, steps)
@@ -155,9 +155,9 @@ def test_prototypes_that_would_never_begin_are_told(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
 ) -> None:
     with closing(
-        Trainer(tiny(cache, tmp_path / "out", **changes), Processes(0, 1, torch.device("cpu")), StopRequest())
+        build_run(tiny(cache, tmp_path / "out", **changes), Processes(0, 1, torch.device("cpu")), StopRequest())
     ) as run:
-        run.announce()
+        announce(run)
     told = " ".join(capsys.readouterr().err.split())
     assert said in told
     assert ("prototypes" in told.lower()) == bool(said)
@@ -173,7 +173,7 @@ def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stoppe
             into.append(tuple(field.flatten().tolist() for field in plan))
             return cut_crops(tokens, crops, plan, present)
 
-        monkeypatch.setattr(pretrain, "cut_crops", record)
+        monkeypatch.setattr(view_source, "cut_crops", record)
         for steps in pieces:
             run_until(monkeypatch, tiny(cache, tmp_path / name), steps)
     assert seen["whole"] == seen["stopped"]
@@ -217,10 +217,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     run_until(monkeypatch, config, 1)
     with pytest.raises(TrainingError, match=rf"{bad} .*recipe\.toml, {config.precision}, learning rate"):
         pretrain.run(config)
-    state = checkpoint(config.out)
-    assert all(value.isfinite().all() for value in state["slpd"].values())
+    saved = checkpoint(config.out)
+    assert all(value.isfinite().all() for value in saved["slpd"].values())
     shared = RegionViT.from_file(config.out / "region_vit.pt").state_dict()
-    assert all(torch.equal(value, state["slpd"][f"teacher.backbone.{name}"]) for name, value in shared.items())
+    assert all(torch.equal(value, saved["slpd"][f"teacher.backbone.{name}"]) for name, value in shared.items())
     with pytest.raises(TrainingError, match="not finite") as again:
         pretrain.run(config)
     assert "last.pt is from before that" in again.value.hint
@@ -240,7 +240,7 @@ def test_weights_that_are_not_finite_are_never_saved(
         parameters[0].grad = torch.full_like(parameters[0], float("inf"))
         return norm
 
-    monkeypatch.setattr(pretrain, "clip_each", overflow)
+    monkeypatch.setattr(loop, "clip_each", overflow)
     with pytest.raises(TrainingError, match=r"weights are not finite at step 3 \(recipe .*recipe\.toml"):
         pretrain.run(config)
     assert {name: (config.out / name).read_bytes() for name in saved} == saved

@@ -22,8 +22,13 @@ from slpd_toolkit.config.settings import assemble
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.store.token_file import TokenFile
+<<<<<<< HEAD
 from slpd_toolkit.training.trainer import Trainer
 from tests.token_factory import LENGTHS, without_digest, write_cache
+=======
+from slpd_toolkit.training.recorder import Recorder
+from tests.token_factory import LENGTHS, write_cache
+>>>>>>> ae60ad4 (Pretraining: build, state and run folder are three things; the loop runs without a folder)
 from tests.training.runs import TINY, assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:
@@ -117,16 +122,16 @@ def test_a_file_damaged_during_training_is_named_and_the_run_goes_on_when_it_is_
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(cache, tmp_path / "cache")
-    end_step = Trainer.end_step
+    end_step = Recorder.end_step
 
-    def damage(trainer: Trainer, step: int, stop: Any) -> bool:
+    def damage(recorder: Recorder, step: int, *rest: Any) -> bool:
         if step == 4:
             cut(folder)
-        return end_step(trainer, step, stop)
+        return end_step(recorder, step, *rest)
 
     config = tiny(folder, tmp_path / "out", workers=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "end_step", damage)
+        patch.setattr(Recorder, "end_step", damage)
         with pytest.raises(CacheError, match=r"slide003\.h5 was cut short: region . has"):
             pretrain.run(config)
     assert checkpoint(config.out)["step"] in {3, 6}

@@ -13,7 +13,7 @@ import torch
 
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import pretrain
-from slpd_toolkit.training import trainer
+from slpd_toolkit.training import state
 from tests.training.runs import sgd
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0, plain_
 
 def _train(config: PretrainConfig, number: int, event: int, environment: dict[str, str], plain_sgd: bool) -> None:
     if plain_sgd:
-        trainer.make_optimiser = sgd  # type: ignore[attr-defined]
+        state.make_optimiser = sgd  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     os.environ.update(environment)
     left = iter(range(event - 1, -1, -1))

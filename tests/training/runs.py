@@ -11,15 +11,13 @@ from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
 from slpd_toolkit.objectives.optim import parameter_groups
 from slpd_toolkit.training.metrics_file import read_metrics
-from slpd_toolkit.training.trainer import Trainer
+from slpd_toolkit.training.recorder import Recorder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
     from torch import Tensor
-
-    from slpd_toolkit.training.signals import StopRequest
 
 TINY: dict[str, Any] = {
     "epochs": 3,
@@ -70,15 +68,15 @@ def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
 def run_until(patch: pytest.MonkeyPatch, config: PretrainConfig, steps: int) -> int:
     """Train for at most `steps` more steps, as if SIGTERM came then."""
 
-    end_step, left = Trainer.end_step, iter(range(steps - 1, -1, -1))
+    end_step, left = Recorder.end_step, iter(range(steps - 1, -1, -1))
 
-    def end_step_and_ask(trainer: Trainer, step: int, stop: StopRequest) -> bool:
+    def end_step_and_ask(recorder: Recorder, *step: Any) -> bool:
         if next(left) == 0:
-            stop.exit_code = 143
-        return end_step(trainer, step, stop)
+            recorder._run.stop.exit_code = 143
+        return end_step(recorder, *step)
 
     with patch.context() as inside:
-        inside.setattr(Trainer, "end_step", end_step_and_ask)
+        inside.setattr(Recorder, "end_step", end_step_and_ask)
         return pretrain.run(config)
 
 

@@ -12,7 +12,7 @@ import torch
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models.region_vit import RegionViT
-from slpd_toolkit.training import trainer
+from slpd_toolkit.training import run_folder
 from tests.token_factory import LENGTHS, write_cache
 from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
 
@@ -109,10 +109,10 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     run_until(monkeypatch, tiny(cache, out), 5)
-    saved = torch.load(out / trainer.LAST, weights_only=True)
+    saved = torch.load(out / run_folder.LAST, weights_only=True)
     del saved["recipe"]["region_offset"], saved["recipe"]["weight_init"]
     saved["recipe"]["optimiser"] = "adamw"  # a setting of before
-    torch.save(saved, out / trainer.LAST)
+    torch.save(saved, out / run_folder.LAST)
     with pytest.raises(
         UsageError, match=r"region_offset: 0.0 there, 0.7 here; weight_init: published there, fan-in here"
     ):
@@ -126,9 +126,9 @@ def test_a_run_of_before_with_another_optimiser_is_refused(
 ) -> None:
     out = tmp_path / "out"
     run_until(monkeypatch, tiny(cache, out), 1)
-    saved = torch.load(out / trainer.LAST, weights_only=True)
+    saved = torch.load(out / run_folder.LAST, weights_only=True)
     saved["recipe"]["optimiser"] = "lars"
-    torch.save(saved, out / trainer.LAST)
+    torch.save(saved, out / run_folder.LAST)
     with pytest.raises(UsageError, match="optimiser: lars there, None here"):
         pretrain.run(tiny(cache, out))
 
@@ -169,7 +169,7 @@ def test_a_run_killed_after_its_last_step_is_finished(
     assert (config.out / "curves.svg").exists()
 
 
-@pytest.mark.parametrize(("owner", "name"), [(RegionViT, "save"), (trainer, "save_checkpoint")])
+@pytest.mark.parametrize(("owner", "name"), [(RegionViT, "save"), (run_folder, "save_checkpoint")])
 def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.settings import flatten
-from slpd_toolkit.training import trainer
+from slpd_toolkit.training import state
 from slpd_toolkit.training.processes import Processes
 from tests.token_factory import without_digest
 from tests.training.processes import PATIENCE_S, exit_code, start_two
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_curves", "plain_sgd")
 
 @pytest.fixture
 def plain_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "make_optimiser", sgd)
+    monkeypatch.setattr(state, "make_optimiser", sgd)
 
 
 TOLERANCE = 1e-4

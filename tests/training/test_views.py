@@ -14,13 +14,17 @@ from slpd_toolkit.commands import pretrain
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.objectives.augment import augment
 from slpd_toolkit.store import streaming
-from slpd_toolkit.training import trainer as trainer_module
+from slpd_toolkit.training import state, view_source
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
+from slpd_toolkit.training.setup import build_run
 from slpd_toolkit.training.signals import StopRequest
+<<<<<<< HEAD
 from slpd_toolkit.training.trainer import Trainer
 from tests.token_factory import without_digest
+=======
+>>>>>>> ae60ad4 (Pretraining: build, state and run folder are three things; the loop runs without a folder)
 from tests.training.processes import exit_code, start_two
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, differences, run_until, sgd, tiny, weights
 from tests.training.test_processes import CALM, assert_close_runs
@@ -104,7 +108,7 @@ def test_augmentation_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
         drawn.append((source.initial_seed(), source.get_state().numpy().tobytes()))
         return augment(views, settings, cohort, source)
 
-    monkeypatch.setattr(pretrain, "augment", record)
+    monkeypatch.setattr(view_source, "augment", record)
     run_until(monkeypatch, tiny(cache, tmp_path / "out", accumulate=2, **AUGMENTED), 4)
     assert len(drawn) == len(set(drawn)) == 8
     seeds = [seed for seed, _ in drawn]
@@ -112,18 +116,18 @@ def test_augmentation_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
 
 
 def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -> None:
-    trainer = Trainer(
+    run = build_run(
         tiny(cache, tmp_path / "out", token_noise=0.5, token_offset=2.0, region_offset=0.7),
         Processes(0, 1, torch.device("cpu")),
         StopRequest(),
     )
-    spread = trainer.tokens.read(np.arange(30)).double().flatten(0, 2).std(0, correction=0)
-    found = trainer.statistics
+    spread = run.tokens.read(np.arange(30)).double().flatten(0, 2).std(0, correction=0)
+    found = run.source.statistics
     assert found is not None
     torch.testing.assert_close(found.spread.double(), spread, rtol=1e-6, atol=0)
-    means = trainer.tokens.read(np.arange(30)).double().mean((1, 2))
+    means = run.tokens.read(np.arange(30)).double().mean((1, 2))
     torch.testing.assert_close(found.region_means.double(), means, rtol=1e-5, atol=1e-6)
-    trainer.close()
+    run.close()
 
 
 @pytest.mark.slow
@@ -131,7 +135,7 @@ def test_two_processes_on_a_cache_with_gaps_equal_one_with_twice_the_batch(
     gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Turned views included; noise and hidden tokens are drawn by each process for itself."""
-    monkeypatch.setattr(trainer_module, "make_optimiser", sgd)
+    monkeypatch.setattr(state, "make_optimiser", sgd)
     changes: dict[str, Any] = CALM | {"quarter_turns": 1.0, "flip_up_down": 0.5}
     config = tiny(gappy_cache, tmp_path / "two", **changes, batch_size=4)
     assert [exit_code(process) for process in start_two(config, plain_sgd=True)] == [0, 0]

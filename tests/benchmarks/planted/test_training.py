@@ -22,7 +22,7 @@ from slpd_toolkit.objectives.crops import cut_crops
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.trainer import REGION_VIT
+from slpd_toolkit.training.run_folder import REGION_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

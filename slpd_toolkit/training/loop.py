@@ -1,0 +1,74 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from slpd_toolkit.objectives.optim import clip_each, set_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.training.plan import Plan
+    from slpd_toolkit.training.state import TrainingState
+    from slpd_toolkit.training.view_source import ViewSource
+
+
+class Observer(Protocol):
+    """What happens around the steps of `train`: prototypes, metrics, checkpoints."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare an epoch, before its first step."""
+
+    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
+        """Record a step; return whether training is to stop."""
+
+
+def train(
+    state: TrainingState,
+    plan: Plan,
+    source: ViewSource,
+    batches: Iterable[tuple[int, Tensor, Tensor]],
+    observer: Observer,
+) -> None:
+    """Train on every batch, or until the observer stops training.
+
+    Args:
+        state: Networks, optimiser and progress; changed in place.
+        plan: Schedules over the steps of the run.
+        source: Makes views of the batches.
+        batches: Step, (B,) indices of the regions and their (B, grid, grid, D) tokens.
+        observer: Called before each epoch and after each step.
+    """
+    slpd, student = state.slpd, state.slpd.student
+    for step, regions, tokens in batches:
+        if plan.begins_epoch(step):
+            observer.begin_epoch(plan.schedule.epoch_of(step))
+        set_step(state.optimiser, learning_rate=plan.lr[step], weight_decay=plan.weight_decay[step])
+        draws = source.draw(step)
+        tokens, regions = tokens.to(state.device, non_blocking=True), regions.to(state.device)  # noqa: PLW2901
+        whole = state.targets(regions) if len(plan.parts) > 1 else None
+        losses: list[SlpdLosses] = []
+        for part in plan.parts:
+            with state.gradient_exchange(last=part == plan.parts[-1]):
+                with state.autocast():
+                    views = source.views(tokens, regions, part, draws)
+                    losses.append(state.model(views, state.targets(regions[part]), draws.depth, whole))
+                torch.autograd.backward(state.scaler.scale(losses[-1].total / len(plan.parts)))
+        if plan.freezes_last_layer(step):
+            student.head.last_layer.zero_grad()
+        state.scaler.unscale_(state.optimiser)
+        gradient_norm = clip_each(student.parameters(), plan.clip_grad)
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        state.optimiser.zero_grad()
+        slpd.update_teacher(plan.teacher_momentum[step])
+        slpd.update_centres(losses)
+        state.progress.step = step + 1
+        if observer.end_step(step, losses, gradient_norm):
+            return

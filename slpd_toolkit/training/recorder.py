@@ -1,0 +1,112 @@
+"""What a run does around its steps: prototypes at the start of epochs, metrics and checkpoints after steps."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import TrainingError
+from slpd_toolkit.training.meter import Meter
+from slpd_toolkit.training.run_folder import RECIPE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from slpd_toolkit.core.console import Progress
+    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.training.setup import Run
+
+
+class Recorder:
+    """Observes the loop and writes to the run folder.
+
+    Args:
+        run: The run.
+        bar: Shows the progress.
+    """
+
+    def __init__(self, run: Run, bar: Progress) -> None:
+        progress = run.state.progress
+        self.meter = Meter(run.processes, progress.sums, progress.summed)
+        self._run, self._bar, self._status, self._saved_at = run, bar, "", time.monotonic()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Rebuild the prototypes in epochs that have them.
+
+        Raises:
+            Stopped: The run is asked to stop; the state was saved at the end of the epoch before.
+        """
+        config = self._run.config
+        if config.uses_prototypes and epoch >= config.prototypes.prototype_epoch:
+            self._run.rebuild_prototypes()
+            self.meter.restart_clock()
+
+    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
+        """Count a step, and write metrics and checkpoints when they are due.
+
+        Returns:
+            Whether some process was asked to stop.
+
+        Raises:
+            TrainingError: The loss or the weights are no longer finite.
+        """
+        run, config, stop = self._run, self._run.config, self._run.stop
+        self.meter.count(step, losses, run.state.slpd.centre, gradient_norm)
+        self._bar.advance(1, self._status)
+        if (step + 1) % config.log_every == 0 or step + 1 == run.plan.steps:
+            self._log(step)
+        due = time.monotonic() - self._saved_at > config.save_every_min * 60
+        exit_code, save = run.processes.max(stop.exit_code, int(due))
+        if exit_code or save or run.plan.begins_epoch(step + 1):
+            self._save(step)
+        if exit_code:  # a signal that arrives later stops all processes after the next step
+            stop.exit_code = exit_code
+        return exit_code != 0
+
+    def _log(self, step: int) -> None:
+        """Write a row of metrics.csv."""
+        self._refuse_bad_losses()
+        run, plan = self._run, self._run.plan
+        row = self.meter.row(plan.schedule.global_batch)
+        health = run.state.progress.bank.quality() if run.state.progress.bank else None
+        self._status = f"loss {row['loss']:.3f}, dino {row['dino']:.3f}" + (
+            f", intra {row['intra']:.3f}, inter {row['inter']:.3f}" if health else ""
+        )
+        clusters = {} if health is None else {f"clusters_{name}": value for name, value in health._asdict().items()}
+        run.folder.add_metrics(
+            {
+                "step": step + 1,
+                "epoch": plan.schedule.epoch_of(step),
+                "lr": plan.lr[step],
+                "weight_decay": plan.weight_decay[step],
+                "teacher_momentum": plan.teacher_momentum[step],
+                **row,
+                **clusters,
+            }
+        )
+
+    def _save(self, step: int) -> None:
+        """Save the state, unless the loss or the weights are not finite: the next loss would be too late to tell."""
+        self._refuse_bad_losses()
+        state = self._run.state
+        if not state.is_finite():
+            raise self._not_finite("weights are", step)
+        self._saved_at = time.monotonic()
+        state.progress.sums, state.progress.summed = self.meter.shared_sums(), self.meter.summed
+        self._run.folder.save(state)
+
+    def _refuse_bad_losses(self) -> None:
+        bad = self.meter.first_bad_step()
+        if bad is not None:
+            raise self._not_finite("loss is", bad)
+
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        run, last = self._run, self._run.folder.checkpoint
+        kept = f"{last} is from before that. " if last.exists() else ""
+        return TrainingError(
+            f"The {what} not finite at step {step + 1} (recipe {run.folder.path / RECIPE}, {run.state.precision}, "
+            f"learning rate {run.plan.lr[step]:.3g}).",
+            hint=f"{kept}Try --precision fp32 or a lower --lr.",
+        )

@@ -1,0 +1,212 @@
+"""Building a run from its settings and the cache, or restoring it from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.config.recipe import as_recipe
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.objectives.slpd import Slpd
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.streaming import in_parts
+from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.checkpoint import load_checkpoint
+from slpd_toolkit.training.epoch_prototypes import make_prototypes
+from slpd_toolkit.training.plan import Plan, make_plan
+from slpd_toolkit.training.run_folder import RunFolder
+from slpd_toolkit.training.sampling import Stream, generator, read_batches
+from slpd_toolkit.training.state import TrainingState, make_state
+from slpd_toolkit.training.token_statistics import sample_tokens
+from slpd_toolkit.training.view_source import ViewSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from slpd_toolkit.config.pretrain import PretrainConfig
+    from slpd_toolkit.training.processes import Processes
+    from slpd_toolkit.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pretraining run, ready to train."""
+
+    config: PretrainConfig
+    processes: Processes
+    stop: StopRequest
+    """Checked during passes over the cohort, which end by `Stopped` and leave the state unchanged."""
+    store: TokenStore
+    tokens: CohortTokens
+    plan: Plan
+    state: TrainingState
+    source: ViewSource
+    folder: RunFolder
+
+    @property
+    def steps_left(self) -> int:
+        """Number of steps still to do."""
+        return self.plan.steps - self.state.progress.step
+
+    def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield the batches of the remaining steps, see `read_batches`."""
+        left = range(self.state.progress.step, self.plan.steps)
+        pin = self.state.device.type == "cuda"
+        return read_batches(self.tokens, self.plan.schedule, left, workers=self.config.workers, pin_memory=pin)
+
+    def rebuild_prototypes(self) -> None:
+        """Cluster and match the cohort with the teacher as it is, and write prototypes.h5.
+
+        Raises:
+            Stopped: The run is asked to stop; nothing is changed.
+        """
+        state = self.state
+        bank, bottleneck = make_prototypes(
+            self.config, state.slpd.teacher, self.tokens, self.processes, state.precision, self.stop
+        )
+        state.progress.bank = bank
+        self.folder.write_prototypes(bank, bottleneck, state.progress.step)
+        health = bank.quality()
+        self.say(
+            f"Prototypes of {len(bank.slides):,} slides: clusters of {health.smallest} to {health.largest} regions, "
+            f"median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
+        )
+
+    def slides_with_prototypes(self) -> int:
+        """Count the slides that have enough regions for prototypes."""
+        return _count_eligible(self.config, self.store)
+
+    def say(self, message: str) -> None:
+        """Print a message; only the first process does."""
+        if self.processes.first:
+            console.note(message)
+
+    def close(self) -> None:
+        """Release files."""
+        self.tokens.close()
+        self.folder.close()
+
+
+def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -> Run:
+    """Build a run, or restore the one in `config.out`.
+
+    Raises:
+        UsageError: Cache, settings or an earlier run in the folder do not fit together.
+        CacheError: The cache is empty, mixed, damaged, or can no longer be read.
+        WeightsError: `--init` holds other weights.
+        Stopped: The run is asked to stop.
+    """
+    device = processes.device
+    precision = compute.resolve_precision(config.precision, device)
+    store = TokenStore.open(config.cache)
+    _check_cohort(config, store)
+    plan = make_plan(config, int(store.lengths.sum()), processes)
+    slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)
+    state = make_state(slpd, device, precision, processes=processes.world)
+    folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes)
+    folder.claim()
+    tokens = CohortTokens(store)
+    if folder.checkpoint.exists():
+        state.progress = load_checkpoint(
+            folder.checkpoint, slpd, state.optimiser, state.scaler, folder.started_with, device
+        )
+    else:
+        processes.unless_stopped(stop, lambda: _check_tokens(tokens, processes, stop))
+    source = _view_source(config, tokens, plan, store.grid, state)
+    folder.open(state.progress.step, tensorboard=config.tensorboard)
+    return Run(config, processes, stop, store, tokens, plan, state, source, folder)
+
+
+def announce(run: Run) -> None:
+    """Print what is about to be trained."""
+    config, store, step = run.config, run.store, run.state.progress.step
+    run.say(
+        f"{len(store.files):,} slides, {len(run.tokens):,} regions of {store.grid} x {store.grid} tokens "
+        f"({store.meta.encoder}, {store.embedding_dim}-d); {run.state.precision} on "
+        f"{compute.describe(run.state.device)}"
+        + (f", {run.processes.world} processes" if run.processes.world > 1 else "")
+    )
+    if step:
+        run.say(f"Resuming at step {step:,} of {run.plan.steps:,}.")
+    first = config.prototypes.prototype_epoch
+    if config.uses_prototypes:
+        run.say(f"Prototypes from epoch {first}: {config.prototypes.clusters} per slide.")
+    elif config.objective.uses_prototypes:  # a recipe's value, with epochs that a flag has shortened
+        run.say(
+            f"No prototypes: --prototype-epoch {first} counts from 0, and --epochs is {config.epochs}. SLPD needs an "
+            "earlier one; as it is, this is self-distillation alone."
+        )
+
+
+def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
+    """Refuse, before any work, what the cache cannot provide."""
+    grid = store.grid
+    if not store.lengths.sum():
+        raise CacheError(
+            f"Token cache {config.cache}: none of its {len(store.files)} slides has a region.",
+            hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
+        )
+    if config.crops.global_side > grid:
+        large, small = (max(1, round(grid * side / 16)) for side in (14, 6))
+        raise UsageError(
+            f"--global-side: {config.crops.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
+            hint=f"HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side {large} --local-side {small}.",
+        )
+    least, neighbours = config.prototypes.min_regions, config.prototypes.neighbours
+    usable = _count_eligible(config, store)
+    if config.uses_prototypes and usable <= neighbours:
+        raise UsageError(
+            f"{usable} of {len(store.files)} slides have at least --min-regions ({least}) regions; "
+            f"--neighbours {neighbours} needs {neighbours + 1}.",
+            hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, "
+            "or train without prototypes (--intra-weight 0 --inter-weight 0).",
+        )
+
+
+def _count_eligible(config: PretrainConfig, store: TokenStore) -> int:
+    return int((store.lengths >= config.prototypes.least_regions).sum())
+
+
+def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
+    weights = generator(config.seed, Stream.WEIGHTS)
+    student = RegionNetwork(
+        config.region_vit, config.dino_head, weights, input_dim=input_dim, grid=config.crops.global_side
+    )
+    if config.init is not None:
+        student.backbone.load_file(config.init)
+    return student
+
+
+def _check_tokens(tokens: CohortTokens, processes: Processes, stop: StopRequest) -> None:
+    """Read every region once, so that a damaged file is found now rather than at night."""
+    share = processes.share(len(tokens))
+    regions = np.arange(share.start, share.stop)
+    with console.progress("check tokens", total=len(regions), unit="regions", shown=processes.first) as bar:
+        for part in in_parts(regions):
+            tokens.read(part)
+            bar.advance(len(part))
+            stop.leave_if_asked()
+
+
+def _view_source(
+    config: PretrainConfig, tokens: CohortTokens, plan: Plan, grid: int, state: TrainingState
+) -> ViewSource:
+    present = tokens.present(np.arange(len(tokens)))
+    statistics = None
+    if config.augmentation.needs_statistics:
+        statistics = sample_tokens(tokens, generator(config.seed, Stream.SPREAD)).to(state.device)
+    return ViewSource(
+        config.crops,
+        config.augmentation,
+        plan.schedule,
+        grid,
+        state.device,
+        None if present is None else present.to(state.device),
+        statistics,
+    )

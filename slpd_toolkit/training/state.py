@@ -1,0 +1,82 @@
+"""The state of training: networks, optimiser and progress, which a step changes and a checkpoint holds."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from slpd_toolkit.core import compute
+from slpd_toolkit.objectives.optim import make_optimiser
+from slpd_toolkit.training.checkpoint import Progress
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
+    from slpd_toolkit.objectives.slpd import Slpd
+
+
+@dataclass
+class TrainingState:
+    """Everything that training changes."""
+
+    slpd: Slpd
+    """Student, teacher and centres."""
+    optimiser: Optimizer
+    """Optimiser of the student."""
+    scaler: torch.amp.GradScaler
+    """Loss scaling, active in fp16 only."""
+    device: torch.device
+    """Device of the networks."""
+    precision: Precision
+    """Arithmetic, resolved."""
+    model: nn.Module
+    """`slpd`, or its wrapper that exchanges gradients between processes."""
+    progress: Progress = field(default_factory=Progress)
+    """Steps done, and the prototypes of the current epoch."""
+
+    def targets(self, regions: Tensor) -> PrototypeTargets | None:
+        """Return the prototypes that these regions are compared with; None before the first clustering."""
+        return None if self.progress.bank is None else self.progress.bank.targets(regions)
+
+    def gradient_exchange(self, *, last: bool) -> AbstractContextManager[object]:
+        """Return the context of a backward pass: processes exchange gradients in the last part of a step only."""
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass at the run's precision."""
+        return compute.autocast(self.device, self.precision)
+
+    def is_finite(self) -> bool:
+        """Return whether all weights of student and teacher are finite. Waits for the device."""
+        return all(norm.isfinite() for norm in torch._foreach_norm(list(self.slpd.parameters())))  # noqa: SLF001
+
+
+def make_state(slpd: Slpd, device: torch.device, precision: Precision, *, processes: int = 1) -> TrainingState:
+    """Build the state at the start of training.
+
+    Args:
+        slpd: Networks and centres, already on the device.
+        device: Their device.
+        precision: Arithmetic, resolved.
+        processes: Number of processes that train together.
+    """
+    model: nn.Module = slpd.train()
+    if processes > 1:
+        gpu = [device] if device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.6 does not know the new name
+            model = DistributedDataParallel(slpd, device_ids=gpu, broadcast_buffers=False)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return TrainingState(slpd, make_optimiser(slpd.student), scaler, device, precision, model)

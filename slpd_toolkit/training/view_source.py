@@ -1,0 +1,74 @@
+"""Views of each step's regions: cut, masked where tokens are missing, augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from slpd_toolkit.objectives.augment import augment
+from slpd_toolkit.objectives.crops import cut_crops, draw_crops
+from slpd_toolkit.training.sampling import Stream, generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from slpd_toolkit.config.views import AugmentationConfig, CropsConfig
+    from slpd_toolkit.objectives.augment import TokenStatistics
+    from slpd_toolkit.objectives.crops import CropPlan, Views
+    from slpd_toolkit.training.sampling import Schedule
+
+
+class Draws(NamedTuple):
+    """Random draws of one step."""
+
+    crops: CropPlan
+    """Crops of this process's regions."""
+    depth: torch.Generator
+    """Source of stochastic depth."""
+    augmentation: torch.Generator
+    """Source of augmentation."""
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Makes the views of a batch as a function of seed and step."""
+
+    crops: CropsConfig
+    """Number and size of the crops."""
+    augmentation: AugmentationConfig
+    """Augmentation of the crops."""
+    schedule: Schedule
+    """Regions of each step, and this process's share."""
+    grid: int
+    """Rows and columns of a region's token grid."""
+    device: torch.device
+    """Device of the tokens."""
+    present: Tensor | None = None
+    """(R, grid, grid) bool on the device: patches that have a token; None if none is missing."""
+    statistics: TokenStatistics | None = None
+    """Unit of noise and offsets, on the device; None if there are none."""
+
+    def draw(self, step: int) -> Draws:
+        """Draw what a step needs. Crops are drawn for all processes, everything else by each process."""
+        seed, rank = self.schedule.seed, self.schedule.rank
+        crops = draw_crops(
+            self.crops, self.schedule.global_batch, (self.grid, self.grid), generator(seed, Stream.VIEWS, step)
+        ).of_regions(self.schedule.part)
+        depth, augmentation = (
+            generator(seed, stream, step, rank, device=self.device) for stream in (Stream.DEPTH, Stream.AUGMENTATION)
+        )
+        return Draws(crops, depth, augmentation)
+
+    def views(self, tokens: Tensor, regions: Tensor, part: slice, draws: Draws) -> Views:
+        """Cut and augment the views of a part of a batch.
+
+        Args:
+            tokens: (B, grid, grid, D) tokens of the batch, on the device.
+            regions: (B,) indices of its regions, on the device.
+            part: The part.
+            draws: Draws of the step.
+        """
+        present = None if self.present is None else self.present[regions[part]]
+        views = cut_crops(tokens[part], self.crops, draws.crops.of_regions(part), present)
+        return augment(views, self.augmentation, self.statistics, draws.augmentation)
