@@ -82,12 +82,10 @@ def loss_memory(batch: int, device: str) -> dict[str, float]:
         with autocast(device, enabled=bf16):
             result = cross_view_entropy(
                 student,
-                baseline.student.head.last_layer,
+                baseline.student.head.last_layer.weight_v,
                 vectors[views:],
-                baseline.teacher.head.last_layer,
+                baseline.teacher.head.last_layer.weight_v,
                 centres,
-                student_temp=0.1,
-                teacher_temp=0.04,
             )
         torch.autograd.grad(result.cross_entropy.mean(), (student, baseline.student.head.last_layer.weight_v))
 

@@ -51,28 +51,28 @@ class Run(Folder):
         Raises:
             UsageError: The folder does not contain a run.
         """
-        from slpd_toolkit.training.trainer import METRICS
+        from slpd_toolkit.training.run_folder import METRICS
 
         return cls(_require(Path(folder), METRICS, "a run of `slpd pretrain`"))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.csv: one row every `log_every` steps with losses, learning rate and cluster sizes."""
-        from slpd_toolkit.training.trainer import METRICS
+        from slpd_toolkit.training.run_folder import METRICS
 
         return pd.read_csv(self.folder / METRICS)
 
     @cached_property
     def slides(self) -> pd.DataFrame:
         """slides.csv: the slides that the run was trained on, with their number of regions."""
-        from slpd_toolkit.training.trainer import SLIDES
+        from slpd_toolkit.training.run_folder import SLIDES
 
         return pd.read_csv(self.folder / SLIDES, dtype={"slide_id": str})
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """recipe.toml: every setting of the run."""
-        from slpd_toolkit.training.trainer import RECIPE
+        from slpd_toolkit.training.run_folder import RECIPE
 
         return tomllib.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
 
@@ -80,7 +80,7 @@ class Run(Folder):
     def prototypes(self) -> PrototypeFile | None:
         """prototypes.h5: slide prototypes, neighbours and the prototype of each region; None if there are none."""
         from slpd_toolkit.training.prototype_file import PrototypeFile
-        from slpd_toolkit.training.trainer import PROTOTYPES
+        from slpd_toolkit.training.run_folder import PROTOTYPES
 
         path = self.folder / PROTOTYPES
         return PrototypeFile.read(path) if path.exists() else None

@@ -138,7 +138,7 @@ def slpd_settings(config: DemoConfig) -> PretrainConfig:
 
 def dino_settings(config: DemoConfig) -> PretrainConfig:
     """Return the settings of stage two without the prototype losses, all else equal."""
-    without = ObjectiveConfig(intra_weight=0.0, inter_weight=0.0)
+    without = ObjectiveConfig(weights={"intra": 0.0, "inter": 0.0})
     return replace(slpd_settings(config), out=config.out / DINO, objective=without)
 
 

@@ -1,9 +1,12 @@
 """Settings of the SLPD objective and of the slide prototypes that it learns from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from slpd_toolkit.config.checks import flag, require, require_at_least
+from slpd_toolkit.config.settings import one_setting_per_entry
+from slpd_toolkit.config.terms import TERMS, objective_terms, weight_settings
 
 ViewRule = Literal["paper", "published"]
 Correspondence = Literal["matched", "nearest"]
@@ -13,14 +16,8 @@ Correspondence = Literal["matched", "nearest"]
 class ObjectiveConfig:
     """Weights and constants of the objective; the defaults are SLPD's (https://arxiv.org/abs/2307.10696)."""
 
-    dino_weight: float = 1.0
-    """Weight of the self-distillation loss. 0 switches it off."""
-
-    intra_weight: float = 1.0
-    """Weight of the intra-slide loss: regions to the prototype of their own cluster. 0 switches it off."""
-
-    inter_weight: float = 1.0
-    """Weight of the inter-slide loss: regions to the corresponding prototype of similar slides. 0 switches it off."""
+    weights: Mapping[str, float] = field(default_factory=dict, metadata=one_setting_per_entry(weight_settings))
+    """Weight of each term by name; missing ones take their defaults. 0 switches a term off."""
 
     view_rule: ViewRule = "paper"
     """Student views compared with prototypes: all (paper), or all but view j for target j (published code)."""
@@ -36,12 +33,17 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Check each value and their relations."""
-        for name in ("dino_weight", "intra_weight", "inter_weight"):
-            require_at_least(0, name, getattr(self, name))
+        terms = objective_terms()
+        for name in self.weights:
+            TERMS.require(name.replace("_", "-"))
+        weights = {term.name: float(self.weights.get(term.name, term.weight)) for term in terms}
+        object.__setattr__(self, "weights", weights)
+        for term in terms:
+            require_at_least(0, term.setting, weights[term.name])
         require(
-            self.dino_weight + self.intra_weight + self.inter_weight > 0,
-            "--dino-weight, --intra-weight, --inter-weight",
-            "0, 0, 0",
+            any(weights.values()),
+            ", ".join(term.flag for term in terms),
+            ", ".join("0" for _ in terms),
             "at least one above 0",
         )
         for name in ("student_temp", "teacher_temp"):
@@ -57,12 +59,12 @@ class ObjectiveConfig:
     @property
     def uses_prototypes(self) -> bool:
         """Whether a term that learns from slide prototypes is on."""
-        return self.intra_weight + self.inter_weight > 0
+        return any(self.weights[term.name] > 0 for term in objective_terms() if term.needs_prototypes)
 
     @property
     def works_without_prototypes(self) -> bool:
         """Whether a term that learns without slide prototypes is on."""
-        return self.dino_weight > 0
+        return any(self.weights[term.name] > 0 for term in objective_terms() if not term.needs_prototypes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from slpd_toolkit.config.checks import require, require_at_least
 from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
 from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+from slpd_toolkit.config.terms import objective_terms
 from slpd_toolkit.config.views import AugmentationConfig, CropsConfig
 from slpd_toolkit.core.precision import Precision
 
@@ -92,12 +93,13 @@ class PretrainConfig:
             f"a divisor of --batch-size ({self.batch_size})",
         )
         warmup, first = self.optimisation.warmup_epochs, self.prototypes.prototype_epoch
+        without = [term.flag for term in objective_terms() if not term.needs_prototypes]
         require(warmup <= self.epochs, "--warmup-epochs", warmup, f"at most --epochs ({self.epochs})")
         require(
             self.objective.works_without_prototypes or (self.uses_prototypes and first == 0),
             "--prototype-epoch",
             first,
-            "0 with --dino-weight 0: until there are prototypes, self-distillation is all there is to learn from",
+            f"0 with {', '.join(without)} 0: until there are prototypes, there is nothing else to learn from",
         )
         require(
             not self.uses_prototypes or self.prototypes.min_regions >= self.prototypes.clusters,

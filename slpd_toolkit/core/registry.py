@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core.errors import UsageError
 
@@ -64,6 +64,26 @@ class Registry:
         """
         self.require(name)
         return import_module(f"{self.package}.{name.replace('-', '_')}")
+
+    def constants(self, name: str) -> dict[str, tuple[Any, str]]:
+        """Return the literal module constants of an entry, each with the docstring under it, without importing it.
+
+        Raises:
+            UsageError: There is no such entry.
+        """
+        self.require(name)
+        body = ast.parse(self._files()[name].read_text(encoding="utf-8")).body
+        found: dict[str, tuple[Any, str]] = {}
+        for statement, after in zip(body, [*body[1:], None], strict=True):
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+            if isinstance(target, ast.Name) and isinstance(statement, ast.Assign):
+                try:
+                    value = ast.literal_eval(statement.value)
+                    text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+                except ValueError:
+                    continue
+                found[target.id] = (value, " ".join(str(text).split()))
+        return found
 
     def _files(self) -> dict[str, Path]:
         folders = import_module(self.package).__path__

@@ -14,8 +14,6 @@ from torch.autograd.function import once_differentiable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slpd_toolkit.models.dino_head import WeightNormLinear
-
 COLUMNS = 4096
 
 
@@ -30,19 +28,22 @@ class CrossViewEntropy(NamedTuple):
 
 def cross_view_entropy(
     student: Tensor,
-    student_layer: WeightNormLinear,
+    student_weight: Tensor,
     targets: Tensor,
-    teacher_layer: WeightNormLinear,
+    teacher_weight: Tensor,
     centres: Tensor,
     *,
-    student_temp: float,
-    teacher_temp: float,
+    student_temp: float = 0.1,
+    teacher_temp: float = 0.04,
+    student_gain: Tensor | None = None,
+    teacher_gain: Tensor | None = None,
     columns: int = COLUMNS,
 ) -> CrossViewEntropy:
     """Cross entropy between teacher targets and student views, both given before the last layer.
 
-    With s = student_layer(student[v, b]), t = teacher_layer(targets[q, b]) and sums over the O prototypes j
-    (DINO, https://arxiv.org/abs/2104.14294, eq. 2):
+    The last layer is weight-normalised and has no bias: its row j is gain[j] * weight[j] / |weight[j]|. With
+    s = student_layer(student[v, b]), t = teacher_layer(targets[q, b]) and sums over the O prototypes j (DINO,
+    https://arxiv.org/abs/2104.14294, eq. 2):
 
         p[j] = softmax((t - centres[q]) / teacher_temp)[j]
         H(q, v, b) = - sum_j p[j] * log_softmax(s / student_temp)[j]
@@ -55,22 +56,41 @@ def cross_view_entropy(
 
     Args:
         student: (V, B, d) unit vectors, the student's bottleneck.
-        student_layer: The student's last layer, O outputs; receives gradients.
+        student_weight: (O, d) weight of the student's last layer before normalisation; receives gradients.
         targets: (Q, B, d) unit vectors: the teacher's bottleneck, or slide prototypes. No gradient.
-        teacher_layer: The teacher's last layer, O outputs. No gradient.
+        teacher_weight: (O, d) weight of the teacher's last layer before normalisation. No gradient.
         centres: (Q, O) centre of each target's logits. No gradient.
         student_temp: Temperature of the views.
         teacher_temp: Temperature of the targets.
+        student_gain: (O, 1) length of the rows of the student's last layer; None for 1. No gradient.
+        teacher_gain: (O, 1) length of the rows of the teacher's last layer; None for 1. No gradient.
         columns: Prototypes in a block: memory against the number of kernel launches.
+
+    Example:
+        Two global views of four regions, and a head with 1024 outputs:
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from slpd_toolkit.objectives.distillation import cross_view_entropy
+        >>> views, weight = torch.randn(2, 4, 256), torch.randn(1024, 256, requires_grad=True)
+        >>> student = F.normalize(views, dim=-1).requires_grad_()
+        >>> targets = F.normalize(views + 0.1 * torch.randn(2, 4, 256), dim=-1)
+        >>> found = cross_view_entropy(student, weight, targets, weight.detach(), torch.zeros(2, 1024))
+        >>> found.cross_entropy.shape  # target, view, region
+        torch.Size([2, 2, 4])
+        >>> loss = (found.cross_entropy[0, 1] + found.cross_entropy[1, 0]).mean() / 2
+        >>> loss.backward()
+        >>> student.grad.shape, weight.grad.shape
+        (torch.Size([2, 4, 256]), torch.Size([1024, 256]))
     """
     cross_entropy, target_entropy = _CrossViewEntropy.apply(  # type: ignore[no-untyped-call]
         student,
-        student_layer.weight_v,
-        student_layer.scale().detach(),
+        student_weight,
+        _scale(student_weight, student_gain),
         _Targets(
             (targets.detach().transpose(0, 1) / teacher_temp).contiguous(),
-            teacher_layer.weight_v.detach(),
-            teacher_layer.scale().detach(),
+            teacher_weight.detach(),
+            _scale(teacher_weight, teacher_gain),
             centres.detach() / teacher_temp,
         ),
         student_temp,
@@ -78,6 +98,12 @@ def cross_view_entropy(
         columns,
     )
     return CrossViewEntropy(cross_entropy, target_entropy)
+
+
+def _scale(weight: Tensor, gain: Tensor | None) -> Tensor:
+    """Return what turns rows of the weight into rows of the layer: gain / length, (O, 1)."""
+    lengths: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1, keepdim=True)
+    return lengths.reciprocal() if gain is None else gain.detach() / lengths
 
 
 class _Targets(NamedTuple):

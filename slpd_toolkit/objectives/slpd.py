@@ -10,10 +10,10 @@ from torch import Tensor, distributed, nn
 
 from slpd_toolkit.objectives.distillation import CrossViewEntropy, cross_view_entropy
 from slpd_toolkit.objectives.optim import update_average
-from slpd_toolkit.objectives.terms import Term, active_terms
+from slpd_toolkit.objectives.term import Term, TermInputs, active_terms, centres_of, other_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.config.objective import ObjectiveConfig
     from slpd_toolkit.models.network import RegionNetwork
@@ -26,22 +26,16 @@ class SlpdLosses(NamedTuple):
 
     total: Tensor
     """Weighted sum of the terms; a scalar, the only one with a gradient."""
-    dino: Tensor
-    """Self-distillation, unweighted; 0 where a term is off or has no targets yet."""
-    intra: Tensor
-    """Intra-slide distillation, unweighted."""
-    inter: Tensor
-    """Inter-slide distillation, unweighted."""
+    terms: Mapping[str, Tensor]
+    """Loss of every term by name, unweighted and without gradient; 0 if a term is off or has no targets yet."""
     target_entropy: Tensor
     """Mean entropy of all targets in nats: near 0 or near log O means collapse."""
-    centre: Tensor
-    """(O,) what the centre of self-distillation moves to after the step."""
-    prototype_centre: Tensor
-    """(O,) what the prototype terms' centre moves to after the step."""
+    centres: Mapping[str, Tensor]
+    """(O,) values that the centres move to after the step, by name."""
 
 
 class Slpd(nn.Module):
-    """Student, teacher and the two centres: all the state of the objective.
+    """Student, teacher and the centres: all the state of the objective.
 
     A training step is `forward`, the backward pass, the optimiser's step, then `update_centres` and `update_teacher`.
     Neither happens on its own, so a step that is given up leaves no trace.
@@ -59,8 +53,8 @@ class Slpd(nn.Module):
         self.config = config
         self.student = student
         self.teacher = deepcopy(student).requires_grad_(requires_grad=False).eval()
-        self.register_buffer("centre", torch.zeros(student.head.config.out_dim))
-        self.register_buffer("prototype_centre", torch.zeros(student.head.config.out_dim))
+        for name in centres_of(config):
+            self.register_buffer(name, torch.zeros(student.head.config.out_dim))
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001  # nn.Module's signature
         """Set the student's mode; the teacher stays in eval mode."""
@@ -93,62 +87,68 @@ class Slpd(nn.Module):
         with torch.no_grad():
             teacher = self.teacher(crops[:1], present=_flat(views.teacher_sees, 1)).unflatten(0, regions)
         student = self.student(crops, generator, _flat(views.student_sees, 2)).unflatten(0, regions)
-        terms = active_terms(self.config, teacher, prototypes, len(student))
-        whole = terms if step is None else active_terms(self.config, teacher, step, len(student))
+        inputs = TermInputs(student, teacher, prototypes, self.config.view_rule)
+        terms = active_terms(self.config, inputs)
+        whole = terms if step is None else active_terms(self.config, inputs._replace(prototypes=step))
         counts, used, centres = self._move_centres(whole)
         if step is not None:  # each part counts as if it held its equal share of the step's regions
             parts = [len(one.valid) / len(part.valid) for one, part in zip(whole, terms, strict=True)]
             counts = counts / counts.new_tensor(parts)
+        ours, theirs = self.student.head.last_layer, self.teacher.head.last_layer
         entropies = cross_view_entropy(
             student,
-            self.student.head.last_layer,
+            ours.weight_v,
             torch.cat([term.targets for term in terms]),
-            self.teacher.head.last_layer,
+            theirs.weight_v,
             used,
+            student_gain=ours.weight_g,
+            teacher_gain=theirs.weight_g,
             student_temp=self.config.student_temp,
             teacher_temp=self.config.teacher_temp,
         )
         losses = _term_losses(terms, counts, entropies.cross_entropy)
         total = torch.stack([term.weight * losses[term.name] for term in terms]).sum()
+        for name, loss in other_losses(self.config, inputs).items():
+            losses[name] = loss
+            total = total + self.config.weights[name] * loss
         off = total.new_zeros(())
-        dino, intra, inter = (losses.get(name, off).detach() for name in ("dino", "intra", "inter"))
-        return SlpdLosses(total, dino, intra, inter, _mean_entropy(terms, counts, entropies), *centres)
+        unweighted = {name: losses.get(name, off).detach() for name in self.config.weights}
+        return SlpdLosses(total, unweighted, _mean_entropy(terms, counts, entropies), centres)
 
     @torch.no_grad()
     def update_centres(self, losses: Sequence[SlpdLosses]) -> None:
-        """Move both centres, once a step: c <- m * c + (1 - m) * mean of the targets' logits.
+        """Move the centres, once per step: c <- m * c + (1 - m) * mean of the targets' logits.
 
         Args:
             losses: What `forward` returned in this step; several where gradients are accumulated.
         """
-        self.centre.copy_(torch.stack([part.centre for part in losses]).mean(0))
-        self.prototype_centre.copy_(torch.stack([part.prototype_centre for part in losses]).mean(0))
+        for name in losses[0].centres:
+            self.get_buffer(name).copy_(torch.stack([part.centres[name] for part in losses]).mean(0))
 
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher, the last layer included: teacher <- momentum * teacher + (1 - momentum) * student."""
         update_average(self.teacher, self.student, momentum)
 
     @torch.no_grad()
-    def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Where each term finds and leaves its centre.
+    def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Compute the centre that each term uses, and the centres after the step.
 
         The two prototype terms share one centre, which the first moves before the second uses it. The mean over a batch
-        is taken before the last layer, which is linear: processes exchange d numbers a term instead of O.
+        is taken before the last layer, which is linear: processes exchange d numbers per term instead of O.
 
         Returns:
-            (T,) regions of each term on all processes; (Q, O) centre of each target; both centres after the step.
+            (T,) regions of each term on all processes; (Q, O) centre of each target; centres after the step.
         """
         counts, means = _global_means(terms)
         with torch.autocast(means.device.type, enabled=False):
             logits = self.teacher.head.last_layer(means)
-        own, shared = self.centre, self.prototype_centre
+        centres = {name: self.get_buffer(name) for name in centres_of(self.config)}
         used = []
         for term, count, mean in zip(terms, counts, logits, strict=True):
-            found = own if term.name == "dino" else shared
-            left = torch.where(count > 0, torch.lerp(mean, found, self.config.centre_momentum), found)
-            own, shared = (left, shared) if term.name == "dino" else (own, left)
+            found = centres[term.centre]
+            centres[term.centre] = torch.where(count > 0, torch.lerp(mean, found, self.config.centre_momentum), found)
             used.append(found.expand(len(term.targets), -1))
-        return counts, torch.cat(used), (own, shared)
+        return counts, torch.cat(used), centres
 
 
 def _flat(masks: Masks | None, sizes: int) -> list[Tensor] | None:

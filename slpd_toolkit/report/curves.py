@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from slpd_toolkit.config.terms import term_names
 from slpd_toolkit.core.files import write_text
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PANELS = (
-    ("Losses", ("loss", "dino", "intra", "inter")),
+    ("Losses", ("loss",)),
     ("Entropy of the teacher's targets (nats)", ("target_entropy",)),
     ("Norm of gradients and centre", ("gradient_norm", "centre_norm")),
     ("Learning rate", ("lr",)),
@@ -22,16 +23,17 @@ PANELS = (
     ("Share of clusters that are empty or degenerate", ("clusters_empty", "clusters_degenerate")),
 )
 
-_TERMS = frozenset({"dino", "intra", "inter"})  # a term that is switched off is 0 all along: not drawn
-
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Draw the columns of metrics.csv over steps; columns without a value are left out."""
     figure = Figure(figsize=(12, 6.5), layout="constrained")
-    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+    terms = term_names()
+    panels = [(title, (*columns, *terms) if columns == ("loss",) else columns) for title, columns in PANELS]
+    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         for column in columns:
-            points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-            if any(value for _, value in points) or (points and column not in _TERMS):
+            points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
+            # A term that is switched off is always 0, and not drawn.
+            if any(value for _, value in points) or (points and column not in terms):
                 axes.plot(*zip(*points, strict=True), label=column.replace("_", " "), linewidth=1.3)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=8)

@@ -95,9 +95,9 @@ def open_models(
                     )
                 )
             elif source.kind is Kind.UNTRAINED:
-                models.append(_untrained(source, cache, shape, options))
+                models.append(_untrained(source, cache, trained, options))
             else:
-                model, shape = _open_region_vit(source, cache, options)
+                model, trained = _open_region_vit(source, cache, options)
                 models.append(model)
     problems.raise_any()
     place = {source.name: index for index, source in enumerate(sources)}
@@ -171,14 +171,17 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
     return model, network
 
 
-def _untrained(source: Source, cache: Cache, network: RegionViT, options: InferenceOptions) -> RegionModel:
-    """What `slpd pretrain --seed` starts from: in the shape of the trained model it is compared with, or ViT-4K-XS."""
+def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options: InferenceOptions) -> RegionModel:
+    """Open the network that `slpd pretrain --seed` starts from.
+
+    Its architecture is that of the trained model it is compared with, or ViT-4K-XS.
+    """
     store = cache.store
-    if shape == RegionViTConfig():
-        shape = replace(shape, grid=max(1, round(store.grid * _GLOBAL_CROP / _OF_GRID)))
-    shape = replace(shape, input_dim=store.embedding_dim)
-    network = RegionViT(shape, generator(options.seed, Stream.WEIGHTS)).eval()
-    digest = hashlib.sha256(f"untrained {shape} {options.seed}".encode()).hexdigest()
+    config = RegionViTConfig(drop_path=0.0) if trained is None else trained.config
+    grid = max(1, round(store.grid * _GLOBAL_CROP / _OF_GRID)) if trained is None else trained.grid
+    start = generator(options.seed, Stream.WEIGHTS)
+    network = RegionViT(config, start, input_dim=store.embedding_dim, grid=grid).eval()
+    digest = hashlib.sha256(f"untrained {network.shape()} {options.seed}".encode()).hexdigest()
     return RegionModel(
         source.name,
         f"untrained region ViT, seed {options.seed}",

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from slpd_toolkit.config.old_keys import without_old_keys
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.settings import settings_of
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import torch
     from torch.optim import Optimizer
 
     from slpd_toolkit.objectives.slpd import Slpd
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
 """Settings that a resumed run may change, because they do not change what it computes."""
+
+_SUMS_0_1 = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
 
 
 @dataclass
@@ -36,8 +39,8 @@ class Progress:
     """Steps done."""
     bank: PrototypeBank | None = None
     """Prototypes of the current epoch."""
-    sums: torch.Tensor | None = None
-    """Metrics summed since the last row of metrics.csv."""
+    sums: Mapping[str, torch.Tensor] | None = None
+    """Metrics summed since the last row of metrics.csv, by name."""
     summed: int = 0
     """Steps in `sums`."""
 
@@ -59,7 +62,7 @@ def save_checkpoint(
             "scaler": scaler.state_dict(),
             "step": progress.step,
             "bank": None if bank is None else {item.name: getattr(bank, item.name) for item in fields(bank)},
-            "sums": progress.sums,
+            "sums": None if progress.sums is None else dict(progress.sums),
             "summed": progress.summed,
             "recipe": dict(recipe),
         },
@@ -89,7 +92,10 @@ def load_checkpoint(
     optimiser.load_state_dict(saved["optimiser"])
     scaler.load_state_dict(saved["scaler"])
     bank = None if saved["bank"] is None else PrototypeBank(**saved["bank"]).to(device)
-    sums = None if saved["sums"] is None else saved["sums"].to(device)
+    sums = saved["sums"]
+    if torch.is_tensor(sums):  # version 0.1
+        sums = dict(zip(_SUMS_0_1, sums, strict=True))
+    sums = None if sums is None else {name: value.to(device) for name, value in sums.items()}
     return Progress(saved["step"], bank, sums, saved["summed"])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _NEVER = 2**62
-MEANS = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
+
+
+def mean_names(terms: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the means that a row of metrics.csv holds, for the given terms of the objective."""
+    return ("loss", *terms, "target_entropy", "centre_norm", "gradient_norm")
 
 
 class Meter:
@@ -26,13 +30,17 @@ class Meter:
 
     Args:
         processes: Losses are averaged over all of them.
-        sums: (7,) sums since the last row, to go on from; None starts at zero.
+        terms: Names of the objective's terms.
+        sums: Sums since the last row of a resumed run, by name; None or missing ones start at zero.
         summed: Steps in `sums`.
     """
 
-    def __init__(self, processes: Processes, sums: Tensor | None, summed: int) -> None:
-        self._processes = processes
-        self.sums = torch.zeros(len(MEANS), device=processes.device) if sums is None else sums
+    def __init__(
+        self, processes: Processes, terms: Sequence[str], sums: Mapping[str, Tensor] | None, summed: int
+    ) -> None:
+        self._processes, self.names = processes, mean_names(terms)
+        zero = torch.zeros((), device=processes.device)
+        self.sums = torch.stack([(sums or {}).get(name, zero) for name in self.names])
         self.summed = summed
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=processes.device)
         self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0
@@ -52,7 +60,9 @@ class Meter:
     @torch.no_grad()
     def count(self, step: int, losses: Sequence[SlpdLosses], centre: Tensor, gradient_norm: Tensor) -> None:
         """Add a step, whose gradients came in one part or several."""
-        means = torch.stack([torch.stack(part[:5]).float() for part in losses]).mean(0)
+        means = torch.stack(
+            [torch.stack([part.total, *part.terms.values(), part.target_entropy]).float() for part in losses]
+        ).mean(0)
         values = torch.cat([means, centre.norm().view(1), gradient_norm.float().view(1)])
         self.sums += values
         self.summed += 1
@@ -64,9 +74,9 @@ class Meter:
         (latest,) = self._processes.max(-int(self._first_bad))
         return None if latest == -_NEVER else -latest
 
-    def shared_sums(self) -> Tensor:
-        """The sums as every process may go on from them after a resume: their mean. All must call it."""
-        return self._processes.mean(self.sums)
+    def shared_sums(self) -> dict[str, Tensor]:
+        """Return the sums that every process may resume from, by name: their mean. All must call it."""
+        return dict(zip(self.names, self._processes.mean(self.sums), strict=True))
 
     def row(self, regions_a_step: int) -> dict[str, float]:
         """Means since the last call, regions a second and the share of time waited; starts afresh."""
@@ -78,7 +88,7 @@ class Meter:
         }
         self.sums, self.summed = torch.zeros_like(self.sums), 0
         self.restart_clock()
-        return dict(zip(MEANS, means, strict=True)) | timed
+        return dict(zip(self.names, means, strict=True)) | timed
 
     def restart_clock(self) -> None:
         """Leave the time since the last row out of account: the epoch boundary is not training."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.config.terms import term_names
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import write_csv
+from slpd_toolkit.training.meter import mean_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,29 +16,28 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
 
-COLUMNS = (
-    "step",
-    "epoch",
-    "loss",
-    "dino",
-    "intra",
-    "inter",
-    "target_entropy",
-    "centre_norm",
-    "gradient_norm",
-    "lr",
-    "weight_decay",
-    "teacher_momentum",
-    "clusters_smallest",
-    "clusters_median",
-    "clusters_largest",
-    "clusters_empty",
-    "clusters_degenerate",
-    "regions_per_s",
-    "data_wait",
-)
-"""Losses, entropy (nats) and norms are means since the row before; cluster sizes are in regions, their shares 0-1;
-`data_wait` is the share of time that training waited for tokens."""
+
+def columns() -> tuple[str, ...]:
+    """Return the columns of metrics.csv.
+
+    Losses, entropy (nats) and norms are means since the row before; cluster sizes are in regions, their shares 0-1;
+    `data_wait` is the fraction of time that training waited for tokens.
+    """
+    return (
+        "step",
+        "epoch",
+        *mean_names(term_names()),
+        "lr",
+        "weight_decay",
+        "teacher_momentum",
+        "clusters_smallest",
+        "clusters_median",
+        "clusters_largest",
+        "clusters_empty",
+        "clusters_degenerate",
+        "regions_per_s",
+        "data_wait",
+    )
 
 
 class MetricsLog:
@@ -54,9 +55,10 @@ class MetricsLog:
     def __init__(self, path: Path, after_step: int, events: Path | None = None) -> None:
         self._events = None if events is None else _open_events(events, after_step)
         kept = [row for row in read_metrics(path) if int(row["step"]) <= after_step] if path.exists() else []
-        write_csv(path, COLUMNS, kept)
+        names = columns()
+        write_csv(path, names, [{name: row.get(name, "") for name in names} for row in kept])
         self._file = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, names, lineterminator="\n")
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append a row; values are written with all their digits."""

@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(self, run: Run, bar: Progress) -> None:
         progress = run.state.progress
-        self.meter = Meter(run.processes, progress.sums, progress.summed)
+        self.meter = Meter(run.processes, tuple(run.config.objective.weights), progress.sums, progress.summed)
         self._run, self._bar, self._status, self._saved_at = run, bar, "", time.monotonic()
 
     def begin_epoch(self, epoch: int) -> None:
@@ -71,9 +71,8 @@ class Recorder:
         run, plan = self._run, self._run.plan
         row = self.meter.row(plan.schedule.global_batch)
         health = run.state.progress.bank.quality() if run.state.progress.bank else None
-        self._status = f"loss {row['loss']:.3f}, dino {row['dino']:.3f}" + (
-            f", intra {row['intra']:.3f}, inter {row['inter']:.3f}" if health else ""
-        )
+        shown = ("loss", *(name for name in run.config.objective.weights if row[name]))
+        self._status = ", ".join(f"{name} {row[name]:.3f}" for name in shown)
         clusters = {} if health is None else {f"clusters_{name}": value for name, value in health._asdict().items()}
         run.folder.add_metrics(
             {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.config.recipe import as_recipe
+from slpd_toolkit.config.terms import objective_terms
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.network import RegionNetwork
@@ -160,12 +161,13 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
         )
     least, neighbours = config.prototypes.min_regions, config.prototypes.neighbours
     usable = _count_eligible(config, store)
+    off = [f"{term.flag} 0" for term in objective_terms() if term.needs_prototypes]
     if config.uses_prototypes and usable <= neighbours:
         raise UsageError(
             f"{usable} of {len(store.files)} slides have at least --min-regions ({least}) regions; "
             f"--neighbours {neighbours} needs {neighbours + 1}.",
             hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, "
-            "or train without prototypes (--intra-weight 0 --inter-weight 0).",
+            f"or train without prototypes ({' '.join(off)}).",
         )
 
 

@@ -20,7 +20,7 @@ from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training import epoch_prototypes as boundary
 from slpd_toolkit.training import loop, setup, state, view_source
-from slpd_toolkit.training.metrics_file import COLUMNS, read_metrics
+from slpd_toolkit.training.metrics_file import columns, read_metrics
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
@@ -94,7 +94,7 @@ def test_metrics_hold_the_schedules_of_the_steps_they_name(cache: Path, tmp_path
     config = tiny(cache, tmp_path / "out", log_every=1)
     pretrain.run(config)
     rows = metrics(config.out)
-    assert tuple(read_metrics(config.out / "metrics.csv")[0]) == COLUMNS
+    assert tuple(read_metrics(config.out / "metrics.csv")[0]) == columns()
     assert [(row["step"], row["epoch"]) for row in rows] == [(str(step + 1), str(step // 3)) for step in range(9)]
     for step, row in enumerate(rows):
         found = [float(row[name]) for name in ("lr", "weight_decay", "teacher_momentum")]

@@ -51,11 +51,11 @@ class Oracle:
         """`crops[v][b]` is view v of region b; the first two views are global. Moves both centres."""
         views = [[self.logits(self.student, crop) for crop in regions] for regions in crops]
         result = {}
-        if self.config.dino_weight > 0:
+        if self.config.weights["dino"] > 0:
             result["dino"] = self.dino(views, crops[:2])
-        if prototypes is not None and self.config.intra_weight > 0:
+        if prototypes is not None and self.config.weights["intra"] > 0:
             result["intra"] = self.prototype_loss(views, [prototypes.own], prototypes.valid)
-        if prototypes is not None and self.config.inter_weight > 0:
+        if prototypes is not None and self.config.weights["inter"] > 0:
             result["inter"] = self.prototype_loss(views, list(prototypes.neighbours), prototypes.valid)
         return result
 

@@ -41,7 +41,11 @@ class Case:
 
     def ours(self, **settings: Any) -> CrossViewEntropy:
         settings = {"student_temp": 0.1, "teacher_temp": 0.04} | settings
-        return cross_view_entropy(self.student, self.layers[0], self.targets, self.layers[1], self.centres, **settings)
+        student, teacher = self.layers
+        gains: Any = {"student_gain": student.weight_g, "teacher_gain": teacher.weight_g}
+        return cross_view_entropy(
+            self.student, student.weight_v, self.targets, teacher.weight_v, self.centres, **gains, **settings
+        )
 
     def naive(self, student_temp: float = 0.1, teacher_temp: float = 0.04) -> tuple[Tensor, Tensor]:
         """One log-softmax for every pair, as the published loss is written."""
@@ -59,6 +63,15 @@ class Case:
             (pair_weights().to(pairs.dtype) * pairs).sum(), (self.student, self.layers[0].weight_v), retain_graph=True
         )
         return student, direction
+
+
+def test_without_gains_rows_have_length_one() -> None:
+    case = Case()
+    for layer in case.layers:
+        layer.weight_g.fill_(1.0)
+    weights = [layer.weight_v for layer in case.layers]
+    plain = cross_view_entropy(case.student, weights[0], case.targets, weights[1], case.centres)
+    torch.testing.assert_close(plain.cross_entropy, case.naive()[0])
 
 
 @pytest.mark.parametrize("columns", [1, 7, O, 4096])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from slpd_toolkit.config.objective import ObjectiveConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+from slpd_toolkit.config.settings import assemble
 from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.dino_head import DinoHead
@@ -54,6 +55,11 @@ def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, T
     return PrototypeTargets(mask, unit[0], unit[1:])
 
 
+def numbers_of(losses: SlpdLosses) -> list[Tensor]:
+    """Total, terms, entropy and centres."""
+    return [losses.total, *losses.terms.values(), losses.target_entropy, *losses.centres.values()]
+
+
 def crops_of(views: Views) -> list[list[Tensor]]:
     return [list(view) for size in views[:2] for view in size]
 
@@ -72,7 +78,7 @@ def crops_of(views: Views) -> list[list[Tensor]]:
     ],
 )
 def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> None:
-    config = ObjectiveConfig(**settings)
+    config = assemble(ObjectiveConfig, settings)
     slpd = build(config)
     oracle = Oracle(config, build(config).student)
     oracle.teacher.load_state_dict(slpd.teacher.state_dict())
@@ -80,7 +86,7 @@ def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> N
     for step in range(4):
         rate, decay, momentum = 0.01 * (step + 1), 0.1 * (4 - step), 0.9 + 0.02 * step
         views = draw_views(step)
-        prototypes = None if step == 0 and config.dino_weight else draw_prototypes(step, r)
+        prototypes = None if step == 0 and config.weights["dino"] else draw_prototypes(step, r)
         losses = slpd(views, prototypes)
         optimiser.zero_grad()
         losses.total.backward()
@@ -93,13 +99,13 @@ def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> N
         slpd.update_teacher(momentum)
 
         expected = oracle.losses(crops_of(views), prototypes)
-        total = sum(getattr(config, f"{name}_weight") * value for name, value in expected.items())
+        total = sum(config.weights[name] * value for name, value in expected.items())
         assert isinstance(total, Tensor)
         expected_gradients = oracle.step(total, rate=rate, decay=decay, clip=clip, momentum=momentum)
 
         torch.testing.assert_close(losses.total, total)
         for name in ("dino", "intra", "inter"):
-            torch.testing.assert_close(getattr(losses, name), expected.get(name, torch.tensor(0.0)).double().detach())
+            torch.testing.assert_close(losses.terms[name], expected.get(name, torch.tensor(0.0)).double().detach())
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected_gradients[name], msg=f"gradient of {name}, step {step}")
         torch.testing.assert_close(slpd.centre, oracle.centre)
@@ -143,10 +149,12 @@ def test_losses_and_centres_over_two_calls_are_those_of_the_published_code(publi
     slpd.update_centres([second])
     assert relative_error(slpd.centre, published["loss/dino_center"][0]) < 1e-5
     dino = published["loss/dino"]
-    assert float(first.dino) == pytest.approx(float(dino[0]), rel=1e-5)
-    assert float(second.dino) == pytest.approx(float(dino[1]), rel=1e-5)
-    assert float(first.intra) == pytest.approx(float(published["loss/intra_first_call"]), rel=1e-5)
-    assert float(first.inter) == pytest.approx(float(published["loss/inter_second_call_same_center"]), rel=1e-5)
+    assert float(first.terms["dino"]) == pytest.approx(float(dino[0]), rel=1e-5)
+    assert float(second.terms["dino"]) == pytest.approx(float(dino[1]), rel=1e-5)
+    assert float(first.terms["intra"]) == pytest.approx(float(published["loss/intra_first_call"]), rel=1e-5)
+    assert float(first.terms["inter"]) == pytest.approx(
+        float(published["loss/inter_second_call_same_center"]), rel=1e-5
+    )
 
 
 def test_a_forward_pass_changes_no_state() -> None:
@@ -162,9 +170,9 @@ def test_a_batch_without_any_prototypes_moves_no_prototype_centre_and_costs_noth
     slpd = build(ObjectiveConfig())
     slpd.prototype_centre.normal_()
     losses = slpd(draw_views(0), draw_prototypes(0, 2, valid=(False,) * REGIONS))
-    assert losses.intra == losses.inter == 0
-    assert torch.equal(losses.total, losses.dino)
-    assert torch.equal(losses.prototype_centre, slpd.prototype_centre)
+    assert losses.terms["intra"] == losses.terms["inter"] == 0
+    assert torch.equal(losses.total, losses.terms["dino"])
+    assert torch.equal(losses.centres["prototype_centre"], slpd.prototype_centre)
 
 
 def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
@@ -178,12 +186,11 @@ def test_centres_of_accumulated_batches_are_those_of_the_whole_batch() -> None:
         half = PrototypeTargets(prototypes.valid[part], prototypes.own[part], prototypes.neighbours[:, part])
         halves.append(slpd(Views(views.global_crops[:, part], views.local_crops[:, part]), half, None, prototypes))
     slpd.update_centres(halves)
-    torch.testing.assert_close(slpd.centre, whole.centre)
-    torch.testing.assert_close(slpd.prototype_centre, whole.prototype_centre)
-    for name in ("total", "dino", "intra", "inter", "target_entropy"):
-        mean = (getattr(halves[0], name) + getattr(halves[1], name)) / 2
-        torch.testing.assert_close(mean, getattr(whole, name), msg=name)
-    assert halves[1].intra == halves[1].inter == 0
+    torch.testing.assert_close(slpd.centre, whole.centres["centre"])
+    torch.testing.assert_close(slpd.prototype_centre, whole.centres["prototype_centre"])
+    for one, two, both in zip(*(numbers_of(losses) for losses in (*halves, whole)), strict=True):
+        torch.testing.assert_close((one + two) / 2, both)
+    assert halves[1].terms["intra"] == halves[1].terms["inter"] == 0
 
 
 def test_the_teacher_starts_as_the_student_stays_in_eval_mode_and_learns_nothing_by_gradient() -> None:
@@ -207,7 +214,7 @@ def test_entropy_lies_between_collapse_and_uniform() -> None:
 
 
 def test_entropy_is_the_mean_over_the_targets_that_exist() -> None:
-    slpd = build(ObjectiveConfig(dino_weight=0.0))
+    slpd = build(ObjectiveConfig(weights={"dino": 0.0}))
     prototypes = draw_prototypes(0, 2)
     losses = slpd(draw_views(0), prototypes)
     vectors = torch.cat((prototypes.own.unsqueeze(0), prototypes.neighbours))[:, prototypes.valid]
@@ -226,7 +233,7 @@ def test_global_crops_alone_are_enough() -> None:
     prototypes = draw_prototypes(0, 1)
     losses = slpd(alone, prototypes)
     for name, value in oracle.losses(crops_of(alone), prototypes).items():
-        torch.testing.assert_close(getattr(losses, name), value.detach())
+        torch.testing.assert_close(losses.terms[name], value.detach())
 
 
 def test_state_holds_both_networks_and_both_centres() -> None:
@@ -234,12 +241,12 @@ def test_state_holds_both_networks_and_both_centres() -> None:
     slpd.update_centres([slpd(draw_views(0), draw_prototypes(0, 1))])
     other.load_state_dict(slpd.state_dict())
     losses: list[SlpdLosses] = [model(draw_views(1), draw_prototypes(1, 1)) for model in (slpd, other)]
-    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*map(numbers_of, losses), strict=True))
 
 
 def test_prototype_terms_alone_need_prototypes() -> None:
     with pytest.raises(ValueError, match="no term has targets"):
-        build(ObjectiveConfig(dino_weight=0.0))(draw_views(0))
+        build(ObjectiveConfig(weights={"dino": 0.0}))(draw_views(0))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,7 @@ def test_prototype_terms_alone_need_prototypes() -> None:
 )
 def test_constants_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        ObjectiveConfig(**settings)
+        assemble(ObjectiveConfig, settings)
 
 
 def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
@@ -277,7 +284,7 @@ def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
                 (gradient,) = torch.autograd.grad(found.total, leaf, retain_graph=True)
                 assert (gradient[~shown] == 0).all()
                 assert (gradient[shown] != 0).any()
-            losses[teacher_sees is None, name] = torch.stack(found[:4]).detach()
+            losses[teacher_sees is None, name] = torch.stack(numbers_of(found)[:4]).detach()
     assert torch.equal(losses[False, "given"], losses[False, "other"])
     assert (losses[True, "given"][1] - losses[True, "other"][1]).abs() > 1e-3
     assert torch.equal(losses[True, "given"][2:], losses[True, "other"][2:])  # prototypes face the student alone

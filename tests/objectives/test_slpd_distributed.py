@@ -38,7 +38,7 @@ def run_steps(model: Slpd | DistributedDataParallel, slpd: Slpd, part: slice) ->
         optimiser.step()
         slpd.update_centres([losses])
         slpd.update_teacher(0.9)
-        result.append(torch.stack((losses.total, losses.dino, losses.intra, losses.inter)).detach())
+        result.append(torch.stack((losses.total.detach(), *losses.terms.values())))
     return [*result, *(tensor.clone() for tensor in slpd.state_dict().values())]
 
 

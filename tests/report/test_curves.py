@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.report.curves import PANELS, draw_curves
-from slpd_toolkit.training.metrics_file import COLUMNS
+from slpd_toolkit.training.metrics_file import columns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,11 +21,11 @@ def drawn(path: Path, rows: list[dict[str, str]]) -> tuple[list[str], str]:
 
 
 def row(step: int, **values: str) -> dict[str, str]:
-    return dict.fromkeys(COLUMNS, "") | {"step": str(step)} | values
+    return dict.fromkeys(columns(), "") | {"step": str(step)} | values
 
 
 def test_all_panels_are_drawn_with_what_the_run_measured(tmp_path: Path) -> None:
-    rows = [row(step, **{name: str(step / 7) for name in COLUMNS if name != "step"}) for step in range(1, 30)]
+    rows = [row(step, **{name: str(step / 7) for name in columns() if name != "step"}) for step in range(1, 30)]
     titles, text = drawn(tmp_path / "curves.svg", rows)
     assert titles == TITLES
     for label in ("dino", "intra", "inter", "gradient norm", "centre norm", "clusters empty"):
@@ -49,4 +49,4 @@ def test_short_and_odd_runs_are_drawn(tmp_path: Path) -> None:
 
 
 def test_columns_are_those_of_metrics() -> None:
-    assert {name for _, columns in PANELS for name in columns} <= set(COLUMNS)
+    assert {name for _, columns in PANELS for name in columns} <= set(columns())

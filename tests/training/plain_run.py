@@ -64,11 +64,7 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
                 crop = regions[region][1][top : top + side, left : left + side]
                 views[-1].append(crop.flip(1) if plan.flip_columns[v, b] else crop)
         found = oracle.losses(views, None if bank is None else bank.targets(batch))
-        scale = {
-            "dino": config.objective.dino_weight,
-            "intra": config.objective.intra_weight,
-            "inter": config.objective.inter_weight,
-        }
+        scale = config.objective.weights
         total = torch.stack([scale[name] * value for name, value in found.items()]).sum()
         losses.append({name: value.item() for name, value in found.items()} | {"loss": total.item()})
         gradients = torch.autograd.grad(total, list(student.parameters()))

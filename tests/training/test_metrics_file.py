@@ -3,13 +3,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.commands import pretrain
-from slpd_toolkit.training.metrics_file import COLUMNS, MetricsLog, read_metrics
+from slpd_toolkit.training.metrics_file import MetricsLog, columns, read_metrics
 from tests.training.runs import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROW = dict.fromkeys(COLUMNS, 0.1234567890123456789)
+ROW = dict.fromkeys(columns(), 0.1234567890123456789)
 
 
 def write(path: Path, steps: range, after_step: int) -> None:
@@ -27,7 +27,7 @@ def test_rows_are_read_while_the_run_goes_on_with_all_their_digits(tmp_path: Pat
     log = MetricsLog(tmp_path / "metrics.csv", 0)
     log.add(ROW | {"step": 1, "intra": ""})
     (row,) = read_metrics(tmp_path / "metrics.csv")
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns()
     assert float(row["loss"]) == ROW["loss"]
     assert row["intra"] == ""
     log.close()

@@ -1,0 +1,68 @@
+"""Terms of the objective: their names, weights and order, read from their files without importing torch."""
+
+from dataclasses import dataclass
+
+from slpd_toolkit.config.settings import Setting
+from slpd_toolkit.core.registry import Registry
+
+TERMS = Registry("slpd_toolkit.objectives.terms", "objective term")
+
+
+@dataclass(frozen=True)
+class TermInfo:
+    """What the file of a term declares in its module constants."""
+
+    name: str
+    """Name in metrics.csv; `<name>_weight` is the setting."""
+    file: str
+    """Name in the registry."""
+    weight: float
+    """Default weight, `WEIGHT`."""
+    help: str
+    """Description of the weight: the docstring under `WEIGHT`."""
+    order: int
+    """Position among the terms, `ORDER`."""
+    centre: str
+    """Name of the centre of its targets' logits, `CENTRE`; terms with the same centre share it."""
+    needs_prototypes: bool
+    """Whether it learns from slide prototypes, `NEEDS_PROTOTYPES`."""
+
+    @property
+    def setting(self) -> str:
+        """Name of the setting that weights the term."""
+        return f"{self.name}_weight"
+
+    @property
+    def flag(self) -> str:
+        """Flag of the setting."""
+        return f"--{self.setting.replace('_', '-')}"
+
+
+def objective_terms() -> tuple[TermInfo, ...]:
+    """Return all terms in order."""
+    return tuple(sorted(map(_read, TERMS.names()), key=lambda term: (term.order, term.name)))
+
+
+def term_names() -> tuple[str, ...]:
+    """Return the names of all terms in order."""
+    return tuple(term.name for term in objective_terms())
+
+
+def weight_settings() -> tuple[Setting, ...]:
+    """Return the setting of each term's weight."""
+    return tuple(Setting(term.setting, float, term.weight, term.help, key=term.name) for term in objective_terms())
+
+
+def _read(file: str) -> TermInfo:
+    name = file.replace("-", "_")
+    constants = TERMS.constants(file)
+    weight, described = constants.get("WEIGHT", (0.0, ""))
+    return TermInfo(
+        name,
+        file,
+        float(weight),
+        described or f"Weight of the term {name}. 0 switches it off.",
+        int(constants.get("ORDER", (99, ""))[0]),
+        str(constants.get("CENTRE", (f"{name}_centre", ""))[0]),
+        bool(constants.get("NEEDS_PROTOTYPES", (False, ""))[0]),
+    )

@@ -1,0 +1,25 @@
+"""Inter-slide distillation (SLPD, https://arxiv.org/abs/2307.10696): regions against prototypes of similar slides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.objectives.term import Targets, equal_pairs
+
+if TYPE_CHECKING:
+    from slpd_toolkit.objectives.term import TermInputs
+
+ORDER = 3
+WEIGHT = 1.0
+"""Weight of the inter-slide loss: regions to the corresponding prototype of similar slides. 0 switches it off."""
+CENTRE = "prototype_centre"
+NEEDS_PROTOTYPES = True
+
+
+def targets(inputs: TermInputs) -> Targets | None:
+    """Return the corresponding prototypes of the slide's neighbours; None before the first clustering."""
+    if inputs.prototypes is None:
+        return None
+    near = inputs.prototypes.neighbours
+    pairs = equal_pairs(near, inputs.student, skip_same=inputs.view_rule == "published")
+    return Targets(near, pairs, inputs.prototypes.valid)
