@@ -151,7 +151,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
     return embed
 
 
-def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) -> tuple[RegionModel, RegionViTConfig]:
+def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) -> tuple[RegionModel, RegionViT]:
     assert source.path is not None
     network = RegionViT.from_file(source.path)
     _require_fit(str(source.path), network, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
@@ -198,8 +198,8 @@ def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> Emb
         network.to(cache.device)
         grids, present = batch.tokens, batch.present
         if options.view == "centre":
-            grids = centre_crop(grids, network.config.grid)
-            present = None if present is None else centre_crop(present, network.config.grid)
+            grids = centre_crop(grids, network.grid)
+            present = None if present is None else centre_crop(present, network.grid)
         with autocast(cache.device, options.precision):
             embedded: Tensor = network(grids, present=present)
         return embedded
