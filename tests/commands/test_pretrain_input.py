@@ -22,13 +22,8 @@ from slpd_toolkit.config.settings import assemble
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.store.token_file import TokenFile
-<<<<<<< HEAD
-from slpd_toolkit.training.trainer import Trainer
-from tests.token_factory import LENGTHS, without_digest, write_cache
-=======
 from slpd_toolkit.training.recorder import Recorder
-from tests.token_factory import LENGTHS, write_cache
->>>>>>> ae60ad4 (Pretraining: build, state and run folder are three things; the loop runs without a folder)
+from tests.token_factory import LENGTHS, without_digest, write_cache
 from tests.training.runs import TINY, assert_same_run, checkpoint, tiny
 
 if TYPE_CHECKING:

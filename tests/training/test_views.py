@@ -20,11 +20,7 @@ from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.sampling import Stream, generator
 from slpd_toolkit.training.setup import build_run
 from slpd_toolkit.training.signals import StopRequest
-<<<<<<< HEAD
-from slpd_toolkit.training.trainer import Trainer
 from tests.token_factory import without_digest
-=======
->>>>>>> ae60ad4 (Pretraining: build, state and run folder are three things; the loop runs without a folder)
 from tests.training.processes import exit_code, start_two
 from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, differences, run_until, sgd, tiny, weights
 from tests.training.test_processes import CALM, assert_close_runs
