@@ -61,12 +61,15 @@ class PretrainSettings(TypedDict, total=False):
     dino_weight: float
     intra_weight: float
     inter_weight: float
-    correspondence: Literal["matched", "nearest"]
     view_rule: Literal["paper", "published"]
+    student_temp: float
+    teacher_temp: float
+    centre_momentum: float
     cluster_features: Literal["bottleneck", "backbone"]
     clusters: int
     min_regions: int
     neighbours: int
+    correspondence: Literal["matched", "nearest"]
     prototype_epoch: int
     global_crops: int
     global_side: int
@@ -89,10 +92,6 @@ class PretrainSettings(TypedDict, total=False):
     hidden_dim: int
     bottleneck_dim: int
     out_dim: int
-    student_temp: float
-    teacher_temp: float
-    centre_momentum: float
-    optimiser: Literal["adamw", "sgd", "lars"]
     lr: float
     min_lr: float
     warmup_epochs: int
