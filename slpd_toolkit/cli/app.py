@@ -20,15 +20,16 @@ from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
-from slpd_toolkit.config.import_features import TOOLS, ImportConfig
+from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.settings import default_help, settings_of
 from slpd_toolkit.core import console
-from slpd_toolkit.core.errors import SlpdError
+from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.foreign.format import FORMATS
 
 app = typer.Typer(
     name="slpd",
@@ -57,13 +58,22 @@ app.add_typer(manifests, rich_help_panel=EXCHANGE)
 
 
 class _Importers(SectionedGroup):
-    """Commands named for tools; a first word that is no tool is a folder, for `auto`."""
+    """One command per format; a first word that is not a format is a folder, for `auto`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `auto` before what names no tool."""
+        """Insert `auto` before a folder or an option."""
         if args and args[0] not in {*self.commands, "-h", "--help"}:
             args = ["auto", *args]
+            word = args[1]
+            if not word.startswith("-") and len(args) > 2 and not args[2].startswith("-") and not Path(word).exists():
+                _guarded(lambda: _refuse_format(word))  # the word is meant as a format
         return super().parse_args(ctx, args)
+
+
+def _refuse_format(name: str) -> None:
+    """Raise a UsageError that lists the formats."""
+    FORMATS.require(name)
+    raise UsageError(f"slpd import: {name} is not a folder.")
 
 
 importers = typer.Typer(
@@ -218,7 +228,9 @@ add_stage(
     group=manifests,
 )
 add_stage("heatmap", HeatmapConfig, "slpd_toolkit.commands.heatmap", argument="scores", section=LOOK)
-for _tool, _doc in TOOLS.items():
+_FORMATS = {"auto": "Detect the format from the content of the files, and import them."}
+_FORMATS |= {name: FORMATS.description(name) for name in FORMATS.names()}
+for _tool, _doc in _FORMATS.items():
     add_stage(
         _tool,
         ImportConfig,

@@ -25,6 +25,7 @@ from slpd_toolkit.core.files import claim_folder, write_text
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
 from slpd_toolkit.demo.patients import plan_cohort
+from slpd_toolkit.embedding.slide_job import QC_FOLDER
 from slpd_toolkit.report import evaluation_folder
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
         f"Done in {console.human_seconds(seconds)}. Where to look",
         {
             "the slides": out / SLIDES,
-            "tissue and regions": out / CACHE / embed.QC_FOLDER / "index.html",
+            "tissue and regions": out / CACHE / QC_FOLDER / "index.html",
             "training": out / SLPD / "curves.svg",
             "prototypes": out / ATLAS / "index.html",
             "the comparison": out / EVALUATION / evaluation_folder.REPORT,

@@ -12,7 +12,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.files import is_safe_name, make_folder
 from slpd_toolkit.foreign import anndata_parquet as annotated
-from slpd_toolkit.foreign import hipt, trident
+from slpd_toolkit.foreign.formats import hipt, trident
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import write_checkpoint, write_safetensors
 from slpd_toolkit.representations.region_embeddings import embed_regions

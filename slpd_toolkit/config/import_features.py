@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from slpd_toolkit.config.checks import require, require_at_least
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
@@ -13,14 +12,13 @@ class ImportConfig:
     """Turn patch features that another tool extracted into a token cache."""
 
     source: Path
-    """Folder of the feature files: TRIDENT's features_<encoder>/, CLAM's h5_files/, STAMP's <extractor>/, slide2vec's
-    hierarchical_embeddings/, HIPT's .pt files."""
+    """Folder of the feature files; `slpd import --help` lists the formats and the folder of each."""
 
     out: Path
     """Folder of the token cache: one HDF5 file a slide, imported.csv, failures.csv."""
 
-    tool: Literal["auto", "trident", "clam", "stamp", "slide2vec", "hipt"] = "auto"
-    """Which tool wrote them; `auto` tells by their content."""
+    tool: str = "auto"
+    """Which tool wrote the files; `auto` detects it from their content."""
 
     coords: Path | None = None
     """Folder of the coordinates, where they are kept apart: CLAM's patches/ (needed), slide2vec's tiles/, or one with
@@ -64,19 +62,3 @@ class ImportConfig:
         require_at_least(0, "limit", self.limit)
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "0 to 1")
         require(0 < self.tolerance <= 0.5, "--tolerance", self.tolerance, "above 0, at most 0.5")
-
-
-TOOLS = {
-    "auto": "Tell by the files' content which tool wrote them, and import them.",
-    "trident": "TRIDENT: give features_<encoder>/ of the job's folder. Needs nothing else; --mpp or a manifest's mpp "
-    "are more exact than its magnification labels.",
-    "clam": "CLAM: give FEAT_DIR/h5_files, and --coords RESULTS/patches, --encoder-name, and --mpp (or --manifest with "
-    "mpp), none of which its feature files say.",
-    "stamp": "STAMP: give <extractor>/. With --mpp or a manifest's mpp the cache has the slide's own pixels; without, "
-    "its coordinates fit everything but those. Files of before version 2 do not say how large tiles are: --target-mpp.",
-    "slide2vec": "slide2vec: give RUN/hierarchical_embeddings (regions of m x m tiles); coordinates are looked for in "
-    "RUN/tiles, or give --coords.",
-    "hipt": "HIPT: give a folder of .pt files: [256, D] a region, called <slide>_<x>_<y>.pt, or [M, 256, D] a slide; "
-    "and --encoder-name, and --mpp where coordinates are known.",
-}
-"""Tools whose files can be imported, and what each needs."""

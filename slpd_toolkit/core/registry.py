@@ -38,9 +38,16 @@ class Registry:
         Raises:
             UsageError: There is no such entry.
         """
+        return self.description(name).partition("\n")[0]
+
+    def description(self, name: str) -> str:
+        """Return an entry's whole docstring, without importing it.
+
+        Raises:
+            UsageError: There is no such entry.
+        """
         self.require(name)
-        tree = ast.parse(self._files()[name].read_text(encoding="utf-8"))
-        return (ast.get_docstring(tree) or "").partition("\n")[0]
+        return ast.get_docstring(ast.parse(self._files()[name].read_text(encoding="utf-8"))) or ""
 
     def require(self, name: str) -> None:
         """Check that an entry exists.

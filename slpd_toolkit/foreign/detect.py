@@ -1,134 +1,78 @@
-"""Which tool wrote a folder of features, which slides are in it, and how each is read."""
+"""Which tool wrote a folder of features, and which slides are in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError, UsageError
-from slpd_toolkit.foreign import clam, hipt, slide2vec, stamp, trident
-from slpd_toolkit.foreign.features import TOOLS
-from slpd_toolkit.foreign.rows import open_h5
-from slpd_toolkit.foreign.tensors import read_tensor
+from slpd_toolkit.foreign.format import FORMATS, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from slpd_toolkit.foreign.features import Settings, SlideFeatures, Tool
+    from slpd_toolkit.foreign.format import Format, SourceSlide
 
-_SUFFIXES: dict[Tool, tuple[str, ...]] = {
-    "trident": (".h5",),
-    "clam": (".h5",),
-    "stamp": (".h5",),
-    "slide2vec": (".pt", ".npz"),
-    "hipt": (".pt",),
-}
-_INNER_FOLDERS = ("h5_files", "hierarchical_embeddings")
-_LOOKED_AT = 8  # files that may be damaged before one is found that tells the tool
+_LOOKED_AT = 8  # files that may be damaged before one is found that tells the format
 
 
-@dataclass(frozen=True)
-class Found:
-    """One slide's files in a folder."""
-
-    slide_id: str
-    files: tuple[Path, ...]
-
-
-def find(folder: Path, tool: Tool | None) -> tuple[Tool, list[Found]]:
-    """List the slides of a folder, sorted, and tell which tool wrote them.
+def find(folder: Path, tool: str | None) -> tuple[str, list[SourceSlide]]:
+    """List the slides of a folder, sorted, and the format that they are in.
 
     Args:
-        folder: Features, a file a slide; or the folder above it where the tool's name for it is fixed.
-        tool: What the user says it is; None finds out from the files.
+        folder: Feature files; or the folder above it where the tool always uses the same name for it.
+        tool: Name of the format; None detects it from the files.
 
     Raises:
-        UsageError: There is no such folder, nothing in it, or nothing of the tool.
+        UsageError: No format has that name, the folder does not exist, or it holds no feature files.
     """
+    formats = {name: load(name) for name in ((tool,) if tool else FORMATS.names())}
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder.", hint="Give the folder that holds the feature files.")
-    for place in (folder, *(folder / name for name in _INNER_FOLDERS)):
-        tools = (tool,) if tool else TOOLS
-        paths = _files(place, {suffix for each in tools for suffix in _SUFFIXES[each]})
+        raise UsageError(f"{folder} is not a folder.", hint="Give the folder that holds the feature files.")
+    inner = dict.fromkeys(name for each in formats.values() for name in each.INNER_FOLDERS)
+    for place in (folder, *(folder / name for name in inner)):
+        paths = sorted({path for each in formats.values() for path in _files(place, each)})
         if paths:
-            chosen = tool or _tool_of(paths)
-            return chosen, _slides(_files(place, set(_SUFFIXES[chosen])), chosen)
-    wanted = " or ".join(sorted({suffix for each in ((tool,) if tool else TOOLS) for suffix in _SUFFIXES[each]}))
+            chosen = tool or _format_of(paths)
+            return chosen, formats[chosen].group(_files(place, formats[chosen]))
+    suffixes = sorted({suffix for each in formats.values() for suffix in each.SUFFIXES})
     raise UsageError(
-        f"{folder} holds no feature files ({wanted}).",
-        hint="Give the folder of the files themselves: TRIDENT's features_<encoder>/, CLAM's h5_files/, STAMP's "
-        "<extractor>/, slide2vec's hierarchical_embeddings/, HIPT's folder of .pt files.",
+        f"{folder} holds no feature files ({' or '.join(suffixes)}).",
+        hint=f"Give the folder of the files themselves: {', '.join(each.FOLDER for each in formats.values())}.",
     )
 
 
-def read_slide(found: Found, tool: Tool, settings: Settings) -> SlideFeatures:
-    """Read one slide's features as its tool keeps them.
+def format_of(path: Path) -> str:
+    """Return the name of the format that a file is in, by its content.
 
     Raises:
-        SlideError: A file is damaged or inconsistent, or lacks something that the user can say.
+        SlideError: The file is damaged, or in no known format.
     """
-    if tool == "hipt":
-        return hipt.read(found.slide_id, found.files, settings)
-    if len(found.files) > 1:
-        raise SlideError(
-            f"{' and '.join(map(str, found.files))} are of one slide.",
-            hint="Keep one of them: which holds what was meant cannot be told.",
-        )
-    reader = {"trident": trident.read, "clam": clam.read, "stamp": stamp.read, "slide2vec": slide2vec.read}[tool]
-    return reader(found.files[0], settings)
+    for name in FORMATS.names():
+        if path.suffix in load(name).SUFFIXES and load(name).recognises(path):
+            return name
+    raise SlideError(f"{path} is in none of the known formats ({', '.join(FORMATS.names())}).")
 
 
-def tool_of(path: Path) -> Tool:
-    """Tell which tool wrote a file, by its content.
-
-    Raises:
-        SlideError: It is damaged, or of no tool that is known.
-    """
-    if path.suffix == ".h5":
-        file = open_h5(path)
-        names = set(file.names)
-        coords = file.datasets.get(trident.COORDS)
-        of_trident = coords is not None and trident.PATCH_L0 in coords.attributes
-        if {stamp.FEATURES, stamp.COORDS} <= names:
-            return "stamp"
-        if {trident.FEATURES, trident.COORDS} <= names:
-            return "trident" if of_trident else "clam"
-        raise SlideError(f"{path} holds {', '.join(sorted(names)) or 'nothing'}, not patch features with coordinates.")
-    if path.with_name(path.stem + slide2vec.META).is_file() or path.suffix == ".npz":
-        return "slide2vec"
-    read_tensor(path)
-    return "hipt"
-
-
-def _tool_of(paths: Sequence[Path]) -> Tool:
-    """The tool of the first file that tells it."""
+def _format_of(paths: Sequence[Path]) -> str:
+    """Return the format of the first file that is recognised."""
     problems = []
     for path in paths[:_LOOKED_AT]:
         try:
-            return tool_of(path)
+            return format_of(path)
         except SlideError as error:
             problems.append(f"  {error}")
     raise UsageError(
-        f"{paths[0].parent}: no file that was looked at is of a tool that is known:\n" + "\n".join(problems),
-        hint=f"Name the tool if you know it: `slpd import {'|'.join(TOOLS)} DIR`.",
+        f"{paths[0].parent}: none of the first files is in a known format:\n" + "\n".join(problems),
+        hint=f"Name the format if you know it: `slpd import {'|'.join(FORMATS.names())} DIR`.",
     )
 
 
-def _files(folder: Path, suffixes: set[str]) -> list[Path]:
+def _files(folder: Path, of: Format) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix in suffixes and not path.name.startswith(".") and not path.name.endswith(slide2vec.COORDINATES)
+        if path.suffix in of.SUFFIXES and not path.name.startswith(".") and not path.name.endswith(of.NOT_FEATURES)
     )
-
-
-def _slides(paths: Sequence[Path], tool: Tool) -> list[Found]:
-    if tool == "hipt":
-        return [Found(slide_id, files) for slide_id, files in hipt.group(paths)]
-    slides: dict[str, tuple[Path, ...]] = {}
-    for path in paths:
-        slides[path.stem] = (*slides.get(path.stem, ()), path)
-    return [Found(slide_id, files) for slide_id, files in slides.items()]

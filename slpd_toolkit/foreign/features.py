@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-
-Tool = Literal["trident", "clam", "stamp", "slide2vec", "hipt"]
-TOOLS: tuple[Tool, ...] = ("trident", "clam", "stamp", "slide2vec", "hipt")
 
 OBJECTIVE_UM = 10.0
 """A magnification label m stands for 10 / m um/px: 20x for 0.5, 40x for 0.25."""
@@ -67,7 +64,8 @@ class SlideFeatures:
     """One slide as another tool left it. Coordinates are of level 0, but where a note says otherwise."""
 
     slide_id: str
-    tool: Tool
+    tool: str
+    """Name of the format."""
     files: tuple[Path, ...]
     """What was read, the features first."""
     features: Rows

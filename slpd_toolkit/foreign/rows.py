@@ -141,6 +141,12 @@ def dataset(file: Hdf5Contents, name: str) -> DatasetInfo:
     return found
 
 
+def dataset_attributes(file: Hdf5Contents, name: str) -> set[str]:
+    """Return the names of a dataset's attributes; none where there is no dataset of that name."""
+    found = file.datasets.get(name)
+    return set() if found is None else set(found.attributes)
+
+
 def open_rows(data: DatasetInfo, path: Path) -> Rows:
     """Make a dataset of features readable by rows.
 

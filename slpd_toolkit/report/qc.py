@@ -1,4 +1,4 @@
-"""Quality control of stage one: a picture a slide with its tissue and kept regions, and a contact sheet of all."""
+"""Quality control of stage one: one picture per slide with its tissue and kept regions, and a contact sheet of all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.slides.plan import SlidePlan
 
+CONTACT_SHEET = "index.html"
 TISSUE_RGB = (0, 140, 70)
 REGION_RGB = (30, 60, 200)
 _SIDE_PX = 1200
@@ -57,7 +58,7 @@ def draw_overlay(path: Path, plan: SlidePlan) -> None:
 
 
 def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) -> None:
-    """Write `folder`/index.html: every token file of the cache with its picture, failures first.
+    """Write `folder`/`CONTACT_SHEET`: every token file of the cache with its picture, failures first.
 
     It shows the whole cache, not only this run, so that an array job's parts and a resumed run end with one complete
     sheet.
@@ -91,7 +92,7 @@ def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) 
         tissue_rgb=TISSUE_RGB,
         region_rgb=REGION_RGB,
     )
-    write_text(folder / "index.html", page)
+    write_text(folder / CONTACT_SHEET, page)
 
 
 def _picture(folder: Path, slide_id: str) -> str:

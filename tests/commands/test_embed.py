@@ -17,6 +17,7 @@ from PIL import Image
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import fingerprint
+from slpd_toolkit.embedding.readers import lower_priority
 from slpd_toolkit.slides import regions
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import (
@@ -391,6 +392,6 @@ def test_readers_on_a_cpu_give_way_to_the_encoder_and_nobody_else_does() -> None
     def priority_of_a_reader() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    with ThreadPoolExecutor(1, initializer=embed._give_way) as readers:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as readers:
         assert readers.submit(priority_of_a_reader).result() == min(before + 5, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before

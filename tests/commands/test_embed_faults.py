@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 # The command itself, but for an encoder that is quick to build and slow enough to be interrupted at its work.
 DRIVER = """
 import sys, time
-from slpd_toolkit import cli, embed
+from slpd_toolkit.cli import app
+from slpd_toolkit.commands import embed
 from slpd_toolkit.encoders.encoder import Encoder
 from tests.cohorts import tiny_vit_encoder
 plain = Encoder.embed
@@ -53,7 +54,7 @@ def slow(self, pixels, precision):
     return plain(self, pixels, precision)
 Encoder.embed = slow
 embed.make_encoder = tiny_vit_encoder
-cli.main()
+app.main()
 """
 
 
@@ -409,7 +410,7 @@ def test_a_full_file_system_ends_with_a_message(tmp_path: Path) -> None:
 MEMORY = """
 import sys
 from pathlib import Path
-from slpd_toolkit import embed
+from slpd_toolkit.commands import embed
 from tests.cohorts import mean_colour_encoder, small_config
 embed.make_encoder = mean_colour_encoder
 def peak():

@@ -17,7 +17,8 @@ from slpd_toolkit.commands import inspect as inspection
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.foreign import detect
+from slpd_toolkit.foreign.formats import trident as trident_format
+from slpd_toolkit.importing import importer
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import read_csv, write_manifest
 from tests.foreign.factory import (
@@ -298,14 +299,14 @@ def test_one_bad_slide_is_listed_and_the_others_are_done(
 def test_a_slide_that_fails_unexpectedly_while_the_cohort_is_chosen_is_one_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, read = good(tmp_path / "features_e"), detect.read_slide
+    source, read = good(tmp_path / "features_e"), trident_format.read
 
-    def fails_at_a(found: Any, *others: Any) -> Any:
-        if found.slide_id == "a":
+    def fails_at_a(slide: Any, settings: Any) -> Any:
+        if slide.slide_id == "a":
             raise ValueError("nobody thought of this")
-        return read(found, *others)
+        return read(slide, settings)
 
-    monkeypatch.setattr("slpd_toolkit.commands.import_features.read_slide", fails_at_a)
+    monkeypatch.setattr(trident_format, "read", fails_at_a)
     assert import_folder(source, tmp_path / "cache") == 1
     assert sorted(path.name for path in (tmp_path / "cache").glob("*.h5")) == ["b.h5", "c.h5"]
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
@@ -396,14 +397,14 @@ def test_the_report_holds_all_slides_of_the_cache(tmp_path: Path, monkeypatch: p
 
 
 def test_the_report_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, write = good(tmp_path / "features_e"), import_features.write_tokens
+    whole, write = good(tmp_path / "features_e"), importer.write_tokens
 
     def interrupted(writer: Any, slide: Any, placement: Any) -> int:
         if slide.slide_id == "c":
             raise KeyboardInterrupt
         return write(writer, slide, placement)
 
-    monkeypatch.setattr(import_features, "write_tokens", interrupted)
+    monkeypatch.setattr(importer, "write_tokens", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_folder(whole, tmp_path / "cache")
     assert [row["slide_id"] for row in read_csv(tmp_path / "cache" / "imported.csv")] == ["a", "b"]

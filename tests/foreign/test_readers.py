@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from slpd_toolkit.core.errors import SlideError, UsageError
-from slpd_toolkit.foreign import trident
-from slpd_toolkit.foreign.detect import find, read_slide, tool_of
+from slpd_toolkit.foreign.detect import find, format_of
 from slpd_toolkit.foreign.features import MissingSettingError, Settings, known, nominal_mpp
+from slpd_toolkit.foreign.format import SourceSlide, load
+from slpd_toolkit.foreign.formats import trident
 from slpd_toolkit.foreign.rows import open_h5, open_rows
 from tests.foreign.factory import (
     features_of,
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.foreign.features import SlideFeatures, Tool
+    from slpd_toolkit.foreign.features import SlideFeatures
 
 COORDS, FEATURES = lattice_of(6, 5, 512), features_of(30)
 ENCODER = Settings(encoder="resnet50", mpp=0.25)
 
 
-def read(folder: Path, tool: Tool | None = None, settings: Settings | None = None) -> SlideFeatures:
+def read(folder: Path, tool: str | None = None, settings: Settings | None = None) -> SlideFeatures:
     chosen, found = find(folder, tool)
-    return read_slide(found[0], chosen, settings or Settings())
+    return load(chosen).read(found[0], settings or Settings())
 
 
 def rows(slide: SlideFeatures) -> npt.NDArray[Any]:
@@ -316,13 +317,13 @@ def test_code_in_a_tensor_file_is_not_run(tmp_path: Path) -> None:
 
 
 def test_tools_are_told_by_content(tmp_path: Path) -> None:
-    assert tool_of(write_trident(tmp_path / "t.h5", FEATURES, COORDS)) == "trident"
-    assert tool_of(write_clam(tmp_path, "c", FEATURES, COORDS) / "c.h5") == "clam"
-    assert tool_of(write_stamp(tmp_path / "s.h5", FEATURES, COORDS)) == "stamp"
+    assert format_of(write_trident(tmp_path / "t.h5", FEATURES, COORDS)) == "trident"
+    assert format_of(write_clam(tmp_path, "c", FEATURES, COORDS) / "c.h5") == "clam"
+    assert format_of(write_stamp(tmp_path / "s.h5", FEATURES, COORDS)) == "stamp"
     folder = write_slide2vec(tmp_path, "v", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)))
-    assert tool_of(folder / "v.pt") == "slide2vec"
+    assert format_of(folder / "v.pt") == "slide2vec"
     save(tmp_path / "h.pt", features_of(512).reshape(2, 256, 8))
-    assert tool_of(tmp_path / "h.pt") == "hipt"
+    assert format_of(tmp_path / "h.pt") == "hipt"
 
 
 def test_a_damaged_first_file_does_not_hide_the_tool(tmp_path: Path) -> None:
@@ -333,13 +334,13 @@ def test_a_damaged_first_file_does_not_hide_the_tool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", [None, "clam"])
-def test_folders_without_features(tmp_path: Path, tool: Tool | None) -> None:
+def test_folders_without_features(tmp_path: Path, tool: str | None) -> None:
     with pytest.raises(UsageError, match="holds no feature files"):
         find(tmp_path, tool)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         find(tmp_path / "absent", tool)
     (tmp_path / "a.h5").write_bytes(b"no HDF5")
-    with pytest.raises(UsageError, match="no file that was looked at is of a tool that is known"):
+    with pytest.raises(UsageError, match="none of the first files is in a known format"):
         find(tmp_path, None)
 
 
@@ -408,7 +409,7 @@ def test_damage_is_told_as_such(tmp_path: Path, seed: int) -> None:
         data[place] = rng.integers(256)
     path.write_bytes(data)
     with suppress(SlideError):
-        rows(trident.read(path, Settings()))
+        rows(trident.read(SourceSlide("a", (path,)), Settings()))
 
 
 def test_the_resolution_that_was_meant() -> None:

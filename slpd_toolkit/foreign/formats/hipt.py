@@ -1,9 +1,10 @@
-"""HIPT: tokens of a 4096-px region, or of all regions of a slide, in a .pt file; what little else is known is its name.
+"""HIPT: give a folder of .pt files, with --encoder-name, and --mpp where coordinates are known.
 
-A region is (256, D), row-major, and its file is called `<slide>_<x>_<y>.pt` where it says where it lies; a slide is
-(M, 256, D). The published SLPD code turns a region round: (D, 16, 16). What HIPT computes from them, an embedding
-of each region, lies about in the same kind of file, (M, 192), and is no tokens, however many regions there are.
+A file holds the tokens of a region, [256, D], and is called <slide>_<x>_<y>.pt, or those of a slide, [M, 256, D].
 """
+
+# Regions are row-major; the published SLPD code stores a region as (D, 16, 16). HIPT stores what it computes from
+# tokens, one embedding per region, (M, 192), in the same kind of file: those are not tokens.
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ import numpy as np
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.foreign.features import SlideFeatures, check_pairs, require_encoder, require_mpp
+from slpd_toolkit.foreign.format import SourceSlide
 from slpd_toolkit.foreign.rows import ArrayRows, check_features
-from slpd_toolkit.foreign.slide2vec import COORDINATES, read_grids
 from slpd_toolkit.foreign.tensors import read_arrays, read_tensor, write_tensor
+from slpd_toolkit.foreign.whole_regions import COORDINATES, META, read_grids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.foreign.features import Settings
 
+FOLDER = "HIPT's folder of .pt files"
+SUFFIXES = (".pt",)
+NOT_FEATURES: tuple[str, ...] = ()
+INNER_FOLDERS: tuple[str, ...] = ()
+READS_COORDS = True
 MPP = 0.5
 REGION_PX = 4096
 COORDS_FOLDER = "coordinates"
@@ -39,23 +46,32 @@ _REGION_EMBEDDING = 192  # width of what HIPT's region ViT makes; its patch ViT'
 _LOOKED_AT = 8  # files, until one can be read
 
 
-def group(paths: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+def recognises(path: Path) -> bool:
+    """Return whether a file is one tensor, without the JSON file beside it that slide2vec writes."""
+    if path.with_name(path.stem + META).is_file():
+        return False
+    read_tensor(path)
+    return True
+
+
+def group(paths: Sequence[Path]) -> list[SourceSlide]:
     """Group files by slide: a file a slide, or a file a region, as the first that can be read shows."""
     if not _are_regions(paths[:_LOOKED_AT]):
-        return [(path.stem, (path,)) for path in paths]
+        return [SourceSlide(path.stem, (path,)) for path in paths]
     slides: dict[str, list[Path]] = {}
     for path in paths:
         found = _AT.fullmatch(path.stem) or _NUMBERED.fullmatch(path.stem)
         slides.setdefault(found["slide"] if found else path.stem, []).append(path)
-    return [(slide_id, tuple(files)) for slide_id, files in slides.items()]
+    return [SourceSlide(slide_id, tuple(files)) for slide_id, files in slides.items()]
 
 
-def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFeatures:
+def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
         SlideError: A file is damaged or has another shape, or something is not known that the user can say.
     """
+    files = slide.files
     rows: ArrayRows | RegionFiles
     shape = read_tensor(files[0]).shape
     if _are_embeddings(files[0], shape):
@@ -85,7 +101,7 @@ def read(slide_id: str, files: tuple[Path, ...], settings: Settings) -> SlideFea
         mpp_l0 = require_mpp(settings, files[0])
     patch_l0 = patch_px * target_mpp / mpp_l0
     return SlideFeatures(
-        slide_id=slide_id,
+        slide_id=slide.slide_id,
         tool="hipt",
         files=files,
         features=rows,

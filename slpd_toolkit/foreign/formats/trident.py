@@ -1,4 +1,7 @@
-"""TRIDENT: `features_<encoder>/<slide>.h5`; what is known of the slide stands at the dataset of coordinates."""
+"""TRIDENT: give features_<encoder>/ of the job's folder.
+
+Nothing else is needed; --mpp, or a column mpp in --manifest, is more exact than TRIDENT's magnification labels.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from slpd_toolkit.foreign.features import (
     number,
     require_encoder,
 )
-from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+from slpd_toolkit.foreign.format import one_file_per_slide, require_one
+from slpd_toolkit.foreign.rows import dataset, dataset_attributes, open_h5, open_rows, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,18 +34,33 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.format import SourceSlide
 
+FOLDER = "TRIDENT's features_<encoder>/"
+SUFFIXES = (".h5",)
+NOT_FEATURES: tuple[str, ...] = ()
+INNER_FOLDERS: tuple[str, ...] = ()
+READS_COORDS = False
 FEATURES, COORDS = "features", "coords"
 PATCH_L0 = "patch_size_level0"
 _FOLDER = "features_"
 
+group = one_file_per_slide
 
-def read(path: Path, settings: Settings) -> SlideFeatures:
+
+def recognises(path: Path) -> bool:
+    """Return whether a file holds features, and coordinates with the attributes that TRIDENT writes."""
+    file = open_h5(path)
+    return {FEATURES, COORDS} <= set(file.names) and PATCH_L0 in dataset_attributes(file, COORDS)
+
+
+def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
         SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
     """
+    path = require_one(slide)
     file = open_h5(path)
     features = open_rows(dataset(file, FEATURES), path)
     stored = dataset(file, COORDS)

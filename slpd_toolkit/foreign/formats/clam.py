@@ -1,4 +1,8 @@
-"""CLAM: features in `h5_files/<slide>.h5` without a word about them; what a patch is stands in `patches/<slide>.h5`."""
+"""CLAM: give FEAT_DIR/h5_files, with --coords, --encoder-name and --mpp.
+
+CLAM's feature files do not say where patches lie or what they are: give --coords RESULTS/patches, --encoder-name, and
+--mpp (or --manifest with a column mpp).
+"""
 
 from __future__ import annotations
 
@@ -16,23 +20,40 @@ from slpd_toolkit.foreign.features import (
     require_encoder,
     require_mpp,
 )
-from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
+from slpd_toolkit.foreign.format import one_file_per_slide, require_one
+from slpd_toolkit.foreign.formats.trident import PATCH_L0
+from slpd_toolkit.foreign.rows import dataset, dataset_attributes, open_h5, open_rows, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.format import SourceSlide
 
+FOLDER = "CLAM's h5_files/"
+SUFFIXES = (".h5",)
+NOT_FEATURES: tuple[str, ...] = ()
+INNER_FOLDERS = ("h5_files",)
+READS_COORDS = True
 FEATURES, COORDS = "features", "coords"
 
+group = one_file_per_slide
 
-def read(path: Path, settings: Settings) -> SlideFeatures:
+
+def recognises(path: Path) -> bool:
+    """Return whether a file holds features and coordinates, and not the attributes that TRIDENT adds."""
+    file = open_h5(path)
+    return {FEATURES, COORDS} <= set(file.names) and PATCH_L0 not in dataset_attributes(file, COORDS)
+
+
+def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
         SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
     """
+    path = require_one(slide)
     file = open_h5(path)
     features = open_rows(dataset(file, FEATURES), path)
     coords_l0 = check_pairs(read_pairs(dataset(file, COORDS), path), features.shape[0], path)

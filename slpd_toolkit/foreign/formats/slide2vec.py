@@ -1,12 +1,11 @@
-"""slide2vec: whole regions in `hierarchical_embeddings/<slide>.pt` or `.npz`, with a JSON file beside each.
+"""slide2vec: give RUN/hierarchical_embeddings.
 
-Where the regions lie stands in `tiles/<slide>.coordinates.npz`, and what the slide is in a JSON file beside that.
+It holds regions of m x m tiles; their coordinates are looked for in RUN/tiles, or give --coords.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,28 +21,40 @@ from slpd_toolkit.foreign.features import (
     require_encoder,
     require_mpp,
 )
-from slpd_toolkit.foreign.rows import ArrayRows, check_features
-from slpd_toolkit.foreign.tensors import read_arrays, read_tensor
+from slpd_toolkit.foreign.format import one_file_per_slide, require_one
+from slpd_toolkit.foreign.rows import ArrayRows
+from slpd_toolkit.foreign.tensors import read_arrays
+from slpd_toolkit.foreign.whole_regions import COORDINATES, META, read_grids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.format import SourceSlide
 
-META = ".meta.json"
-COORDINATES = ".coordinates.npz"
+FOLDER = "slide2vec's hierarchical_embeddings/"
+SUFFIXES = (".pt", ".npz")
+NOT_FEATURES = (COORDINATES,)
+INNER_FOLDERS = ("hierarchical_embeddings",)
+READS_COORDS = True
 _COORDINATES_META = ".coordinates.meta.json"
 
+group = one_file_per_slide
 
-def read(path: Path, settings: Settings) -> SlideFeatures:
+
+def recognises(path: Path) -> bool:
+    """Return whether a file is an .npz, or has the JSON file beside it that slide2vec writes."""
+    return path.suffix == ".npz" or path.with_name(path.stem + META).is_file()
+
+
+def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
         SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
     """
+    path = require_one(slide)
     features, grid = read_grids(path)
     meta = _read_json(path.with_name(path.stem + META))
     coordinates = _coordinates(path, settings)
@@ -53,9 +64,9 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
         raise SlideError(f"{coordinates} lacks {', '.join(sorted(missing))}.", hint="Run slide2vec's tiling again.")
     coords_l0 = check_pairs(np.stack([arrays["x"], arrays["y"]], axis=-1), len(features), path, "regions")
     about = _read_json(coordinates.with_name(path.stem + _COORDINATES_META))
-    slide, tiling = about.get("slide", {}), about.get("tiling", {})
+    about_slide, tiling = about.get("slide", {}), about.get("tiling", {})
     patch_px = _patch_px(meta, grid, settings, path)
-    stated_mpp = number(slide, path, "base_spacing_um")
+    stated_mpp = number(about_slide, path, "base_spacing_um")
     mpp_l0 = settings.mpp_l0 or settings.mpp or stated_mpp or require_mpp(settings, path)
     asked_mpp = settings.target_mpp or number(meta, path, "requested_spacing_um")
     patch_l0 = _patch_l0(meta, tiling, grid, patch_px, path)
@@ -65,7 +76,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
                 f"{path}: the files do not say the patches' resolution.", hint="Give --target-mpp 0.5 (um/px)."
             )
         patch_l0 = patch_px * asked_mpp / mpp_l0
-    size = slide.get("dimensions")
+    size = about_slide.get("dimensions")
     return SlideFeatures(
         slide_id=path.stem,
         tool="slide2vec",
@@ -81,23 +92,6 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
         size_l0=(int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else None,
         encoder=require_encoder(known(meta, "encoder_name", "encoder", "model_name"), settings, path, "slide2vec"),
     )
-
-
-def read_grids(path: Path) -> tuple[npt.NDArray[np.floating], int]:
-    """Read regions of m x m patches, row-major: (R, m * m, D) features, and m.
-
-    Raises:
-        SlideError: The file is unreadable or has another shape.
-    """
-    features = read_tensor(path)
-    grid = math.isqrt(features.shape[1]) if features.ndim == 3 else 0
-    if grid < 2 or grid * grid != features.shape[1]:
-        raise SlideError(
-            f"{path}: features are {features.shape}, expected (R, m * m, D): regions of m x m patches.",
-            hint="Features of single tiles or of whole slides are other folders; regions are hierarchical_embeddings/.",
-        )
-    check_features((features.shape[0] * features.shape[1], features.shape[2]), features.dtype, path)
-    return features, grid
 
 
 def _coordinates(path: Path, settings: Settings) -> Path:

@@ -1,4 +1,8 @@
-"""STAMP: `<extractor>/<slide>.h5` with `feats` and, in micrometres, `coords`; its oldest files have them in px."""
+"""STAMP: give the folder <extractor>/.
+
+With --mpp, or a column mpp in --manifest, the cache has the slide's own pixels; without, its coordinates fit everything
+but those. Files written before version 2 do not say how large tiles are: give --target-mpp.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from slpd_toolkit.foreign.features import (
     number,
     require_encoder,
 )
+from slpd_toolkit.foreign.format import one_file_per_slide, require_one
 from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_h5, read_pairs
 
 if TYPE_CHECKING:
@@ -26,13 +31,27 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.hdf5_reader import Hdf5Contents
     from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.format import SourceSlide
 
-FEATURES, COORDS = "feats", "coords"
+FOLDER = "STAMP's <extractor>/"
+SUFFIXES = (".h5",)
+NOT_FEATURES: tuple[str, ...] = ()
+INNER_FOLDERS: tuple[str, ...] = ()
+READS_COORDS = False
+FEATURES, COORDS = "feats", "coords"  # in micrometres; the oldest files have coordinates in px
 _TILE_PX = 224  # STAMP's default, and all that its oldest versions knew
 _OLDEST_TILE_UM = 256.0  # what STAMP itself takes the tiles of its oldest files for
 _ABOUT = 0.02
 _JITTER = 0.05
 """Columns or rows that lie closer than this share of a tile are one."""
+
+group = one_file_per_slide
+
+
+def recognises(path: Path) -> bool:
+    """Return whether a file holds what STAMP calls features and coordinates."""
+    file = open_h5(path)
+    return {FEATURES, COORDS} <= set(file.names)
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class _Tiles:
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path, settings: Settings) -> SlideFeatures:
+def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Coordinates become level-0 px where the level-0 resolution is given. Where it is not, their px are those of the
@@ -54,6 +73,7 @@ def read(path: Path, settings: Settings) -> SlideFeatures:
     Raises:
         SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
     """
+    path = require_one(slide)
     file = open_h5(path)
     features = open_rows(dataset(file, FEATURES), path)
     coords = check_pairs(read_pairs(dataset(file, COORDS), path), features.shape[0], path)

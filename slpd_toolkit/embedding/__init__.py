@@ -1,0 +1,1 @@
+"""`slpd embed`: slides opened and read ahead, encoded in full batches, and written as token files."""

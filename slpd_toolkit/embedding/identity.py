@@ -1,0 +1,67 @@
+"""What all token files of a run share: encoder, geometry and settings. One cache holds one identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.config.recipe import as_recipe
+from slpd_toolkit.core.version import __version__
+from slpd_toolkit.slides.regions import Lattice
+from slpd_toolkit.store.schema import TokenMeta
+from slpd_toolkit.store.token_file import require_same_run
+
+if TYPE_CHECKING:
+    from slpd_toolkit.config.embed import EmbedConfig
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.encoders.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class CacheIdentity:
+    """The attributes of a run's token files, complete but for those of the slide."""
+
+    config: EmbedConfig
+    encoder: Encoder
+    precision: Precision
+
+    def meta(self, slide_id: str, lattice: Lattice, slide_fingerprint: str) -> TokenMeta:
+        """Return the attributes of one slide's token file."""
+        return TokenMeta(
+            slide_id=slide_id,
+            slide_width_l0=lattice.width_l0,
+            slide_height_l0=lattice.height_l0,
+            slide_fingerprint=slide_fingerprint,
+            mpp_l0=lattice.mpp_l0,
+            target_mpp=lattice.target_mpp,
+            effective_mpp=lattice.effective_mpp,
+            upsampling=lattice.upsampling,
+            patch_px=lattice.patch_px,
+            region_px=lattice.region_px,
+            region_l0=lattice.region_l0,
+            min_tissue=self.config.min_tissue,
+            encoder=self.encoder.name,
+            encoder_sha256=self.encoder.weights_sha256,
+            encoder_input_px=self.encoder.input_px,
+            embedding_dim=self.encoder.embedding_dim,
+            mean=self.encoder.mean,
+            std=self.encoder.std,
+            precision=self.precision,
+            toolkit_version=__version__,
+            recipe=json.dumps(as_recipe(self.config), sort_keys=True),
+        )
+
+    def require_same_cache(self, slide_ids: set[str]) -> None:
+        """Refuse to mix encoders or geometries in one cache, before any work starts.
+
+        Args:
+            slide_ids: All slides of the manifest, which `--overwrite` may replace, in this part of an array job or
+                another.
+
+        Raises:
+            UsageError: The cache holds another encoder or geometry.
+        """
+        config = self.config
+        lattice = Lattice(0, 0, 1.0, config.mpp, config.patch_px, config.region_px, 1, 1)
+        require_same_run(config.out, self.meta("", lattice, ""), slide_ids if config.overwrite else ())

@@ -1,0 +1,114 @@
+"""The life of one slide: opened, planned, read and written, then named as complete or thrown away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import fingerprint, remove_leftovers
+from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
+from slpd_toolkit.slides.regions import lay_lattice
+from slpd_toolkit.slides.slide import Slide
+from slpd_toolkit.store import schema
+from slpd_toolkit.store.token_file import require_same
+from slpd_toolkit.store.writer import TokenWriter
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.embedding.identity import CacheIdentity
+    from slpd_toolkit.slides.plan import Block, SlidePlan
+
+QC_FOLDER = "qc"
+
+
+@dataclass
+class SlideJob:
+    """One slide in progress: open for reading, with a writer open for its tokens."""
+
+    entry: SlideEntry
+    slide: Slide
+    plan: SlidePlan
+    writer: TokenWriter
+    over: bool = False
+
+    def read(self, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Read a block: see `slides.plan.read_block`.
+
+        Raises:
+            SlideError: Pixels cannot be decoded, or the slide has ended while the block waited for its turn.
+        """
+        if self.over:
+            raise SlideError("abandoned")
+        return read_block(self.slide, self.plan, block)
+
+    def end(self, *, keep: bool) -> None:
+        """Stop reading; name the token file, or throw it away.
+
+        Raises:
+            CacheError: The disk refuses.
+        """
+        self.over = True
+        self.slide.close()
+        if keep:
+            self.writer.commit()
+        else:
+            self.writer.abort()
+
+
+@dataclass(frozen=True)
+class SlideOpener:
+    """Opens slides, in reader threads."""
+
+    identity: CacheIdentity
+    draw: Callable[[Path, SlidePlan], None]
+    """Draws the picture for quality control."""
+    opened: deque[SlideJob]
+    """Every job that was opened, so that a run that ends early can remove its unfinished files."""
+
+    def open(self, entry: SlideEntry) -> SlideJob | None:
+        """Open a slide, find its tissue and regions, draw its picture and open its writer.
+
+        Returns:
+            The job, or None if the slide's token file is complete.
+
+        Raises:
+            SlideError: The slide cannot be used.
+            CacheError: Its token file differs from what this run would write, or the disk refuses.
+        """
+        config = self.identity.config
+        path = config.out / f"{entry.slide_id}{schema.SUFFIX}"
+        picture = config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
+        for target in (path, picture):
+            remove_leftovers(target)
+        slide = Slide(entry.slide_path, entry.mpp_l0)
+        try:
+            lattice = lay_lattice(
+                slide,
+                target_mpp=config.mpp,
+                patch_px=config.patch_px,
+                region_px=config.region_px,
+                max_upsample=config.max_upsample,
+            )
+            meta = self.identity.meta(entry.slide_id, lattice, fingerprint(entry.slide_path))
+            if path.exists() and not config.overwrite:
+                require_same(path, meta)
+                slide.close()
+                return None
+            plan = plan_slide(slide, lattice, config.min_tissue)
+            if config.qc:
+                self.draw(picture, plan)
+            require_tissue(plan)
+            job = SlideJob(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
+        except BaseException:
+            slide.close()
+            raise
+        self.opened.append(job)
+        return job

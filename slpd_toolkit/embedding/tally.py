@@ -1,0 +1,74 @@
+"""What a run has done, what it expects to do, and its summary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core import console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slpd_toolkit.core.failures import FailureLog
+    from slpd_toolkit.embedding.slide_job import SlideJob
+
+
+@dataclass
+class Tally:
+    """What the run has done so far, and what it has planned."""
+
+    slides: int = 0
+    skipped: int = 0
+    regions: int = 0
+    patches: int = 0
+    bytes: int = 0
+    planned: int = 0
+    patches_planned: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def plan(self, job: SlideJob) -> None:
+        """Count a slide that will be encoded."""
+        self.planned += 1
+        self.patches_planned += len(job.plan) * job.plan.lattice.grid**2
+
+    def finish(self, job: SlideJob) -> None:
+        """Count a slide whose token file is complete."""
+        self.slides += 1
+        self.regions += len(job.plan)
+        self.bytes += job.writer.path.stat().st_size
+
+    def expected_patches(self, slides: int, failed: int) -> float:
+        """Estimate how many patches the run encodes in total, from the slides planned so far.
+
+        Args:
+            slides: All slides of the run.
+            failed: Those that failed.
+        """
+        unseen = slides - self.skipped - self.planned - failed
+        return self.patches_planned * (1 + max(0, unseen) / max(1, self.planned))
+
+
+def print_summary(tally: Tally, failures: FailureLog, out: Path, contact_sheet: Path | None) -> None:
+    """Print what was done, and which files list the failures and the pictures."""
+    seconds = time.monotonic() - tally.started
+    console.table(
+        f"Token cache {out}",
+        [
+            {
+                "slides": tally.slides,
+                "skipped": tally.skipped,
+                "failed": len(failures.rows),
+                "regions": tally.regions,
+                "patches": tally.patches,
+                "patches/s": tally.patches / seconds,
+                "time": console.human_seconds(seconds),
+                "size": console.human_bytes(tally.bytes),
+            }
+        ],
+    )
+    if failures.rows:
+        console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
+    if contact_sheet:
+        console.note(f"Look at {contact_sheet}: is the outlined tissue what you would outline?")
