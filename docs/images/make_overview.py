@@ -44,7 +44,7 @@ def main(demo: Path) -> None:
     grid = figure.add_gridspec(1, 4, width_ratios=(1.15, 0.95, 1.15, 1.2))
     parts = [figure.add_subfigure(grid[0, column]) for column in range(4)]
     with Slide(demo / "slides" / f"{slide_id}.tiff") as slide:
-        thumbnail = slide.thumbnail(slide.mpp_l0 * max(slide.width_l0, slide.height_l0) / _SIDE_PX)
+        thumbnail = slide.thumbnail(slide.header.mpp_l0 * max(slide.header.width_l0, slide.header.height_l0) / _SIDE_PX)
         _draw_prototypes_of_slide(parts[0].add_subplot(), file, row, thumbnail.rgb, thumbnail.step_l0)
         _draw_nearest(parts[1], file, row, slide)
     here = attention.slide(attention.slide_ids.index(slide_id))

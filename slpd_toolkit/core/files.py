@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,13 @@ from slpd_toolkit.core.errors import UsageError
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINGERPRINT_BYTES = 1 << 20
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _RANDOM_CHARACTERS = 8  # in the names that `tempfile` gives
 
 
@@ -72,6 +80,18 @@ def publish(partial: Path, path: Path) -> None:
                 partial.replace(path)
         finally:
             os.close(descriptor)
+
+
+def special_kind(path: Path) -> str:
+    """Return the kind of a path that is not a regular file ("a folder", "a FIFO", ...); empty for a regular file.
+
+    Links are followed.
+
+    Raises:
+        OSError: The path does not exist or cannot be reached.
+    """
+    mode = path.stat().st_mode
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def make_folder(folder: Path) -> None:

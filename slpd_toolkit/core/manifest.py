@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.core.files import is_safe_name, special_kind
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 REQUIRED_COLUMNS = ("slide_id", "slide_path")
@@ -147,7 +147,9 @@ def _path_problems(path: Path, raw_path: str) -> list[tuple[str, str]]:
     if not raw_path:
         return [("slide_path is empty.", "Give the slide's file.")]
     try:
-        path.stat()
+        kind = special_kind(path)
+        if kind:
+            return [(f"{path} is {kind}, not a slide file.", "Give the slide's file.")]
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte is a ValueError
         return [(f"no such file: {path}.", "Paths are absolute, or relative to the manifest or --slides-root.")]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From slides to token files: reader threads work ahead of the main thread, which encodes full batches and writes.
+"""From slides to token files: readers work ahead of the main thread, which encodes full batches and writes.
 
 What is read ahead is bounded, so memory does not grow with the slide.
 """
@@ -16,7 +16,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.core.readahead import read_ahead
-from slpd_toolkit.embedding.readers import reader_threads
+from slpd_toolkit.embedding.readers import count_workers, make_readers
 from slpd_toolkit.embedding.slide_job import SlideOpener
 from slpd_toolkit.embedding.tally import Tally
 from slpd_toolkit.encoders.stream import encode_stream
@@ -80,12 +80,12 @@ class EmbeddingPipeline:
 
     def run(self, entries: list[SlideEntry]) -> None:
         """Embed slides; complete ones are skipped, failing ones are recorded, and the others continue."""
-        opener = SlideOpener(self._identity, self._draw, deque())
-        readers, workers = reader_threads(self._identity.config.workers, self._device)
-        depth = 2 * workers + 2 * self._batch_size // 16
+        threads, slide_readers = make_readers(self._identity.config.workers, self._device)
+        opener = SlideOpener(slide_readers, self._identity, self._draw, deque())
+        depth = 2 * count_workers(self._identity.config.workers) + 2 * self._batch_size // 16
         try:
             with console.progress("embed", total=1, unit="patches") as progress:
-                blocks = self._blocks(self._jobs(entries, readers, opener), readers, depth)
+                blocks = self._blocks(self._jobs(entries, threads, opener), threads, depth)
                 for key, first, tokens in self._encode(blocks):
                     self._put(key.part(first, len(tokens)), tokens)
                     tally = self.tally
@@ -93,15 +93,16 @@ class EmbeddingPipeline:
                     progress.expect(tally.expected_patches(len(entries), len(self._failures)))
                     progress.advance(len(tokens), f"{tally.slides + tally.skipped}/{len(entries)} slides")
         finally:
-            readers.shutdown(wait=True, cancel_futures=True)
+            slide_readers.close()  # reads that still run are not waited for
+            threads.shutdown(wait=True, cancel_futures=True)
             for job in opener.opened:
                 if not job.over:
                     job.end(keep=False)
 
-    def _jobs(self, entries: Iterable[SlideEntry], readers: Executor, opener: SlideOpener) -> Iterator[SlideJob]:
+    def _jobs(self, entries: Iterable[SlideEntry], threads: Executor, opener: SlideOpener) -> Iterator[SlideJob]:
         """Open and plan slides, a few ahead of the one that is read."""
         tasks = ((entry, partial(opener.open, entry)) for entry in entries)
-        for entry, future in read_ahead(readers, tasks, _SLIDES_AHEAD):
+        for entry, future in read_ahead(threads, tasks, _SLIDES_AHEAD):
             try:
                 job = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
@@ -116,11 +117,11 @@ class EmbeddingPipeline:
             yield job
 
     def _blocks(
-        self, jobs: Iterable[SlideJob], readers: Executor, depth: int
+        self, jobs: Iterable[SlideJob], threads: Executor, depth: int
     ) -> Iterator[tuple[BlockKey, npt.NDArray[np.uint8]]]:
         """Read blocks of patches ahead, in order; patches that are pure padding get the token of white at once."""
         tasks = (((job, block), partial(job.read, block)) for job in jobs for block in job.plan.blocks())
-        for (job, block), future in read_ahead(readers, tasks, depth):
+        for (job, block), future in read_ahead(threads, tasks, depth):
             try:
                 patches, inside = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run

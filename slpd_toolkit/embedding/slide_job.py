@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import fingerprint, remove_leftovers
-from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
+from slpd_toolkit.slides.guarded_slide import GuardedSlide
+from slpd_toolkit.slides.plan import require_tissue
 from slpd_toolkit.slides.regions import lay_lattice
-from slpd_toolkit.slides.slide import Slide
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import require_same
 from slpd_toolkit.store.writer import TokenWriter
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.embedding.identity import CacheIdentity
+    from slpd_toolkit.slides.guarded_slide import SlideReaders
     from slpd_toolkit.slides.plan import Block, SlidePlan
 
 QC_FOLDER = "qc"
@@ -31,23 +32,23 @@ QC_FOLDER = "qc"
 
 @dataclass
 class SlideJob:
-    """One slide in progress: open for reading, with a writer open for its tokens."""
+    """One slide in progress, with a writer open for its tokens."""
 
     entry: SlideEntry
-    slide: Slide
+    slide: GuardedSlide
     plan: SlidePlan
     writer: TokenWriter
     over: bool = False
 
     def read(self, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Read a block: see `slides.plan.read_block`.
+        """Read a block: see `GuardedSlide.read_block`.
 
         Raises:
             SlideError: Pixels cannot be decoded, or the slide has ended while the block waited for its turn.
         """
         if self.over:
             raise SlideError("abandoned")
-        return read_block(self.slide, self.plan, block)
+        return self.slide.read_block(self.plan, block)
 
     def end(self, *, keep: bool) -> None:
         """Stop reading; name the token file, or throw it away.
@@ -56,7 +57,6 @@ class SlideJob:
             CacheError: The disk refuses.
         """
         self.over = True
-        self.slide.close()
         if keep:
             self.writer.commit()
         else:
@@ -67,6 +67,7 @@ class SlideJob:
 class SlideOpener:
     """Opens slides, in reader threads."""
 
+    readers: SlideReaders
     identity: CacheIdentity
     draw: Callable[[Path, SlidePlan], None]
     """Draws the picture for quality control."""
@@ -88,27 +89,22 @@ class SlideOpener:
         picture = config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
         for target in (path, picture):
             remove_leftovers(target)
-        slide = Slide(entry.slide_path, entry.mpp_l0)
-        try:
-            lattice = lay_lattice(
-                slide,
-                target_mpp=config.mpp,
-                patch_px=config.patch_px,
-                region_px=config.region_px,
-                max_upsample=config.max_upsample,
-            )
-            meta = self.identity.meta(entry.slide_id, lattice, fingerprint(entry.slide_path))
-            if path.exists() and not config.overwrite:
-                require_same(path, meta)
-                slide.close()
-                return None
-            plan = plan_slide(slide, lattice, config.min_tissue)
-            if config.qc:
-                self.draw(picture, plan)
-            require_tissue(plan)
-            job = SlideJob(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
-        except BaseException:
-            slide.close()
-            raise
+        slide = GuardedSlide(self.readers, entry.slide_path, entry.mpp_l0)
+        lattice = lay_lattice(
+            slide.header,
+            target_mpp=config.mpp,
+            patch_px=config.patch_px,
+            region_px=config.region_px,
+            max_upsample=config.max_upsample,
+        )
+        meta = self.identity.meta(entry.slide_id, lattice, fingerprint(entry.slide_path))
+        if path.exists() and not config.overwrite:
+            require_same(path, meta)
+            return None
+        plan = slide.plan(lattice, config.min_tissue)
+        if config.qc:
+            self.draw(picture, plan)
+        require_tissue(plan)
+        job = SlideJob(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
         self.opened.append(job)
         return job

@@ -11,7 +11,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.report.atlas import THUMBNAIL_PX, Prototype, SlidePage, map_squares, write_strip
-from slpd_toolkit.slides.slide import Slide
+from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,8 @@ class Atlas:
             return {}
         try:
             self._require_located(row)
-            with Slide(entry.slide_path, entry.mpp_l0) as slide:
+            with SlideReaders() as readers:
+                slide = GuardedSlide(readers, entry.slide_path, entry.mpp_l0)
                 return {
                     k: self._strip(slide, row, slide_id, k, inside) for k, inside in enumerate(members) if len(inside)
                 }
@@ -88,7 +89,7 @@ class Atlas:
                 hint="Import them with --manifest and a column mpp (um/px of level 0), and train on that cache.",
             )
 
-    def _strip(self, slide: Slide, row: int, slide_id: str, k: int, inside: npt.NDArray[np.intp]) -> str:
+    def _strip(self, slide: GuardedSlide, row: int, slide_id: str, k: int, inside: npt.NDArray[np.intp]) -> str:
         file = self._file
         nearest = inside[np.argsort(-file.region_cosine[inside], kind="stable")][: self._nearest]
         side_l0 = int(file.region_l0[row])

@@ -11,7 +11,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
-from slpd_toolkit.slides.slide import Slide
+from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,30 +98,33 @@ class Thumbnails:
 
     def frame(self, slide_id: str) -> SlideFrame | None:
         """Return a slide's size and bounds without reading pixels, or None where `read` would return None."""
-        return self._opened(
-            slide_id, lambda slide: SlideFrame((slide.width_l0, slide.height_l0), slide.bounds_corner_l0)
-        )
+        return self._opened(slide_id, _frame)
 
     def read(self, slide_id: str) -> WholeSlide | None:
         """Give the thumbnail with the slide's size, or None where the slide is not listed or cannot be read."""
         return self._opened(slide_id, self._in_small)
 
-    def _opened(self, slide_id: str, look: Callable[[Slide], Seen]) -> Seen | None:
+    def _opened(self, slide_id: str, look: Callable[[GuardedSlide], Seen]) -> Seen | None:
         entry = self._entries.get(slide_id)
         if entry is None or slide_id in self.failures:
             return None
         try:
             # Only ratios matter here, so that a slide that does not say its resolution has a thumbnail too.
-            with Slide(entry.slide_path, mpp_l0=1.0) as slide:
-                return look(slide)
+            with SlideReaders() as readers:
+                return look(GuardedSlide(readers, entry.slide_path, mpp_l0=1.0))
         except SlideError as error:
             self.failures[slide_id] = error
             return None
 
-    def _in_small(self, slide: Slide) -> WholeSlide:
-        size_l0 = (slide.width_l0, slide.height_l0)
+    def _in_small(self, slide: GuardedSlide) -> WholeSlide:
+        size_l0 = (slide.header.width_l0, slide.header.height_l0)
         step_l0 = max(1.0, max(size_l0) / self._side_px)
         return WholeSlide(_exactly(slide.thumbnail(step_l0).rgb, size_l0, step_l0), size_l0)
+
+
+def _frame(slide: GuardedSlide) -> SlideFrame:
+    header = slide.header
+    return SlideFrame((header.width_l0, header.height_l0), header.bounds_corner_l0)
 
 
 def _exactly(rgb: npt.NDArray[np.uint8], size_l0: tuple[int, int], step_l0: float) -> npt.NDArray[np.uint8]:

@@ -75,8 +75,16 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
     return SlidePlan(lattice, thumbnail, mask, lattice.coords_l0(rows, columns), by_region[rows, columns])
 
 
-def read_block(slide: Slide, plan: SlidePlan, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def read_block(
+    slide: Slide, lattice: Lattice, corner_l0: tuple[int, int], block: Block
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Read the pixels of a block.
+
+    Args:
+        slide: The slide.
+        lattice: Its regions.
+        corner_l0: x, y of the top-left corner of the block's region.
+        block: Which patches of the region.
 
     Returns:
         The patches that touch the slide, (n, patch_px, patch_px, 3) uint8, row-major; and which they are, (rows,
@@ -85,9 +93,9 @@ def read_block(slide: Slide, plan: SlidePlan, block: Block) -> tuple[npt.NDArray
     Raises:
         SlideError: Pixels cannot be decoded.
     """
-    lattice, side = plan.lattice, block.rows_rc.stop - block.rows_rc.start
-    x_l0, y_l0 = (int(corner) for corner in plan.coords_l0[block.region])
-    inside = lattice.inside((x_l0, y_l0), block.rows_rc, block.columns_rc)
+    side = block.rows_rc.stop - block.rows_rc.start
+    x_l0, y_l0 = corner_l0
+    inside = lattice.inside(corner_l0, block.rows_rc, block.columns_rc)
     patch_px = lattice.patch_px
     if not inside.any():
         return np.empty((0, patch_px, patch_px, 3), np.uint8), inside

@@ -14,7 +14,7 @@ from slpd_toolkit.core.units import l0_from_px
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.slide import Slide
+    from slpd_toolkit.slides.slide import SlideHeader
 
 BLOCK_PX = 1024
 """Largest side of the blocks that regions are read in, target px: bounds memory, and few tiles are decoded twice."""
@@ -79,7 +79,9 @@ class Lattice:
         return np.outer(y_inside, x_inside)
 
 
-def lay_lattice(slide: Slide, *, target_mpp: float, patch_px: int, region_px: int, max_upsample: float) -> Lattice:
+def lay_lattice(
+    slide: SlideHeader, *, target_mpp: float, patch_px: int, region_px: int, max_upsample: float
+) -> Lattice:
     """Lay regions of `region_px` at `target_mpp` over a slide.
 
     A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its

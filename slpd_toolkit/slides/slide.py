@@ -18,6 +18,8 @@ import openslide
 from PIL import Image
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import special_kind
+from slpd_toolkit.core.guarded_process import report_progress
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 if TYPE_CHECKING:
@@ -53,6 +55,25 @@ class Thumbnail:
     mpp: float
 
 
+@dataclass(frozen=True)
+class SlideHeader:
+    """What a slide says about itself."""
+
+    path: Path
+    width_l0: int
+    height_l0: int
+    mpp_l0: float
+    downsamples: tuple[float, ...]
+    """Level-0 pixels per pixel of each level."""
+    bounds_corner_l0: tuple[int, int] = (0, 0)
+    """Top-left corner (x, y) of OpenSlide's bounds, level-0 px; (0, 0) where the file has none."""
+
+    def best_level(self, scale: float) -> int:
+        """Return the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
+        fine_enough = [level for level, downsample in enumerate(self.downsamples) if downsample <= scale * (1 + 1e-3)]
+        return max(fine_enough, key=lambda level: self.downsamples[level], default=0)
+
+
 class Slide:
     """An open whole-slide image. May be read from several threads at once; close it, or use it as a context manager.
 
@@ -69,12 +90,7 @@ class Slide:
     def __init__(self, path: Path, mpp_l0: float | None = None) -> None:
         self.path = path
         self._reading, self._closed, self._idle = 0, False, threading.Condition()
-        try:
-            path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
-        except OSError as error:
-            raise SlideError(
-                f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."
-            ) from error
+        _require_readable(path)
         try:
             self._file = openslide.OpenSlide(path)
             self._file.set_cache(openslide.OpenSlideCache(_TILE_CACHE_BYTES))
@@ -86,11 +102,12 @@ class Slide:
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f"{path} cannot be opened ({error}).", hint=_DAMAGED) from error
         try:
-            self.width_l0, self.height_l0 = self._file.dimensions
-            self.mpp_l0 = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
             self._sizes_lv, self._exact_downsamples = self._file.level_dimensions, self._file.level_downsamples
-            self.bounds_corner_l0 = _bounds_corner_l0(self._file.properties)
-            self.downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
+            downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
+            mpp = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
+            self.header = SlideHeader(
+                path, *self._file.dimensions, mpp, downsamples, _bounds_corner_l0(self._file.properties)
+            )
         except BaseException:
             self._file.close()
             raise
@@ -109,11 +126,6 @@ class Slide:
             self._closed = True
             self._idle.wait_for(lambda: self._reading == 0)
             self._file.close()
-
-    def best_level(self, scale: float) -> int:
-        """Give the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
-        fine_enough = [level for level, downsample in enumerate(self.downsamples) if downsample <= scale * (1 + 1e-3)]
-        return max(fine_enough, key=lambda level: self.downsamples[level], default=0)
 
     def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> RGB:
         """Read a square of level 0 as an image of another size.
@@ -135,8 +147,8 @@ class Slide:
         Raises:
             SlideError: The pixels cannot be decoded.
         """
-        level = self.best_level(side_l0 / side_px)
-        downsample = self.downsamples[level]
+        level = self.header.best_level(side_l0 / side_px)
+        downsample = self.header.downsamples[level]
         left_lv, top_lv = round(x_l0 / downsample), round(y_l0 / downsample)
         side_lv = max(1, round(side_l0 / downsample))
         if side_lv >= side_px:
@@ -159,8 +171,9 @@ class Slide:
             SlideError: The pixels cannot be decoded.
         """
         step_l0, level = self._thumbnail_step(mpp)
-        step_lv = round(step_l0 / self.downsamples[level])
-        columns, rows = math.ceil(self.width_l0 / step_l0), math.ceil(self.height_l0 / step_l0)
+        header = self.header
+        step_lv = round(step_l0 / header.downsamples[level])
+        columns, rows = math.ceil(header.width_l0 / step_l0), math.ceil(header.height_l0 / step_l0)
         block_th = max(1, _THUMBNAIL_BLOCK_LV // step_lv)
         rgb = np.empty((rows, columns, 3), np.uint8)
         for top in range(0, rows, block_th):
@@ -170,14 +183,15 @@ class Slide:
                 rgb[top : top + height, left : left + width] = cv2.resize(
                     block, (width, height), interpolation=cv2.INTER_AREA
                 )
-        return Thumbnail(rgb, step_l0, step_l0 * self.mpp_l0)
+        return Thumbnail(rgb, step_l0, step_l0 * header.mpp_l0)
 
     def _thumbnail_step(self, mpp: float) -> tuple[int, int]:
-        wanted_l0 = max(1.0, mpp / self.mpp_l0)
-        for downsample in sorted(set(self.downsamples), reverse=True):
+        wanted_l0 = max(1.0, mpp / self.header.mpp_l0)
+        downsamples = self.header.downsamples
+        for downsample in sorted(set(downsamples), reverse=True):
             step_l0 = max(1, round(wanted_l0 / downsample)) * downsample
             if step_l0 == round(step_l0) and abs(step_l0 / wanted_l0 - 1) <= _THUMBNAIL_TOLERANCE:
-                return round(step_l0), self.downsamples.index(downsample)
+                return round(step_l0), downsamples.index(downsample)
         return max(1, round(wanted_l0)), 0
 
     def _read_level(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
@@ -199,6 +213,7 @@ class Slide:
         # What is left of a whole pixel (an eighth at most, on a level of 4) it interpolates.
         exact = self._exact_downsamples[level]
         location_l0 = (round(left_lv * exact), round(top_lv * exact))
+        report_progress()
         try:
             with self._held_open():
                 rgba = np.asarray(self._file.read_region(location_l0, level, (width_lv, height_lv)))
@@ -220,6 +235,23 @@ class Slide:
             with self._idle:
                 self._reading -= 1
                 self._idle.notify_all()
+
+
+def _require_readable(path: Path) -> None:
+    """Check that a path is a file and may be read; opening a FIFO or a device would wait for ever.
+
+    Raises:
+        SlideError: It is not.
+    """
+    try:
+        kind = special_kind(path)
+        if kind:
+            raise SlideError(f"{path} is {kind}, not a slide file.", hint="Give the slide's file.")
+        path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
+    except OSError as error:
+        raise SlideError(
+            f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."
+        ) from error
 
 
 def _on_white(rgba: npt.NDArray[np.uint8]) -> RGB:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import fingerprint
-from slpd_toolkit.embedding.readers import lower_priority
+from slpd_toolkit.embedding.readers import NICER, make_readers
 from slpd_toolkit.slides import regions
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import (
@@ -385,13 +383,10 @@ def test_the_cache_is_readable_for_the_group(manifest: Path, tmp_path: Path) -> 
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()} == {0o640}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-def test_readers_on_a_cpu_give_way_to_the_encoder_and_nobody_else_does() -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-
-    def priority_of_a_reader() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    with ThreadPoolExecutor(1, initializer=lower_priority) as readers:
-        assert readers.submit(priority_of_a_reader).result() == min(before + 5, 19)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+def test_readers_on_a_cpu_let_the_encoder_run_first() -> None:
+    threads, readers = make_readers(1, torch.device("cpu"))
+    with threads, readers:
+        assert readers.call(os.getpriority, os.PRIO_PROCESS, 0) == min(os.getpriority(os.PRIO_PROCESS, 0) + NICER, 19)
+    threads, readers = make_readers(1, torch.device("meta"))
+    with threads, readers:
+        assert readers.call(os.getpriority, os.PRIO_PROCESS, 0) == os.getpriority(os.PRIO_PROCESS, 0)

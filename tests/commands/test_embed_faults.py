@@ -115,7 +115,7 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
         "short": ("short.tif", "is not a slide that OpenSlide reads", "truncated"),
         "text": ("text.svs", r"text\.svs is not a slide that OpenSlide reads", "convert to a tiled TIFF"),
         "empty": ("empty.svs", r"empty\.svs is not a slide that OpenSlide reads", "truncated"),
-        "folder": ("folder.svs", r"folder\.svs cannot be opened \(Is a directory\)", "Check the path"),
+        "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Give the slide's file"),
         "absent": ("absent.svs", r"no such file: .*absent\.svs", "relative to the manifest or --slides-root"),
         "no-mpp": ("no-mpp.tif", "does not say its resolution", "column `mpp`"),
         "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5", "column `mpp`"),

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.plan import SlidePlan
+    from slpd_toolkit.slides.plan import Block, SlidePlan
+
+
+def corner(found: SlidePlan, block: Block) -> tuple[int, int]:
+    x_l0, y_l0 = found.coords_l0[block.region].tolist()
+    return x_l0, y_l0
 
 
 def opened(path: Path, picture: npt.NDArray[np.uint8], **keywords: Any) -> Slide:
@@ -27,7 +32,7 @@ def opened(path: Path, picture: npt.NDArray[np.uint8], **keywords: Any) -> Slide
 def plan(
     slide: Slide, min_tissue: float = 0.1, *, region_px: int = 256, patch_px: int = 64, mpp: float = 1.0
 ) -> SlidePlan:
-    lattice = lay_lattice(slide, target_mpp=mpp, patch_px=patch_px, region_px=region_px, max_upsample=1.6)
+    lattice = lay_lattice(slide.header, target_mpp=mpp, patch_px=patch_px, region_px=region_px, max_upsample=1.6)
     return plan_slide(slide, lattice, min_tissue)
 
 
@@ -97,7 +102,7 @@ def test_the_blocks_of_a_region_are_its_patches(
         for block in found.blocks():
             side = (block.rows_rc.stop - block.rows_rc.start) * patch_px
             assert side <= bound or block.rows_rc.stop - block.rows_rc.start == 1
-            patches, inside = read_block(slide, found, block)
+            patches, inside = read_block(slide, found.lattice, corner(found, block), block)
             assert len(patches) == inside.sum()
             rows, columns = np.nonzero(inside)
             pieces[block.region, rows + block.rows_rc.start, columns + block.columns_rc.start] = patches
@@ -120,6 +125,6 @@ def test_blocks_that_are_pure_padding_are_not_read(tmp_path: Path, monkeypatch: 
             return read(x_l0, y_l0, side_l0, side_px)
 
         monkeypatch.setattr(slide, "read", spy)
-        counts = [len(read_block(slide, found, block)[0]) for block in found.blocks()]
+        counts = [len(read_block(slide, found.lattice, corner(found, block), block)[0]) for block in found.blocks()]
     assert asked == [(x, y) for y in (0, 64) for x in (0, 64, 128)]
     assert counts == [1, 1, 1, 0] * 2 + [0] * 8

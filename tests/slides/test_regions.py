@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,20 +10,17 @@ from hypothesis import strategies as st
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides.regions import BLOCK_LV, BLOCK_PX, Lattice, count_blocks, lay_lattice, select_regions
-from slpd_toolkit.slides.slide import Slide
+from slpd_toolkit.slides.slide import Slide, SlideHeader
 from tests.slide_factory import noise, write_slide
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
 
 
 def lattice(mpp_l0: float = 0.5, *, width: int = 9000, height: int = 7000, **changes: Any) -> Lattice:
     """Lay a lattice over a slide that is only described; a pyramid of 4 and 16."""
     downsamples = changes.pop("downsamples", (1.0, 4.0, 16.0))
-    fine = SimpleNamespace(mpp_l0=mpp_l0, width_l0=width, height_l0=height, path="slide.svs", downsamples=downsamples)
-    fine.best_level = lambda scale: Slide.best_level(fine, scale)  # type: ignore[arg-type]
+    fine = SlideHeader(Path("slide.svs"), width, height, mpp_l0, downsamples)
     wanted = {"target_mpp": 0.5, "patch_px": 256, "region_px": 4096, "max_upsample": 1.6} | changes
     return lay_lattice(fine, **wanted)  # type: ignore[arg-type]
 
@@ -116,7 +113,7 @@ def test_upsampling_is_allowed_up_to_the_factor_and_refused_beyond() -> None:
 def test_a_real_pyramid_gives_a_region_of_whole_level_pixels(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "slide.tif", noise(1001, 1503), mpp=0.249, downsamples=(2, 4))
     with Slide(path) as slide:
-        laid = lay_lattice(slide, target_mpp=1.0, patch_px=64, region_px=256, max_upsample=1.6)
+        laid = lay_lattice(slide.header, target_mpp=1.0, patch_px=64, region_px=256, max_upsample=1.6)
     assert laid.region_l0 == 1028
     assert laid.region_l0 % 4 == 0
     assert (laid.width_l0, laid.height_l0) == (1503, 1001)

@@ -1,0 +1,105 @@
+"""Slides read in processes of their own: one that aborts, hangs or asks for too much memory fails alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.guarded import GuardedPool, Limits, ProcessDiedError, ProcessHungError
+from slpd_toolkit.slides import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from slpd_toolkit.slides.plan import Block, SlidePlan
+    from slpd_toolkit.slides.regions import Lattice
+    from slpd_toolkit.slides.slide import Thumbnail
+
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
+
+_HINT = "The file is damaged, or OpenSlide cannot read it: copy it again, or open it in a viewer."
+
+
+class SlideReaders:
+    """Processes that read slides, as many as there are reads at the same time. A context manager.
+
+    Args:
+        niceness: How far their priority lies below that of this process.
+    """
+
+    def __init__(self, niceness: int = 0) -> None:
+        self._pool = GuardedPool(Limits(niceness=niceness))
+        self.call = self._pool.call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all reads that still run."""
+        self._pool.close()
+
+    def read(self, function: Callable[[Path, *Given], Made], path: Path, *arguments: *Given) -> Made:
+        """Call a function of `slides.reading`.
+
+        A process that ends is replaced and the call repeated once: what an earlier slide did to the memory of the
+        process is not this slide's fault.
+
+        Raises:
+            SlideError: The slide cannot be read; the process ended twice, made no progress, or needs too much memory.
+        """
+        try:
+            try:
+                return self._pool.call(function, path, *arguments)
+            except ProcessDiedError:
+                return self._pool.call(function, path, *arguments)
+        except ProcessDiedError as error:
+            raise SlideError(f"{path} ended the process that read it: {error.message}.", hint=_HINT) from error
+        except ProcessHungError as error:
+            raise SlideError(f"{path} was given up: {error.message}.", hint=_HINT) from error
+        except MemoryError as error:
+            raise SlideError(f"{path} cannot be read: it asks for {error}.", hint=_HINT) from error
+
+
+class GuardedSlide:
+    """A slide that is read by `SlideReaders`: the methods of `Slide`.
+
+    Args:
+        readers: Who reads.
+        path: Any file that OpenSlide reads.
+        mpp_l0: Micrometres per level-0 pixel; None takes the file's.
+
+    Raises:
+        SlideError: See `Slide`.
+    """
+
+    def __init__(self, readers: SlideReaders, path: Path, mpp_l0: float | None = None) -> None:
+        self._readers, self._path, self._mpp_l0 = readers, path, mpp_l0
+        self.header = readers.read(reading.read_header, path, mpp_l0)
+
+    def plan(self, lattice: Lattice, min_tissue: float) -> SlidePlan:
+        """Choose the regions: see `slides.plan.plan_slide`."""
+        return self._readers.read(reading.plan, self._path, self._mpp_l0, lattice, min_tissue)
+
+    def read_block(self, plan: SlidePlan, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Read patches: see `slides.plan.read_block`."""
+        x_l0, y_l0 = (int(corner) for corner in plan.coords_l0[block.region])
+        return self._readers.read(reading.block, self._path, self._mpp_l0, plan.lattice, (x_l0, y_l0), block)
+
+    def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> npt.NDArray[np.uint8]:
+        """Read a square: see `Slide.read`."""
+        return self._readers.read(reading.square, self._path, self._mpp_l0, x_l0, y_l0, side_l0, side_px)
+
+    def thumbnail(self, mpp: float) -> Thumbnail:
+        """Read the whole slide at low resolution: see `Slide.thumbnail`."""
+        return self._readers.read(reading.thumbnail, self._path, self._mpp_l0, mpp)

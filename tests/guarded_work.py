@@ -1,0 +1,71 @@
+"""Functions that tests run in guarded processes: a module of its own, because such a process imports it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.guarded_process import report_progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+
+@dataclass
+class Pictures:
+    """A result with arrays in it."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_]
+
+
+def pictures(side: int) -> Pictures:
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    return Pictures("of a test", pixels, pixels[..., 0] > 128)
+
+
+def raises_ours() -> None:
+    raise SlideError("a message", hint="a hint")
+
+
+def say_and_abort() -> None:
+    os.write(2, b"first\nallocation failed\n")
+    os.abort()
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def work_in_steps(count: int) -> int:
+    for _ in range(count):
+        started = time.process_time()
+        while time.process_time() < started + 0.2:
+            pass
+        report_progress()
+    return count
+
+
+def abort_once(marker: Path) -> str:
+    """Abort, unless this has been done before."""
+    if not marker.exists():
+        marker.touch()
+        os.abort()
+    return "done"
+
+
+def abort_always(_: Path) -> None:
+    os.abort()
+
+
+def ask_for(_: Path, numbers: int) -> int:
+    return len(np.zeros(numbers))
