@@ -13,9 +13,9 @@ from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded_process import report_progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
+
+    from slpd_toolkit.slides.reading import SlideHandle
 
 
 @dataclass
@@ -55,17 +55,17 @@ def work_in_steps(count: int) -> int:
     return count
 
 
-def abort_once(marker: Path) -> str:
+def abort_once(marker: SlideHandle) -> str:
     """Abort, unless this has been done before."""
-    if not marker.exists():
-        marker.touch()
+    if not marker.path.exists():
+        marker.path.touch()
         os.abort()
     return "done"
 
 
-def abort_always(_: Path) -> None:
+def abort_always(_: SlideHandle) -> None:
     os.abort()
 
 
-def ask_for(_: Path, numbers: int) -> int:
+def ask_for(_: SlideHandle, numbers: int) -> int:
     return len(np.zeros(numbers))

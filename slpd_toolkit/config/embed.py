@@ -50,6 +50,10 @@ class EmbedConfig:
     max_upsample: float = 1.6
     """Refuse slides that would have to be enlarged by more than this factor to reach the target resolution."""
 
+    allow_missing_pixels: bool = False
+    """Embed slides whose file lacks pixels in tissue, or has tiles that do not fit the thumbnail: such patches get no
+    token, and the token file says which (`present`). Off: such slides fail."""
+
     # -- Running --
     batch_size: int = 0
     """Patches a forward pass. 0: 256 on a GPU, 32 on a CPU."""

@@ -290,15 +290,16 @@ class GuardedProcess:
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self._said.seek(0)
         lines = self._said.read().decode("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "").rpartition(": ")[2]
         return f"ended {how}{f' ({last[:_TELL_CHARACTERS]})' if last else ''}"
 
 
 def _shared_memory() -> IO[bytes]:
     """Open a file that is in memory where the system can do that."""
-    if sys.platform == "linux":
-        return open(os.memfd_create("slpd"), "r+b", buffering=0)  # noqa: PTH123 - closed by its owner
-    return tempfile.TemporaryFile(buffering=0)
+    in_memory = getattr(os, "memfd_create", None)  # Linux
+    if in_memory is None:
+        return tempfile.TemporaryFile(buffering=0)
+    return os.fdopen(in_memory("slpd"), "r+b", buffering=0)
 
 
 def _cpu_seconds(process: int) -> float:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core import console
-from slpd_toolkit.core.errors import CacheError
+from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.core.readahead import read_ahead
+from slpd_toolkit.embedding.faulty import faulty_pixels, nothing_left
 from slpd_toolkit.embedding.readers import count_workers, make_readers
 from slpd_toolkit.embedding.slide_job import SlideOpener
 from slpd_toolkit.embedding.tally import Tally
@@ -123,21 +124,28 @@ class EmbeddingPipeline:
         tasks = (((job, block), partial(job.read, block)) for job in jobs for block in job.plan.blocks())
         for (job, block), future in read_ahead(threads, tasks, depth):
             try:
-                patches, inside = future.result()
+                pixels = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
                 if not job.over:
                     self._fail(job, error)
                 continue
             if job.over:
                 continue
-            padding, real = (
+            faulty = pixels.faulty & pixels.inside
+            if faulty.any() and not self._identity.config.allow_missing_pixels:
+                self._fail(job, faulty_pixels(job.entry, job.plan, block, pixels))
+                continue
+            padding, real, lost = (
                 BlockKey(job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start)
-                for rows, columns in (np.nonzero(~inside), np.nonzero(inside))
+                for rows, columns in map(np.nonzero, (~pixels.inside, pixels.inside & ~faulty, faulty))
             )
+            if len(lost.rows):
+                self._put(lost, None)
+                self.tally.patches_planned -= len(lost.rows)
             if len(padding.rows):
                 self._put(padding, self._white_token.repeat(len(padding.rows), 0))
                 self.tally.patches_planned -= len(padding.rows)
-            yield real, patches
+            yield real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
 
     def _encode(
         self, patches: Iterable[tuple[K, npt.NDArray[np.uint8]]]
@@ -158,17 +166,23 @@ class EmbeddingPipeline:
         white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
         return next(tokens for _, _, tokens in self._encode([(None, white)]))
 
-    def _put(self, key: BlockKey, tokens: npt.NDArray[np.float32]) -> None:
-        """Store tokens; the last ones of a slide complete its file."""
+    def _put(self, key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
+        """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
         job = key.job
         if job.over:
             return
         try:
-            job.writer.put(key.region, key.rows, key.columns, tokens)
+            if tokens is None:
+                job.writer.drop(key.region, key.rows, key.columns)
+                job.lost += len(key.rows)
+            else:
+                job.writer.put(key.region, key.rows, key.columns, tokens)
             if job.writer.complete:
+                if job.lost == len(job.plan) * job.plan.lattice.grid**2:
+                    raise nothing_left(job.entry)
                 job.end(keep=True)
                 self.tally.finish(job)
-        except CacheError as error:
+        except (CacheError, SlideError) as error:
             self._fail(job, error)
 
     def _fail(self, job: SlideJob, error: Exception) -> None:

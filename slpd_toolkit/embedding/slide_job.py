@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-    import numpy.typing as npt
-
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.embedding.identity import CacheIdentity
     from slpd_toolkit.slides.guarded_slide import SlideReaders
-    from slpd_toolkit.slides.plan import Block, SlidePlan
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
 
 QC_FOLDER = "qc"
 
@@ -39,8 +36,10 @@ class SlideJob:
     plan: SlidePlan
     writer: TokenWriter
     over: bool = False
+    lost: int = 0
+    """Patches without a token, because the file does not have their pixels."""
 
-    def read(self, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    def read(self, block: Block) -> BlockPixels:
         """Read a block: see `GuardedSlide.read_block`.
 
         Raises:
@@ -105,6 +104,11 @@ class SlideOpener:
         if config.qc:
             self.draw(picture, plan)
         require_tissue(plan)
-        job = SlideJob(entry, slide, plan, TokenWriter(path, meta, plan.coords_l0, plan.tissue))
+        job = SlideJob(
+            entry,
+            slide,
+            plan,
+            TokenWriter(path, meta, plan.coords_l0, plan.tissue, may_drop=config.allow_missing_pixels),
+        )
         self.opened.append(job)
         return job

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
+from slpd_toolkit.core.text import listed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,8 @@ class Tally:
     bytes: int = 0
     planned: int = 0
     patches_planned: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    """Slide id -> patches without a token, because the file does not have their pixels."""
     started: float = field(default_factory=time.monotonic)
 
     def plan(self, job: SlideJob) -> None:
@@ -38,6 +41,8 @@ class Tally:
         self.slides += 1
         self.regions += len(job.plan)
         self.bytes += job.writer.path.stat().st_size
+        if job.lost:
+            self.lost[job.entry.slide_id] = job.lost
 
     def expected_patches(self, slides: int, failed: int) -> float:
         """Estimate how many patches the run encodes in total, from the slides planned so far.
@@ -70,5 +75,10 @@ def print_summary(tally: Tally, failures: FailureLog, out: Path, contact_sheet: 
     )
     if failures.rows:
         console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
+    if tally.lost:
+        console.warn(
+            f"{len(tally.lost):,} slides lack pixels; {sum(tally.lost.values()):,} patches have no token: "
+            f"{listed(f'{slide_id} ({count:,})' for slide_id, count in tally.lost.items())}."
+        )
     if contact_sheet:
         console.note(f"Look at {contact_sheet}: is the outlined tissue what you would outline?")

@@ -99,12 +99,11 @@ def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement
         part = slice(placement.starts[region], placement.starts[region + 1])
         rows = placement.source[part]
         features = slide.features.take(rows)
-        with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite
-            tokens = features.astype(schema.TOKEN_DTYPE, copy=False)
-        if not schema.all_finite(tokens):
-            first = int(rows[np.isfinite(tokens).all(axis=1).argmin()])
+        tokens, problem = schema.as_tokens(features)
+        if problem:
+            first = next(index for index, row in enumerate(features) if schema.as_tokens(row[None])[1])
             raise SlideError(
-                f"{slide.files[0]}: features of row {first} are NaN, infinite or beyond float16.",
+                f"{slide.files[0]}: features of row {int(rows[first])} are {problem}.",
                 hint="The extraction went wrong (mixed precision?): extract this slide's features again.",
             )
         writer.put(region, placement.rows[part], placement.columns[part], tokens)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded import GuardedPool, Limits, ProcessDiedError, ProcessHungError
 from slpd_toolkit.slides import reading
+from slpd_toolkit.slides.reading import SlideHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.plan import Block, SlidePlan
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import Thumbnail
 
 Given = TypeVarTuple("Given")
 Made = TypeVar("Made")
 
+_numbers = itertools.count(1)
 _HINT = "The file is damaged, or OpenSlide cannot read it: copy it again, or open it in a viewer."
 
 
@@ -49,7 +52,7 @@ class SlideReaders:
         """End all reads that still run."""
         self._pool.close()
 
-    def read(self, function: Callable[[Path, *Given], Made], path: Path, *arguments: *Given) -> Made:
+    def read(self, function: Callable[[SlideHandle, *Given], Made], handle: SlideHandle, *arguments: *Given) -> Made:
         """Call a function of `slides.reading`.
 
         A process that ends is replaced and the call repeated once: what an earlier slide did to the memory of the
@@ -60,15 +63,15 @@ class SlideReaders:
         """
         try:
             try:
-                return self._pool.call(function, path, *arguments)
+                return self._pool.call(function, handle, *arguments)
             except ProcessDiedError:
-                return self._pool.call(function, path, *arguments)
+                return self._pool.call(function, handle, *arguments)
         except ProcessDiedError as error:
-            raise SlideError(f"{path} ended the process that read it: {error.message}.", hint=_HINT) from error
+            raise SlideError(f"{handle.path} ended the process that read it: {error.message}.", hint=_HINT) from error
         except ProcessHungError as error:
-            raise SlideError(f"{path} was given up: {error.message}.", hint=_HINT) from error
+            raise SlideError(f"{handle.path} was given up: {error.message}.", hint=_HINT) from error
         except MemoryError as error:
-            raise SlideError(f"{path} cannot be read: it asks for {error}.", hint=_HINT) from error
+            raise SlideError(f"{handle.path} cannot be read: it asks for {error}.", hint=_HINT) from error
 
 
 class GuardedSlide:
@@ -84,22 +87,22 @@ class GuardedSlide:
     """
 
     def __init__(self, readers: SlideReaders, path: Path, mpp_l0: float | None = None) -> None:
-        self._readers, self._path, self._mpp_l0 = readers, path, mpp_l0
-        self.header = readers.read(reading.read_header, path, mpp_l0)
+        self._readers, self._handle = readers, SlideHandle(path, mpp_l0, next(_numbers))
+        self.header = readers.read(reading.read_header, self._handle)
 
     def plan(self, lattice: Lattice, min_tissue: float) -> SlidePlan:
         """Choose the regions: see `slides.plan.plan_slide`."""
-        return self._readers.read(reading.plan, self._path, self._mpp_l0, lattice, min_tissue)
+        return self._readers.read(reading.plan, self._handle, lattice, min_tissue)
 
-    def read_block(self, plan: SlidePlan, block: Block) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    def read_block(self, plan: SlidePlan, block: Block) -> BlockPixels:
         """Read patches: see `slides.plan.read_block`."""
-        x_l0, y_l0 = (int(corner) for corner in plan.coords_l0[block.region])
-        return self._readers.read(reading.block, self._path, self._mpp_l0, plan.lattice, (x_l0, y_l0), block)
+        arguments = (plan.lattice, plan.corner_l0(block), block, plan.overview(block))
+        return self._readers.read(reading.block, self._handle, *arguments)
 
     def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> npt.NDArray[np.uint8]:
         """Read a square: see `Slide.read`."""
-        return self._readers.read(reading.square, self._path, self._mpp_l0, x_l0, y_l0, side_l0, side_px)
+        return self._readers.read(reading.square, self._handle, x_l0, y_l0, side_l0, side_px)
 
     def thumbnail(self, mpp: float) -> Thumbnail:
         """Read the whole slide at low resolution: see `Slide.thumbnail`."""
-        return self._readers.read(reading.thumbnail, self._path, self._mpp_l0, mpp)
+        return self._readers.read(reading.thumbnail, self._handle, mpp)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.slides.overview import contradictions, cut_overview, missing_pixels, required_pixels
 from slpd_toolkit.slides.regions import select_regions
+from slpd_toolkit.slides.tiff_tiles import STRICT_VENDORS
 from slpd_toolkit.slides.tissue import tissue_fraction, tissue_mask
 
 if TYPE_CHECKING:
@@ -16,10 +18,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import Slide, Thumbnail
 
 THUMBNAIL_MPP = 8.0
+_WINDOW_LV = 256
+_DARK = 60
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,23 @@ class SlidePlan:
     """(R, 2) top-left corners (x, y)."""
     tissue: npt.NDArray[np.float32]
     """(R, grid, grid) tissue fraction of each patch; 0 outside the slide."""
+    must_exist: npt.NDArray[np.bool_]
+    """(H, W), where on the thumbnail the file has to have pixels."""
+    window_l0: float
+    """Side of the windows in which pixels are compared with the thumbnail: that of a tile of the level that is read."""
 
     def __len__(self) -> int:
         return len(self.coords_l0)
+
+    def corner_l0(self, block: Block) -> tuple[int, int]:
+        """Return x, y of the top-left corner of the region of a block."""
+        x_l0, y_l0 = self.coords_l0[block.region].tolist()
+        return x_l0, y_l0
+
+    def overview(self, block: Block) -> Overview:
+        """Return the part of the thumbnail that a block covers."""
+        square = square_l0(self.lattice, self.corner_l0(block), block)
+        return cut_overview(self.thumbnail, self.must_exist, *square, self.window_l0)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks, region by region, row-major."""
@@ -71,45 +90,96 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
         0
     ]
     rows, columns = select_regions(patch_tissue, grid, min_tissue)
+    strict = slide.header.vendor in STRICT_VENDORS
+    must_exist = required_pixels(mask, thumbnail, strict=strict)
+    level = slide.header.best_level(lattice.patch_l0 / lattice.patch_px)
+    window_l0 = (slide.header.tiles_px[level] or _WINDOW_LV) * slide.header.downsamples[level]
     by_region = patch_tissue.reshape(lattice.rows, grid, lattice.columns, grid).swapaxes(1, 2)
-    return SlidePlan(lattice, thumbnail, mask, lattice.coords_l0(rows, columns), by_region[rows, columns])
+    return SlidePlan(
+        lattice, thumbnail, mask, lattice.coords_l0(rows, columns), by_region[rows, columns], must_exist, window_l0
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPixels:
+    """The pixels of a block."""
+
+    patches: npt.NDArray[np.uint8]
+    """(n, patch_px, patch_px, 3), the patches that touch the slide, row-major."""
+    inside: npt.NDArray[np.bool_]
+    """(rows, columns), which these are; the others are pure padding, white all over."""
+    missing: npt.NDArray[np.int64]
+    """(rows, columns), pixels of each patch that the file should have and does not, at the level that was read."""
+    contrary: npt.NDArray[np.bool_]
+    """(rows, columns), which patches show something else than the thumbnail does."""
+
+    @property
+    def faulty(self) -> npt.NDArray[np.bool_]:
+        """(rows, columns), which patches cannot be trusted."""
+        return self.contrary | (self.missing > 0)
 
 
 def read_block(
-    slide: Slide, lattice: Lattice, corner_l0: tuple[int, int], block: Block
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Read the pixels of a block.
+    slide: Slide, lattice: Lattice, corner_l0: tuple[int, int], block: Block, overview: Overview
+) -> BlockPixels:
+    """Read the pixels of a block, and check them against the thumbnail.
 
     Args:
         slide: The slide.
         lattice: Its regions.
         corner_l0: x, y of the top-left corner of the block's region.
         block: Which patches of the region.
-
-    Returns:
-        The patches that touch the slide, (n, patch_px, patch_px, 3) uint8, row-major; and which they are, (rows,
-        columns) of bool. The others are pure padding, white all over, and need no pixels.
+        overview: What the thumbnail shows there.
 
     Raises:
         SlideError: Pixels cannot be decoded.
     """
-    side = block.rows_rc.stop - block.rows_rc.start
-    x_l0, y_l0 = corner_l0
+    side, patch_px = block.rows_rc.stop - block.rows_rc.start, lattice.patch_px
     inside = lattice.inside(corner_l0, block.rows_rc, block.columns_rc)
-    patch_px = lattice.patch_px
+    missing, contrary = np.zeros((side, side), np.int64), np.zeros((side, side), np.bool_)
     if not inside.any():
-        return np.empty((0, patch_px, patch_px, 3), np.uint8), inside
-    left_l0 = x_l0 + round(block.columns_rc.start * lattice.patch_l0)
-    top_l0 = y_l0 + round(block.rows_rc.start * lattice.patch_l0)
-    rgb = slide.read(left_l0, top_l0, round(side * lattice.patch_l0), side * patch_px)
+        return BlockPixels(np.empty((0, patch_px, patch_px, 3), np.uint8), inside, missing, contrary)
+    square = square_l0(lattice, corner_l0, block)
+    rgb, gaps = slide.read_with_gaps(*square, side * patch_px)
+    if gaps is not None:
+        missing = _per_patch(missing_pixels(gaps, overview, *square), side)
+    if (wrong := contradictions(rgb, overview, *square)) is not None:
+        contrary = (_per_patch(wrong, side) > 0) & inside
     patches = rgb.reshape(side, patch_px, side, patch_px, 3).swapaxes(1, 2)
-    return patches[inside], inside
+    return BlockPixels(patches[inside], inside, missing, contrary)
+
+
+def square_l0(lattice: Lattice, corner_l0: tuple[int, int], block: Block) -> tuple[int, int, int]:
+    """Return left border, top border and side of a block, level-0 px."""
+    side = block.rows_rc.stop - block.rows_rc.start
+    left_l0 = corner_l0[0] + round(block.columns_rc.start * lattice.patch_l0)
+    top_l0 = corner_l0[1] + round(block.rows_rc.start * lattice.patch_l0)
+    return left_l0, top_l0, round(side * lattice.patch_l0)
+
+
+def _per_patch(pixels: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.int64]:
+    """Count pixels in each of side x side patches."""
+    ends = np.linspace(0, len(pixels), side + 1).round().astype(np.intp)[:-1]
+    rows = np.add.reduceat(pixels.astype(np.int64), ends, axis=0)
+    counts: npt.NDArray[np.int64] = np.add.reduceat(rows, ends, axis=1)
+    return counts
 
 
 def require_tissue(plan: SlidePlan) -> None:
-    """Raise a SlideError if no region was kept."""
-    if not len(plan):
+    """Check that a region was kept.
+
+    Raises:
+        SlideError: None was.
+    """
+    if len(plan):
+        return
+    size = f"{plan.lattice.width_l0} x {plan.lattice.height_l0} px"
+    if np.median(plan.thumbnail.rgb) < _DARK:
         raise SlideError(
-            f"no tissue found in {plan.lattice.width_l0} x {plan.lattice.height_l0} px.",
-            hint="Look at its picture in qc/; if there is tissue, --min-tissue 0 keeps every region.",
+            f"no tissue found in {size}, whose background is dark: it looks like a fluorescence slide.",
+            hint="Only brightfield slides can be embedded. Look at its picture in qc/.",
         )
+    raise SlideError(
+        f"no tissue found in {size}.",
+        hint="Look at its picture in qc/; if there is tissue, --min-tissue 0 keeps every region.",
+    )

@@ -1,7 +1,8 @@
-"""What reader processes do: functions of a slide's path. A process keeps the slides open that it read last."""
+"""What reader processes do, as functions. A process keeps the slides open that it read last."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.slides.plan import plan_slide, read_block
@@ -13,49 +14,59 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.plan import Block, SlidePlan
+    from slpd_toolkit.slides.overview import Overview
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import SlideHeader, Thumbnail
 
 _OPEN = 4
-_Key = tuple["Path", float | None, int, int, int]
-
-_slides: dict[_Key, Slide] = {}
 
 
-def read_header(path: Path, mpp_l0: float | None) -> SlideHeader:
-    """Open a slide: see `Slide`."""
-    return _slide(path, mpp_l0).header
+@dataclass(frozen=True)
+class SlideHandle:
+    """A slide that processes read under one number; another number opens the file again."""
+
+    path: Path
+    mpp_l0: float | None = None
+    number: int = 0
 
 
-def plan(path: Path, mpp_l0: float | None, lattice: Lattice, min_tissue: float) -> SlidePlan:
+_slides: dict[SlideHandle, Slide] = {}
+
+
+def read_header(handle: SlideHandle) -> SlideHeader:
+    """Open a slide and check it: see `Slide`."""
+    slide = _slide(handle)
+    slide.check()
+    return slide.header
+
+
+def plan(handle: SlideHandle, lattice: Lattice, min_tissue: float) -> SlidePlan:
     """Choose regions: see `slides.plan.plan_slide`."""
-    return plan_slide(_slide(path, mpp_l0), lattice, min_tissue)
+    return plan_slide(_slide(handle), lattice, min_tissue)
 
 
 def block(
-    path: Path, mpp_l0: float | None, lattice: Lattice, corner_l0: tuple[int, int], wanted: Block
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    handle: SlideHandle, lattice: Lattice, corner_l0: tuple[int, int], wanted: Block, overview: Overview
+) -> BlockPixels:
     """Read patches: see `slides.plan.read_block`."""
-    return read_block(_slide(path, mpp_l0), lattice, corner_l0, wanted)
+    return read_block(_slide(handle), lattice, corner_l0, wanted, overview)
 
 
-def square(path: Path, mpp_l0: float | None, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> npt.NDArray[np.uint8]:
+def square(handle: SlideHandle, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> npt.NDArray[np.uint8]:
     """Read a square: see `Slide.read`."""
-    return _slide(path, mpp_l0).read(x_l0, y_l0, side_l0, side_px)
+    return _slide(handle).read(x_l0, y_l0, side_l0, side_px)
 
 
-def thumbnail(path: Path, mpp_l0: float | None, mpp: float) -> Thumbnail:
+def thumbnail(handle: SlideHandle, mpp: float) -> Thumbnail:
     """Read the whole slide: see `Slide.thumbnail`."""
-    return _slide(path, mpp_l0).thumbnail(mpp)
+    return _slide(handle).thumbnail(mpp)
 
 
-def _slide(path: Path, mpp_l0: float | None) -> Slide:
-    """Open a slide, unless it is open and the file is still the same."""
-    state = path.stat()
-    key = (path, mpp_l0, state.st_ino, state.st_size, state.st_mtime_ns)
-    slide = _slides.pop(key, None) or Slide(path, mpp_l0)
-    _slides[key] = slide
+def _slide(handle: SlideHandle) -> Slide:
+    """Return a slide, opened if this process does not have it open."""
+    slide = _slides.pop(handle, None) or Slide(handle.path, handle.mpp_l0)
+    _slides[handle] = slide
     while len(_slides) > _OPEN:
         _slides.pop(next(iter(_slides))).close()
     return slide

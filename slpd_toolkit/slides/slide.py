@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -21,6 +22,7 @@ from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import special_kind
 from slpd_toolkit.core.guarded_process import report_progress
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
+from slpd_toolkit.slides import tiff_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 
     RGB = npt.NDArray[np.uint8]
 
-_ANISOTROPY = 0.02
+_ANISOTROPY = 0.01
+_HALF = 0.5
+_JUDGED_AFTER_S, _LONGEST_S = 10.0, 1800.0
+_BLANK_WITHIN = 12
 _NOMINAL_TOLERANCE = 0.01
 _THUMBNAIL_TOLERANCE = 0.25
 _TILE_CACHE_BYTES = 64 << 20
@@ -53,6 +58,8 @@ class Thumbnail:
     rgb: RGB
     step_l0: int
     mpp: float
+    absent: npt.NDArray[np.bool_] | None = None
+    """(H, W), which pixels the file does not have; None where it has all."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,43 @@ class SlideHeader:
     """Level-0 pixels per pixel of each level."""
     bounds_corner_l0: tuple[int, int] = (0, 0)
     """Top-left corner (x, y) of OpenSlide's bounds, level-0 px; (0, 0) where the file has none."""
+    vendor: str = ""
+    """The format, as OpenSlide names it."""
+    tiles_px: tuple[int, ...] = ()
+    """Side of the tiles of each level, or 0 where there is none."""
 
     def best_level(self, scale: float) -> int:
         """Return the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
         fine_enough = [level for level, downsample in enumerate(self.downsamples) if downsample <= scale * (1 + 1e-3)]
         return max(fine_enough, key=lambda level: self.downsamples[level], default=0)
+
+
+class Effort:
+    """Gives up a thumbnail that would take unreasonably long: what is left is judged by what was done.
+
+    Args:
+        path: The slide.
+        pixels: Of the whole thumbnail.
+    """
+
+    def __init__(self, path: Path, pixels: int) -> None:
+        self._path, self._pixels, self._done, self._started = path, pixels, 0, time.process_time()
+
+    def done(self, pixels: int) -> None:
+        """Count pixels.
+
+        Raises:
+            SlideError: All of them would take more than half an hour of computing.
+        """
+        self._done += pixels
+        spent_s = time.process_time() - self._started
+        expected_s = spent_s * self._pixels / self._done
+        if spent_s > _JUDGED_AFTER_S and expected_s > _LONGEST_S:
+            raise SlideError(
+                f"{self._path}: to find its tissue would take about {expected_s / 60:.0f} minutes, allowed: "
+                f"{_LONGEST_S / 60:.0f}.",
+                hint="Its size may be damaged; if not, give it a pyramid (for example with `vips tiffsave --pyramid`).",
+            )
 
 
 class Slide:
@@ -104,10 +143,8 @@ class Slide:
         try:
             self._sizes_lv, self._exact_downsamples = self._file.level_dimensions, self._file.level_downsamples
             downsamples = tuple(_nominal(downsample) for downsample in self._exact_downsamples)
-            mpp = _plausible_mpp(path, self._file.properties) if mpp_l0 is None else mpp_l0
-            self.header = SlideHeader(
-                path, *self._file.dimensions, mpp, downsamples, _bounds_corner_l0(self._file.properties)
-            )
+            mpp = _mpp_l0(path, self._file.properties, mpp_l0)
+            self.header = _header(path, self._file, mpp, downsamples)
         except BaseException:
             self._file.close()
             raise
@@ -126,6 +163,33 @@ class Slide:
             self._closed = True
             self._idle.wait_for(lambda: self._reading == 0)
             self._file.close()
+
+    def check(self) -> None:
+        """Check the tables of the tiles of a TIFF file: see `slides.tiff_tiles`.
+
+        Raises:
+            SlideError: They are damaged, or tiles that are not blank share their data.
+        """
+        header = self.header
+        if header.vendor not in tiff_tiles.STRICT_VENDORS:
+            return
+        tables = tiff_tiles.read_tile_tables(self.path, header.vendor, self._sizes_lv)
+        for level, row, column in tiff_tiles.shared_tiles(tables):
+            table = tables[level]
+            left, top = column * table.width_px, row * table.height_px
+            width, height = (
+                min(side, of - at)
+                for side, of, at in zip(
+                    (table.width_px, table.height_px), self._sizes_lv[level], (left, top), strict=True
+                )
+            )
+            rgb, _ = self._decode(level, left, top, width, height)
+            if np.ptp(rgb.reshape(-1, 3), axis=0).max() > _BLANK_WITHIN:
+                raise SlideError(
+                    f"{self.path}: the tile in row {row}, column {column} of level {level} shares its data with others "
+                    "and is not blank: offsets of tiles are wrong.",
+                    hint=_DAMAGED,
+                )
 
     def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> RGB:
         """Read a square of level 0 as an image of another size.
@@ -147,19 +211,36 @@ class Slide:
         Raises:
             SlideError: The pixels cannot be decoded.
         """
+        return self.read_with_gaps(x_l0, y_l0, side_l0, side_px)[0]
+
+    def read_with_gaps(
+        self, x_l0: int, y_l0: int, side_l0: int, side_px: int
+    ) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
+        """Read a square as `read` does, and find the pixels that the file does not have.
+
+        Returns:
+            (side_px, side_px, 3) uint8; and (S, S), which pixels of the level that was read are inside the slide and
+            missing, or None where none is.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
         level = self.header.best_level(side_l0 / side_px)
         downsample = self.header.downsamples[level]
         left_lv, top_lv = round(x_l0 / downsample), round(y_l0 / downsample)
         side_lv = max(1, round(side_l0 / downsample))
         if side_lv >= side_px:
-            rgb = self._read_level(level, left_lv, top_lv, side_lv, side_lv)
+            rgb, gaps = self._read_level(level, left_lv, top_lv, side_lv, side_lv)
             if side_lv == side_px:
-                return rgb
-            return np.asarray(cv2.resize(rgb, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)
+                return rgb, gaps
+            return np.asarray(cv2.resize(rgb, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8), gaps
         margin = _BICUBIC_SUPPORT_LV
-        wide = self._read_level(level, left_lv - margin, top_lv - margin, side_lv + 2 * margin, side_lv + 2 * margin)
+        wide, gaps = self._read_level(
+            level, left_lv - margin, top_lv - margin, side_lv + 2 * margin, side_lv + 2 * margin
+        )
         box = (margin, margin, margin + side_lv, margin + side_lv)
-        return np.asarray(Image.fromarray(wide).resize((side_px, side_px), Image.Resampling.BICUBIC, box=box))
+        rgb = np.asarray(Image.fromarray(wide).resize((side_px, side_px), Image.Resampling.BICUBIC, box=box))
+        return rgb, None if gaps is None else gaps[margin:-margin, margin:-margin]
 
     def thumbnail(self, mpp: float) -> Thumbnail:
         """Read the whole slide at about `mpp` um/px, in blocks, so that memory stays bounded without a pyramid too.
@@ -175,15 +256,19 @@ class Slide:
         step_lv = round(step_l0 / header.downsamples[level])
         columns, rows = math.ceil(header.width_l0 / step_l0), math.ceil(header.height_l0 / step_l0)
         block_th = max(1, _THUMBNAIL_BLOCK_LV // step_lv)
-        rgb = np.empty((rows, columns, 3), np.uint8)
+        rgb, absent = np.empty((rows, columns, 3), np.uint8), np.zeros((rows, columns), np.bool_)
+        effort = Effort(self.path, rows * columns)
         for top in range(0, rows, block_th):
             for left in range(0, columns, block_th):
                 height, width = min(block_th, rows - top), min(block_th, columns - left)
-                block = self._read_level(level, left * step_lv, top * step_lv, width * step_lv, height * step_lv)
-                rgb[top : top + height, left : left + width] = cv2.resize(
-                    block, (width, height), interpolation=cv2.INTER_AREA
-                )
-        return Thumbnail(rgb, step_l0, step_l0 * header.mpp_l0)
+                block, gaps = self._read_level(level, left * step_lv, top * step_lv, width * step_lv, height * step_lv)
+                part = slice(top, top + height), slice(left, left + width)
+                rgb[part] = cv2.resize(block, (width, height), interpolation=cv2.INTER_AREA)
+                if gaps is not None:
+                    share = cv2.resize(gaps.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+                    absent[part] = share >= _HALF
+                effort.done(width * height)
+        return Thumbnail(rgb, step_l0, step_l0 * header.mpp_l0, absent if absent.any() else None)
 
     def _thumbnail_step(self, mpp: float) -> tuple[int, int]:
         wanted_l0 = max(1.0, mpp / self.header.mpp_l0)
@@ -194,21 +279,30 @@ class Slide:
                 return round(step_l0), downsamples.index(downsample)
         return max(1, round(wanted_l0)), 0
 
-    def _read_level(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
-        """Read a rectangle of a level, white where it leaves the slide."""
+    def _read_level(
+        self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int
+    ) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
+        """Read a rectangle of a level, white where it leaves the slide, and which pixels the file does not have."""
         level_width, level_height = self._sizes_lv[level]
         left, right = max(left_lv, 0), min(left_lv + width_lv, level_width)
         top, bottom = max(top_lv, 0), min(top_lv + height_lv, level_height)
         if (right - left, bottom - top) == (width_lv, height_lv):
             return self._decode(level, left, top, width_lv, height_lv)
         white = np.full((height_lv, width_lv, 3), 255, np.uint8)
-        if left < right and top < bottom:
-            # Cut to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
-            inside = self._decode(level, left, top, right - left, bottom - top)
-            white[top - top_lv : bottom - top_lv, left - left_lv : right - left_lv] = inside
-        return white
+        if left >= right or top >= bottom:
+            return white, None
+        # Cut to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
+        part = slice(top - top_lv, bottom - top_lv), slice(left - left_lv, right - left_lv)
+        white[part], gaps_inside = self._decode(level, left, top, right - left, bottom - top)
+        if gaps_inside is None:
+            return white, None
+        gaps = np.zeros((height_lv, width_lv), np.bool_)
+        gaps[part] = gaps_inside
+        return white, gaps
 
-    def _decode(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> RGB:
+    def _decode(
+        self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int
+    ) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
         # OpenSlide divides the location by its own downsample, which the rounding of level sizes makes 4.0004, not 4.
         # What is left of a whole pixel (an eighth at most, on a level of 4) it interpolates.
         exact = self._exact_downsamples[level]
@@ -254,14 +348,28 @@ def _require_readable(path: Path) -> None:
         ) from error
 
 
-def _on_white(rgba: npt.NDArray[np.uint8]) -> RGB:
+def _on_white(rgba: npt.NDArray[np.uint8]) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
+    """Lay pixels on white; also return which are transparent, None where none is."""
     alpha = rgba[..., 3:]
     rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    gaps = None
     if alpha.min() < 255:
+        gaps = np.asarray(alpha[..., 0] == 0)
         opacity = alpha.astype(np.uint16)
         blended = (rgb * opacity + 255 * (255 - opacity) + 127) // 255
         rgb = blended.astype(np.uint8)
-    return rgb
+    return rgb, gaps if gaps is not None and gaps.any() else None
+
+
+def _header(path: Path, file: openslide.OpenSlide, mpp_l0: float, downsamples: tuple[float, ...]) -> SlideHeader:
+    properties = file.properties
+    tiles = [
+        max(int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height"))
+        for level in range(file.level_count)
+    ]
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+    corner_l0 = _bounds_corner_l0(properties)
+    return SlideHeader(path, *file.dimensions, mpp_l0, downsamples, corner_l0, vendor, tuple(tiles))
 
 
 def _nominal(downsample: float) -> float:
@@ -279,18 +387,29 @@ def _bounds_corner_l0(properties: Mapping[str, str]) -> tuple[int, int]:
     return x_l0, y_l0
 
 
-def _plausible_mpp(path: Path, properties: Mapping[str, str]) -> float:
+def _mpp_l0(path: Path, properties: Mapping[str, str], given: float | None) -> float:
+    """Return the resolution: `given`, else the file's.
+
+    Raises:
+        SlideError: It is missing or implausible, or the file says that pixels are not square, whatever is given.
+    """
     fix = "Give the resolution of level 0 in the manifest's column `mpp`."
     raw = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
     try:
         mpp_x, mpp_y = (float(value) for value in raw if value is not None)
     except ValueError as error:
+        if given is not None:
+            return given
         raise SlideError(f"{path} does not say its resolution (mpp-x, mpp-y: {raw[0]}, {raw[1]}).", hint=fix) from error
+    if 0 < mpp_x < math.inf and 0 < mpp_y < math.inf and abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
+        raise SlideError(
+            f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within {_ANISOTROPY:.0%}.",
+            hint="Resample the slide so that they are (for example with `vips resize --vscale`). A resolution in the "
+            "manifest cannot mend this: it is one number for both.",
+        )
+    if given is not None:
+        return given
     low, high = MPP_RANGE
     if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
         raise SlideError(f"{path} says {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible is {low} to {high}.", hint=fix)
-    if abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
-        raise SlideError(
-            f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within 2 %.", hint=fix
-        )
     return (mpp_x + mpp_y) / 2

@@ -41,6 +41,9 @@ CHECKSUM_DTYPE = np.dtype("<u4")
 FURTHEST_L0 = 10**9
 """No slide has as many pixels along a side."""
 
+_LOST_SHARE = 0.01
+"""Share of a token's features that may become zero: a few are so near to zero by chance."""
+
 _WITHOUT_SIGN, _INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of a float16's bits; NaN lies above infinity
 
 
@@ -172,6 +175,27 @@ def digest(
 def all_finite(tokens: npt.NDArray[np.float16]) -> bool:
     """Whether no number is NaN or infinite, by their bits: a tenth of the time of `np.isfinite`."""
     return bool((tokens.view(np.uint16) & _WITHOUT_SIGN).max(initial=0) < _INFINITY)
+
+
+def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float16], str]:
+    """Convert features to the dtype of tokens.
+
+    Args:
+        features: (n, D).
+
+    Returns:
+        (n, D); and what is wrong with them, to follow "features that are"; empty if nothing is.
+    """
+    with np.errstate(over="ignore", under="ignore"):  # what is beyond float16 becomes infinite
+        tokens = features.astype(TOKEN_DTYPE, copy=False)
+    if not all_finite(tokens):
+        return tokens, "NaN, infinite or beyond float16"
+    if features.dtype.itemsize > TOKEN_DTYPE.itemsize:
+        there = features != 0
+        lost = (there & (tokens == 0)).sum(axis=1)
+        if (lost > _LOST_SHARE * there.sum(axis=1)).any():
+            return tokens, "too small for float16, where they become zero"
+    return tokens, ""
 
 
 def _plain(value: Any) -> Any:

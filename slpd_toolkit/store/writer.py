@@ -37,6 +37,7 @@ class TokenWriter:
         coords: (R, 2) int64, x and y of the regions' top-left corners, level-0 px.
         tissue: (R, grid, grid), tissue fraction of each patch.
         present: (R, grid, grid), which patches have a token; None where all have.
+        may_drop: Whether patches may turn out to have no token: see `drop`.
 
     Raises:
         CacheError: The disk refuses (full, read-only).
@@ -49,11 +50,15 @@ class TokenWriter:
         coords: npt.NDArray[np.int64],
         tissue: npt.NDArray[np.floating],
         present: npt.NDArray[np.bool_] | None = None,
+        *,
+        may_drop: bool = False,
     ) -> None:
         self.path = path
         self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
         self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
         self._present = None if present is None or present.all() else present
+        if may_drop and self._present is None:
+            self._present = np.ones(self._shape[:3], np.bool_)
         if self._present is None:
             self._missing = len(coords)
         else:  # a region without any token is never begun: the file holds zeros there from the start
@@ -99,13 +104,37 @@ class TokenWriter:
         """
         if self._present is not None and not self._present[region, rows, columns].all():
             raise ValueError(f"{self.path}: region {region} is given tokens of patches that are not present")
-        with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite, and is refused below
-            stored = tokens.astype(schema.TOKEN_DTYPE, copy=False)
-        if not schema.all_finite(stored):
+        stored, problem = schema.as_tokens(tokens)
+        if problem:
             raise CacheError(
-                f"{self.path}: region {region} has tokens that are NaN, infinite or beyond float16.",
+                f"{self.path}: region {region} has tokens that are {problem}.",
                 hint="Check the encoder's weights and --precision.",
             )
+        self._store(region, rows, columns, stored)
+
+    def drop(self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> None:
+        """Leave some patches of one region without a token, after `may_drop`: instead of `put`.
+
+        Args:
+            region: Index of the region.
+            rows: (n,) grid rows.
+            columns: (n,) grid columns.
+        """
+        assert self._present is not None
+        blank = np.zeros((len(rows), self._shape[3]), schema.TOKEN_DTYPE)
+        if region not in self._begun:
+            self._begun[region] = self._begin(region)
+        self._present[region, rows, columns] = False
+        self._store(region, rows, columns, blank)
+
+    def _store(
+        self,
+        region: int,
+        rows: npt.NDArray[np.intp],
+        columns: npt.NDArray[np.intp],
+        stored: npt.NDArray[np.float16],
+    ) -> None:
+        """Keep tokens of a region, and write it when it has all."""
         buffer, missing = self._begun.get(region) or self._begin(region)
         buffer[rows, columns] = stored
         missing -= len(stored)
@@ -147,7 +176,10 @@ class TokenWriter:
             raise CacheError(f"{self.path}: {self._missing} of {self._shape[0]} regions lack tokens.")
         with _disk_errors(self.path):
             try:
-                self._write_parts(lay_out(*self._header, self._checksums))
+                meta, coords, tissue, present = self._header
+                if present is not None:  # patches may have been dropped
+                    tissue = np.where(present, tissue, 0)
+                self._write_parts(lay_out(meta, coords, tissue, present, self._checksums))
             except OSError:
                 self.abort()
                 raise

@@ -29,7 +29,8 @@ def plan(
     rgb = np.full((*shape, 3), 250, np.uint8)
     coords = np.array(corners, np.int64).reshape(-1, 2)
     lattice = Lattice(width_l0, height_l0, 0.5, 0.5, 256, 1024, region_l0, 1)
-    return SlidePlan(lattice, Thumbnail(rgb, step, 0.5 * step), mask, coords, np.zeros((len(coords), 4, 4), np.float32))
+    tissue_of_patches = np.zeros((len(coords), 4, 4), np.float32)
+    return SlidePlan(lattice, Thumbnail(rgb, step, 0.5 * step), mask, coords, tissue_of_patches, mask, 512.0)
 
 
 def drawn(path: Path, found: SlidePlan) -> np.ndarray[Any, np.dtype[np.int64]]:

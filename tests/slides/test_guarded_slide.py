@@ -10,6 +10,7 @@ import pytest
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 from slpd_toolkit.slides.plan import plan_slide, read_block
+from slpd_toolkit.slides.reading import SlideHandle
 from slpd_toolkit.slides.regions import lay_lattice
 from slpd_toolkit.slides.slide import Slide
 from tests.guarded_work import abort_always, abort_once, ask_for
@@ -38,11 +39,10 @@ def test_the_same_as_the_slide_itself(tmp_path: Path, readers: SlideReaders) -> 
         assert (found.mask == wanted.mask).all()
         assert (found.coords_l0 == wanted.coords_l0).all()
         for block in wanted.blocks():
-            x_l0, y_l0 = wanted.coords_l0[block.region].tolist()
-            patches, inside = read_block(here, lattice, (x_l0, y_l0), block)
-            other_patches, other_inside = there.read_block(found, block)
-            assert (patches == other_patches).all()
-            assert (inside == other_inside).all()
+            pixels = read_block(here, lattice, wanted.corner_l0(block), block, wanted.overview(block))
+            others = there.read_block(found, block)
+            assert (pixels.patches == others.patches).all()
+            assert (pixels.inside == others.inside).all()
 
 
 def test_a_file_that_was_replaced_is_opened_again(tmp_path: Path, readers: SlideReaders) -> None:
@@ -53,15 +53,15 @@ def test_a_file_that_was_replaced_is_opened_again(tmp_path: Path, readers: Slide
 
 
 def test_an_abort_is_tried_once_more_in_a_new_process(tmp_path: Path, readers: SlideReaders) -> None:
-    assert readers.read(abort_once, tmp_path / "marker") == "done"
+    assert readers.read(abort_once, SlideHandle(tmp_path / "marker")) == "done"
     with pytest.raises(SlideError, match=r"s\.svs ended the process that read it: ended by signal SIGABRT") as caught:
-        readers.read(abort_always, tmp_path / "s.svs")
+        readers.read(abort_always, SlideHandle(tmp_path / "s.svs"))
     assert "damaged" in caught.value.hint
 
 
 def test_too_much_memory_is_the_slide_s_fault(tmp_path: Path, readers: SlideReaders) -> None:
     with pytest.raises(SlideError, match=r"s\.svs cannot be read: it asks for more than 8 GiB of memory"):
-        readers.read(ask_for, tmp_path / "s.svs", 1 << 40)
+        readers.read(ask_for, SlideHandle(tmp_path / "s.svs"), 1 << 40)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.plan import Block, SlidePlan
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
 
 
-def corner(found: SlidePlan, block: Block) -> tuple[int, int]:
-    x_l0, y_l0 = found.coords_l0[block.region].tolist()
-    return x_l0, y_l0
+def pixels_of(slide: Slide, found: SlidePlan, block: Block) -> BlockPixels:
+    return read_block(slide, found.lattice, found.corner_l0(block), block, found.overview(block))
 
 
 def opened(path: Path, picture: npt.NDArray[np.uint8], **keywords: Any) -> Slide:
@@ -102,7 +101,8 @@ def test_the_blocks_of_a_region_are_its_patches(
         for block in found.blocks():
             side = (block.rows_rc.stop - block.rows_rc.start) * patch_px
             assert side <= bound or block.rows_rc.stop - block.rows_rc.start == 1
-            patches, inside = read_block(slide, found.lattice, corner(found, block), block)
+            pixels = pixels_of(slide, found, block)
+            patches, inside = pixels.patches, pixels.inside
             assert len(patches) == inside.sum()
             rows, columns = np.nonzero(inside)
             pieces[block.region, rows + block.rows_rc.start, columns + block.columns_rc.start] = patches
@@ -118,13 +118,20 @@ def test_blocks_that_are_pure_padding_are_not_read(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(regions, "BLOCK_PX", 64)
     with opened(tmp_path, tissue_on_glass(70, 130, [(0, 0, 130, 70)], mpp=1.0), downsamples=()) as slide:
         found = plan(slide, 0.0)
-        asked, read = list[tuple[int, int]](), slide.read
+        asked, read = list[tuple[int, int]](), slide.read_with_gaps
 
-        def spy(x_l0: int, y_l0: int, side_l0: int, side_px: int) -> npt.NDArray[np.uint8]:
+        def spy(x_l0: int, y_l0: int, side_l0: int, side_px: int) -> Any:
             asked.append((x_l0, y_l0))
             return read(x_l0, y_l0, side_l0, side_px)
 
-        monkeypatch.setattr(slide, "read", spy)
-        counts = [len(read_block(slide, found.lattice, corner(found, block), block)[0]) for block in found.blocks()]
+        monkeypatch.setattr(slide, "read_with_gaps", spy)
+        counts = [len(pixels_of(slide, found, block).patches) for block in found.blocks()]
     assert asked == [(x, y) for y in (0, 64) for x in (0, 64, 128)]
     assert counts == [1, 1, 1, 0] * 2 + [0] * 8
+
+
+def test_a_slide_without_tissue_and_with_a_dark_background_looks_like_fluorescence(tmp_path: Path) -> None:
+    dark = 255 - glass(600, 600)
+    with opened(tmp_path, dark) as slide, pytest.raises(SlideError, match="looks like a fluorescence slide") as caught:
+        require_tissue(plan(slide))
+    assert "brightfield" in caught.value.hint

@@ -22,7 +22,7 @@ def lattice(mpp_l0: float = 0.5, *, width: int = 9000, height: int = 7000, **cha
     downsamples = changes.pop("downsamples", (1.0, 4.0, 16.0))
     fine = SlideHeader(Path("slide.svs"), width, height, mpp_l0, downsamples)
     wanted = {"target_mpp": 0.5, "patch_px": 256, "region_px": 4096, "max_upsample": 1.6} | changes
-    return lay_lattice(fine, **wanted)  # type: ignore[arg-type]
+    return lay_lattice(fine, **wanted)
 
 
 def test_regions_lie_side_by_side_from_the_slide_s_corner() -> None:

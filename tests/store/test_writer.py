@@ -208,3 +208,38 @@ def test_the_names_that_others_rely_on() -> None:
     """Changing one of these breaks caches that exist: it needs a new version."""
     assert (schema.SCHEMA, schema.VERSION, schema.SUFFIX) == ("slpd-tokens", 2, ".h5")
     assert (schema.TOKENS, schema.COORDS, schema.TISSUE) == ("tokens", "coords", "tissue")
+
+
+def test_patches_may_turn_out_to_have_no_token(tmp_path: Path) -> None:
+    """Before, between and after the tokens of their region; one region has none at all."""
+    meta = token_meta(slide_id="s")
+    coords, tissue = np.zeros((3, 2), np.int64), np.full((3, 4, 4), 0.5)
+    rows, columns = (axis.ravel() for axis in np.indices((4, 4)))
+    tokens = np.random.default_rng(0).standard_normal((3, 16, 8)).astype(np.float32)
+    lost = np.zeros((3, 4, 4), np.bool_)
+    lost[0].flat[[0, 9, 15]] = lost[1] = True
+    with TokenWriter(tmp_path / "s.h5", meta, coords, tissue, may_drop=True) as writer:
+        for region in (2, 0, 1):
+            for patch in range(16):
+                part = slice(patch, patch + 1)
+                if lost[region].flat[patch]:
+                    writer.drop(region, rows[part], columns[part])
+                else:
+                    writer.put(region, rows[part], columns[part], tokens[region, part])
+    file = TokenFile.open(tmp_path / "s.h5")
+    assert file.present is not None
+    assert (file.present == ~lost).all()
+    assert (file.tokens[lost] == 0).all()
+    assert (file.tokens[~lost] == tokens.reshape(3, 4, 4, 8)[~lost].astype(np.float16)).all()
+    assert (file.tissue == np.where(lost, 0, 0.5)).all()
+
+
+def test_features_that_become_zero_are_told_and_a_few_by_chance_are_not() -> None:
+    features = np.random.default_rng(0).standard_normal((50, 400)).astype(np.float32)
+    features[:, ::3] = 0  # as a ReLU leaves them
+    features[7, [1, 4]] = 1e-9
+    assert not schema.as_tokens(features)[1]
+    features[7] *= 1e-8
+    assert "too small for float16" in schema.as_tokens(features)[1]
+    features[8, 0] = 1e9
+    assert "beyond float16" in schema.as_tokens(features)[1]

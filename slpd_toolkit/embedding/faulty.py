@@ -1,0 +1,33 @@
+"""Patches whose pixels the file lacks, or took from elsewhere: the error that names them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.slides.plan import square_l0
+
+if TYPE_CHECKING:
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
+
+_HINT = (
+    "Copy the file again, or convert it again from its source. --allow-missing-pixels embeds the other patches, and "
+    "leaves these without a token."
+)
+
+
+def faulty_pixels(entry: SlideEntry, plan: SlidePlan, block: Block, pixels: BlockPixels) -> SlideError:
+    """Describe the faulty patches of a block."""
+    left_l0, top_l0, side_l0 = square_l0(plan.lattice, plan.corner_l0(block), block)
+    place = f"in the {side_l0:,} px square at level-0 ({left_l0}, {top_l0})"
+    if pixels.missing.any():
+        error = f"{int(pixels.missing.sum()):,} pixels that should be there are not in the file"
+    else:
+        error = f"{int(pixels.contrary.sum()):,} patches show something else than the slide's thumbnail"
+    return SlideError(f"{entry.slide_path}: {error}, {place}.", hint=_HINT)
+
+
+def nothing_left(entry: SlideEntry) -> SlideError:
+    """Describe a slide that has no sound patch."""
+    return SlideError(f"{entry.slide_path}: no patch of the kept regions has its pixels.", hint="Copy the file again.")

@@ -1,0 +1,177 @@
+"""Comparing the pixels of a block with the slide's thumbnail: what the file lacks, and what it took from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.slides.slide import Thumbnail
+
+    Mask = npt.NDArray[np.bool_]
+    Floats = npt.NDArray[np.float32]
+
+NEAR_TISSUE_UM = 40.0
+"""Pixels this near to tissue belong to it: the mask of tissue is trimmed, and has no part in holes."""
+
+_COLOUR = 20.0
+"""Difference of a window's mean colour, of 255, between two levels of one picture, that no rounding or filter makes."""
+_STRUCTURE = 3.0
+"""Standard deviation of brightness, of 255, from which a window has a structure that can be compared."""
+_ALIKE = 0.6
+"""Correlation of brightness below which two windows show different things; the same tissue has 0.9 and more."""
+_SHIFT_TH = 1
+"""Levels of one slide may be displaced by this, thumbnail px."""
+_FEWEST_PX = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """The part of a thumbnail that a block covers, with a margin."""
+
+    rgb: npt.NDArray[np.uint8]
+    """(H, W, 3)"""
+    must_exist: Mask
+    """(H, W), where the file has to have pixels."""
+    left_th: int
+    top_th: int
+    step_l0: int
+    window_l0: float
+    """Side of the windows that are compared: that of a tile."""
+
+
+def required_pixels(mask: Mask, thumbnail: Thumbnail, *, strict: bool) -> Mask:
+    """Return where a slide must have pixels, (H, W): at tissue; and wherever the thumbnail has some, if it is opaque.
+
+    Args:
+        mask: Tissue of the thumbnail, (H, W).
+        thumbnail: The thumbnail.
+        strict: Whether files of this format have all pixels. Scanners of other formats leave out areas, which may be
+            white on the thumbnail and absent on finer levels, or absent on both.
+    """
+    radius = max(1, round(NEAR_TISSUE_UM / thumbnail.mpp))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    near = cv2.dilate(mask.view(np.uint8), disc).astype(np.bool_)
+    absent = np.zeros_like(mask) if thumbnail.absent is None else thumbnail.absent
+    return near | ~absent if strict else near & ~absent
+
+
+def cut_overview(
+    thumbnail: Thumbnail, must_exist: Mask, left_l0: int, top_l0: int, side_l0: int, window_l0: float
+) -> Overview:
+    """Cut out what a square covers; the square may cross the slide's border."""
+    step = thumbnail.step_l0
+    left, top = max(0, left_l0 // step - _SHIFT_TH), max(0, top_l0 // step - _SHIFT_TH)
+    right, bottom = (math.ceil((start + side_l0) / step) + _SHIFT_TH for start in (left_l0, top_l0))
+    part = slice(top, bottom), slice(left, right)
+    return Overview(thumbnail.rgb[part], must_exist[part], left, top, step, window_l0)
+
+
+def missing_pixels(gaps: Mask, overview: Overview, left_l0: int, top_l0: int, side_l0: int) -> Mask:
+    """Return which of the pixels that a file does not have it should have.
+
+    Args:
+        gaps: (S, S), pixels of a square that are not in the file.
+        overview: Of the square.
+        left_l0: Left border of the square.
+        top_l0: Top border.
+        side_l0: Side.
+
+    Returns:
+        (S, S).
+    """
+    scale = side_l0 / len(gaps)
+    centres = (np.arange(len(gaps)) + 0.5) * scale
+    rows, columns = (
+        np.floor((start + centres) / overview.step_l0).astype(np.intp) - first
+        for start, first in ((top_l0, overview.top_th), (left_l0, overview.left_th))
+    )
+    height, width = overview.must_exist.shape
+    must = overview.must_exist[np.ix_(np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1))]
+    return gaps & must
+
+
+def contradictions(
+    rgb: npt.NDArray[np.uint8], overview: Overview, left_l0: int, top_l0: int, side_l0: int
+) -> Mask | None:
+    """Find windows of a square that show something else than the thumbnail.
+
+    Args:
+        rgb: (S, S, 3), the square.
+        overview: Of the square.
+        left_l0: Left border of the square.
+        top_l0: Top border.
+        side_l0: Side.
+
+    Returns:
+        (S, S) pixels of such windows, or None where there is none.
+    """
+    step, scale = overview.step_l0, len(rgb) / side_l0
+    height_th, width_th = overview.must_exist.shape
+    first_x, first_y = (
+        max(-(-start // step), first) for start, first in ((left_l0, overview.left_th), (top_l0, overview.top_th))
+    )
+    last_x = min((left_l0 + side_l0) // step, overview.left_th + width_th)
+    last_y = min((top_l0 + side_l0) // step, overview.top_th + height_th)
+    if last_x - first_x < 2 or last_y - first_y < 2:
+        return None
+    x_px, y_px = (
+        [round((at * step - start) * scale) for at in ends]
+        for start, ends in ((left_l0, (first_x, last_x)), (top_l0, (first_y, last_y)))
+    )
+    size = (last_x - first_x, last_y - first_y)
+    block = cv2.resize(rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]], size, interpolation=cv2.INTER_AREA)
+    seen = block.astype(np.float32)
+    wrong = np.zeros(rgb.shape[:2], np.bool_)
+    for rows, columns in _windows((first_y, last_y), (first_x, last_x), overview.window_l0 / step):
+        window = seen[rows.start - first_y : rows.stop - first_y, columns.start - first_x : columns.stop - first_x]
+        if window.shape[0] * window.shape[1] >= _FEWEST_PX and not _alike(window, overview, rows, columns):
+            top, bottom = (round((at * step - top_l0) * scale) for at in (rows.start, rows.stop))
+            left, right = (round((at * step - left_l0) * scale) for at in (columns.start, columns.stop))
+            wrong[top:bottom, left:right] = True
+    return wrong if wrong.any() else None
+
+
+def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) -> list[tuple[slice, slice]]:
+    """Divide a rectangle of thumbnail pixels along the borders of tiles."""
+
+    def parts(first: int, last: int) -> list[slice]:
+        borders = [math.ceil(k * side_th) for k in range(math.floor(first / side_th) + 1, math.ceil(last / side_th))]
+        ends = [first, *(border for border in dict.fromkeys(borders) if first < border < last), last]
+        return [slice(start, stop) for start, stop in pairwise(ends)]
+
+    return [(row, column) for row in parts(*rows) for column in parts(*columns)]
+
+
+def _alike(window: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
+    """Whether a window shows what the thumbnail shows there, or a pixel beside."""
+    best = -1.0
+    for down in range(-_SHIFT_TH, _SHIFT_TH + 1):
+        for across in range(-_SHIFT_TH, _SHIFT_TH + 1):
+            top, left = rows.start + down - overview.top_th, columns.start + across - overview.left_th
+            other = overview.rgb[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
+            if other.shape == window.shape:
+                score = _similarity(window, other.astype(np.float32))
+                best = max(best, score)
+                if best >= _ALIKE:
+                    return True
+    return best < -1.0 or best >= _ALIKE
+
+
+def _similarity(one: Floats, other: Floats) -> float:
+    """Return the correlation of brightness; 1 where there is no structure to compare, 0 where colours differ."""
+    if np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max() > _COLOUR:
+        return 0.0
+    first, second = one.mean(axis=2).ravel(), other.mean(axis=2).ravel()
+    first, second = first - first.mean(), second - second.mean()
+    spreads = float(first.std()), float(second.std())
+    if max(spreads) < _STRUCTURE:
+        return 1.0
+    return float((first * second).mean() / max(spreads[0] * spreads[1], 1e-6))

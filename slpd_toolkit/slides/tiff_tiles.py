@@ -1,0 +1,174 @@
+"""Where a TIFF slide keeps its tiles: a damaged table of tiles makes pixels white, or takes them from elsewhere.
+
+OpenSlide draws a tile that has no data as transparent, and one whose offset is wrong as whatever lies there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tifffile
+
+from slpd_toolkit.core.errors import SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    Integers = npt.NDArray[np.int64]
+
+STRICT_VENDORS = frozenset({"generic-tiff", "aperio", "trestle"})
+"""Formats of OpenSlide whose files have all tiles. Scanners of others leave out areas without tissue."""
+
+_HINT = "The file is damaged: copy it again, or convert it again from its source."
+_OVERLAP_BYTES = 16  # what writers are known to count twice at the end of a tile
+_LARGEST_TILE_PX = 1 << 26
+_RATIO_WITHIN = 0.02
+_SPARE_PX = 2
+
+
+@dataclass(frozen=True, eq=False)
+class TileTable:
+    """The tiles of one level."""
+
+    width_px: int
+    height_px: int
+    offsets: Integers
+    """(rows, columns) where each tile begins in the file, bytes."""
+    sizes: Integers
+    """(rows, columns) bytes of each tile; 0 where the file has none."""
+
+    @property
+    def absent(self) -> npt.NDArray[np.bool_]:
+        """(rows, columns), which tiles the file does not have."""
+        return np.asarray((self.sizes == 0) | (self.offsets == 0))
+
+
+def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]]) -> dict[int, TileTable]:
+    """Read and check the tables of the tiles of all levels.
+
+    Args:
+        path: A TIFF file.
+        vendor: The format, as OpenSlide names it.
+        sizes_lv: Width and height of each level, px, as OpenSlide reports them.
+
+    Returns:
+        Level -> its table.
+
+    Raises:
+        SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
+            of another tile, or levels are not the same picture in different sizes.
+    """
+    _require_same_shape(path, sizes_lv)
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages: dict[tuple[int, int], tifffile.TiffPage] = {}
+            for page in file.pages:
+                assert isinstance(page, tifffile.TiffPage)
+                if page.is_tiled:
+                    pages.setdefault((page.imagewidth, page.imagelength), page)
+            tables = {level: _table(path, pages[size]) for level, size in enumerate(sizes_lv) if size in pages}
+    except SlideError:
+        raise
+    except Exception as error:
+        raise SlideError(f"{path}: its TIFF directory cannot be read ({error}).", hint=_HINT) from error
+    _require_apart(path, tables)
+    if vendor != "aperio":  # where OpenSlide makes what a coarser level lacks from the finer one
+        _require_in_all_levels(path, tables)
+    return tables
+
+
+def shared_tiles(tables: Mapping[int, TileTable]) -> list[tuple[int, int, int]]:
+    """Find tiles whose data other tiles of the level use too: (level, row, column) of one of each group."""
+    found = []
+    for level, table in tables.items():
+        offsets = np.where(table.absent, 0, table.offsets).ravel()
+        values, first, counts = np.unique(offsets, return_index=True, return_counts=True)
+        for index in first[(counts > 1) & (values > 0)]:
+            row, column = divmod(int(index), table.offsets.shape[1])
+            found.append((level, row, column))
+    return found
+
+
+def _table(path: Path, page: tifffile.TiffPage) -> TileTable:
+    width, height = page.tilewidth, page.tilelength
+    if not (width > 0 and height > 0 and width * height <= _LARGEST_TILE_PX):
+        raise SlideError(f"{path}: tiles of {width} x {height} px.", hint=_HINT)
+    columns, rows = -(-page.imagewidth // width), -(-page.imagelength // height)
+    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+    counts = (len(page.dataoffsets), len(page.databytecounts))
+    if counts != (rows * columns * planes,) * 2:
+        raise SlideError(
+            f"{path}: a level of {page.imagewidth} x {page.imagelength} px in tiles of {width} x {height} needs "
+            f"{rows * columns * planes:,} tiles; the file lists {counts[0]:,} offsets and {counts[1]:,} sizes.",
+            hint=_HINT,
+        )
+    offsets, sizes = (
+        np.array(values, np.uint64).astype(np.int64).reshape(planes, rows, columns)
+        for values in (page.dataoffsets, page.databytecounts)
+    )
+    table = TileTable(width, height, offsets[0], sizes[0])
+    end = path.stat().st_size
+    beyond = ~table.absent & ((table.offsets < 0) | (table.sizes < 0) | (table.offsets + table.sizes > end))
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0].tolist()
+        raise SlideError(
+            f"{path}: {int(beyond.sum()):,} of {beyond.size:,} tiles of a level of {page.imagewidth} x "
+            f"{page.imagelength} px lie beyond the end of the file, the first in row {row}, column {column}.",
+            hint="It was cut short or is damaged: compare its size with the source's, and copy it again.",
+        )
+    return table
+
+
+def _require_same_shape(path: Path, sizes_lv: Sequence[tuple[int, int]]) -> None:
+    """Check that every level is level 0 made smaller by one factor along both sides, but for rounding."""
+    width_l0, height_l0 = sizes_lv[0]
+    for width_lv, height_lv in sizes_lv[1:]:
+        factor = width_l0 / width_lv
+        if abs(height_l0 / factor - height_lv) > _SPARE_PX + _RATIO_WITHIN * height_lv:
+            raise SlideError(
+                f"{path}: levels of {width_l0} x {height_l0} px and {width_lv} x {height_lv} px have other "
+                "proportions: they cannot be the same picture.",
+                hint=_HINT,
+            )
+
+
+def _require_apart(path: Path, tables: Mapping[int, TileTable]) -> None:
+    """Check that no tile's data lie inside another's; tiles that share all of it are `shared_tiles`."""
+    if not tables:
+        return
+    present = [(table.offsets[~table.absent], table.sizes[~table.absent]) for table in tables.values()]
+    starts, sizes = (np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*present, strict=True))
+    pairs = np.unique(np.stack([starts, sizes], axis=1), axis=0)
+    overlap = pairs[:-1].sum(axis=1) - pairs[1:, 0]
+    if len(pairs) > 1 and (overlap > _OVERLAP_BYTES).any():
+        place = int(pairs[int(overlap.argmax()), 0])
+        raise SlideError(
+            f"{path}: {int((overlap > _OVERLAP_BYTES).sum()):,} tiles overlap others in the file, for example at byte "
+            f"{place:,}: offsets or sizes of tiles are wrong.",
+            hint=_HINT,
+        )
+
+
+def _require_in_all_levels(path: Path, tables: Mapping[int, TileTable]) -> None:
+    """Check that what a coarser level lacks is not in level 0: tissue would be missed there."""
+    full = tables.get(0)
+    for level, table in tables.items():
+        if full is None or not level or not table.absent.any():
+            continue
+        rows, columns = table.absent.shape
+        centres = [
+            np.minimum((np.arange(count) + 0.5) / count * of, of - 1).astype(np.intp)
+            for count, of in zip(full.absent.shape, (rows, columns), strict=True)
+        ]
+        lacking = int((table.absent[np.ix_(*centres)] & ~full.absent).sum())
+        if lacking:
+            raise SlideError(
+                f"{path}: {int(table.absent.sum()):,} of {table.absent.size:,} tiles of level {level} are missing, and "
+                f"level 0 has {lacking:,} of them.",
+                hint=_HINT,
+            )

@@ -1,0 +1,101 @@
+"""Blocks against the thumbnail: tiles from elsewhere are found, sound ones are not suspected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from slpd_toolkit.slides.overview import contradictions, cut_overview, missing_pixels, required_pixels
+from slpd_toolkit.slides.slide import Thumbnail
+from tests.slide_factory import area_mean, glass, tissue, tissue_on_glass
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.slides.overview import Overview
+
+STEP = 8
+
+
+def thumbnail_of(picture: npt.NDArray[np.uint8]) -> Thumbnail:
+    return Thumbnail(area_mean(picture, STEP), STEP, 8.0)
+
+
+def overview_of(picture: npt.NDArray[np.uint8], left: int = 0, top: int = 0, side: int = 1024) -> Overview:
+    thumbnail = thumbnail_of(picture)
+    must_exist = np.ones(thumbnail.rgb.shape[:2], np.bool_)
+    return cut_overview(thumbnail, must_exist, left, top, side, 256.0)
+
+
+PICTURE = tissue(2048, 2048, mpp=1.0)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (512, 768), (100, 3), (1024, 1024)])
+@pytest.mark.parametrize("change", ["none", "brighter", "sharper", "shifted", "noisier"])
+def test_the_same_picture_is_not_suspected(left: int, top: int, change: str) -> None:
+    rng = np.random.default_rng(0)
+    block = PICTURE[top : top + 1024, left : left + 1024].astype(np.float32)
+    if change == "brighter":
+        block = block * 0.95 + 10
+    elif change == "sharper":
+        block += block - cv2.GaussianBlur(block, (0, 0), 2)
+    elif change == "shifted":
+        block = np.roll(block, (2, -2), axis=(0, 1))
+    elif change == "noisier":
+        block += rng.normal(0, 10, block.shape)
+    found = contradictions(np.clip(block, 0, 255).astype(np.uint8), overview_of(PICTURE, left, top), left, top, 1024)
+    assert found is None
+
+
+def test_swapped_tiles_are_found_where_they_are() -> None:
+    block = PICTURE[:1024, :1024].copy()
+    block[:256, :256], block[512:768, 256:512] = block[512:768, 256:512].copy(), block[:256, :256].copy()
+    found = contradictions(block, overview_of(PICTURE), 0, 0, 1024)
+    assert found is not None
+    expected = np.zeros((1024, 1024), np.bool_)
+    expected[:256, :256] = expected[512:768, 256:512] = True
+    assert (found == expected).all()
+
+
+def test_a_tile_of_another_colour_is_found_though_it_is_flat() -> None:
+    picture = glass(1024, 1024)
+    block = picture.copy()
+    block[256:512, :256] = 128
+    found = contradictions(block, overview_of(picture), 0, 0, 1024)
+    assert found is not None
+    assert np.argwhere(found).min(axis=0).tolist() == [256, 0]
+    assert found.sum() == 256 * 256
+
+
+def test_blocks_at_the_border_of_a_slide_and_at_other_scales() -> None:
+    picture = PICTURE[:900, :1100]
+    padded = np.full((1024, 1024, 3), 255, np.uint8)
+    padded[: 900 - 512, : 1100 - 512] = picture[512:, 512:]
+    assert contradictions(padded, overview_of(picture, 512, 512), 512, 512, 1024) is None
+    small = area_mean(padded, 2)
+    assert contradictions(small, overview_of(picture, 512, 512), 512, 512, 1024) is None
+    small[:128, :128] = small[128:256, :128].copy()
+    assert contradictions(small, overview_of(picture, 512, 512), 512, 512, 1024) is not None
+
+
+def test_pixels_are_missing_where_there_is_tissue_or_something_on_the_thumbnail() -> None:
+    picture = tissue_on_glass(1024, 1024, [(0, 0, 512, 1024)], mpp=1.0)
+    thumbnail, mask = thumbnail_of(picture), np.zeros((128, 128), np.bool_)
+    mask[:, :64] = True
+    gaps = np.zeros((1024, 1024), np.bool_)
+    gaps[:256, :256] = gaps[:256, 768:] = True  # in tissue, and far from it
+    for absent, strict, tissue_missing, glass_missing in (
+        (False, True, True, True),
+        (False, False, True, False),  # scanners leave out glass, which is white on the thumbnail
+        (True, True, True, False),
+        (True, False, False, False),
+    ):
+        of_file = Thumbnail(thumbnail.rgb, STEP, 8.0, gaps[::STEP, ::STEP] if absent else None)
+        overview = cut_overview(of_file, required_pixels(mask, of_file, strict=strict), 0, 0, 1024, 256.0)
+        missing = missing_pixels(gaps, overview, 0, 0, 1024)
+        assert missing[:256, :256].all() == missing[:256, :256].any() == tissue_missing
+        assert missing[:256, 768:].all() == missing[:256, 768:].any() == glass_missing
+        assert not missing[256:].any()
