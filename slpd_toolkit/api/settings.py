@@ -21,6 +21,7 @@ class EmbedSettings(TypedDict, total=False):
     patch_px: int
     min_tissue: float
     max_upsample: float
+    allow_missing_pixels: bool
     batch_size: int
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
@@ -36,7 +37,7 @@ class ImportSettings(TypedDict, total=False):
 
     recipe: StrPath | None
     out: StrPath
-    tool: Literal["auto", "trident", "clam", "stamp", "slide2vec", "hipt"]
+    tool: str
     coords: StrPath | None
     encoder_name: str
     mpp: float | None
