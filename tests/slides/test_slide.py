@@ -403,7 +403,7 @@ def test_closing_waits_for_the_reads_that_have_begun(tmp_path: Path, monkeypatch
 
 def test_bounds_start_where_the_scanned_area_does(tmp_path: Path, flat: Slide) -> None:
     write_scn(tmp_path / "s.scn", glass(512, 768), (1000, 700), (4800, 3600))
-    with Slide(tmp_path / "s.scn") as slide:
+    with Slide(tmp_path / "s.scn", 1.0) as slide:
         assert (slide.header.width_l0, slide.header.height_l0) == (4800, 3600)
         assert slide.header.bounds_corner_l0 == (1000, 700)
     assert flat.header.bounds_corner_l0 == (0, 0)
