@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slpd_toolkit.slides.open_slide import SlideHeader
     from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
-    from slpd_toolkit.slides.slide import SlideHeader, Thumbnail
+    from slpd_toolkit.slides.slide import Thumbnail
 
 _OPEN = 4
 

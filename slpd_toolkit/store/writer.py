@@ -13,6 +13,7 @@ from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.layout import lay_out
+from slpd_toolkit.store.region_buffers import RegionBuffers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,20 +55,15 @@ class TokenWriter:
         may_drop: bool = False,
     ) -> None:
         self.path = path
-        self._shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
-        self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
-        self._present = None if present is None or present.all() else present
-        if may_drop and self._present is None:
-            self._present = np.ones(self._shape[:3], np.bool_)
-        if self._present is None:
-            self._missing = len(coords)
-        else:  # a region without any token is never begun: the file holds zeros there from the start
-            self._missing = int(self._present.any(axis=(1, 2)).sum())
-            tissue = np.where(self._present, tissue, 0)
-        self._header = (meta, coords, tissue, self._present)
-        layout = lay_out(*self._header)
+        shape = (len(coords), meta.grid, meta.grid, meta.embedding_dim)
+        present = None if present is None or present.all() else present
+        if may_drop and present is None:
+            present = np.ones(shape[:3], np.bool_)
+        self._regions = RegionBuffers(shape, present)
+        self._header = (meta, coords, tissue, present)
+        layout = self._lay_out()
         self._tokens_offset = layout.offsets[schema.TOKENS]
-        nothing = bytes(math.prod(self._shape[1:]) * schema.TOKEN_DTYPE.itemsize)
+        nothing = bytes(math.prod(shape[1:]) * schema.TOKEN_DTYPE.itemsize)
         self._checksums = np.full(len(coords), zlib.crc32(nothing), schema.CHECKSUM_DTYPE)
         with ExitStack() as stack, _disk_errors(path):
             partial = stack.enter_context(atomic_path(path))
@@ -102,7 +98,8 @@ class TokenWriter:
             CacheError: A token is not finite in float16, or the disk refuses.
             ValueError: A patch is given that is not present.
         """
-        if self._present is not None and not self._present[region, rows, columns].all():
+        present = self._regions.present
+        if present is not None and not present[region, rows, columns].all():
             raise ValueError(f"{self.path}: region {region} is given tokens of patches that are not present")
         stored, problem = schema.as_tokens(tokens)
         if problem:
@@ -110,7 +107,7 @@ class TokenWriter:
                 f"{self.path}: region {region} has tokens that are {problem}.",
                 hint="Check the encoder's weights and --precision.",
             )
-        self._store(region, rows, columns, stored)
+        self._write(region, self._regions.add(region, rows, columns, stored))
 
     def drop(self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> None:
         """Leave some patches of one region without a token, after `may_drop`: instead of `put`.
@@ -120,39 +117,22 @@ class TokenWriter:
             rows: (n,) grid rows.
             columns: (n,) grid columns.
         """
-        assert self._present is not None
-        blank = np.zeros((len(rows), self._shape[3]), schema.TOKEN_DTYPE)
-        if region not in self._begun:
-            self._begun[region] = self._begin(region)
-        self._present[region, rows, columns] = False
-        self._store(region, rows, columns, blank)
+        self._write(region, self._regions.drop(region, rows, columns))
 
-    def _store(
-        self,
-        region: int,
-        rows: npt.NDArray[np.intp],
-        columns: npt.NDArray[np.intp],
-        stored: npt.NDArray[np.float16],
-    ) -> None:
-        """Keep tokens of a region, and write it when it has all."""
-        buffer, missing = self._begun.get(region) or self._begin(region)
-        buffer[rows, columns] = stored
-        missing -= len(stored)
-        if missing:
-            self._begun[region] = (buffer, missing)
+    def _write(self, region: int, tokens: npt.NDArray[np.float16] | None) -> None:
+        """Write a region that has all its tokens."""
+        if tokens is None:
             return
-        self._begun.pop(region, None)
-        self._missing -= 1
-        self._checksums[region] = zlib.crc32(buffer.data)
+        self._checksums[region] = zlib.crc32(tokens.data)
         with _disk_errors(self.path):
-            self._file.seek(self._tokens_offset + region * buffer.nbytes)
-            self._file.write(buffer.data)
+            self._file.seek(self._tokens_offset + region * tokens.nbytes)
+            self._file.write(tokens.data)
 
-    def _begin(self, region: int) -> tuple[npt.NDArray[np.float16], int]:
-        """Give room for a region's tokens, and their number."""
-        if self._present is None:
-            return np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2]
-        return np.zeros(self._shape[1:], schema.TOKEN_DTYPE), int(self._present[region].sum())
+    def _lay_out(self, checksums: npt.NDArray[np.uint32] | None = None) -> Layout:
+        """Describe the file; patches without a token have no tissue."""
+        meta, coords, tissue, present = self._header
+        tissue = tissue if present is None else np.where(present, tissue, 0)
+        return lay_out(meta, coords, tissue, present, checksums)
 
     def _write_parts(self, layout: Layout) -> None:
         for offset, data in layout.parts.items():
@@ -163,7 +143,7 @@ class TokenWriter:
     @property
     def complete(self) -> bool:
         """Whether every region has all its tokens."""
-        return self._missing == 0
+        return self._regions.missing == 0
 
     def commit(self) -> None:
         """Close, sync and name the file.
@@ -173,13 +153,10 @@ class TokenWriter:
         """
         if not self.complete:
             self.abort()
-            raise CacheError(f"{self.path}: {self._missing} of {self._shape[0]} regions lack tokens.")
+            raise CacheError(f"{self.path}: {self._regions.missing} of {len(self._checksums)} regions lack tokens.")
         with _disk_errors(self.path):
             try:
-                meta, coords, tissue, present = self._header
-                if present is not None:  # patches may have been dropped
-                    tissue = np.where(present, tissue, 0)
-                self._write_parts(lay_out(meta, coords, tissue, present, self._checksums))
+                self._write_parts(self._lay_out(self._checksums))
             except OSError:
                 self.abort()
                 raise

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.slides import open_slide
 from slpd_toolkit.slides import slide as reader
 from slpd_toolkit.slides.slide import Slide
 from tests.slide_factory import (
@@ -217,7 +218,7 @@ def test_an_impossible_resolution_in_a_file_is_an_error_with_the_fix(
 @pytest.mark.parametrize("said", ["nan", "inf", "-inf", "0", "-0.5", "264.6", "1e400"])
 def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str) -> None:
     with pytest.raises(SlideError, match=r"plausible is 0\.1 to 5"):
-        reader._mpp_l0(tmp_path, {"openslide.mpp-x": said, "openslide.mpp-y": said}, None)
+        open_slide._mpp_l0(tmp_path, {"openslide.mpp-x": said, "openslide.mpp-y": said}, None)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +235,8 @@ def test_a_resolution_that_is_no_number_or_only_half_there_is_missing(
     tmp_path: Path, properties: dict[str, str]
 ) -> None:
     with pytest.raises(SlideError, match="does not say its resolution"):
-        reader._mpp_l0(tmp_path, properties, None)
-    assert reader._mpp_l0(tmp_path, properties, 0.5) == 0.5
+        open_slide._mpp_l0(tmp_path, properties, None)
+    assert open_slide._mpp_l0(tmp_path, properties, 0.5) == 0.5
 
 
 def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:
@@ -248,11 +249,11 @@ def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:
 def test_transparent_pixels_become_white() -> None:
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], np.uint8)
     expected = [[200, 100, 0], [255, 255, 255], [244, 224, 204]]
-    rgb, gaps = reader._on_white(rgba)
+    rgb, gaps = open_slide._on_white(rgba)
     assert rgb[0].tolist() == expected
     assert gaps is not None
     assert gaps.tolist() == [[False, True, False]]
-    assert reader._on_white(rgba[:, [0, 2]])[1] is None
+    assert open_slide._on_white(rgba[:, [0, 2]])[1] is None
 
 
 @pytest.mark.parametrize("given", [None, 0.5])
