@@ -97,6 +97,7 @@ def _write_tokens(config: ExportConfig) -> None:
     make_folder(folder)
     with console.progress("export", total=len(store.files), unit="slides") as progress:
         for slide in store.files:
+            slide.verify()
             slide_id = slide.meta.slide_id
             if config.to == "trident":
                 features, coords_l0 = patches_of(slide)

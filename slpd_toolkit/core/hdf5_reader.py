@@ -6,6 +6,7 @@ Nothing here imports h5py: what the library finds comes as plain Python and NumP
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import subprocess
@@ -93,9 +94,7 @@ class DatasetInfo:
     @property
     def nbytes(self) -> int:
         """Bytes of all values."""
-        return int(np.prod([int(length) for length in self.shape], dtype=object)) * (
-            self.dtype.itemsize if self.dtype else 1
-        )
+        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -96,7 +97,7 @@ class Cache:
     workers: int
     """Threads that read ahead."""
 
-    @property
+    @cached_property
     def files(self) -> dict[str, TokenFile]:
         """Token files that hold a region, by slide id."""
         return {slide.meta.slide_id: slide for slide in self.store.files if len(slide)}

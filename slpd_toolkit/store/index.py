@@ -22,7 +22,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
-from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.files import atomic_path, remove_leftovers
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.header import Header, Stamp, read_header
 from slpd_toolkit.store.schema import TokenMeta
@@ -115,6 +115,7 @@ def _store(path: Path, headers: Mapping[str, Header]) -> None:
     text = json.dumps({"shared": list(shared), "files": entries}).encode()
     rest = text + b"".join(arrays)
     line = f"{_MAGIC} {VERSION} {hashlib.sha256(rest).hexdigest()} {len(text)}\n".encode()
+    remove_leftovers(path)
     with atomic_path(path) as partial:
         partial.write_bytes(line + rest)
 
