@@ -8,6 +8,7 @@ import pytest
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import index
+from slpd_toolkit.store.header import read_header
 from slpd_toolkit.store.token_file import TokenStore, open_token_files, token_paths
 from tests.token_factory import write_cache
 
@@ -30,11 +31,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose header was read from the file itself."""
     names = list[str]()
-    read = index.read_header
 
     def note(path: Path) -> Header:
         names.append(path.name)
-        return read(path)
+        return read_header(path)
 
     monkeypatch.setattr(index, "read_header", note)
     return names
