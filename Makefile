@@ -1,54 +1,54 @@
-# Everything here works on a fresh clone with nothing but Python >= 3.11.
+# All targets work on a fresh clone and require only Python >= 3.11.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SLPD_DATA ?= ../shared/data
 export SLPD_DATA
 
-# Tests run one process a core; more threads inside them only get in each other's way.
+# Tests run one process per core, so each process uses a single thread.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .PHONY: help install test test-slow lint format docs demo embed-example benchmarks clean
-help:            ## list the targets
+help:            ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
-install: $(VENV)/.installed  ## make the environment
+install: $(VENV)/.installed  ## create the virtual environment
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: install    ## the fast tests, under two minutes
+test: install    ## fast tests, under two minutes
 	$(PYTEST) -m "not slow"
 
-test-slow: install  ## the slow tests: real slides, large slides, kill and resume
+test-slow: install  ## slow tests: real slides, large slides, kill and resume
 	$(PYTEST) -m slow
 
-lint: install    ## formatting, lint, types, direction of imports
+lint: install    ## check formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install  ## let ruff format and fix
+format: install  ## fix and format with ruff, update generated types
 	$(BIN)/python -m slpd_toolkit.api.write_settings
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-demo: install    ## the whole way on synthetic slides, in five minutes: demo/eval/report.html
+demo: install    ## run the full pipeline on synthetic slides, five minutes: demo/eval/report.html
 	$(BIN)/slpd demo --out demo
 
-docs: install    ## the pages of docs/, into docs/_build/html; a warning is an error
+docs: install    ## build the documentation in docs/_build/html; warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html
 
-embed-example: install  ## stage one on a real slide, if SLPD_DATA (default ../shared/data) has it
+embed-example: install  ## embed a real slide from SLPD_DATA (default ../shared/data), if present
 	@if [ -d "$(SLPD_DATA)/slides" ]; then \
 	  $(BIN)/slpd embed manifests/example-one.csv --slides-root "$(SLPD_DATA)/slides" --out runs/example/cache \
 	    --recipe stages/embed/try.toml && \
 	  $(BIN)/slpd inspect runs/example/cache; \
 	else \
-	  echo "No slides in $(SLPD_DATA)/slides: set SLPD_DATA to a folder that has slides/cmu-1-small-region.svs"; \
+	  echo "No slides in $(SLPD_DATA)/slides: set SLPD_DATA to a folder that contains slides/cmu-1-small-region.svs"; \
 	fi
 
-clean:           ## remove what the other targets made
+clean:           ## remove the outputs of other targets
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
