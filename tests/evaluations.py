@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {
     "model": ("mean-tokens",),
     "aggregator": ("knn", "probe"),
     "folds": 4,
-    "bootstrap": 200,
+    "repeats": 1,
     "permutations": 200,
     "steps": 200,
     "lr": 0.005,

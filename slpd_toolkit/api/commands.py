@@ -143,7 +143,7 @@ def mil_eval(cache: StrPath | None = None, **settings: Unpack[of.MilEvalSettings
 
     >>> result = slpd.mil_eval(
     ...     "cache", manifest="cohort.csv", model=["mean-tokens", "runs/slpd"], aggregator="knn", out="eval",
-    ...     folds=3, bootstrap=50, permutations=50, jobs=1, device="cpu",
+    ...     folds=3, repeats=1, permutations=50, jobs=1, device="cpu",
     ... )
     >>> result.table["model"].unique().tolist()
     ['mean-tokens', 'slpd']

@@ -159,7 +159,7 @@ class EvaluationResult(Folder):
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per model, aggregator and metric: mean and sd over folds, and the 95 % bootstrap interval.
+        """One row per model, aggregator and metric: mean and sd over folds, and the 95 % interval.
 
         Columns: model, aggregator, metric, mean, sd, low, high. Undefined numbers are NaN.
         """
@@ -199,9 +199,9 @@ class EvaluationResult(Folder):
     def comparisons(self) -> pd.DataFrame:
         """One row per pair of models, aggregator and metric: differences, `first` minus `second`, and their p-values.
 
-        Columns: aggregator, first, second, metric, difference, low, high (95 % bootstrap interval), p_corrected_t,
-        p_permutation, p_delong; and, for the headline metric alone, the same with `adjusted_`: Holm's method over all
-        comparisons. Undefined numbers are NaN. Empty with a single model.
+        Columns: aggregator, first, second, metric, difference, low, high (95 % interval), p_shared_training,
+        p_permutation, p_corrected_t, p_delong; and, for the headline metric alone, the same with `adjusted_`: Holm's
+        method over all comparisons. Undefined numbers are NaN. Empty with a single model.
         """
         rows = [
             {
@@ -294,7 +294,7 @@ class DemoResult(Folder):
 
 
 _METRICS = "metrics.json"
-_TESTS = ("corrected_t", "permutation", "delong")
+_TESTS = ("shared_training", "permutation", "corrected_t", "delong")
 _COMPARISON = (
     *("aggregator", "first", "second", "metric", "difference", "low", "high"),
     *(f"p_{test}" for test in _TESTS),

@@ -127,7 +127,7 @@ class MilEvalSettings(TypedDict, total=False):
     allow_missing: bool
     split_kind: str | None
     folds: int | None
-    repeats: int
+    repeats: int | None
     by_site: bool
     site_column: str
     fold_column: str | None
@@ -145,7 +145,7 @@ class MilEvalSettings(TypedDict, total=False):
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     workers: int
-    bootstrap: int
+    unit: Literal["patient", "slide"]
     permutations: int
     seed: int
     jobs: int

@@ -15,8 +15,8 @@ from slpd_toolkit.mil.cohort.split_kind import divide
 from slpd_toolkit.mil.heads.fold_predictions import check_heads
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import compare_all
-from slpd_toolkit.mil.statistics.evaluation import Resampling
-from slpd_toolkit.mil.statistics.model_results import evaluate_models, undefined_metrics
+from slpd_toolkit.mil.statistics.evaluation import Permutations
+from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models, missing_intervals, undefined_metrics
 from slpd_toolkit.mil.statistics.results import Evaluation
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
@@ -73,15 +73,15 @@ def run(config: MilEvalConfig) -> int:
     audits = {
         each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained) for each in representations
     }
-    resampling = Resampling(config.bootstrap, config.permutations, config.seed)
-    results = evaluate_models(
+    results, judgements = evaluate_models(
         task,
         cohort,
         representations,
-        config.aggregator,
+        {name: config.repeats_of(name) for name in config.aggregator},
         splits,
         training=_training(config),
-        resampling=resampling,
+        counting=Counting(config.unit, config.by_site),
+        seed=config.seed,
         jobs=config.jobs or joblib.cpu_count(),
     )
     evaluation = Evaluation(
@@ -90,7 +90,9 @@ def run(config: MilEvalConfig) -> int:
         cohort=cohort,
         representations=representations,
         results=results,
-        comparisons=compare_all(task, cohort, results, resampling),
+        unit=config.unit,
+        by_site=config.by_site,
+        comparisons=compare_all(task, results, judgements, Permutations(config.permutations, config.seed)),
         audits=audits,
         recipe={
             **as_recipe(replace(config, folds=config.fold_count)),
@@ -99,7 +101,7 @@ def run(config: MilEvalConfig) -> int:
             "device": device.type,
             ABOUT: provenance(config.manifest, models, cache, device),
         },
-        notes=(*inputs.notes, *split_notes, *undefined_metrics(results)),
+        notes=(*inputs.notes, *split_notes, *undefined_metrics(results), *missing_intervals(results, task.headline)),
     )
     thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
     write_evaluation(config.out, evaluation, splits, thumbnails)

@@ -13,6 +13,7 @@ TASKS = Registry("slpd_toolkit.mil.tasks.kinds", "--task")
 SPLIT_KINDS = Registry("slpd_toolkit.mil.cohort.split_kinds", "--split-kind")
 AGGREGATORS = Registry("slpd_toolkit.mil.heads.aggregators", "--aggregator")
 _FOLDS = 5
+_REPEATS_OF_CHEAP_HEADS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ class MilEvalConfig:
     """Folds of the cross-validation. Fold k is the test set, fold k + 1 the validation set, the rest train.
     Default: 5. Not used with --splits or --fold-column, which define their own."""
 
-    repeats: int = 1
-    """How many times the cohort is divided into folds."""
+    repeats: int | None = None
+    """How many times the cohort is divided into folds. Default: 5 for aggregators that fit in seconds (knn, probe,
+    prototype-histogram), 1 for networks and with --by-site."""
 
     by_site: bool = False
     """Keep every site within one fold, so that test sites were not trained on."""
@@ -128,8 +130,9 @@ class MilEvalConfig:
     """Threads that read tokens ahead."""
 
     # -- Statistics --
-    bootstrap: int = 2000
-    """Bootstrap samples of patients for the 95 % intervals."""
+    unit: Literal["patient", "slide"] = "patient"
+    """What metrics count: each patient once, with the mean prediction of its slides, or each slide. Intervals and tests
+    are over patients in both cases, or over sites with --by-site."""
 
     permutations: int = 2000
     """Random swaps of two models' predictions for the permutation test."""
@@ -153,7 +156,9 @@ class MilEvalConfig:
             require(not twice, flag(name), f"{', '.join(twice)} twice", "each once")
         if self.folds is not None:
             require_at_least(3, "folds", self.folds)
-        for name in ("repeats", "steps", "head_batch", "check_every", "patience", "workers", "bootstrap"):
+        if self.repeats is not None:
+            require_at_least(1, "repeats", self.repeats)
+        for name in ("steps", "head_batch", "check_every", "patience", "workers"):
             require_at_least(1, name, getattr(self, name))
         for name in ("shots", "permutations", "weight_decay", "jobs"):
             require_at_least(0, name, getattr(self, name))
@@ -191,13 +196,21 @@ class MilEvalConfig:
         makes_folds: bool = SPLIT_KINDS.load(self.kind_of_split).SPLIT_KIND.makes_folds
         return self.folds or _FOLDS if makes_folds else None
 
+    def repeats_of(self, aggregator: str) -> int:
+        """Repeats of one aggregator, the default resolved."""
+        if self.repeats is not None:
+            return self.repeats
+        trained_in_steps: bool = AGGREGATORS.load(aggregator).HEAD.in_workers
+        return 1 if trained_in_steps or self.by_site else _REPEATS_OF_CHEAP_HEADS
+
     def _require_used(self, registry: Registry, entry: str, chosen: str) -> None:
         """Refuse settings that only other entries of the registry use."""
         registry.require(chosen)
         users = {name: frozenset[str](getattr(registry.load(name), entry).settings) for name in registry.names()}
         for name in sorted(frozenset().union(*users.values()) - users[chosen]):
             value = getattr(self, name)
-            if value != type(self).__dataclass_fields__[name].default:
+            once = name == "repeats" and value == 1  # as all split kinds do
+            if value != type(self).__dataclass_fields__[name].default and not once:
                 got = ", ".join(map(str, value)) if isinstance(value, tuple) else value
                 of = [user for user, settings in users.items() if name in settings]
                 require(False, flag(name), got, f"only with {registry.flag} {' or '.join(of)}")

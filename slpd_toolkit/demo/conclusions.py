@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LEVEL = 0.05
-METRIC, TEST = "auc", "corrected_t"
-"""The paired test over folds, which asks whether a difference would hold for other training sets."""
+METRIC, TEST = "auc", "shared_training"
+"""The paired test that asks whether a difference would hold for other patients, to train on and to test."""
 
 Document = dict[str, Any]
 """metrics.json of `slpd mil-eval`."""

@@ -81,9 +81,8 @@ def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
         "first - second": f"{paired.first} - {paired.second}",
         "mean": signed(comparison.difference),
         "95 % interval": interval(comparison.interval, sign=True),
-        "p t": _p(paired.adjusted["corrected_t"]),
+        "p t": _p(paired.adjusted["shared_training"]),
         "p perm.": _p(paired.adjusted["permutation"]),
-        "p DeLong": _p(paired.adjusted["delong"]),
     }
 
 
@@ -116,7 +115,14 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
             f"LEAK: identical embeddings stand in two parts in {len(duplicates)} of {len(audits)} splits, such as "
             f"{shared.count} in {listed(shared.slides)}."
         )
-    else:
+    near = [audit for audit in audits if audit.near_copies]
+    if near:
+        groups = {copies.slides: copies for audit in near for copies in audit.near_copies}
+        lines.append(
+            f"LEAK: {len(groups)} groups of near-copies are in two parts in {len(near)} of {len(audits)} splits, such "
+            f"as {next(iter(groups.values())).description}."
+        )
+    if not duplicates and not near:
         lines.append("clean: no embedding stands in two parts.")
     if not representation.pretraining_known and representation.places is None:
         lines.append("Which slides it was trained on is not known.")

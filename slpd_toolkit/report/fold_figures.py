@@ -35,7 +35,7 @@ def draw_intervals(results: Sequence[Result], headline: str, metric: Metric, sty
             axes.plot([mean], [place], look.marker, color=look.colour, markersize=6, markeredgecolor="white")
         axes.set_yticks(range(len(results)), [f"{styles[each.model].label} · {each.aggregator}" for each in results])
         axes.set_ylim(len(results) - 0.4, -0.6)
-        axes.set_xlabel(f"{metric.words}: mean over folds, 95 % bootstrap interval over patients")
+        axes.set_xlabel(f"{metric.words}: mean over folds, 95 % interval")
         axes.grid(axis="x", linewidth=0.4, alpha=0.6)
         _mark_chance(axes, metric.chance, "x")
 

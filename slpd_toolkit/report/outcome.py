@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slpd_toolkit.figures.wording import count
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import Interval
 from slpd_toolkit.report.wording import TESTS, interval, mean_sd, p_value, signed
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 """Adjusted p-values below it are called a difference."""
+_TEST = "shared_training"
 
 
 @dataclass(frozen=True)
@@ -76,37 +76,27 @@ def best_first(results: Sequence[Result], headline: str) -> list[Result]:
 
 
 def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
-    """Say what a comparison shows.
+    """Put into words what a comparison shows.
 
-    The corrected t-test asks what another training set would have given, the permutation test what other patients
-    would; only the first supports "better". A single fold can answer the second alone.
+    The t-test for shared training patients covers other patients to train on and to test. On a single split it takes
+    the heads as given, and then supports no claim about other training sets.
     """
     found = paired.metrics[headline]
     better, other, difference, within = paired.first, paired.second, found.difference, found.interval
     if difference < 0:  # a sentence begins with the higher one
         better, other, difference = other, better, -difference
-        within = Interval(-within.high, -within.low, within.replicates)
+        within = replace(within, low=-within.high, high=-within.low)
     start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {interval(within, sign=True)}"
-    general, these = (paired.adjusted.get(name, math.nan) for name in ("corrected_t", "permutation"))
-    if math.isnan(general) and math.isnan(these):
+    p = paired.adjusted.get(_TEST, math.nan)
+    if math.isnan(p):
         return Verdict(f"{start}; no test is defined.", math.inf, differs=False)
-    if math.isnan(general):
-        said = f"not distinguishable (Holm-adjusted permutation p {p_value(these)})"
-        if these < LEVEL:
-            said = (
-                f"{better} is better on these patients (Holm-adjusted permutation p {p_value(these)}); "
-                "a single fold cannot speak for other training sets"
-            )
-        return Verdict(f"{start}; {said}.", these, differs=False)
-    if general < LEVEL:
-        return Verdict(f"{start}; {better} is better (Holm-adjusted p {p_value(general)}).", general, differs=True)
-    said = f"not distinguishable (Holm-adjusted p {p_value(general)})"
-    if these < LEVEL:
-        said += (
-            f": the heads trained here differ (permutation p {p_value(these)}), "
-            "but the folds vary too much to expect it of other training sets"
-        )
-    return Verdict(f"{start}; {said}.", general, differs=False)
+    said = f"Holm-adjusted p {p_value(p)}"
+    if p >= LEVEL:
+        return Verdict(f"{start}; not distinguishable ({said}).", p, differs=False)
+    if found.corrected_t is None:
+        text = f"these heads of {better} are better ({said}); a single split cannot speak for other training sets"
+        return Verdict(f"{start}; {text}.", p, differs=False)
+    return Verdict(f"{start}; {better} is better ({said}).", p, differs=True)
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
@@ -123,10 +113,11 @@ def sentences(evaluation: Evaluation) -> list[str]:
     verdicts = [verdict(paired, headline, words) for paired in evaluation.comparisons]
     if verdicts:
         differing = sum(each.differs for each in verdicts)
+        who = "sites" if evaluation.by_site else "patients"
         said.append(
             f"{differing or 'None'} of {count(len(verdicts), 'comparison')} between models "
-            f"{'shows' if differing <= 1 else 'show'} a difference to be expected of other training sets as well "
-            f"(corrected t-test, Holm-adjusted p < {LEVEL})."
+            f"{'shows' if differing <= 1 else 'show'} a difference to be expected with other {who} to train on and to "
+            f"test (t-test over {who}, Holm-adjusted p < {LEVEL})."
         )
     return said + _near_chance(evaluation)
 
@@ -195,7 +186,7 @@ def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
 def alarm(audits: Mapping[str, Sequence[SplitAudit]]) -> tuple[str, str]:
     """Say in a few words, and in a sentence, how bad the audit's findings are."""
     found = [each for splits in audits.values() for each in splits]
-    if any(each.shared_patients or each.shared_vectors for each in found):
+    if any(each.shared_patients or each.shared_vectors or each.near_copies for each in found):
         return "the splits leak", "These splits leak from train to test: the numbers below may be too good."
     if not all(each.clean for each in found):
         return (
@@ -207,15 +198,18 @@ def alarm(audits: Mapping[str, Sequence[SplitAudit]]) -> tuple[str, str]:
 
 def fold_facts(evaluation: Evaluation) -> dict[str, str]:
     """Say how the cohort was divided."""
-    folds = evaluation.results[0].folds
+    folds = max((result.folds for result in evaluation.results), key=len)
+    fewest = min(len(result.folds) for result in evaluation.results)
     repeats = len({fold.repeat for fold in folds})
     tests, trains = ([len(fold.rows) for fold in folds], [fold.train_size for fold in folds])
     tested = np.unique(np.concatenate([fold.rows for fold in folds]))
     times = f" in {count(repeats, 'repeat')}" if repeats > 1 else ""
     return {
-        "folds": f"{count(len(folds), 'split')}{times}",
+        "folds": f"{count(len(folds), 'split')}{times}" + (f"; networks: {fewest}" if fewest < len(folds) else ""),
+        "counted": "each slide" if evaluation.unit == "slide" else "each patient, by the mean prediction of its slides",
+        "intervals and tests": "over sites" if evaluation.by_site else "over patients",
         "slides to train on": _range(trains),
-        "slides to test on": f"{_range(tests)} a fold; {count(len(tested), 'slide')} tested at least once",
+        "slides to test on": f"{_range(tests)} per fold; {count(len(tested), 'slide')} tested at least once",
     }
 
 

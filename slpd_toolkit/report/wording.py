@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.statistics.intervals import Interval
 
-TESTS = {"corrected_t": "corrected t-test", "permutation": "permutation test", "delong": "DeLong's test"}
+TESTS = {
+    "shared_training": "t-test",
+    "permutation": "permutation test",
+    "corrected_t": "corrected t-test of folds",
+    "delong": "DeLong's test",
+}
 _LEAST_P = 0.001
 
 

@@ -228,7 +228,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_mil_eval_from_the_command_line_writes_every_file(tmp_path: Path) -> None:
     planted = two_classes(tmp_path)
-    flags = as_flags(manifest=planted.manifest, out=tmp_path / "out", folds=3, steps=20, jobs=1, bootstrap=100)
+    flags = as_flags(manifest=planted.manifest, out=tmp_path / "out", folds=3, steps=20, jobs=1)
     several = ["--model", "mean-tokens", "--model", "blank=untrained", "--aggregator", "knn", "--aggregator", "abmil"]
     done = slpd("mil-eval", planted.cache, *flags, *several)
     assert done.exit_code == 0, done.output

@@ -56,7 +56,6 @@ def test_the_task_follows_from_the_columns(values: dict[str, Any], kind: str) ->
         ({"split_kind": "loo"}, "--split-kind: got loo, allowed: cross-validation, fold-column, split-files"),
         ({"split_kind": "fold-column", "splits": (Path("s"),)}, "--splits: got s, allowed: only with --split-kind"),
         ({"time_bins": 1}, "--time-bins: got 1"),
-        ({"bootstrap": 0}, "--bootstrap: got 0"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values: dict[str, Any], said: str) -> None:

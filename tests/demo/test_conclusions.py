@@ -14,7 +14,7 @@ NAMES = {"dino": "DINO", "slpd": "SLPD"}
 def pair(aggregator: str, difference: float, p: float | None, *, swapped: bool = False) -> dict[str, Any]:
     first, second = ("dino", "slpd") if swapped else ("slpd", "dino")
     metrics = {"auc": {"difference": -difference if swapped else difference}}
-    adjusted = {} if p is None else {"corrected_t": p, "delong": 1e-9}
+    adjusted = {} if p is None else {"shared_training": p, "delong": 1e-9}
     return {"aggregator": aggregator, "first": first, "second": second, "metrics": metrics, "adjusted_p": adjusted}
 
 

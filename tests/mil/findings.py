@@ -27,11 +27,11 @@ def evaluation() -> Evaluation:
         FoldPrediction(0, 0, np.array([0, 1]), outputs, 2, "step 20"),
         FoldPrediction(0, 1, np.array([3, 2]), outputs, 2, "step 40"),
     )
-    undefined = Interval(NAN, NAN, 0)
+    undefined = Interval(NAN, NAN, 4, reason="no fold tests two patients of each class")
     result = Result("m", "abmil", folds, {"auc": np.array([1.0, NAN])}, {"auc": undefined})
     test, infinite = PairedTest(-1.0, 0.01), PairedTest(float("inf"), 0.0)
-    comparison = Comparison(0.5, Interval(0.1, 0.9, 99), infinite, test, None)
-    adjusted = {"corrected_t": 0.0, "permutation": 0.01, "delong": NAN}
+    comparison = Comparison(0.5, Interval(0.1, 0.9, 4), infinite, test, test, None)
+    adjusted = {"shared_training": 0.0, "permutation": 0.01, "corrected_t": 0.01, "delong": NAN}
     return Evaluation(
         "label",
         task_of(COHORT),
@@ -41,6 +41,8 @@ def evaluation() -> Evaluation:
             Representation("n", "n.csv", bags),
         ),
         (result, Result("n", "abmil", folds, result.values, result.intervals)),
+        "patient",
+        False,
         (PairedResult("abmil", "m", "n", {"auc": comparison}, adjusted),),
         {"m": (CLEAN, LEAKY), "n": (CLEAN, CLEAN)},
         {"seed": 1, "out": "here", "jobs": 8, "workers": 2, "about": {"torch": "2"}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,9 @@ from slpd_toolkit.mil.cohort.audit import audit_split, find_shared_vectors
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
-from slpd_toolkit.mil.statistics.evaluation import Resampling, compare, fold_metrics, intervals
-from slpd_toolkit.mil.statistics.paired_tests import holm
-from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, RegionPlaces, Representation, Result
+from slpd_toolkit.mil.statistics.comparisons import compare_all
+from slpd_toolkit.mil.statistics.evaluation import Judgement, Permutations, intervals, judge
+from slpd_toolkit.mil.statistics.results import Evaluation, RegionPlaces, Representation, Result
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
@@ -85,8 +84,8 @@ def planted_evaluation(
         splits = [_with_a_leak(cohort, split) for split in splits]
     names = list(strengths)
     representations = [_representation(name, cohort, places=places, known=known, seed=seed) for name in names]
-    results = [
-        _result(task, cohort, splits, each, aggregator, strengths[each.name], seed + 31 * number + place)
+    judged = [
+        _judged(task, cohort, splits, each, aggregator, strengths[each.name], seed + 31 * number + place)
         for place, aggregator in enumerate(aggregators)
         for number, each in enumerate(representations)
     ]
@@ -105,13 +104,20 @@ def planted_evaluation(
         "versions": {"slpd_toolkit": "0.1.0", "numpy": np.__version__},
         "model_sha256": dict.fromkeys(names, "0123abcd" * 8),
     }
-    compared = _comparisons(task, cohort, results)
+    results, judgements = (tuple(each) for each in zip(*judged, strict=True))
     return Evaluation(
-        "label <b>&", task, cohort, tuple(representations), tuple(results), compared, audits, recipe, tuple(notes)
+        "label <b>&",
+        task,
+        cohort,
+        tuple(representations),
+        results,
+        "patient",
+        False,
+        compare_all(task, results, judgements, Permutations(200)),
+        audits,
+        recipe,
+        tuple(notes),
     )
-
-
-RESAMPLING = Resampling(replicates=200, permutations=200)
 
 
 def _cohort(of_slide: IntArray, strata: np.ndarray) -> Cohort:
@@ -139,7 +145,7 @@ def _representation(name: str, cohort: Cohort, *, places: bool, known: bool, see
     return Representation(name, f"runs/{name}/region_vit.pt", bags, where, pretrained, known)
 
 
-def _result(
+def _judged(
     task: Task,
     cohort: Cohort,
     splits: Sequence[Split],
@@ -147,11 +153,12 @@ def _result(
     aggregator: str,
     strength: float,
     seed: int,
-) -> Result:
+) -> tuple[Result, Judgement]:
     rng = np.random.default_rng(seed)
     folds = [_prediction(task, split, representation.bags, aggregator, strength, rng) for split in splits]
-    values = fold_metrics(task, folds)
-    return Result(representation.name, aggregator, tuple(folds), values, intervals(task, cohort, folds, RESAMPLING))
+    judgement = judge(task, cohort, splits, folds)
+    found = intervals(task, judgement)
+    return Result(representation.name, aggregator, tuple(folds), judgement.values, found), judgement
 
 
 def _prediction(
@@ -177,29 +184,6 @@ def _outputs(task: Task, rows: IntArray, strength: float, rng: np.random.Generat
     shares = np.exp(logits)
     probabilities: FloatArray = shares / shares.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _comparisons(task: Task, cohort: Cohort, results: Sequence[Result]) -> tuple[PairedResult, ...]:
-    pairs = [(one, other) for one, other in combinations(results, 2) if one.aggregator == other.aggregator]
-    compared = [compare(task, cohort, one.folds, other.folds, RESAMPLING) for one, other in pairs]
-    tests = {
-        name: holm(np.array([_p(getattr(each[task.headline], name)) for each in compared]))
-        for name in ("corrected_t", "permutation", "delong")
-    }
-    return tuple(
-        PairedResult(
-            one.aggregator,
-            one.model,
-            other.model,
-            found,
-            {name: float(adjusted[index]) for name, adjusted in tests.items()},
-        )
-        for index, ((one, other), found) in enumerate(zip(pairs, compared, strict=True))
-    )
-
-
-def _p(test: object) -> float:
-    return float(getattr(test, "p_value", np.nan))
 
 
 def _with_a_leak(cohort: Cohort, split: Split) -> Split:

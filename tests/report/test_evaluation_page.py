@@ -106,7 +106,7 @@ def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
         "Leakage audit: pretraining saw test patients",
         "slpd, dino: findings in 4 of 4 splits.",
         f"saw {len(cohort.slides)} of the {len(cohort.slides)} evaluated slides, without labels",
-        "DeLong's test",
+        "Corrected t-test of folds",
         "Attention: where abmil looked",
         "versions.slpd_toolkit",
     ):

@@ -19,89 +19,70 @@ from tests.report.evaluations import classification, planted_evaluation
 NAN = math.nan
 
 
-def paired(difference: float, corrected_t: float, permutation: float, *, delong: float | None = None) -> PairedResult:
+def paired(difference: float, adjusted: float, *, splits: int = 5, delong: float | None = None) -> PairedResult:
     found = Comparison(
         difference,
         Interval(difference - 0.01, difference + 0.02, 100),
         PairedTest(1.0, 0.02),
         PairedTest(1.0, 0.0004),
+        PairedTest(1.0, 0.3) if splits > 1 else None,
         None if delong is None else PairedTest(1.0, delong),
     )
-    adjusted = {"corrected_t": corrected_t, "permutation": permutation, "delong": NAN}
-    return PairedResult("abmil", "slpd", "dino", {"auc": found, "f1": found}, adjusted)
+    p_values = {"shared_training": adjusted, "permutation": 0.0006, "corrected_t": 0.6, "delong": NAN}
+    return PairedResult("abmil", "slpd", "dino", {"auc": found, "f1": found}, p_values)
 
 
 @pytest.mark.parametrize(
-    ("difference", "corrected_t", "permutation", "text", "differs"),
+    ("difference", "adjusted", "splits", "text", "differs"),
     [
         (
             0.012,
             0.31,
-            0.2,
+            5,
             "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; not distinguishable (Holm-adjusted p = 0.31).",
             False,
         ),
         (
             -0.012,
             0.04,
-            0.02,
+            5,
             "dino against slpd, abmil: +0.012 AUC [−0.008, +0.022]; dino is better (Holm-adjusted p = 0.040).",
             True,
         ),
         (
             0.012,
-            0.06,
-            0.0001,
-            (
-                "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; not distinguishable (Holm-adjusted p = 0.060): "
-                "the heads trained here differ (permutation p < 0.001), "
-                "but the folds vary too much to expect it of other training sets."
-            ),
-            False,
-        ),
-        (
-            0.012,
-            NAN,
             0.01,
+            1,
             (
-                "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; slpd is better on these patients "
-                "(Holm-adjusted permutation p = 0.010); a single fold cannot speak for other training sets."
+                "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; these heads of slpd are better "
+                "(Holm-adjusted p = 0.010); a single split cannot speak for other training sets."
             ),
             False,
         ),
         (
             0.0,
-            NAN,
             0.9,
-            (
-                "slpd against dino, abmil: 0.000 AUC [−0.010, +0.020]; "
-                "not distinguishable (Holm-adjusted permutation p = 0.90)."
-            ),
+            1,
+            "slpd against dino, abmil: 0.000 AUC [−0.010, +0.020]; not distinguishable (Holm-adjusted p = 0.90).",
             False,
         ),
-        (
-            NAN,
-            NAN,
-            NAN,
-            "slpd against dino, abmil: undefined AUC undefined; no test is defined.",
-            False,
-        ),
+        (NAN, NAN, 5, "slpd against dino, abmil: undefined AUC undefined; no test is defined.", False),
     ],
 )
 def test_a_sentence_claims_what_its_test_supports(
-    difference: float, corrected_t: float, permutation: float, text: str, differs: bool
+    difference: float, adjusted: float, splits: int, text: str, differs: bool
 ) -> None:
-    said = verdict(paired(difference, corrected_t, permutation), "auc", "AUC")
+    said = verdict(paired(difference, adjusted, splits=splits), "auc", "AUC")
     assert (said.text, said.differs) == (text, differs)
 
 
 def test_a_table_shows_tests_that_are_defined_and_adjusts_the_headline_alone() -> None:
-    table = comparison_table([paired(0.012, 0.31, 0.0006)], "auc", "auc")
-    assert table.tests == ["corrected t-test", "permutation test"]
-    assert list(table.rows[0].p_values) == ["0.020 (0.31)", "< 0.001 (< 0.001)"]
-    assert list(comparison_table([paired(0.012, 0.31, 0.0006)], "f1", "auc").rows[0].p_values) == ["0.020", "< 0.001"]
-    both = [paired(0.012, 0.31, 0.0006, delong=0.5), paired(0.012, 0.31, 0.0006)]
-    assert [row.p_values[2] for row in comparison_table(both, "auc", "auc").rows] == ["0.50", "–"]
+    table = comparison_table([paired(0.012, 0.31)], "auc", "auc")
+    assert table.tests == ["t-test", "permutation test", "corrected t-test of folds"]
+    assert list(table.rows[0].p_values) == ["0.020 (0.31)", "< 0.001 (< 0.001)", "0.30 (0.60)"]
+    assert list(comparison_table([paired(0.012, 0.31)], "f1", "auc").rows[0].p_values) == ["0.020", "< 0.001", "0.30"]
+    both = [paired(0.012, 0.31, delong=0.5), paired(0.012, 0.31)]
+    assert [row.p_values[3] for row in comparison_table(both, "auc", "auc").rows] == ["0.50", "–"]
 
 
 def result(model: str, values: list[float]) -> Result:
@@ -145,7 +126,7 @@ def test_noise_is_called_what_guessing_gives_and_signal_is_not() -> None:
     both = sentences(replace(evaluation, results=evaluation.results * 2))
     assert both[-1].startswith("All intervals hold 0.5")
     signal = sentences(planted_evaluation(cohort, task, {"m": 2.0, "n": 0.0}, aggregators=["knn"]))
-    assert signal[0].startswith("Highest mean: m, knn: AUC 0.9")
+    assert signal[0].startswith("Highest mean: m, knn: AUC 1.000")
     assert signal[1].startswith("1 of 1 comparison between models shows a difference")
     assert signal[2].startswith("The interval of n, knn holds 0.5")
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.near_copies import find_near_copies
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from slpd_toolkit.mil.bags import Bags
+    from slpd_toolkit.mil.cohort.near_copies import NearCopies
     from slpd_toolkit.mil.cohort.splits import Split
 
 
@@ -42,11 +44,19 @@ class SplitAudit:
     """Patients whose test slides the pretraining did not see, but another slide of theirs."""
     shared_vectors: tuple[SharedVectors, ...]
     """Identical embeddings held by slides of different parts."""
+    near_copies: tuple[NearCopies, ...] = ()
+    """Slides of different parts that are closer than any two different slides of the cohort."""
 
     @property
     def clean(self) -> bool:
         """Whether nothing leaks."""
-        return not (self.shared_patients or self.pretrained_slides or self.pretrained_patients or self.shared_vectors)
+        return not (
+            self.shared_patients
+            or self.pretrained_slides
+            or self.pretrained_patients
+            or self.shared_vectors
+            or self.near_copies
+        )
 
     @property
     def findings(self) -> list[str]:
@@ -66,6 +76,7 @@ class SplitAudit:
             f"{shared.count} identical embeddings are in different parts, in the slides {listed(shared.slides)}."
             for shared in self.shared_vectors
         ]
+        lines += [f"Near-copies are in different parts: {copies.description}." for copies in self.near_copies]
         return lines
 
 
@@ -75,6 +86,7 @@ def audit_split(
     *,
     pretrained: Collection[str] = (),
     shared_vectors: Sequence[SharedVectors] = (),
+    near_copies: Sequence[NearCopies] = (),
 ) -> SplitAudit:
     """Look for leaks in one split.
 
@@ -83,6 +95,7 @@ def audit_split(
         patient_of: Patient of every slide of the split, and of any other slide that is known (pretraining's, say).
         pretrained: Slide ids that the pretraining of the representation saw.
         shared_vectors: From `find_shared_vectors`, on all slides.
+        near_copies: From `near_copies.find_near_copies`, on all slides.
 
     Raises:
         UsageError: A slide of the split has no patient.
@@ -97,15 +110,18 @@ def audit_split(
     seen_slides = tuple(sorted(set(split.test) & set(pretrained)))
     seen_patients = {patient_of[slide] for slide in pretrained if slide in patient_of}
     part_of = {slide: name for name, part in split.parts.items() for slide in part}
+
+    def in_two_parts(slides: Sequence[str]) -> bool:
+        return len({part_of[slide] for slide in slides if slide in part_of}) > 1
+
     return SplitAudit(
         split.repeat,
         split.fold,
         {pair: names for pair, names in shared.items() if names},
         seen_slides,
         tuple(sorted((patients["test"] & seen_patients) - {patient_of[slide] for slide in seen_slides})),
-        tuple(
-            each for each in shared_vectors if len({part_of[slide] for slide in each.slides if slide in part_of}) > 1
-        ),
+        tuple(each for each in shared_vectors if in_two_parts(each.slides)),
+        tuple(each for each in near_copies if in_two_parts(each.slides)),
     )
 
 
@@ -128,5 +144,8 @@ def audit_splits(
     bags: Bags, splits: Sequence[Split], patient_of: Mapping[str, str], pretrained: Collection[str]
 ) -> tuple[SplitAudit, ...]:
     """Audit every split for one representation; see `audit_split`."""
-    shared = find_shared_vectors(bags)
-    return tuple(audit_split(split, patient_of, pretrained=pretrained, shared_vectors=shared) for split in splits)
+    shared, copies = find_shared_vectors(bags), find_near_copies(bags)
+    return tuple(
+        audit_split(split, patient_of, pretrained=pretrained, shared_vectors=shared, near_copies=copies)
+        for split in splits
+    )

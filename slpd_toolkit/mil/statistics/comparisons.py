@@ -14,32 +14,32 @@ from slpd_toolkit.mil.statistics.results import PairedResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.mil.cohort.patients import Cohort
-    from slpd_toolkit.mil.statistics.evaluation import Comparison, Resampling
+    from slpd_toolkit.mil.statistics.evaluation import Comparison, Judgement, Permutations
     from slpd_toolkit.mil.statistics.results import Result
     from slpd_toolkit.mil.tasks.task import Task
 
-TESTS = ("corrected_t", "permutation", "delong")
+TESTS = ("shared_training", "permutation", "corrected_t", "delong")
 
 
 def compare_all(
-    task: Task, cohort: Cohort, results: Sequence[Result], resampling: Resampling
+    task: Task, results: Sequence[Result], judgements: Sequence[Judgement], permutations: Permutations
 ) -> tuple[PairedResult, ...]:
     """Compare models that share an aggregator, aggregator by aggregator.
 
     Args:
         task: What was predicted.
-        cohort: Its slides in the order of the task's targets.
-        results: Every model under every aggregator, on the same splits.
-        resampling: Number of samples and swaps, and their seed.
+        results: Every model under every aggregator.
+        judgements: One per result. Those of an aggregator rest on the same splits.
+        permutations: Number of swaps, and their seed.
     """
+    judged = list(zip(results, judgements, strict=True))
     aggregators = dict.fromkeys(result.aggregator for result in results)
     pairs = [
         pair
         for name in aggregators
-        for pair in combinations([result for result in results if result.aggregator == name], 2)
+        for pair in combinations([each for each in judged if each[0].aggregator == name], 2)
     ]
-    found = [compare(task, cohort, one.folds, other.folds, resampling) for one, other in pairs]
+    found = [compare(task, one, other, permutations) for (_, one), (_, other) in pairs]
     raw = {test: np.array([_p_value(each[task.headline], test) for each in found]) for test in TESTS}
     adjusted = {test: holm(p_values) for test, p_values in raw.items()}
     return tuple(
@@ -50,7 +50,7 @@ def compare_all(
             found[index],
             {test: float(adjusted[test][index]) for test in TESTS},
         )
-        for index, (one, other) in enumerate(pairs)
+        for index, ((one, _), (other, _)) in enumerate(pairs)
     )
 
 

@@ -1,46 +1,70 @@
-"""What the predictions of all folds amount to: metrics by fold, their intervals, and models compared."""
+"""What the predictions of all folds amount to: metrics by fold, their intervals, and comparisons of models."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import (
-    Interval,
-    draw_patients,
-    mean_over_folds,
-    percentile_interval,
-)
+from slpd_toolkit.mil.statistics.division import divide_units
+from slpd_toolkit.mil.statistics.influence import influences
+from slpd_toolkit.mil.statistics.intervals import Evidence, Interval, interval_of_difference, interval_of_mean
 from slpd_toolkit.mil.statistics.paired_tests import (
     PairedTest,
     corrected_t_test,
     delong_test,
     draw_swaps,
     permutation_test,
+    shared_training_test,
 )
+from slpd_toolkit.mil.statistics.shared_training import normal_scores
+from slpd_toolkit.mil.statistics.swaps import swapped_differences
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from slpd_toolkit.mil.arrays import FloatArray, IntArray
-    from slpd_toolkit.mil.cohort.patients import Cohort, PatientTable
+    from slpd_toolkit.mil.arrays import FloatArray
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+    from slpd_toolkit.mil.statistics.division import Division
     from slpd_toolkit.mil.tasks.task import Task
 
 
-@dataclass(frozen=True)
-class Resampling:
-    """How often patients are drawn and swapped, and from which seed."""
+CountedUnit = Literal["patient", "slide"]
+_LARGEST_INFLATION = 1.0
+"""Of sites there are too few to estimate it."""
 
-    replicates: int = 2000
-    """Bootstrap samples."""
-    permutations: int = 2000
+
+@dataclass(frozen=True)
+class Permutations:
     """Random swaps of two models' predictions."""
+
+    count: int = 2000
+    """Number of swaps."""
     seed: int = 0
-    """One seed for all models: their samples are the same patients, so their differences are paired."""
+    """The same swaps for all pairs of models."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Predictions of one model, all folds of all repeats, and what intervals and tests need of them."""
+
+    folds: Sequence[FoldPrediction]
+    """Averaged over each patient's slides where patients are counted."""
+    division: Division
+    """Who is trained on and tested."""
+    evidence: Mapping[str, Evidence]
+    """One per metric."""
+
+    @property
+    def values(self) -> dict[str, FloatArray]:
+        """(J,) values of each metric, one per fold."""
+        return {name: each.values for name, each in self.evidence.items()}
 
 
 @dataclass(frozen=True)
@@ -49,138 +73,145 @@ class Comparison:
 
     difference: float
     interval: Interval
-    """Bootstrap over patients, both models on the same samples."""
-    corrected_t: PairedTest
-    """Over folds: would it hold for other training sets?"""
+    """95 % interval of the difference."""
+    shared_training: PairedTest
+    """The test that the report's sentences rest on: see `paired_tests.shared_training_test`."""
     permutation: PairedTest
-    """Over patients: does it hold for these heads?"""
+    """Models trade their ranks (AUC, concordance) or predictions within folds, patient by patient or site by site."""
+    corrected_t: PairedTest | None
+    """Nadeau and Bengio's, conservative; None where there is a single split."""
     delong: PairedTest | None
-    """For the AUC of a binary task whose test folds share no patient, one score a patient."""
+    """For the AUC of two classes on a single split; None where folds share training patients."""
+
+
+def one_per_patient(cohort: Cohort, folds: Sequence[FoldPrediction]) -> list[FoldPrediction]:
+    """Average the outputs of each patient's slides, so that a patient counts once in a fold however many slides it has.
+
+    The row of a patient is that of its first tested slide: targets belong to patients.
+    """
+    of_slide = cohort.patient_table().of_slide
+    found = []
+    for fold in folds:
+        _, first, index, counts = np.unique(
+            of_slide[fold.rows], return_index=True, return_inverse=True, return_counts=True
+        )
+        sums = np.zeros((len(first), fold.outputs.shape[1]))
+        np.add.at(sums, index, fold.outputs)
+        order = np.argsort(first)  # patients in the order of the slides: with one slide each, nothing changes
+        found.append(replace(fold, rows=fold.rows[first[order]], outputs=(sums / counts[:, None])[order]))
+    return found
 
 
 def fold_metrics(task: Task, folds: Sequence[FoldPrediction]) -> dict[str, FloatArray]:
-    """(J,) values of each metric, one a fold."""
+    """(J,) values of each metric, one per fold."""
     per_fold = [task.metrics(fold.rows, fold.outputs) for fold in folds]
     return {name: np.array([values[name] for values in per_fold]) for name in per_fold[0]}
 
 
-def intervals(
-    task: Task, cohort: Cohort, folds: Sequence[FoldPrediction], resampling: Resampling
-) -> dict[str, Interval]:
-    """95 % bootstrap interval over patients of each metric's mean over folds.
-
-    Heads are taken as given: the interval says how much the test patients matter, not how much the training set does.
+def judge(
+    task: Task,
+    cohort: Cohort,
+    splits: Sequence[Split],
+    folds: Sequence[FoldPrediction],
+    *,
+    unit: CountedUnit = "patient",
+    by_site: bool = False,
+) -> Judgement:
+    """Collect the metrics of one model, and what intervals and tests need.
 
     Args:
         task: What was predicted.
         cohort: Its slides in the order of the task's targets.
-        folds: Predictions of one model, all folds of all repeats.
-        resampling: Number of samples, and their seed.
+        splits: Who was trained on and tested.
+        folds: Predictions of one model, one per split, in their order.
+        unit: Whether each patient counts once, with the mean output of its slides, or each slide.
+        by_site: Whether whole sites were split.
     """
-    table = cohort.patient_table()
-    weights = _draw(task, table, resampling)
-    values = _averaged(task, _stack(table, folds), weights)
-    return {name: percentile_interval(each) for name, each in values.items()}
+    division = divide_units(cohort, splits, by_site=by_site)
+    counted = one_per_patient(cohort, folds) if unit == "patient" else folds
+    values, units = fold_metrics(task, counted), len(division.strata)
+    influence = {name: np.zeros((len(counted), units)) for name in values}
+    for number, fold in enumerate(counted):
+        weighted = partial(task.weighted_metrics, fold.rows, fold.outputs)
+        for name, derivative in influences(weighted, division.unit_of_row[fold.rows], units).items():
+            influence[name][number] = derivative
+    contributions, unexplained = _contributions(task, division, counted)
+    evidence = {name: Evidence(values[name], influence[name], contributions, unexplained) for name in values}
+    return Judgement(counted, division, evidence)
 
 
-def compare(
-    task: Task,
-    cohort: Cohort,
-    first: Sequence[FoldPrediction],
-    second: Sequence[FoldPrediction],
-    resampling: Resampling,
-) -> dict[str, Comparison]:
+def _contributions(task: Task, division: Division, folds: Sequence[FoldPrediction]) -> tuple[FloatArray, float]:
+    """What each unit adds to the agreement of ranks with targets in each fold, and how much stays unexplained."""
+    contrasts = task.contrasts()
+    rows = np.concatenate([fold.rows for fold in folds])
+    number = np.repeat(np.arange(len(folds)), [len(fold.rows) for fold in folds])
+    ranks = np.concatenate([normal_scores(task.scores(fold.outputs)) for fold in folds])
+    norms = (ranks**2).sum() * (contrasts[rows] ** 2).sum()
+    explained = float((ranks * contrasts[rows]).sum()) ** 2 / norms if norms > 0 else 0.0
+    for name in np.unique(task.strata[rows]):
+        members = task.strata[rows] == name
+        ranks[members] -= ranks[members].mean(axis=0)
+    contributions = np.zeros((len(folds), len(division.strata)))
+    np.add.at(contributions, (number, division.unit_of_row[rows]), (ranks * contrasts[rows]).mean(axis=1))
+    return contributions, 1 - explained
+
+
+def intervals(task: Task, judgement: Judgement) -> dict[str, Interval]:
+    """95 % interval of each metric's mean over folds: see `intervals.interval_of_mean`."""
+    return {
+        name: interval_of_mean(each, judgement.division, scale=task.known_metrics[name].scale)
+        for name, each in judgement.evidence.items()
+    }
+
+
+def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutations) -> dict[str, Comparison]:
     """Compare two models that were evaluated on the same splits, metric by metric.
 
     Args:
         task: What was predicted.
-        cohort: Its slides in the order of the task's targets.
-        first: Predictions of one model, all folds of all repeats.
-        second: Predictions of the other, in the same order.
-        resampling: Number of samples and swaps, and their seed.
+        one: The first model.
+        other: The second.
+        permutations: Number of swaps, and their seed.
     """
-    table = cohort.patient_table()
-    one, other = _stack(table, first), _stack(table, second)
-    assert np.array_equal(one.rows, other.rows), "models were evaluated on different splits"
-    weights = _draw(task, table, resampling)
-    samples_one, samples_other = _averaged(task, one, weights), _averaged(task, other, weights)
-    permuted = _swapped_differences(task, one, other, len(table.ids), resampling)
-    values_one, values_other = fold_metrics(task, first), fold_metrics(task, second)
-    ratio = float(np.mean([len(fold.rows) / fold.train_size for fold in first]))
+    first, second, division = one.folds, other.folds, one.division
+    assert all(np.array_equal(a.rows, b.rows) for a, b in zip(first, second, strict=True)), (
+        "models were evaluated on different splits"
+    )
+    rng = np.random.default_rng([permutations.seed, 1])
+    permuted = swapped_differences(
+        task, division, first, second, draw_swaps(len(division.strata), permutations.count, rng)
+    )
     found = {}
-    for name in values_one:
-        differences = values_one[name] - values_other[name]
-        mean, _ = mean_and_sd(differences)
+    for name in one.evidence:
+        difference = _subtract(one.evidence[name], other.evidence[name])
+        mean, _ = mean_and_sd(difference.values)
+        t = shared_training_test(difference, division)
+        shared = _LARGEST_INFLATION if division.by_site else t.inflation
+        permutation = permutation_test(mean / math.sqrt(1 + shared), permuted[name])
         found[name] = Comparison(
             mean,
-            percentile_interval(samples_one[name] - samples_other[name]),
-            corrected_t_test(differences, ratio),
-            permutation_test(mean, permuted[name]),
-            _delong(task, table, first, second) if name == "auc" else None,
+            interval_of_difference(difference, division),
+            t,
+            replace(permutation, statistic=mean, inflation=shared),
+            corrected_t_test(difference.values, division.test_train_ratio) if len(first) > 1 else None,
+            _delong(task, first, second) if name == "auc" else None,
         )
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """All test predictions of a model below one another, M in all."""
-
-    rows: IntArray
-    folds: IntArray
-    patients: IntArray
-    outputs: FloatArray
-
-
-def _stack(table: PatientTable, folds: Sequence[FoldPrediction]) -> _Rows:
-    rows = np.concatenate([fold.rows for fold in folds])
-    numbers = np.repeat(np.arange(len(folds)), [len(fold.rows) for fold in folds])
-    return _Rows(rows, numbers, table.of_slide[rows], np.concatenate([fold.outputs for fold in folds]))
-
-
-def _draw(task: Task, table: PatientTable, resampling: Resampling) -> FloatArray:
-    _, first = np.unique(table.of_slide, return_index=True)
-    return draw_patients(task.strata[first], resampling.replicates, np.random.default_rng([resampling.seed, 0]))
-
-
-def _averaged(task: Task, stacked: _Rows, patient_weights: FloatArray) -> dict[str, FloatArray]:
-    def metrics_of(chosen: IntArray, weights: FloatArray) -> dict[str, FloatArray]:
-        return task.weighted_metrics(stacked.rows[chosen], stacked.outputs[chosen], weights)
-
-    return mean_over_folds(metrics_of, stacked.folds, stacked.patients, patient_weights)
-
-
-def _swapped_differences(
-    task: Task, one: _Rows, other: _Rows, patients: int, resampling: Resampling
-) -> dict[str, FloatArray]:
-    """(R,) differences after two models traded their predictions for random patients.
-
-    Both models' rows are stacked, and a swap is a weighting: of each patient's two predictions one has weight 1, the
-    other 0. So permutations cost what the bootstrap costs, whatever the metric.
-    """
-    swaps = draw_swaps(patients, resampling.permutations, np.random.default_rng([resampling.seed, 1]))
-    both = _Rows(
-        np.concatenate([one.rows, other.rows]),
-        np.concatenate([one.folds, other.folds]),
-        np.concatenate([one.patients, other.patients + patients]),
-        np.concatenate([one.outputs, other.outputs]),
+def _subtract(one: Evidence, other: Evidence) -> Evidence:
+    return Evidence(
+        one.values - other.values,
+        one.influence - other.influence,
+        one.contributions - other.contributions,
+        max(one.unexplained, other.unexplained),
     )
-    as_first = _averaged(task, both, np.hstack([~swaps, swaps]).astype(np.float64))
-    as_second = _averaged(task, both, np.hstack([swaps, ~swaps]).astype(np.float64))
-    return {name: as_first[name] - as_second[name] for name in as_first}
 
 
-def _delong(
-    task: Task, table: PatientTable, first: Sequence[FoldPrediction], second: Sequence[FoldPrediction]
-) -> PairedTest | None:
-    tested = np.concatenate([np.unique(table.of_slide[fold.rows]) for fold in first])
-    repeated = len(np.unique(tested)) < len(tested)  # in repeats, and in others' splits that overlap
-    folds = []
-    for one, other in zip(first, second, strict=True):
-        binary = [task.binary_scores(fold.rows, fold.outputs) for fold in (one, other)]
-        if repeated or binary[0] is None or binary[1] is None:
-            return None
-        _, index = np.unique(table.of_slide[one.rows], return_inverse=True)
-        positive = np.bincount(index, binary[0][0]) > 0
-        scores = [np.bincount(index, each[1]) / np.bincount(index) for each in binary if each is not None]
-        folds.append((positive, scores[0], scores[1]))
-    return delong_test(folds)
+def _delong(task: Task, first: Sequence[FoldPrediction], second: Sequence[FoldPrediction]) -> PairedTest | None:
+    if len(first) > 1:
+        return None
+    binary = [task.binary_scores(folds[0].rows, folds[0].outputs) for folds in (first, second)]
+    if binary[0] is None or binary[1] is None:
+        return None
+    return delong_test(binary[0][0], np.stack([binary[0][1], binary[1][1]]))

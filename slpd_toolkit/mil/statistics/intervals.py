@@ -1,84 +1,188 @@
-"""How sure a number is: spread over folds, and the bootstrap over patients."""
+"""95 % intervals of a metric's mean over folds, and of the difference between two models.
+
+Two sources of variance count: who was tested, from the influence of each patient (`influence`), and who was trained on,
+as far as folds share it (`shared_training`). Where whole sites were split there are too few units for influences, and
+the variance is that of the folds.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
+from scipy.special import expit, logit
+
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.influence import spread_of_mean
+from slpd_toolkit.mil.statistics.shared_training import fold_variance_factor, inflation, largest_inflation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from slpd_toolkit.mil.arrays import FloatArray
+    from slpd_toolkit.mil.statistics.division import Division
+    from slpd_toolkit.mil.tasks.task import Scale
 
-    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+LEVEL = 0.95
+FEWEST_SITES = 6
+_FEWEST_CASES_SHARE = 4.0
+_FEW_FOLDS = 5
+_WEIGHT_OF_BOUND = 1 / 3
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval."""
+    """A 95 % interval."""
 
     low: float
     high: float
-    replicates: int
-    """How many replicates it rests on: those in which the metric is defined."""
+    """Both NaN where no interval can be computed: `reason` says why."""
+    units: int = 0
+    """Number of patients or sites it rests on."""
+    conservative: bool = False
+    """Whether it is wider than it needs to be: without repeats, what folds share can only be bounded."""
+    reason: str = ""
 
 
-def draw_patients(strata: StrArray, replicates: int, rng: np.random.Generator) -> FloatArray:
-    """Bootstrap: draw patients with replacement, each stratum as often as it is large, so that no class dies out.
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard error of a mean over folds."""
 
-    Args:
-        strata: (P,) stratum of each patient.
-        replicates: R, how many samples.
-        rng: Source of the draws.
-
-    Returns:
-        (R, P) how often each patient is in each sample. Rows sum to P.
-    """
-    counts = np.zeros((replicates, len(strata)))
-    for name in np.unique(strata):
-        members = np.flatnonzero(strata == name)
-        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=replicates)
-    return counts
+    variance: float
+    """NaN where it cannot be estimated."""
+    degrees: float
+    """Degrees of freedom."""
+    inflation: float = 0.0
+    """How much of the variance was added because folds share training patients, as a share of the rest."""
+    conservative: bool = False
+    reason: str = ""
 
 
-def percentile_interval(values: FloatArray, *, level: float = 0.95) -> Interval:
-    """Percentile bootstrap interval of (R,) replicates; those in which the metric is undefined (NaN) are left out."""
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return Interval(float("nan"), float("nan"), 0)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), len(defined))
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the J folds of one model, or the difference of two, tell about one metric."""
+
+    values: FloatArray
+    """(J,) the metric, or the difference of two."""
+    influence: FloatArray
+    """(J, U) influence of each unit on it."""
+    contributions: FloatArray
+    """(J, U) contribution of each unit by ranks, see `shared_training.inflation`."""
+    unexplained: float
+    """0 to 1: share of the targets' variance that the predictions leave unexplained."""
 
 
-def mean_over_folds(
-    metrics_of: Callable[[IntArray, FloatArray], dict[str, FloatArray]],
-    fold_of_row: IntArray,
-    patient_of_row: IntArray,
-    patient_weights: FloatArray,
-) -> dict[str, FloatArray]:
-    """Weighted metrics of each fold, averaged over folds: what a table of means over folds reports, for R weightings.
-
-    Scores of different folds come from different heads and are never ranked against each other.
+def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
+    """Estimate the variance of the mean over folds.
 
     Args:
-        metrics_of: Rows (n,) and their weights (R, n) to (R,) a metric.
-        fold_of_row: (M,) number of the split that predicted this row.
-        patient_of_row: (M,) column of `patient_weights`.
-        patient_weights: (R, P); all rows of a patient, in whatever fold and repeat, share its weight.
-
-    Returns:
-        (R,) for each metric; folds in which it is undefined are left out, NaN where it is in all.
+        evidence: Folds in which the metric is undefined have NaN values and are left out.
+        division: Who is trained on and tested.
     """
-    per_fold: dict[str, list[FloatArray]] = {}
-    for fold in np.unique(fold_of_row):
-        rows = np.flatnonzero(fold_of_row == fold)
-        for name, values in metrics_of(rows, patient_weights[:, patient_of_row[rows]]).items():
-            per_fold.setdefault(name, []).append(values)
-    return {name: _mean_of_defined(np.stack(values)) for name, values in per_fold.items()}
+    defined = ~np.isnan(evidence.values)
+    units = int(division.tested.any(axis=0).sum())
+    if not defined.any():
+        return Uncertainty(math.nan, math.nan, reason="the metric is undefined in all folds")
+    if division.by_site:
+        return _of_folds(evidence.values, division, units)
+    spread = spread_of_mean(evidence.influence[defined], division.tested[defined], division.strata)
+    if math.isnan(spread.variance):
+        return Uncertainty(math.nan, math.nan, reason="no fold tests two patients of each class")
+    bound = largest_inflation(division) * evidence.unexplained
+    shared = inflation(evidence.contributions, division)
+    conservative = math.isnan(shared)
+    # The estimate is noisy, and leaves out what training patients change on average.
+    shared = bound if conservative else (1 - _WEIGHT_OF_BOUND) * shared + _WEIGHT_OF_BOUND * bound
+    return Uncertainty(spread.variance * (1 + shared), spread.degrees, shared, bool(conservative and shared > 0))
 
 
-def _mean_of_defined(values: FloatArray) -> FloatArray:
-    defined = ~np.isnan(values)
-    sums, counts = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
-    mean: FloatArray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-    return mean
+def _of_folds(values: FloatArray, division: Division, sites: int) -> Uncertainty:
+    """Variance of the mean from the variance of the folds: where units are sites, folds are what there is to compare.
+
+    Nadeau and Bengio's correction, with the factor that the splits imply; degrees of freedom are those of one repeat,
+    because repeats divide the same sites.
+    """
+    if sites < FEWEST_SITES:
+        reason = f"{sites} sites are too few: {FEWEST_SITES} or more are needed"
+        return Uncertainty(math.nan, math.nan, reason=reason)
+    variances = [
+        np.var(defined, ddof=1)
+        for repeat in np.unique(division.repeats)
+        if len(defined := values[(division.repeats == repeat) & ~np.isnan(values)]) > 1
+    ]
+    if not variances:
+        return Uncertainty(math.nan, math.nan, reason="a variance needs two folds in which the metric is defined")
+    factor = fold_variance_factor(division)
+    variance = float(np.mean(variances)) * factor / division.folds
+    conservative = len(variances) > 1 or division.folds < _FEW_FOLDS
+    return Uncertainty(variance, division.folds - 1, factor - 1, conservative)
+
+
+def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "share") -> Interval:
+    """95 % interval of a metric's mean over folds, on a scale without ends: logit, or the logarithm for a ratio.
+
+    Args:
+        evidence: The folds of one model.
+        division: Who is trained on and tested.
+        scale: The ends of the metric: see `Metric.scale`.
+    """
+    found = uncertainty(evidence, division)
+    units = int(division.tested.any(axis=0).sum())
+    if math.isnan(found.variance):
+        return Interval(math.nan, math.nan, units, reason=found.reason)
+    mean, _ = mean_and_sd(evidence.values)
+    if scale == "ratio":
+        low, high = _above_zero(mean, found)
+        return Interval(low, high, units, found.conservative)
+    least = -1.0 if scale == "agreement" else 0.0
+    low, high = _between_ends((mean - least) / (1 - least), found, least, _effective_cases(division))
+    return Interval(least + (1 - least) * low, least + (1 - least) * high, units, found.conservative)
+
+
+def interval_of_difference(evidence: Evidence, division: Division) -> Interval:
+    """95 % interval of the mean over folds of a difference between two models."""
+    found = uncertainty(evidence, division)
+    units = int(division.tested.any(axis=0).sum())
+    if math.isnan(found.variance):
+        return Interval(math.nan, math.nan, units, reason=found.reason)
+    mean, _ = mean_and_sd(evidence.values)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, found.degrees)) * math.sqrt(found.variance)
+    return Interval(mean - half, mean + half, units, found.conservative)
+
+
+def _above_zero(mean: float, found: Uncertainty) -> tuple[float, float]:
+    if mean <= 0:
+        return 0.0, math.nan
+    half = float(stats.t.ppf((1 + LEVEL) / 2, found.degrees)) * math.sqrt(found.variance) / mean
+    return mean * math.exp(-half), mean * math.exp(half)
+
+
+def _between_ends(share: float, found: Uncertainty, least: float, cases: float) -> tuple[float, float]:
+    """Interval within 0 and 1.
+
+    At an end no influence is left: there it is the exact binomial bound (Clopper & Pearson, Biometrika 1934;26:404) for
+    as many cases as the folds test. Close to an end, where the variance is below a quarter of that many cases' binomial
+    one, it is the score interval with four times as many cases (Wilson, JASA 1927;22:209).
+    """
+    rounding = 1e-9
+    tail = (1 - LEVEL) / 2
+    if share >= 1 - rounding:
+        return float(tail ** (1 / cases)), 1.0
+    if share <= rounding:
+        return 0.0, float(1 - tail ** (1 / cases))
+    binomial = share * (1 - share)
+    variance, quantile = found.variance / (1 - least) ** 2, float(stats.t.ppf(1 - tail, found.degrees))
+    if variance < binomial / (_FEWEST_CASES_SHARE * cases):
+        added = quantile**2 / (_FEWEST_CASES_SHARE * cases)
+        middle, half = share + added / 2, math.sqrt(added * (binomial + added / 4))
+        return (middle - half) / (1 + added), (middle + half) / (1 + added)
+    half = quantile * math.sqrt(variance) / binomial
+    return float(expit(logit(share) - half)), float(expit(logit(share) + half))
+
+
+def _effective_cases(division: Division) -> float:
+    """Tested units, fewer where classes are unequal: for two classes 4 / (1 / m + 1 / n)."""
+    tested = division.tested.any(axis=0)
+    _, counts = np.unique(division.strata[tested], return_counts=True)
+    return float(len(counts) ** 2 / (1 / counts).sum())

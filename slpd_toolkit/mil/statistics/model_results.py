@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,58 +10,82 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.workers import release_workers
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
-from slpd_toolkit.mil.statistics.evaluation import fold_metrics, intervals
+from slpd_toolkit.mil.statistics.evaluation import intervals, judge
 from slpd_toolkit.mil.statistics.results import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.heads.training import HeadTraining
-    from slpd_toolkit.mil.statistics.evaluation import Resampling
+    from slpd_toolkit.mil.statistics.evaluation import CountedUnit, Judgement
     from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.mil.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What metrics count, and what intervals and tests treat as independent."""
+
+    unit: CountedUnit = "patient"
+    """Whether each patient counts once, or each slide."""
+    by_site: bool = False
+    """Whether whole sites were split, so that sites are independent, and patients of a site are not."""
 
 
 def evaluate_models(
     task: Task,
     cohort: Cohort,
     representations: Sequence[Representation],
-    aggregators: Sequence[str],
+    repeats_of: Mapping[str, int],
     splits: Sequence[Split],
     *,
     training: HeadTraining,
-    resampling: Resampling,
+    counting: Counting,
+    seed: int,
     jobs: int,
-) -> tuple[Result, ...]:
+) -> tuple[tuple[Result, ...], tuple[Judgement, ...]]:
     """Train heads on every representation with every aggregator, and measure their predictions.
 
     Args:
         task: What is predicted.
         cohort: Its slides in the order of the task's targets.
         representations: Their bags in that order too.
-        aggregators: Names of files in `heads/aggregators/`.
+        repeats_of: Names of files in `heads/aggregators/`, and how many repeats of the splits each uses.
         splits: Which slides train, select and test.
         training: How networks are trained.
-        resampling: Bootstrap of the intervals; its seed is that of the heads.
+        counting: What metrics count.
+        seed: Seed of the heads.
         jobs: Number of processes.
+
+    Returns:
+        The results, and for each of them what comparisons need.
     """
-    results = []
-    total = len(representations) * len(aggregators) * len(splits)
+    results, judgements = [], []
+    splits_of = {name: [each for each in splits if each.repeat < count] for name, count in repeats_of.items()}
+    total = len(representations) * sum(map(len, splits_of.values()))
     with console.progress("evaluate", total=total, unit="folds") as bar:
         for representation in representations:
-            for aggregator in aggregators:
+            for aggregator, chosen in splits_of.items():
                 folds = []
                 for fold in run_folds(
-                    representation.bags, task, splits, aggregator, training=training, seed=resampling.seed, jobs=jobs
+                    representation.bags, task, chosen, aggregator, training=training, seed=seed, jobs=jobs
                 ):
                     folds.append(fold)
                     bar.advance(1, f"{representation.name}, {aggregator}")
-                values, found = fold_metrics(task, folds), intervals(task, cohort, folds, resampling)
-                results.append(Result(representation.name, aggregator, tuple(folds), values, found))
+                judgement = judge(task, cohort, chosen, folds, unit=counting.unit, by_site=counting.by_site)
+                found = intervals(task, judgement)
+                judgements.append(judgement)
+                results.append(Result(representation.name, aggregator, tuple(folds), judgement.values, found))
     release_workers()
-    return tuple(results)
+    return tuple(results), tuple(judgements)
+
+
+def missing_intervals(results: Sequence[Result], headline: str) -> list[str]:
+    """Note why the headline metric has no interval, where it has none."""
+    reasons = {result.intervals[headline].reason for result in results} - {""}
+    return [f"No interval and no test can be computed: {reason}." for reason in sorted(reasons)]
 
 
 def undefined_metrics(results: Sequence[Result]) -> list[str]:
@@ -70,7 +95,7 @@ def undefined_metrics(results: Sequence[Result]) -> list[str]:
     models only.
     """
     counts = {name: max(int(np.isnan(result.values[name]).sum()) for result in results) for name in results[0].values}
-    splits = len(results[0].folds)
+    splits = max(len(result.folds) for result in results)
     return [
         f"{name} is undefined in all test parts."
         if count == splits

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import uncertainty
 
+if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+    from slpd_toolkit.mil.statistics.division import Division
+    from slpd_toolkit.mil.statistics.intervals import Evidence
 
 _ROUNDING = 1e-12
 
@@ -22,6 +26,8 @@ class PairedTest:
 
     statistic: float
     p_value: float
+    inflation: float = 0.0
+    """Share of variance that was added because folds share training patients."""
 
 
 def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> PairedTest:
@@ -44,15 +50,36 @@ def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> Paired
         return PairedTest(float("nan"), float("nan"))
     spread = np.sqrt((1 / count + test_train_ratio) * defined.var(ddof=1))
     mean = float(defined.mean())
-    if spread == 0:
-        return PairedTest(0.0 if mean == 0 else float(np.copysign(np.inf, mean)), 1.0 if mean == 0 else 0.0)
+    if spread <= _ROUNDING:
+        # Equal differences in a few folds are no proof that others would be equal: there is no variance to test with.
+        return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     statistic = mean / float(spread)
     return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)))
 
 
-def draw_swaps(patients: int, permutations: int, rng: np.random.Generator) -> BoolArray:
-    """(R, P) whether two models trade their predictions for a patient: a fair coin each."""
-    return rng.random((permutations, patients)) < 0.5
+def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
+    """t-test of the mean over folds of a difference, with the variance of `intervals.uncertainty`.
+
+    It asks whether the difference would be expected of other patients of the same kind, to train on and to test.
+
+    Args:
+        evidence: Differences between two models on the same splits.
+        division: Who is trained on and tested.
+
+    Returns:
+        p = 1 without any difference; NaN where there is no variance to test with.
+    """
+    found = uncertainty(evidence, division)
+    mean, _ = mean_and_sd(evidence.values)
+    if found.variance <= _ROUNDING**2:
+        return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
+    statistic = mean / math.sqrt(found.variance)
+    return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), found.degrees)), found.inflation)
+
+
+def draw_swaps(units: int, permutations: int, rng: np.random.Generator) -> BoolArray:
+    """(R, U) whether two models trade their predictions for a patient or site: a fair coin each."""
+    return rng.random((permutations, units)) < 0.5
 
 
 def permutation_test(observed: float, permuted: FloatArray) -> PairedTest:
@@ -97,27 +124,27 @@ def delong_covariance(positive: BoolArray, scores: FloatArray) -> tuple[FloatArr
     return v10.mean(axis=1), np.cov(v10) / positives + np.cov(v01) / negatives
 
 
-def delong_test(folds: Sequence[tuple[BoolArray, FloatArray, FloatArray]]) -> PairedTest:
-    """DeLong's test for two models, over test folds that share no patient.
+def delong_test(positive: BoolArray, scores: FloatArray) -> PairedTest:
+    """DeLong's test for two models on one test set.
 
-    Within a fold it is DeLong's; differences and variances of independent folds add up. The heads count as given: what
-    another training set would have changed is not in this p-value (it is in `corrected_t_test`).
+    It takes the heads as given, and is valid for a single split only: heads of different folds share training patients,
+    who are tested in other folds, and the variances of such folds do not add up (see `shared_training`).
 
     Args:
-        folds: For each fold what was positive (N_f,), and the scores (N_f,) of either model. Folds with fewer than two
-            cases of a class are left out.
+        positive: (N,) which cases are positive.
+        scores: (2, N) of either model.
 
     Returns:
-        z of the summed difference, first model minus second; models without any difference get p = 1. NaN where no
-        fold can be used, or both models rank every case alike and yet differ.
+        z of the difference, first model minus second; models without any difference get p = 1. NaN with fewer than two
+        cases of a class, or where both models rank every case alike and yet differ.
     """
-    usable = [fold for fold in folds if min(fold[0].sum(), (~fold[0]).sum()) >= 2]
-    estimates = [delong_covariance(positive, np.stack([first, second])) for positive, first, second in usable]
-    difference = float(sum(areas[0] - areas[1] for areas, _ in estimates))
-    variance = float(sum(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1] for _, covariance in estimates))
+    if min(positive.sum(), (~positive).sum()) < 2:
+        return PairedTest(float("nan"), float("nan"))
+    areas, covariance = delong_covariance(positive, scores)
+    difference = float(areas[0] - areas[1])
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     if variance <= _ROUNDING:
-        unchanged = bool(usable) and abs(difference) <= _ROUNDING
-        return PairedTest(0.0, 1.0) if unchanged else PairedTest(float("nan"), float("nan"))
+        return PairedTest(0.0, 1.0) if abs(difference) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     z = difference / float(np.sqrt(variance))
     return PairedTest(z, float(2 * stats.norm.sf(abs(z))))
 

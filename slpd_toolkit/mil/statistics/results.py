@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
-    from slpd_toolkit.mil.statistics.evaluation import Comparison
+    from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.tasks.task import Task
 
@@ -56,11 +56,11 @@ class Result:
     """`Representation.name`."""
     aggregator: str
     folds: tuple[FoldPrediction, ...]
-    """One a split, in the order of the splits."""
+    """One per split, in the order of the splits."""
     values: Mapping[str, FloatArray]
-    """For each metric its (J,) values, one a fold."""
+    """For each metric its (J,) values, one per fold."""
     intervals: Mapping[str, Interval]
-    """For each metric the 95 % bootstrap interval over patients of its mean over folds."""
+    """For each metric the 95 % interval of its mean over folds."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class PairedResult:
     metrics: Mapping[str, Comparison]
     """For each metric first minus second."""
     adjusted: Mapping[str, float]
-    """p-values of the headline metric, by test (`corrected_t`, `permutation`, `delong`), adjusted by Holm's method over
-    all comparisons of the evaluation; NaN where a test is undefined."""
+    """p-values of the headline metric, by test (`shared_training`, `permutation`, `corrected_t`, `delong`), adjusted by
+    Holm's method over all comparisons of the evaluation; NaN where a test is undefined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,10 @@ class Evaluation:
     representations: tuple[Representation, ...]
     results: tuple[Result, ...]
     """Every representation under every aggregator."""
+    unit: CountedUnit
+    """What metrics count: patients or slides."""
+    by_site: bool
+    """Whether whole sites were split, so that intervals and tests are over sites."""
     comparisons: tuple[PairedResult, ...]
     """Empty with a single representation."""
     audits: Mapping[str, tuple[SplitAudit, ...]]

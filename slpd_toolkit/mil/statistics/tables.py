@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
 
-SCHEMA, VERSION = "slpd-mil-eval", 1
+SCHEMA, VERSION = "slpd-mil-eval", 2
 LEVEL = 0.95
 RUNNING = frozenset({"out", "jobs", "workers"})
 """Settings that change nothing in the results; recipe.toml has them, metrics.json does not."""
@@ -43,6 +43,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "target": evaluation.target,
         "task": evaluation.task.document(),
         "cohort": _cohort(evaluation.cohort),
+        "counted": evaluation.unit,
+        "unit_of_inference": "site" if evaluation.by_site else "patient",
         "notes": list(evaluation.notes),
         "representations": [_representation(each, evaluation.cohort) for each in evaluation.representations],
         "results": [_result(each) for each in evaluation.results],
@@ -143,8 +145,9 @@ def _differences(comparison: Comparison) -> dict[str, Any]:
     return {
         "difference": comparison.difference,
         "interval": _interval(comparison.interval),
-        "corrected_t": _test(comparison.corrected_t),
+        "shared_training": _test(comparison.shared_training) | {"inflation": comparison.shared_training.inflation},
         "permutation": _test(comparison.permutation),
+        "corrected_t": None if comparison.corrected_t is None else _test(comparison.corrected_t),
         "delong": None if comparison.delong is None else _test(comparison.delong),
     }
 
@@ -153,8 +156,15 @@ def _test(test: PairedTest) -> dict[str, float]:
     return {"statistic": test.statistic, "p": test.p_value}
 
 
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"level": LEVEL, "low": interval.low, "high": interval.high, "replicates": interval.replicates}
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {
+        "level": LEVEL,
+        "low": interval.low,
+        "high": interval.high,
+        "units": interval.units,
+        "conservative": interval.conservative,
+        "undefined_because": interval.reason or None,
+    }
 
 
 def _audit(audits: Sequence[SplitAudit]) -> dict[str, Any]:
@@ -173,6 +183,15 @@ def _audit(audits: Sequence[SplitAudit]) -> dict[str, Any]:
                 "pretrained_slides": list(audit.pretrained_slides),
                 "pretrained_patients": list(audit.pretrained_patients),
                 "shared_vectors": [{"slides": list(each.slides), "count": each.count} for each in audit.shared_vectors],
+                "near_copies": [
+                    {
+                        "slides": list(each.slides),
+                        "correlation": each.correlation,
+                        "nearest_other": each.nearest_other,
+                        "typical": each.typical,
+                    }
+                    for each in audit.near_copies
+                ],
             }
             for audit in found
         ],

@@ -30,10 +30,18 @@ def concordance_index(times: FloatArray, events: BoolArray, risks: FloatArray) -
     return float(weighted_concordance(times, events, risks, np.ones((1, len(times))))[0])
 
 
-def weighted_concordance(times: FloatArray, events: BoolArray, risks: FloatArray, weights: FloatArray) -> FloatArray:
-    """(R,) concordance index for R weightings (R, N) of the cases; a pair weighs the product of its weights.
+def weighted_concordance(
+    times: FloatArray,
+    events: BoolArray,
+    risks: FloatArray,
+    weights: FloatArray,
+    *,
+    of_first: FloatArray | None = None,
+) -> FloatArray:
+    """(R,) concordance index for R weightings (R, N) of the cases; the weight of a pair is the product of its weights.
 
     Pairs are compared once for all weightings, in blocks that bound memory; the sums over pairs are matrix products.
+    With `of_first` (N,), each pair is weighted in addition by that of the case whose event comes first.
     """
     known, right = np.zeros((2, len(weights)))
     seen = np.flatnonzero(events)
@@ -41,6 +49,8 @@ def weighted_concordance(times: FloatArray, events: BoolArray, risks: FloatArray
         first = seen[start : start + _BLOCK]
         time, risk = times[first, None], risks[first, None]
         comparable = ((time < times) | ((time == times) & ~events)).astype(np.float64)
+        if of_first is not None:
+            comparable *= of_first[first, None]
         concordant = comparable * ((risk > risks) + (risk == risks) / 2)
         known += np.einsum("rp,rp->r", weights[:, first], weights @ comparable.T)
         right += np.einsum("rp,rp->r", weights[:, first], weights @ concordant.T)

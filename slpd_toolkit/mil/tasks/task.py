@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.sections import FigureSection
 
 
+Scale = Literal["share", "agreement", "ratio"]
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a task; higher is better."""
+    """A metric of a task; higher is better if models are compared by it."""
 
     words: str
     """Its name in tables and figures."""
     chance: float | None = None
     """What guessing reaches, whatever the shares of the classes."""
+    scale: Scale = "share"
+    """Its ends: a share lies from 0 to 1, an agreement from -1 to 1, a ratio above 0."""
 
 
 class Task(ABC):
@@ -47,6 +52,8 @@ class Task(ABC):
     """Name of the metric that models are compared by."""
     known_metrics: ClassVar[Mapping[str, Metric]]
     """All metrics by name, in the order of tables."""
+    rank_metrics: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that depend on the order of outputs within a fold only, column by column."""
     figures: ClassVar[tuple[str, ...]] = ()
     """Stems of figures that all aggregators share."""
     aggregator_figures: ClassVar[tuple[str, ...]] = ()
@@ -116,6 +123,14 @@ class Task(ABC):
     @abstractmethod
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """Compute `metrics` for R weightings (R, n) of the rows."""
+
+    def scores(self, outputs: FloatArray) -> FloatArray:
+        """Reduce outputs (n, ...) to columns (n, S) whose order within a fold is what the headline metric judges."""
+        return outputs
+
+    @abstractmethod
+    def contrasts(self) -> FloatArray:
+        """Return (N, S) for each column of `scores` which slides should rank high (above 0) and low (below 0)."""
 
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:  # noqa: ARG002
         """Return which rows are positive, and the score of each, if `auc` compares two classes: for DeLong's test."""

@@ -1,14 +1,39 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import draw_patients, mean_over_folds, percentile_interval
-from slpd_toolkit.mil.tasks import metrics, weighted_metrics
+from slpd_toolkit.mil.statistics.division import Division, divide_units
+from slpd_toolkit.mil.statistics.intervals import (
+    FEWEST_SITES,
+    Evidence,
+    interval_of_difference,
+    interval_of_mean,
+    uncertainty,
+)
+from slpd_toolkit.mil.statistics.shared_training import fold_variance_factor, largest_inflation
+from tests.mil.planted import make_cohort
+
+
+def division(patients: int = 60, folds: int = 5, repeats: int = 1) -> Division:
+    cohort = make_cohort([1] * patients, ["a", "b"] * (patients // 2))
+    return divide_units(cohort, cross_validation(cohort, folds=folds, repeats=repeats))
+
+
+def sites(count: int, folds: int = 3, repeats: int = 1) -> Division:
+    cohort = make_cohort([1] * (4 * count), ["a", "b"] * (2 * count), [f"{n // 4:02}" for n in range(4 * count)])
+    return divide_units(cohort, cross_validation(cohort, folds=folds, repeats=repeats, by_site=True), by_site=True)
+
+
+def evidence(of: Division, values: np.ndarray, influence: float = 0.01, unexplained: float = 1.0) -> Evidence:
+    signs = np.where(np.arange(of.tested.shape[1]) % 4 < 2, 1, -1)
+    return Evidence(values, influence * signs * of.tested, signs * of.tested * 1.0, unexplained)
 
 
 def test_spread_over_folds_leaves_out_what_is_undefined() -> None:
@@ -17,82 +42,100 @@ def test_spread_over_folds_leaves_out_what_is_undefined() -> None:
     assert mean_and_sd(np.array([np.nan])) == pytest.approx((math.nan, math.nan), nan_ok=True)
 
 
-def test_a_bootstrap_sample_draws_each_stratum_as_often_as_it_is_large() -> None:
-    strata = np.array(["a"] * 7 + ["b"] * 3)[np.random.default_rng(0).permutation(10)]
-    counts = draw_patients(strata, 4000, np.random.default_rng(1))
-    assert counts.shape == (4000, 10)
-    assert (counts[:, strata == "a"].sum(axis=1) == 7).all()
-    assert (counts[:, strata == "b"].sum(axis=1) == 3).all()
-    # Each count is binomial(n, 1/n): mean 1, variance 1 - 1/n; within five standard errors.
-    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=5 / math.sqrt(4000))
-    np.testing.assert_allclose(counts[:, strata == "b"].var(axis=0), 2 / 3, rtol=0.15)
-    np.testing.assert_array_equal(counts, draw_patients(strata, 4000, np.random.default_rng(1)))
-    assert (counts != draw_patients(strata, 4000, np.random.default_rng(2))).any()
+def test_without_repeats_the_bound_of_what_folds_share_is_used_and_said() -> None:
+    of = division()
+    full, half = (uncertainty(evidence(of, np.full(5, 0.7), unexplained=share), of) for share in (1.0, 0.5))
+    assert full.inflation == pytest.approx(largest_inflation(of)) == pytest.approx(2 / 3)
+    assert half.inflation == pytest.approx(1 / 3)
+    assert full.conservative
+    assert full.variance / half.variance == pytest.approx((1 + 2 / 3) / (1 + 1 / 3))
+    assert interval_of_mean(evidence(of, np.full(5, 0.7)), of).conservative
 
 
-def test_the_interval_of_a_mean_is_scipys() -> None:
-    values = np.random.default_rng(0).normal(size=80)
-    counts = draw_patients(np.zeros(80, dtype=np.str_), 20_000, np.random.default_rng(1))
-    ours = percentile_interval(counts @ values / 80, level=0.9)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, confidence_level=0.9, method="percentile", rng=np.random.default_rng(2)
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
-    assert ours.replicates == 20_000
+def test_with_repeats_it_is_estimated_and_shrunk_towards_the_bound() -> None:
+    of = division(repeats=5)
+    found = uncertainty(evidence(of, np.full(25, 0.7)), of)
+    # Contributions do not depend on who was trained on: the estimate is 0.
+    assert found.inflation == pytest.approx(largest_inflation(of) / 3)
+    assert not found.conservative
 
 
-def test_undefined_replicates_are_left_out_and_counted() -> None:
-    values = np.append(np.linspace(0, 1, 41), np.nan)
-    interval = percentile_interval(values)
-    assert (interval.low, interval.high, interval.replicates) == pytest.approx((0.025, 0.975, 41))
-    nothing = percentile_interval(np.array([np.nan]))
+def test_a_single_split_takes_its_heads_as_given() -> None:
+    of = division()
+    one = dataclasses.replace(of, trained=of.trained[:1], tested=of.tested[:1], repeats=of.repeats[:1])
+    found = uncertainty(evidence(one, np.array([0.7])), one)
+    assert (found.inflation, found.conservative) == (0, False)
+
+
+@pytest.mark.parametrize("mean", [0.5, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize("scale", ["share", "agreement"])
+def test_intervals_hold_their_mean_and_stay_within_the_scale(mean: float, scale: str) -> None:
+    of = division()
+    folds = evidence(of, np.full(5, mean), influence=0.04 * mean * (1 - mean))
+    found = interval_of_mean(folds, of, scale=scale)  # type: ignore[arg-type]
+    assert 0 < found.low < mean < found.high < 1
+    assert found.units == 60
+
+
+def test_an_agreement_may_be_negative_and_a_ratio_above_1() -> None:
+    of = division()
+    assert -1 < interval_of_mean(evidence(of, np.full(5, -0.9)), of, scale="agreement").low < -0.9
+    ratio = interval_of_mean(evidence(of, np.full(5, 1.5)), of, scale="ratio")
+    assert ratio.low < 1.5 < ratio.high
+    assert ratio.low * ratio.high == pytest.approx(1.5**2)
+
+
+def test_at_an_end_of_the_scale_the_interval_has_a_width() -> None:
+    """All 60 patients ranked right: the exact bound for 60 of 60 successes."""
+    of = division()
+    perfect = interval_of_mean(evidence(of, np.ones(5), influence=0), of)
+    exact = stats.binomtest(60, 60).proportion_ci(0.95, method="exact")
+    assert (perfect.low, perfect.high) == pytest.approx((exact.low, 1))
+    wrong = interval_of_mean(evidence(of, np.zeros(5), influence=0), of)
+    assert (wrong.low, wrong.high) == pytest.approx((0, 1 - exact.low))
+    almost = interval_of_mean(evidence(of, np.full(5, 0.999), influence=0), of)
+    assert 0.97 < almost.low < 0.99
+    assert 0.999 < almost.high < 1
+
+
+def test_the_interval_of_a_difference_is_a_t_interval() -> None:
+    of = division(repeats=5)
+    found = uncertainty(evidence(of, np.full(25, 0.1)), of)
+    interval = interval_of_difference(evidence(of, np.full(25, 0.1)), of)
+    half = stats.t.ppf(0.975, found.degrees) * math.sqrt(found.variance)
+    assert (interval.low, interval.high) == pytest.approx((0.1 - half, 0.1 + half))
+
+
+def test_where_sites_were_split_the_variance_is_that_of_the_folds() -> None:
+    of = sites(9)
+    values = np.array([0.6, 0.7, 0.9])
+    found = uncertainty(evidence(of, values), of)
+    assert found.variance == pytest.approx(np.var(values, ddof=1) / 3 * fold_variance_factor(of))
+    assert found.degrees == 2
+    assert interval_of_mean(evidence(of, values), of).units == 9
+
+
+def test_fewer_than_six_sites_have_no_interval_and_the_reason_is_said() -> None:
+    assert FEWEST_SITES == 6
+    for count, there in ((5, False), (6, True)):
+        of = sites(count)
+        found = interval_of_mean(evidence(of, np.array([0.6, 0.7, 0.9])), of)
+        assert math.isnan(found.low) != there
+        assert ("5 sites are too few" in found.reason) != there
+        assert math.isnan(interval_of_difference(evidence(of, np.array([0.1, 0.0, 0.2])), of).high) != there
+
+
+def test_undefined_folds_are_left_out_and_undefined_everywhere_has_no_interval() -> None:
+    of = division()
+    some = evidence(of, np.array([0.7, np.nan, 0.7, 0.7, 0.7]))
+    some.influence[1] = np.nan
+    assert math.isfinite(interval_of_mean(some, of).low)
+    nothing = interval_of_mean(evidence(of, np.full(5, np.nan)), of)
     assert math.isnan(nothing.low)
-    assert nothing.replicates == 0
+    assert "undefined in all folds" in nothing.reason
 
 
-def test_slides_of_one_patient_stand_and_fall_together() -> None:
-    """Four copies of each slide are no more evidence: drawn as patients they leave the interval as it is."""
-    rng = np.random.default_rng(0)
-    right = (rng.random(60) < 0.7).astype(np.float64)
-    counts = draw_patients(np.zeros(60, dtype=np.str_), 2000, rng)
-    once = percentile_interval(counts @ right / 60)
-    patient_of_row = np.repeat(np.arange(60), 4)
-
-    def accuracy(rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {"accuracy": weights @ right[patient_of_row[rows]] / weights.sum(axis=1)}
-
-    copies = mean_over_folds(accuracy, np.zeros(240, dtype=np.int64), patient_of_row, counts)["accuracy"]
-    assert percentile_interval(copies) == once
-    as_slides = draw_patients(np.zeros(240, dtype=np.str_), 2000, rng) @ right[patient_of_row] / 240
-    alone = percentile_interval(as_slides)
-    assert alone.high - alone.low < 0.7 * (once.high - once.low)
-
-
-def test_the_mean_over_folds_is_a_loop_over_folds_and_copies() -> None:
-    rng = np.random.default_rng(0)
-    rows = 60
-    targets, raw = rng.integers(0, 2, rows), rng.random((rows, 2))
-    probabilities = raw / raw.sum(axis=1, keepdims=True)
-    fold_of_row, patient_of_row = rng.permutation(np.arange(rows) % 4), rng.integers(0, 25, rows)
-    counts = draw_patients(np.zeros(25, dtype=np.str_), 5, rng)
-
-    def metrics_of(chosen: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        return weighted_metrics.classification(targets[chosen], probabilities[chosen], weights)
-
-    found = mean_over_folds(metrics_of, fold_of_row, patient_of_row, counts)
-    for replicate in range(5):
-        per_fold = []
-        for fold in range(4):
-            inside = np.flatnonzero(fold_of_row == fold)
-            copies = np.repeat(inside, counts[replicate, patient_of_row[inside]].astype(int))
-            per_fold.append(metrics.classification(targets[copies], probabilities[copies]))
-        for name in per_fold[0]:
-            assert found[name][replicate] == pytest.approx(np.nanmean([values[name] for values in per_fold]))
-
-
-def test_a_fold_without_a_class_is_left_out_of_the_mean_and_undefined_everywhere_is_nan() -> None:
-    def metrics_of(rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {"x": np.array([float(rows[0]), np.nan if rows[0] else 4.0, np.nan])}
-
-    found = mean_over_folds(metrics_of, np.array([0, 1]), np.array([0, 1]), np.ones((3, 2)))["x"]
-    np.testing.assert_array_equal(found, [0.5, 4.0, np.nan])
+def test_one_patient_of_a_class_per_fold_tells_no_variance() -> None:
+    cohort = make_cohort([1] * 24, ["a"] * 3 + ["b"] * 21)
+    of = divide_units(cohort, cross_validation(cohort, folds=3))
+    assert "two patients of each class" in interval_of_mean(evidence(of, np.full(3, 0.7)), of).reason

@@ -13,6 +13,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.statistics.division import divide_units
+from slpd_toolkit.mil.statistics.intervals import Evidence, interval_of_difference, uncertainty
 from slpd_toolkit.mil.statistics.paired_tests import (
     corrected_t_test,
     delong_covariance,
@@ -20,7 +23,9 @@ from slpd_toolkit.mil.statistics.paired_tests import (
     draw_swaps,
     holm,
     permutation_test,
+    shared_training_test,
 )
+from tests.mil.planted import make_cohort
 
 
 def test_the_corrected_t_test_gives_scikit_learns_published_example() -> None:
@@ -46,9 +51,7 @@ def test_without_correction_it_is_the_paired_t_test() -> None:
 
 def test_folds_that_do_not_vary() -> None:
     assert corrected_t_test(np.zeros(5), 0.1).p_value == 1
-    assert corrected_t_test(np.full(5, -0.5), 0.1) == corrected_t_test(np.full(3, -0.5), 0.1)
-    assert corrected_t_test(np.full(5, -0.5), 0.1).statistic == -math.inf
-    assert corrected_t_test(np.full(5, -0.5), 0.1).p_value == 0
+    assert math.isnan(corrected_t_test(np.full(5, -0.5), 0.1).p_value)  # no proof that other folds would not vary
     assert math.isnan(corrected_t_test(np.array([0.1, np.nan]), 0.1).p_value)
 
 
@@ -118,38 +121,38 @@ def test_fast_delong_is_the_quadratic_one_with_ties(data: st.DataObject, positiv
 def test_delong_gives_published_p_values(
     labels: list[int], first: list[float], second: list[float], p_value: float
 ) -> None:
-    fold = np.array(labels, dtype=bool), np.array(first), np.array(second)
-    result = delong_test([fold])
+    result = delong_test(np.array(labels, dtype=bool), np.array([first, second]))
     assert result.p_value == pytest.approx(p_value, abs=1e-5 if p_value < 0.1 else 5e-5)
     assert result.statistic > 0
-    # A fold with one positive tells no variance and changes nothing.
-    lone = np.array([True, False, False]), np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1])
-    assert delong_test([fold, lone]) == result
-
-
-def test_independent_folds_add_their_differences_and_variances() -> None:
-    rng = np.random.default_rng(0)
-    folds = []
-    differences, variances = [], []
-    for size in (20, 30, 25):
-        positive = np.arange(size) % 2 == 0
-        first, second = rng.normal(size=(2, size)) + [[1.0], [0.5]] * positive
-        folds.append((positive, first, second))
-        areas, covariance = delong_by_hand(positive, np.stack([first, second]))
-        differences.append(areas[0] - areas[1])
-        variances.append(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    result = delong_test(folds)
-    assert result.statistic == pytest.approx(sum(differences) / math.sqrt(sum(variances)))
-    swapped = delong_test([(positive, second, first) for positive, first, second in folds])
-    assert swapped.statistic == pytest.approx(-result.statistic)
-    assert swapped.p_value == pytest.approx(result.p_value)
 
 
 def test_equal_models_do_not_differ_and_no_usable_fold_is_undefined() -> None:
     positive, scores = np.array([True, True, False, False]), np.array([0.9, 0.4, 0.6, 0.1])
-    assert delong_test([(positive, scores, scores * 2)]).p_value == 1
-    assert math.isnan(delong_test([(positive[1:], scores[1:], scores[1:])]).p_value)
-    assert math.isnan(delong_test([(positive, np.array([4.0, 3, 2, 1]), np.array([1.0, 2, 3, 4]))]).p_value)
+    assert delong_test(positive, np.stack([scores, scores * 2])).p_value == 1
+    assert math.isnan(delong_test(positive[1:], np.stack([scores[1:], scores[1:]])).p_value)
+    assert math.isnan(delong_test(positive, np.array([[4.0, 3, 2, 1], [1.0, 2, 3, 4]])).p_value)
+
+
+def test_the_t_test_has_the_variance_of_the_interval() -> None:
+    cohort = make_cohort([1] * 40, ["a", "b"] * 20)
+    of = divide_units(cohort, cross_validation(cohort, folds=5, repeats=2))
+    rng = np.random.default_rng(0)
+    noise, ranks = rng.normal(size=(2, 10, 40)) * of.tested
+    difference = Evidence(np.full(10, 0.05), 0.01 * noise, ranks, 1.0)
+    found, spread = shared_training_test(difference, of), uncertainty(difference, of)
+    assert found.statistic == pytest.approx(0.05 / math.sqrt(spread.variance))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(found.statistic, spread.degrees))
+    assert found.inflation == spread.inflation
+    interval = interval_of_difference(difference, of)
+    assert (interval.low > 0) == (found.p_value < 0.05)
+
+
+def test_equal_differences_without_any_influence_are_no_proof() -> None:
+    cohort = make_cohort([1] * 40, ["a", "b"] * 20)
+    of = divide_units(cohort, cross_validation(cohort, folds=5))
+    nothing = np.zeros((5, 40))
+    assert math.isnan(shared_training_test(Evidence(np.full(5, 0.3), nothing, nothing, 1.0), of).p_value)
+    assert shared_training_test(Evidence(np.zeros(5), nothing, nothing, 1.0), of).p_value == 1
 
 
 def test_holm_gives_the_example_worked_in_textbooks() -> None:

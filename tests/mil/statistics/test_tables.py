@@ -11,11 +11,23 @@ def test_what_is_undefined_or_infinite_is_null() -> None:
     found = json.loads(json.dumps(metrics_document(evaluation()), allow_nan=False))
     auc = found["results"][0]["metrics"]["auc"]
     assert (auc["mean"], auc["sd"], auc["per_fold"]) == (1.0, None, [1.0, None])
-    assert auc["interval"] == {"level": 0.95, "low": None, "high": None, "replicates": 0}
+    assert auc["interval"] == {
+        "level": 0.95,
+        "low": None,
+        "high": None,
+        "units": 4,
+        "conservative": False,
+        "undefined_because": "no fold tests two patients of each class",
+    }
     compared = found["comparisons"][0]
-    assert compared["metrics"]["auc"]["corrected_t"] == {"statistic": None, "p": 0.0}
+    assert compared["metrics"]["auc"]["shared_training"] == {"statistic": None, "p": 0.0, "inflation": 0.0}
     assert compared["metrics"]["auc"]["delong"] is None
-    assert compared["adjusted_p"] == {"corrected_t": 0.0, "permutation": 0.01, "delong": None}
+    assert compared["adjusted_p"] == {
+        "shared_training": 0.0,
+        "permutation": 0.01,
+        "corrected_t": 0.01,
+        "delong": None,
+    }
     assert found["correction"] == correction(evaluation()) == "Holm over 1 comparison, each test by itself"
 
 
@@ -33,6 +45,7 @@ def test_the_document_says_what_the_evaluation_says() -> None:
             "pretrained_slides": ["p000-0"],
             "pretrained_patients": ["p002"],
             "shared_vectors": [{"slides": ["p000-0", "p003-0"], "count": 7}],
+            "near_copies": [],
         }
     ]
     folds = found["results"][0]["folds"]

@@ -37,7 +37,8 @@ class CrossValidation(SplitKind):
         splits = cross_validation(
             inputs.cohort,
             folds=settings.fold_count,
-            repeats=settings.repeats,
+            repeats=max(settings.repeats_of(aggregator) for aggregator in settings.aggregator),
+            at_most=settings.repeats is None,
             seed=settings.seed,
             by_site=settings.by_site,
         )
@@ -45,7 +46,7 @@ class CrossValidation(SplitKind):
 
 
 def cross_validation(
-    cohort: Cohort, *, folds: int, repeats: int = 1, seed: int = 0, by_site: bool = False
+    cohort: Cohort, *, folds: int, repeats: int = 1, seed: int = 0, by_site: bool = False, at_most: bool = False
 ) -> list[Split]:
     """Split patients into folds: fold k is the test set, fold k + 1 the validation set, the rest train.
 
@@ -58,6 +59,7 @@ def cross_validation(
         seed: Source of the divisions. They do not depend on the order of the slides.
         by_site: Keep every site within one fold, so that test sites were not trained on. Large sites leave little to
             shuffle.
+        at_most: Make fewer repeats instead of raising an error where a small cohort has no more different divisions.
 
     Returns:
         `repeats` x `folds` splits, repeat by repeat.
@@ -83,6 +85,8 @@ def cross_validation(
         _require_all_classes(table, fold_of_patient)
         division = rotate_folds(cohort, fold_of_patient[table.of_slide], folds, repeat)
         folds_seen = frozenset(frozenset(split.test) for split in division)
+        if folds_seen in seen and at_most:
+            break
         if folds_seen in seen:
             raise UsageError(
                 f"Repeat {repeat} has the same folds as an earlier one.",

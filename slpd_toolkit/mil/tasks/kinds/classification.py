@@ -40,8 +40,9 @@ class Classification(Task):
         "balanced_accuracy": Metric("balanced accuracy"),
         "accuracy": Metric("accuracy"),
         "f1": Metric("F1 (macro)"),
-        "kappa": Metric("Cohen's kappa", chance=0.0),
+        "kappa": Metric("Cohen's kappa", chance=0.0, scale="agreement"),
     }
+    rank_metrics: ClassVar[frozenset[str]] = frozenset({"auc"})
     figures: ClassVar[tuple[str, ...]] = ("roc", "calibration")
     aggregator_figures: ClassVar[tuple[str, ...]] = ("confusion", "roc-classes")
     hardest: ClassVar = (
@@ -119,6 +120,14 @@ class Classification(Task):
         from slpd_toolkit.mil.tasks import weighted_metrics
 
         return weighted_metrics.classification(self.targets[rows], outputs, weights)
+
+    def contrasts(self) -> FloatArray:
+        """(N, C) each class against the rest, both sides with the same weight."""
+        of_class = np.eye(len(self.classes), dtype=np.bool_)[self.targets]
+        counts = np.maximum(of_class.sum(axis=0), 1)
+        others = np.maximum((~of_class).sum(axis=0), 1)
+        contrasts: FloatArray = np.where(of_class, 1 / counts, -1 / others)
+        return contrasts
 
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:
         """Scores of the second of two classes."""

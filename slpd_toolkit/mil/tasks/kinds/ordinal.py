@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from slpd_toolkit.core.text import natural_key
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.task import Metric
@@ -27,7 +29,7 @@ class Ordinal(Classification):
     headline: ClassVar = "quadratic_kappa"
     known_metrics: ClassVar = {
         **Classification.known_metrics,
-        "quadratic_kappa": Metric("quadratic kappa", chance=0.0),
+        "quadratic_kappa": Metric("quadratic kappa", chance=0.0, scale="agreement"),
     }
     figures: ClassVar = ("calibration",)
     aggregator_figures: ClassVar = ("confusion",)
@@ -59,6 +61,16 @@ class Ordinal(Classification):
         from slpd_toolkit.mil.tasks.metrics import predicted_classes
 
         return predicted_classes(outputs, ordinal=True)
+
+    def scores(self, outputs: FloatArray) -> FloatArray:
+        """(n, C) probabilities -> (n, 1) expected class."""
+        expected: FloatArray = outputs @ np.arange(outputs.shape[1], dtype=np.float64)
+        return expected[:, None]
+
+    def contrasts(self) -> FloatArray:
+        """(N, 1) distance of the class from the mean class."""
+        contrasts: FloatArray = (self.targets - self.targets.mean())[:, None] / len(self.targets)
+        return contrasts
 
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
         """See `metrics.classification`."""

@@ -34,6 +34,7 @@ class Survival(Task):
     settings: ClassVar = frozenset({"time_column", "event_column"})
     headline: ClassVar = "c_index"
     known_metrics: ClassVar[Mapping[str, Metric]] = {"c_index": Metric("concordance index", chance=0.5)}
+    rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index"})
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
     hardest: ClassVar = (
@@ -119,6 +120,19 @@ class Survival(Task):
         from slpd_toolkit.mil.tasks import weighted_metrics
 
         return weighted_metrics.survival(self.times[rows], self.events[rows], outputs[:, 0], weights)
+
+    def scores(self, outputs: FloatArray) -> FloatArray:
+        """(n, 1) risks."""
+        return outputs[:, :1]
+
+    def contrasts(self) -> FloatArray:
+        """(N, 1) martingale residuals without covariates: events minus the Nelson-Aalen cumulative hazard."""
+        order = np.sort(self.times)
+        at_risk = len(order) - np.searchsorted(order, self.times, side="left")
+        steps = np.where(self.events, 1 / at_risk, 0.0)
+        hazards = np.array([steps[self.times <= time].sum() for time in self.times])
+        contrasts: FloatArray = (self.events - hazards)[:, None] / len(self.times)
+        return contrasts
 
     @property
     def prediction_columns(self) -> list[str]:

@@ -1,0 +1,72 @@
+"""Differences between two models after they traded their predictions for random patients or sites."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
+    from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+    from slpd_toolkit.mil.statistics.division import Division
+    from slpd_toolkit.mil.tasks.task import Task
+
+
+def swapped_differences(
+    task: Task,
+    division: Division,
+    first: Sequence[FoldPrediction],
+    second: Sequence[FoldPrediction],
+    swaps: BoolArray,
+) -> dict[str, FloatArray]:
+    """(R,) differences first minus second, mean over folds, for each swap and metric.
+
+    Models may differ in the scale and offset of their outputs, which says nothing of their order, and a swap would mix
+    the two scales. Metrics of order (AUC, concordance) are therefore computed from ranks within the fold; metrics of
+    predicted classes and probabilities from the predictions themselves.
+
+    Args:
+        task: What was predicted.
+        division: Which unit each slide belongs to.
+        first: Predictions of one model.
+        second: Predictions of the other, on the same rows.
+        swaps: (R, U) whether the models trade their predictions of a unit, in all folds at once.
+
+    Returns:
+        Folds in which a metric is undefined are left out; NaN where it is in all.
+    """
+    per_fold: dict[str, list[FloatArray]] = {}
+    for one, other in zip(first, second, strict=True):
+        swapped = swaps[:, division.unit_of_row[one.rows]]
+        rows = np.concatenate([one.rows, other.rows])
+        # A swap is a weighting of both models' predictions: of each case, one has weight 1 and the other 0.
+        as_first = np.hstack([~swapped, swapped]).astype(np.float64)
+        as_second = np.hstack([swapped, ~swapped]).astype(np.float64)
+        outputs = np.concatenate([one.outputs, other.outputs])
+        ranks = np.concatenate([stats.rankdata(each.outputs, axis=0) for each in (one, other)])
+        of_ranks, of_outputs = (
+            {name: high - low for name, high, low in _both(task, rows, each, as_first, as_second)}
+            for each in (ranks, outputs)
+        )
+        for name, difference in of_outputs.items():
+            chosen = of_ranks[name] if name in task.rank_metrics else difference
+            per_fold.setdefault(name, []).append(chosen)
+    return {name: _mean_of_defined(np.stack(values)) for name, values in per_fold.items()}
+
+
+def _both(
+    task: Task, rows: IntArray, outputs: FloatArray, as_first: FloatArray, as_second: FloatArray
+) -> list[tuple[str, FloatArray, FloatArray]]:
+    high, low = (task.weighted_metrics(rows, outputs, weights) for weights in (as_first, as_second))
+    return [(name, high[name], low[name]) for name in high]
+
+
+def _mean_of_defined(values: FloatArray) -> FloatArray:
+    defined = ~np.isnan(values)
+    sums, counts = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
+    mean: FloatArray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    return mean

@@ -1,0 +1,171 @@
+"""Survival predictions judged with inverse probability of censoring weights, for many weightings of the cases at once.
+
+Harrell's concordance index depends on how many patients are censored, and when; Uno's does not. The Brier score asks
+for the probabilities themselves, not only for their order, and the ratio of observed to expected events whether risks
+are too high or too low on the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.mil.tasks.concordance import weighted_concordance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+
+_GRID = 16
+_QUANTILES = (0.1, 0.9)
+_LEAST_UNCENSORED = 0.1
+_LEAST_SURVIVAL = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Censoring:
+    """Kaplan-Meier estimate of the probability to be uncensored up to a time."""
+
+    times: FloatArray
+    """(K,) rising times at which somebody is censored."""
+    uncensored: FloatArray
+    """(K,) probability to be uncensored beyond each."""
+
+    @classmethod
+    def of(cls, times: FloatArray, events: BoolArray) -> Censoring:
+        """Estimate it; of equal times, events come before censoring."""
+        steps = np.unique(times[~events])
+        at_risk = (times[None, :] >= steps[:, None]).sum(axis=1) - ((times[None, :] == steps[:, None]) & events).sum(
+            axis=1
+        )
+        censored = ((times[None, :] == steps[:, None]) & ~events).sum(axis=1)
+        return cls(steps, np.cumprod(1 - censored / np.maximum(at_risk, 1)))
+
+    def before(self, times: FloatArray) -> FloatArray:
+        """Probability to be uncensored until just before each time."""
+        return self._at(np.searchsorted(self.times, times, side="left"))
+
+    def up_to(self, times: FloatArray) -> FloatArray:
+        """Probability to be uncensored until each time, and at it."""
+        return self._at(np.searchsorted(self.times, times, side="right"))
+
+    def _at(self, steps: NDArray[np.integer]) -> FloatArray:
+        values: FloatArray = np.append(1.0, self.uncensored)[steps]
+        return values
+
+
+def evaluation_times(times: FloatArray, events: BoolArray) -> FloatArray:
+    """Choose the times at which survival probabilities are judged.
+
+    Quantiles of the observed event times between 10 % and 90 %, as long as at least 10 % are uncensored: beyond that a
+    few patients would have all the weight.
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was observed.
+
+    Returns:
+        (G,) rising, G between 1 and 16.
+    """
+    quantiles = np.unique(np.quantile(times[events], np.linspace(*_QUANTILES, _GRID)))
+    usable = Censoring.of(times, events).up_to(quantiles) >= _LEAST_UNCENSORED
+    chosen: FloatArray = quantiles[usable] if usable.any() else quantiles[:1]
+    return chosen
+
+
+def uno_concordance(
+    times: FloatArray, events: BoolArray, risks: FloatArray, weights: FloatArray, censoring: Censoring, end: float
+) -> FloatArray:
+    """Uno's concordance index for R weightings: pairs are weighted by how likely they were to remain uncensored.
+
+    (Uno et al., Stat Med 2011;30:1105.)
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was observed.
+        risks: (N,) higher means an earlier event.
+        weights: (R, N) of the cases.
+        censoring: Of the whole cohort.
+        end: Events at later times do not count.
+
+    Returns:
+        (R,) 0 to 1; NaN without a comparable pair.
+    """
+    counted = events & (times <= end)
+    uncensored = censoring.before(times)
+    inverse = np.where(counted, 1 / np.maximum(uncensored, 1e-12) ** 2, 0)
+    return weighted_concordance(times, events, risks, weights, of_first=inverse)
+
+
+def integrated_brier_score(
+    times: FloatArray,
+    events: BoolArray,
+    survival: FloatArray,
+    weights: FloatArray,
+    censoring: Censoring,
+    grid: FloatArray,
+) -> FloatArray:
+    """Mean over time of the squared error of survival probabilities, for R weightings. Lower is better.
+
+        BS(t) = mean( S(t)^2 [T <= t, event] / G(T-)  +  (1 - S(t))^2 [T > t] / G(t) )
+
+    A constant prediction of 0.5 gives 0.25. (Graf et al., Stat Med 1999;18:2529.)
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was observed.
+        survival: (N, G) predicted probability to be without event beyond each grid time.
+        weights: (R, N) of the cases.
+        censoring: Of the whole cohort.
+        grid: (G,) rising times; the mean is by the trapezoidal rule.
+
+    Returns:
+        (R,); NaN where all weights are 0.
+    """
+    died = (times[:, None] <= grid) & events[:, None]
+    alive = times[:, None] > grid
+    of_died = 1 / np.maximum(censoring.before(times), 1e-12)[:, None]
+    of_alive = 1 / np.maximum(censoring.up_to(grid), 1e-12)
+    errors = survival**2 * died * of_died + (1 - survival) ** 2 * alive * of_alive
+    scores = _ratio(weights @ errors, weights.sum(axis=1)[:, None])
+    if len(grid) == 1:
+        return scores[:, 0]
+    integrated: FloatArray = np.trapezoid(scores, grid, axis=1) / (grid[-1] - grid[0])
+    return integrated
+
+
+def observed_to_expected(
+    times: FloatArray, events: BoolArray, survival: FloatArray, weights: FloatArray, grid: FloatArray
+) -> FloatArray:
+    """Observed events over those that the predicted risks make expect, up to the last grid time, for R weightings.
+
+    1 is calibrated on the whole; above 1 the predicted risks are too low. Expected is the sum of the cumulative hazards
+    at each patient's own time: the martingale residuals of a calibrated model sum to 0 (Crowson, Atkinson & Therneau,
+    Stat Methods Med Res 2016;25:1692).
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was observed.
+        survival: (N, G) predicted probability to be without event beyond each grid time.
+        weights: (R, N) of the cases.
+        grid: (G,) rising times. Between them log survival is interpolated linearly.
+
+    Returns:
+        (R,) 0 or more; NaN where nothing is expected.
+    """
+    logs = np.log(np.maximum(survival, _LEAST_SURVIVAL))
+    knots, until = np.append(0.0, grid), np.minimum(times, grid[-1])
+    hazards = np.array(
+        [-np.interp(time, knots, np.append(0.0, log)) for time, log in zip(until, logs, strict=True)], dtype=np.float64
+    )
+    observed = events & (times <= grid[-1])
+    return _ratio(weights @ observed.astype(np.float64), weights @ hazards)
+
+
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    ratio: FloatArray = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
+    return ratio

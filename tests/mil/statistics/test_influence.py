@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from slpd_toolkit.mil.statistics.influence import influences, spread_of_mean
+from slpd_toolkit.mil.statistics.paired_tests import delong_covariance
+from slpd_toolkit.mil.tasks import weighted_metrics
+
+
+def binary(cases: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = (np.arange(cases) % 3 == 0).astype(np.int64)
+    chance = 1 / (1 + np.exp(-(rng.normal(size=cases) + targets)))
+    return targets, np.stack([1 - chance, chance], axis=1)
+
+
+def test_influences_on_the_auc_are_delongs_components() -> None:
+    targets, probabilities = binary(30)
+    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(30), 32)["auc"]
+    wins = probabilities[targets == 1, 1][:, None] > probabilities[targets == 0, 1][None, :]
+    expected = np.zeros(32)
+    expected[np.flatnonzero(targets == 1)] = (wins.mean(axis=1) - wins.mean()) / 10
+    expected[np.flatnonzero(targets == 0)] = (wins.mean(axis=0) - wins.mean()) / 20
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_their_squares_are_delongs_variance() -> None:
+    targets, probabilities = binary(30)
+    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(30), 30)["auc"]
+    spread = spread_of_mean(found[None], np.ones((1, 30), dtype=np.bool_), targets.astype(np.str_))
+    _, covariance = delong_covariance(targets == 1, probabilities.T[[1, 1]])
+    assert spread.variance == pytest.approx(covariance[0, 0], rel=1e-4)
+    assert 9 < spread.degrees < 29
+
+
+def test_the_influence_on_a_mean_is_the_distance_from_it_and_cases_of_a_unit_move_together() -> None:
+    values = np.random.default_rng(0).normal(size=1200)
+    unit = np.arange(1200) // 2
+
+    def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"mean": weights @ values / weights.sum(axis=1)}
+
+    found = influences(mean, unit, 600)["mean"]
+    np.testing.assert_allclose(found, (values - values.mean()).reshape(600, 2).sum(axis=1) / 1200, atol=1e-7)
+
+
+def test_an_undefined_metric_has_no_influence() -> None:
+    targets = np.zeros(5, dtype=np.int64)
+    probabilities = np.full((5, 2), 0.5)
+    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(5), 5)
+    assert np.isnan(found["auc"]).all()
+    assert np.isfinite(found["accuracy"]).all()
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_the_variance_of_a_mean_over_folds_is_that_of_a_mean(repeats: int) -> None:
+    """Means of small folds, 400 times: on average the estimated variance is the true one, 1 / 24."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        values = rng.normal(size=24)
+        tested, influence = [], []
+        for _ in range(repeats):
+            for fold in rng.permutation(24).reshape(6, 4):
+                tested.append(np.isin(np.arange(24), fold))
+                influence.append(np.where(tested[-1], (values - values[fold].mean()) / 4, 0))
+        found.append(spread_of_mean(np.array(influence), np.array(tested), np.zeros(24, dtype=np.str_)).variance)
+    assert np.mean(found) * 24 == pytest.approx(1, abs=float(5 * np.std(found) / 20 * 24))
+    assert np.mean(found) * 24 == pytest.approx(1, abs=0.06)
+
+
+def test_degrees_of_freedom_are_those_of_welchs_test() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=8), 3 * rng.normal(size=12)
+    influence = np.concatenate([(one - one.mean()) / 8, -(other - other.mean()) / 12])
+    strata = np.array(["a"] * 8 + ["b"] * 12)
+    spread = spread_of_mean(influence[None], np.ones((1, 20), dtype=np.bool_), strata)
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    assert spread.degrees == pytest.approx(welch.df)
+    assert (one.mean() - other.mean()) / math.sqrt(spread.variance) == pytest.approx(welch.statistic)
+
+
+def test_folds_with_one_case_of_a_class_tell_no_variance() -> None:
+    tested = np.eye(3, dtype=np.bool_)
+    assert math.isnan(spread_of_mean(np.zeros((3, 3)), tested, np.array(["a"] * 3)).variance)
