@@ -181,5 +181,5 @@ def _require_safe_names(store: TokenStore) -> None:
     for slide in store.files:
         if not is_safe_name(slide.meta.slide_id):
             raise CacheError(
-                f"{slide.path}: slide_id {slide.meta.slide_id!r} cannot be a file name.", hint="Remove it."
+                f"{slide.path}: slide_id {slide.meta.slide_id!r} is not a valid file name.", hint="Remove it."
             )

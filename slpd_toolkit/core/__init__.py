@@ -1,1 +1,1 @@
-"""Building blocks that know nothing of slides or models: errors, files, console, devices, worker processes."""
+"""Building blocks independent of slides and models: errors, files, console, devices, worker processes."""

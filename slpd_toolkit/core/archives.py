@@ -1,4 +1,4 @@
-"""Zip archives of arrays (.npz, .pt): checksums are verified, and sizes believed only where the file bears them out."""
+"""Zip archives of arrays (.npz, .pt): verifies checksums, and checks claimed sizes against the file size."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 _SMALL_BYTES = 64 << 20
 _LARGEST_RATIO = 100
-"""Beyond `_SMALL_BYTES`, no archive of features or weights compresses by more."""
+"""Largest plausible compression ratio of features or weights, checked beyond `_SMALL_BYTES`."""
 _PART_BYTES = 4 << 20
 _ZIP_START = b"PK\x03\x04"
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError)
 
 
 class ArchiveError(ValueError):
-    """An archive is damaged, or claims more than its file can hold; the message completes `cannot be read (...)`."""
+    """An archive is damaged or claims more than its file can hold; the message fits into `cannot be read (...)`."""
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file begins as zip archives do.
+    """Return whether a file starts with the zip signature.
 
     Raises:
         OSError: It cannot be read.
@@ -37,7 +37,7 @@ def is_zip(path: Path) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Compare each member of a zip archive with its CRC-32. Reads the whole file.
+    """Verify the CRC-32 of every member of a zip archive. Reads the whole file.
 
     Raises:
         ArchiveError: A member is damaged, or claims more than the file can hold.
@@ -57,8 +57,8 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read all arrays of an .npz file.
 
     Raises:
-        ArchiveError: It is not an .npz file, is damaged, holds Python objects or something other than arrays, or claims
-            more than it holds.
+        ArchiveError: The file is not an .npz file, is damaged, contains Python objects or anything else that is not an
+            array, or claims more data than it holds.
         OSError: The file cannot be read.
     """
     try:
@@ -77,33 +77,33 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     size = path.stat().st_size
     claimed, stored = sum(member.file_size for member in members), sum(member.compress_size for member in members)
     if stored > size:
-        raise ArchiveError(f"its members claim {stored:,} bytes of a file of {size:,}")
+        raise ArchiveError(f"its members claim {stored:,} bytes, but the file has only {size:,}")
     if claimed > max(_SMALL_BYTES, _LARGEST_RATIO * size):
-        raise ArchiveError(f"it claims {claimed:,} bytes, compressed into {size:,}")
+        raise ArchiveError(f"it claims {claimed:,} bytes, compressed to {size:,}")
     return members
 
 
 def _read_array(stream: IO[bytes], member: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    """Read one .npy member, whose header must fit its size."""
+    """Read one .npy member, whose header must match its size."""
     try:
         version = np.lib.format.read_magic(stream)
     except ValueError as error:
-        raise ArchiveError(f"{member.filename!r} in it is not an array") from error
+        raise ArchiveError(f"its member {member.filename!r} is not an array") from error
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     if read_header is None:
-        raise ArchiveError(f"{member.filename!r} in it is of .npy version {version}")
+        raise ArchiveError(f"its member {member.filename!r} has the unknown .npy version {version}")
     shape, by_columns, dtype = read_header(stream)
     if dtype.hasobject:
-        raise ArchiveError(f"{member.filename!r} in it holds Python objects")
+        raise ArchiveError(f"its member {member.filename!r} contains Python objects")
     wanted, left = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
     if wanted != left:
-        raise ArchiveError(f"{member.filename!r} in it claims {wanted:,} bytes and has {left:,}")
-    raw = bytearray(stream.read())  # to the end, where its CRC is compared
+        raise ArchiveError(f"its member {member.filename!r} claims {wanted:,} bytes but has {left:,}")
+    raw = bytearray(stream.read())  # up to the end, where zipfile checks the CRC
     if len(raw) != wanted:
-        raise ArchiveError(f"{member.filename!r} in it was cut short")
+        raise ArchiveError(f"its member {member.filename!r} is truncated")
     array = np.frombuffer(raw, dtype) if wanted else np.empty(math.prod(shape), dtype)
     return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
 

@@ -1,4 +1,4 @@
-"""Which device and which arithmetic: resolved once, said in every output."""
+"""Device and precision: resolved once and recorded in every output."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda[:i]` or `mps` into a device that is there.
+    """Resolve `auto`, `cpu`, `cuda[:i]` or `mps` to an available device.
 
     Raises:
-        UsageError: It is not there, or is no device.
+        UsageError: The device is not available, or `name` is not a device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -37,17 +37,17 @@ def resolve_device(name: str) -> torch.device:
         device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     ):
         raise UsageError(
-            f"--device: {name} is not there; this torch sees {torch.cuda.device_count()} CUDA devices.",
+            f"--device: {name} is not available; PyTorch sees {torch.cuda.device_count()} CUDA devices.",
             hint="Use --device auto.",
         )
     return device
 
 
 def resolve_precision(requested: Precision, device: torch.device) -> Precision:
-    """Turn `auto` into bf16 where the device multiplies it natively, else fp32.
+    """Resolve `auto` to bf16 where the device supports it natively, else to fp32.
 
     Raises:
-        UsageError: fp16 on a CPU, where it is neither fast nor safe.
+        UsageError: fp16 was requested on a CPU, where it is neither fast nor numerically safe.
     """
     if requested == "fp16" and device.type == "cpu":
         raise UsageError("--precision: fp16 needs a GPU; on a CPU use bf16 or fp32.")
@@ -57,7 +57,7 @@ def resolve_precision(requested: Precision, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Give the context in which matrix products run at `precision` and sensitive operations stay in fp32."""
+    """Return a context that runs matrix products at `precision` and keeps sensitive operations in fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, _DTYPES[precision])
@@ -65,14 +65,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 @contextmanager
 def within_memory(hint: str) -> Iterator[None]:
-    """Say in a sentence that the device's memory is full, and what to do.
+    """Turn out-of-memory errors of the block into a one-sentence error with a hint.
 
     Raises:
-        DeviceMemoryError: torch could not allocate.
+        DeviceMemoryError: PyTorch could not allocate memory.
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+    except RuntimeError as error:  # includes torch.OutOfMemoryError; the CPU allocator has no error class
         first_line = str(error).partition("\n")[0]
         if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in first_line:
             raise DeviceMemoryError(f"Out of memory: {first_line.rstrip('.')}.", hint=hint) from error
@@ -80,7 +80,7 @@ def within_memory(hint: str) -> Iterator[None]:
 
 
 def describe(device: torch.device) -> str:
-    """Name the device as a person would."""
+    """Return a human-readable name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -1,7 +1,7 @@
-"""Everything a person reads in a terminal: progress, tables, notes, errors. The only module that imports rich.
+"""Terminal output: progress, tables, notes, warnings and errors. The only module that imports rich.
 
-On a terminal: a live bar with rate and time left. Elsewhere (a SLURM log, a pipe): a plain line now and then. rich
-itself is imported on first use, so that importing this module costs nothing.
+On a terminal, progress is a live bar with rate and time left. Elsewhere (a SLURM log, a pipe), it is a plain line every
+few seconds. rich is imported on first use, so importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _results_shown: ContextVar[bool] = ContextVar("results_shown", default=True)
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False, markup=False)  # a "[" in a path is no markup
+    console = Console(stderr=stderr, highlight=False, markup=False)  # "[" in a path is not markup
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console
@@ -39,9 +39,9 @@ def _console(*, stderr: bool) -> Console:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Run a command as one step of a longer one: progress lines begin with `title`, notes and tables are not shown.
+    """Run a command as one step of a longer one: prefix progress lines with `title`; hide notes and tables.
 
-    Warnings and errors are shown as ever.
+    Warnings and errors are still shown.
     """
     token = _step.set(title)
     try:
@@ -52,7 +52,7 @@ def step(title: str) -> Iterator[None]:
 
 @contextmanager
 def without_results() -> Iterator[None]:
-    """Run a command whose results are returned as objects: its tables are not printed to standard output."""
+    """Suppress tables on standard output, for commands whose results are returned as objects."""
     token = _results_shown.set(False)
     try:
         yield
@@ -69,30 +69,30 @@ class Verbosity:
 
 
 VERBOSITY = Verbosity()
-"""Of this process."""
+"""Verbosity of this process."""
 
 
 def note(message: str) -> None:
-    """Say something the user wants to know, on standard error, so that standard output stays for results."""
+    """Print information to standard error; standard output is reserved for results."""
     if _step.get() or VERBOSITY.quiet:
         return
     _console(stderr=True).print(message, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """Say something the user should act on."""
+    """Print a warning that the user should act on."""
     _console(stderr=True).print(f"warning: {message}", style="yellow", soft_wrap=True)
 
 
 def error(message: str, hint: str = "") -> None:
-    """Say what went wrong and what to do next."""
+    """Print what went wrong and what to do next."""
     _console(stderr=True).print(f"error: {message}", style="bold red", soft_wrap=True)
     if hint:
         _console(stderr=True).print(f"  next: {hint}", soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print rows of equal keys as a table that fits 80 columns; numbers are right-aligned."""
+    """Print rows with equal keys as a table that fits into 80 columns; numbers are right-aligned."""
     from rich import box
     from rich.table import Table
 
@@ -118,7 +118,7 @@ def facts(title: str, values: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in values.items():
         grid.add_row(name, _cell(value))
-    _console(stderr=False).print(title, style="bold")  # as the table's own it would be as narrow as that
+    _console(stderr=False).print(title, style="bold")  # a title of the table itself would be wrapped to its width
     _console(stderr=False).print(grid)
 
 
@@ -145,10 +145,10 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
     """Show one progress line for the duration of the block.
 
     Args:
-        title: What is being done.
-        total: How many units there are, as far as is known; `Progress.expect` corrects it.
-        unit: What is counted, in the plural.
-        shown: False where another process speaks for this one.
+        title: Description of the work.
+        total: Number of units, as far as known; can be corrected with `Progress.expect`.
+        unit: Name of the units, in the plural.
+        shown: False if another process reports progress for this one.
     """
     title = f"{_step.get()}: {title}" if _step.get() else title
     if not shown or VERBOSITY.quiet:
@@ -173,7 +173,7 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
 
 
 class Progress:
-    """A running count with a rate: a live bar on a terminal, else a log line every 15 seconds."""
+    """Running count with a rate: a live bar on a terminal, otherwise a log line every 15 seconds."""
 
     def __init__(
         self,
@@ -190,13 +190,13 @@ class Progress:
         self._task: TaskID | None = live.add_task(title, total=total, rate="-", status="") if live else None
 
     def expect(self, total: float) -> None:
-        """Correct how many units there are."""
+        """Correct the total number of units."""
         self._total = total
         if self._live is not None and self._task is not None:
             self._live.update(self._task, total=total)
 
     def advance(self, count: float, status: str = "") -> None:
-        """Count `count` more units done; `status` is a few words beside the rate."""
+        """Add `count` finished units; `status` is a short text shown next to the rate."""
         self._done += count
         now = time.monotonic()
         rate = self._done / max(now - self._started, 1e-9)

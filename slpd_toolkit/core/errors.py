@@ -1,14 +1,14 @@
-"""The errors that a user can cause, each with a message that says what, got, allowed, and what to do next."""
+"""Errors that a user can cause. Each message states what failed, what was found, what is allowed and what to do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class SlpdError(Exception):
-    """Base of every error that is shown to the user as a message, never as a traceback.
+    """Base class of errors that are shown to the user as a message, without a traceback.
 
     Args:
-        message: What went wrong, with the value that was found and what is allowed.
+        message: What went wrong, with the value found and what is allowed.
         hint: What to do next, in one sentence. Shown after the message and written to `failures.csv`.
 
     >>> try:
@@ -30,51 +30,51 @@ class SlpdError(Exception):
 
 
 class UsageError(SlpdError):
-    """The command, a recipe or a manifest asks for something that cannot be done. Nothing has been started."""
+    """The command line, a recipe or a manifest is invalid. No work has been started."""
 
     exit_code = 2
 
 
 class SlideError(SlpdError):
-    """One slide cannot be used. The run goes on with the others and lists it in `failures.csv`."""
+    """One slide cannot be used. The run continues with the others and lists the slide in `failures.csv`."""
 
 
 class CacheError(SlpdError):
-    """A token file or a token cache is unreadable, or disagrees with what this run expects of it."""
+    """A token file or token cache is unreadable, or does not match what this run expects."""
 
 
 class WeightsError(SlpdError):
-    """A weights file cannot be read safely, or its keys and shapes are not those of the model."""
+    """A weights file cannot be read safely, or its keys or shapes do not match the model."""
 
     exit_code = 2
 
 
 class TrainingError(SlpdError):
-    """Training cannot go on: the loss is no longer finite. The last good checkpoint is kept."""
+    """Training cannot continue because the loss is not finite. The last good checkpoint is kept."""
 
 
 class DeviceMemoryError(SlpdError):
-    """The device has too little memory for these settings. What was written before is kept."""
+    """The device does not have enough memory for these settings. Files already written are kept."""
 
 
 class Problems:
-    """Gathers what several checks find, so that a user is told everything at once."""
+    """Collects the errors of several checks so that they can be reported together."""
 
     def __init__(self) -> None:
         self.found: list[SlpdError] = []
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep an error that a user can cause, and go on after the block."""
+        """Collect an `SlpdError` raised in the block and continue after it."""
         try:
             yield
         except SlpdError as error:
             self.found.append(error)
 
     def raise_any(self) -> None:
-        """Raise what was found: the only error as it is, several as one `UsageError` with a line each."""
+        """Raise the collected errors: a single one unchanged, several as one `UsageError` with a line each."""
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
             lines = "".join(f"\n  - {error}" for error in self.found)
-            raise UsageError(f"{len(self.found)} things are wrong:{lines}")
+            raise UsageError(f"{len(self.found)} problems found:{lines}")

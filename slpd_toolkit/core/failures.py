@@ -1,4 +1,4 @@
-"""`failures.csv`: what could not be done, why, and what to do; written anew at each failure, so a kill loses none."""
+"""`failures.csv`: what failed, why, and what to do. Rewritten after each failure, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILENAME = "failures.csv"
 
 @dataclass(frozen=True)
 class Failure:
-    """One slide that a stage could not do."""
+    """One slide that a stage could not process."""
 
     stage: str
     slide_id: str
@@ -28,7 +28,7 @@ class Failure:
 
     @classmethod
     def of(cls, stage: str, slide_id: str, path: Path | str, error: BaseException) -> Failure:
-        """Describe an exception; one that is not the user's keeps its type's name."""
+        """Describe an exception; unexpected exceptions are prefixed with the name of their type."""
         if isinstance(error, SlpdError):
             return cls(stage, slide_id, str(path), error.message, error.hint)
         if isinstance(error, OSError):
@@ -38,16 +38,16 @@ class Failure:
             slide_id,
             str(path),
             f"{type(error).__name__}: {error}",
-            "Unexpected: please report it with this line.",
+            "Unexpected error: please report it with this line.",
         )
 
 
 class FailureLog:
-    """The failures of one run, one a slide, kept on disk as they come.
+    """Failures of one run, one per slide, written to disk as they occur.
 
     Args:
-        path: CSV file with the columns stage, slide_id, path, error, hint. It is written at once, so that an earlier
-            run's failures are gone; with only its header it says that nothing failed.
+        path: CSV file with the columns stage, slide_id, path, error, hint. It is written immediately, which removes the
+            failures of an earlier run; a file with only a header means that nothing failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class FailureLog:
         return len(self.rows)
 
     def add(self, failure: Failure) -> None:
-        """Record a failure; one of a slide that failed before is put beside the first."""
+        """Record a failure; further failures of a slide in the same stage are appended to its row."""
         for index, known in enumerate(self.rows):
             if failure.slide_id and (known.stage, known.slide_id) == (failure.stage, failure.slide_id):
                 error, hint = _beside(known.error, failure.error), _beside(known.hint, failure.hint)
@@ -75,12 +75,12 @@ class FailureLog:
 
 
 def _beside(known: str, more: str) -> str:
-    """Put a sentence beside others, unless it stands there already."""
+    """Append a sentence to others unless it is already among them."""
     return known if more in known else f"{known} {more}".strip()
 
 
 def read_failures(folder: Path | None) -> pd.DataFrame:
-    """Read failures.csv of a folder, and those of the shards of an array job (failures.3-of-8.csv).
+    """Read failures.csv of a folder, including those of the shards of an array job (failures.3-of-8.csv).
 
     Returns:
         One row per failure with the columns stage, slide_id, path, error and hint, as text; empty if nothing failed.

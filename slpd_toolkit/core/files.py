@@ -1,4 +1,4 @@
-"""Writing files so that a file that exists is complete, and telling files apart by their content."""
+"""Atomic file writing, and digests of file contents."""
 
 import csv
 import hashlib
@@ -21,11 +21,11 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_RANDOM_CHARACTERS = 8  # in the names that `tempfile` gives
+_RANDOM_CHARACTERS = 8  # in the names that `tempfile` generates
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether `name` may become a file name: `[A-Za-z0-9._-]+`, and neither hidden nor a way out of the folder."""
+    """Return whether `name` is a safe file name: `[A-Za-z0-9._-]+`, neither hidden nor a path out of the folder."""
     return SLIDE_ID.fullmatch(name) is not None and not name.startswith(".")
 
 
@@ -33,12 +33,12 @@ def is_safe_name(name: str) -> bool:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling of `path` to write to; on success it is synced to disk and replaces `path`.
 
-    A crash at any moment, kill -9 and power loss included, leaves either the old file or the new one. On an exception
-    the sibling is removed. Siblings of a process that was killed are named `.<name>.<random>.tmp`: see
+    A crash at any time, including kill -9 and power loss, leaves either the old file or the new one. The sibling is
+    removed on an exception. Killed processes leave siblings named `.<name>.<random>.tmp` behind; see
     `remove_leftovers`.
 
     Raises:
-        OSError: The disk refuses (full, quota, read-only); the message names `path`.
+        OSError: The file cannot be written (disk full, quota, read-only); the message names `path`.
     """
     with _naming(path):
         yield from _written(path)
@@ -60,7 +60,7 @@ def _written(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the file into errors of the system that name none, or only a file that is gone by then."""
+    """Add the file name to system errors that name no file, or only the temporary one."""
     try:
         yield
     except OSError as error:
@@ -71,7 +71,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Sync `partial` and its folder to disk and give it the name `path`, replacing what was there."""
+    """Rename `partial` to `path`, replacing any existing file, and sync both the file and its folder to disk."""
     for target in (partial, path.parent):
         descriptor = os.open(target, os.O_RDONLY)
         try:
@@ -95,30 +95,30 @@ def special_kind(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that --out names, and those above it.
+    """Create the folder given with --out, including its parents.
 
     Raises:
-        UsageError: It cannot be made.
+        UsageError: It cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--out: {folder} cannot be made ({error}).", hint="Choose a folder that you may write to."
+            f"--out: {folder} cannot be created ({error}).", hint="Choose a folder that you can write to."
         ) from error
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the hidden siblings that killed writers of `path` left behind, and no other file's."""
+    """Remove the temporary files that killed writers of `path` left behind."""
     for leftover in path.parent.glob(f".{path.name}.{'?' * _RANDOM_CHARACTERS}.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> None:
-    """Make a folder for results, and clear away what killed writers of these files left: before the work, not after.
+    """Create a folder for results and remove temporary files of killed writers, before any work starts.
 
     Raises:
-        UsageError: It cannot be made or written to, or a folder bears the name of a file.
+        UsageError: The folder cannot be created or written to, or a folder has the name of one of the files.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,18 +126,18 @@ def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> Non
             pass
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(
-            f"{flag}: {folder} cannot be made: there is a file of that name, or in its path.",
+            f"{flag}: {folder} cannot be created: it, or one of its parents, is an existing file.",
             hint="Choose another folder, or rename the file.",
         ) from error
     except OSError as error:
         raise UsageError(
-            f"{flag}: {folder} cannot be written to ({error}).", hint="Choose a folder that you may write to."
+            f"{flag}: {folder} cannot be written to ({error}).", hint="Choose a folder that you can write to."
         ) from error
     for name in names:
         if (folder / name).is_dir():
             raise UsageError(
-                f"{flag}: {folder / name} is a folder; a file is to be written there.",
-                hint="Choose another folder for results, or rename that one.",
+                f"{flag}: {folder / name} is a folder, but a file with this name must be written.",
+                hint="Choose another output folder, or rename that one.",
             )
         remove_leftovers(folder / name)
 
@@ -157,15 +157,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def fingerprint(path: Path) -> str:
-    """Tell a multi-gigabyte file from another by its size, first and last MiB: `<bytes>-<16 hex digits>`.
+    """Identify a large file by its size and a digest of its first and last MiB: `<bytes>-<16 hex digits>`.
 
-    Reading 2 MiB costs milliseconds where a full digest of a slide costs tens of seconds.
+    Reading 2 MiB takes milliseconds; a full digest of a slide takes tens of seconds.
     """
     size = path.stat().st_size
     digest = hashlib.sha256()

@@ -1,11 +1,10 @@
-"""Work in processes that may die: an abort, a hang or a runaway of memory costs one call, and not the command.
+"""Calls in isolated processes: an abort, a hang or runaway memory fails one call instead of the whole command.
 
-Libraries that parse files can end the process (an allocation that fails), never return, or ask for all memory. Called
-through a `GuardedPool` they do so in a process of their own. Arguments travel by pickle; arrays in results come back
-through shared memory.
+Libraries that parse files may abort the process (on a failed allocation), hang, or exhaust memory. A `GuardedPool` runs
+such calls in separate processes. Arguments are pickled; arrays in results are returned through shared memory.
 
-A process ends when the process that started it does, however that ends: it waits for the end of a pipe that the kernel
-closes. Idle processes are kept for the next pool, and end by themselves after half a minute.
+A child process exits when its parent does, however the parent ends: it watches a pipe that the kernel closes. Idle
+processes are kept for the next pool and exit after half a minute.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Given = TypeVarTuple("Given")
 Made = TypeVar("Made")
 
 _TICK_S = 0.5
-_KEEP_BYTES = 16 << 20  # of shared memory; what larger results needed is given back
+_KEEP_BYTES = 16 << 20  # of shared memory; memory of larger results is released
 _TELL_CHARACTERS = 200
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from slpd_toolkit.core.guarded_process import serve; serve{settings}"
 
@@ -46,34 +45,34 @@ class ProcessDiedError(SlpdError):
 
 
 class _LeftError(ProcessDiedError):
-    """The process ended by itself."""
+    """The process exited on its own."""
 
 
 class ProcessHungError(SlpdError):
-    """The process made no progress, and was ended."""
+    """The process made no progress and was killed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a call may use before its process is ended."""
+    """Resources that a call may use before its process is killed."""
 
     cpu_s: float = 60.0
     """CPU time without progress (`report_progress`)."""
     wall_s: float = 300.0
-    """Time without progress; longer than `cpu_s`, because storage over a network may pause."""
+    """Wall time without progress; longer than `cpu_s`, because network storage may stall."""
     memory_bytes: int = 8 << 30
-    """Address space."""
+    """Size of the address space."""
     niceness: int = 0
-    """How far the priority of the process lies below that of this one."""
+    """Niceness added to that of the parent process."""
 
 
 class GuardedPool:
-    """Processes that take calls; it starts as many as there are calls at the same time, and may be used by threads.
+    """Pool of isolated processes: starts as many as there are concurrent calls. Thread-safe.
 
-    Use it as a context manager: calls that still run when the block ends are ended.
+    Use it as a context manager: calls still running at the end of the block are killed.
 
     Args:
-        limits: What a call may use.
+        limits: Resources that a call may use.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -92,29 +91,29 @@ class GuardedPool:
 
     @property
     def busy(self) -> list[GuardedProcess]:
-        """The processes that have a call."""
+        """Processes that are running a call."""
         with self._lock:
             return list(self._busy)
 
     def close(self) -> None:
-        """End all calls that still run; they raise a `ProcessDiedError`, as later ones do."""
+        """Kill all running calls; they and all later calls raise `ProcessDiedError`."""
         with self._lock:
             self._closed = True
             for process in self._busy:
                 process.kill()
 
     def call(self, function: Callable[[*Given], Made], *arguments: *Given) -> Made:
-        """Call a function of a module in a process, and return its result.
+        """Call a module-level function in a process and return its result.
 
         Raises:
             ProcessDiedError: The process ended, or the pool was closed.
-            ProcessHungError: It made no progress.
-            Exception: Whatever the function raises.
+            ProcessHungError: The process made no progress.
+            Exception: Any exception raised by the function.
         """
         request = pickle.dumps((function, arguments))
         try:
             made: Made = self._call(request)
-        except _LeftError:  # it was idle for long, and left just when the request came
+        except _LeftError:  # an idle process timed out just as the request arrived
             made = self._call(request)
         return made
 
@@ -126,7 +125,7 @@ class GuardedPool:
             self._drop(process)
             raise
         except BaseException:
-            # Whatever the function raised came back whole; anything else (an interrupt) leaves an answer behind.
+            # Exceptions of the function arrive as complete answers; anything else (an interrupt) leaves one unread.
             if process.waits:
                 self._drop(process)
             else:
@@ -180,10 +179,10 @@ def _end_idle() -> None:
 
 
 class GuardedProcess:
-    """One process that takes one call at a time.
+    """A process that runs one call at a time.
 
     Args:
-        limits: Of its memory and priority.
+        limits: Memory and priority of the process.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -213,20 +212,20 @@ class GuardedProcess:
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Process ID."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process; the call that runs in it raises a `ProcessDiedError`."""
+        """Kill the process; a call running in it raises `ProcessDiedError`."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and release what it used."""
+        """End the process and release its resources."""
         self._process.kill()
         self._process.wait()
         self._connection.close()
@@ -253,10 +252,10 @@ class GuardedProcess:
     def _wait(self, limits: Limits) -> None:
         """Wait for an answer while the process makes progress.
 
-        Time is counted in ticks of this loop: it stands still while this process is stopped.
+        Time is counted in iterations of this loop, so it does not advance while this process is suspended.
 
         Raises:
-            ProcessHungError: It makes none.
+            ProcessHungError: The process makes no progress.
         """
         beat, wall_s, cpu_before = b"", 0.0, 0.0
         while not self._connection.poll(_TICK_S):
@@ -268,7 +267,7 @@ class GuardedProcess:
             if wall_s > limits.wall_s:
                 raise ProcessHungError(f"no progress within {limits.wall_s:g} s")
             if _cpu_seconds(self._process.pid) - cpu_before > limits.cpu_s:
-                raise ProcessHungError(f"no progress within {limits.cpu_s:g} s of computing")
+                raise ProcessHungError(f"no progress within {limits.cpu_s:g} s of CPU time")
 
     def _buffers(self, sizes: list[int]) -> list[bytearray]:
         """Copy arrays out of the shared memory."""
@@ -285,7 +284,7 @@ class GuardedProcess:
         return buffers
 
     def _cause(self) -> str:
-        """Tell how the process ended, with the last line that it wrote."""
+        """Describe how the process ended, with the last line that it wrote to standard error."""
         code = self._process.wait()
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self._said.seek(0)
@@ -295,7 +294,7 @@ class GuardedProcess:
 
 
 def _shared_memory() -> IO[bytes]:
-    """Open a file that is in memory where the system can do that."""
+    """Open a file, in memory where the system supports it."""
     in_memory = getattr(os, "memfd_create", None)  # Linux
     if in_memory is None:
         return tempfile.TemporaryFile(buffering=0)
@@ -303,7 +302,7 @@ def _shared_memory() -> IO[bytes]:
 
 
 def _cpu_seconds(process: int) -> float:
-    """Return the CPU time of a process; 0 where the system does not tell."""
+    """Return the CPU time of a process; 0 where the system does not report it."""
     with suppress(OSError, ValueError, IndexError):
         after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")

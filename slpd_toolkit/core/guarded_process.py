@@ -1,4 +1,4 @@
-"""The process behind `core.guarded`: takes calls until the program that started it ends."""
+"""Child process of `core.guarded`: runs calls until the parent process ends."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from threading import Thread
 from typing import Any
 
 BEAT_BYTES = 8
-"""Bytes at the beginning of the shared memory that count steps of work."""
+"""Bytes at the start of the shared memory that hold the progress counter."""
 _IDLE_S = 30.0
 
 _state: dict[str, int] = {"memory": -1, "beat": 0}
 
 
 def report_progress() -> None:
-    """Tell the program that waits that the work advances; outside of such a process it does nothing."""
+    """Report progress to the waiting parent process; does nothing outside a guarded process."""
     if _state["memory"] >= 0:
         _state["beat"] += 1
         os.pwrite(_state["memory"], _state["beat"].to_bytes(BEAT_BYTES, "little"), 0)
 
 
 def serve(connection: int, memory: int, lifeline: int, memory_bytes: int, niceness: int) -> None:
-    """Answer calls until nobody asks for half a minute, or the other end is gone.
+    """Answer calls until none arrives for half a minute or the connection is closed.
 
     Args:
-        connection: Descriptor of the socket that requests come from.
+        connection: Descriptor of the socket on which requests arrive.
         memory: Descriptor of the shared memory.
-        lifeline: Descriptor of a pipe that the kernel closes when the starting program ends.
-        memory_bytes: Largest address space.
-        niceness: What is added to the niceness.
+        lifeline: Descriptor of a pipe that the kernel closes when the parent process ends.
+        memory_bytes: Limit of the address space.
+        niceness: Value added to the niceness.
     """
     Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     with suppress(OSError, ValueError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort is expected here, and its core is of no use
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # aborts are expected here, and core dumps useless
     with suppress(OSError):
         os.nice(niceness)
     _state["memory"] = memory
@@ -57,12 +57,12 @@ def serve(connection: int, memory: int, lifeline: int, memory_bytes: int, nicene
 
 
 def _answer(request: bytes, memory: int) -> bytes:
-    """Do what a request asks for; arrays of the result go into the shared memory."""
+    """Execute a request; arrays in the result are written to the shared memory."""
     failed, made = _call(request)
     buffers: list[pickle.PickleBuffer] = []
     try:
         content = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
-    except Exception:  # noqa: BLE001 - an exception that cannot travel goes as text
+    except Exception:  # noqa: BLE001 - an exception that cannot be pickled is sent as text
         failed, content, buffers = True, pickle.dumps(RuntimeError(f"{type(made).__name__}: {made}")), []
     sizes, offset = [], BEAT_BYTES
     for buffer in buffers:
@@ -78,18 +78,18 @@ def _answer(request: bytes, memory: int) -> bytes:
 def _call(request: bytes) -> tuple[bool, Any]:
     """Return whether the call failed, and its result or exception."""
     try:
-        function, arguments = pickle.loads(request)  # noqa: S301 - from the program that started this one
+        function, arguments = pickle.loads(request)  # noqa: S301 - from the parent process
         return False, function(*arguments)
     except MemoryError:
         gc.collect()
         return True, MemoryError(f"more than {resource.getrlimit(resource.RLIMIT_AS)[0] / 2**30:.0f} GiB of memory")
-    except Exception as error:  # noqa: BLE001 - raised where it was called
+    except Exception as error:  # noqa: BLE001 - raised again in the parent
         error.__traceback__ = None
         return True, error
 
 
 def _end_with(lifeline: int) -> None:
-    """End this process when the one that started it has ended, even in the midst of a call."""
+    """End this process when its parent has ended, even during a call."""
     with suppress(OSError):
         os.read(lifeline, 1)
     os.kill(os.getpid(), signal.SIGKILL)

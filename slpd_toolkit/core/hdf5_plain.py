@@ -1,8 +1,8 @@
-"""A bounded parser for HDF5 files as `hdf5_writer` writes them: ten times as fast as the library, and it always ends.
+"""A bounded parser for HDF5 files written by `hdf5_writer`: ten times as fast as the library, and it always terminates.
 
-It knows superblocks of version 3, object headers of version 2, attributes and links in them, and contiguous datasets of
-plain numbers, and compares no checksums: its result is to be trusted only where the caller can verify it. Whatever else
-is in a file, the result is None and the library reads it. After the HDF5 File Format Specification, version 3.0.
+It supports version-3 superblocks, version-2 object headers with attributes and links, and contiguous datasets of plain
+numbers. It verifies no checksums, so callers must verify the result. For files with anything else the result is None,
+and the library must read them. Source: HDF5 File Format Specification, version 3.0.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _INTEGER, _REAL = np.dtype("<i8"), np.dtype("<f8")
 
 
 class _UnknownError(Exception):
-    """The file holds something that only the library knows."""
+    """The file contains something that only the library supports."""
 
 
 def describe_plain(path: Path) -> Hdf5Contents | None:
-    """Read the structure and the attributes of a file that `hdf5_writer` wrote; None for other files.
+    """Read the structure and attributes of a file written by `hdf5_writer`; None for other files.
 
     Raises:
         OSError: The file cannot be read.

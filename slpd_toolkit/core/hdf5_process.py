@@ -1,11 +1,11 @@
 """The child process that opens HDF5 files for `hdf5_reader`.
 
-The HDF5 library may loop without end, crash, or ask for all memory where a file is damaged. It runs here, under a limit
-of processor time per request and a limit of memory, so that a damaged file costs this process and nothing else. The
-file is run as a script and imports only h5py and numpy.
+On damaged files the HDF5 library may loop forever, crash or exhaust memory. It runs here, with limits on memory and on
+CPU time per request, so that a damaged file ends only this process. The file is run as a script and imports only h5py
+and numpy.
 
 Requests are tuples `(operation, path, dataset, refuse_locked)`. The answer is `("ok", value)` or
-`("failed", kind, reason)`; before the answer of `read` come blocks of rows: `("block", first, last)`, and their bytes.
+`("failed", kind, reason)`. The answer of `read` comes after blocks of rows: `("block", first, last)`, then the bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SECONDS = 2.0
-"""Processor time of a request, or of a block of `read`; a sound file takes milliseconds."""
+"""CPU time of a request, or of a block of `read`; intact files take milliseconds."""
 _SECONDS_PER_BYTE = 1e-7
 _MEMORY = 4 << 30
 _BLOCK_BYTES = 16 << 20
@@ -46,12 +46,12 @@ _DEPTH = 2
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PLAIN_KINDS = "biuf"
 _OS_ERROR = re.compile(r"errno = (\d+)")
-# What h5py raises where bytes of a header are wrong.
+# What h5py raises on damaged headers.
 _DAMAGES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 
 
 class Problem(Exception):  # noqa: N818 - sent to the parent, which raises its own error
-    """A file that cannot be read: what kind of problem, and a description that completes `cannot be read (...)`."""
+    """A file cannot be read: the kind of problem, and a description that fits into `cannot be read (...)`."""
 
 
 def serve(connection: Connection) -> None:
@@ -91,7 +91,7 @@ def _answer(
 
 
 def _limit(seconds: float) -> None:
-    """End this process, also from within the library, once it has used as much processor time; 0 for no limit."""
+    """End this process, even inside the library, once it has used this much more CPU time; 0 for no limit."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
@@ -110,7 +110,7 @@ def _open(path: str, *, refuse_locked: bool) -> Iterator[h5py.File]:
 
 
 def _examine(path: str, *, refuse_locked: bool) -> None:
-    """Check what can be checked without the library."""
+    """Run the checks that do not need the library."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -124,13 +124,13 @@ def _examine(path: str, *, refuse_locked: bool) -> None:
             return
         end = _end_of_file(head)
         if end is not None and status.st_size < end < 1 << 62:
-            raise Problem("cut short", f"it has {status.st_size:,} of {end:,} bytes")
+            raise Problem("cut short", f"it is truncated: it has {status.st_size:,} of {end:,} bytes")
     finally:
         os.close(descriptor)
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Whether another process holds an exclusive lock; on file systems without locks nothing is known."""
+    """Return whether another process holds an exclusive lock; False on file systems without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
@@ -140,7 +140,7 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def _require_user_block(descriptor: int, size: int) -> None:
-    """Check that HDF5 begins at 512, 1024, 2048, ... bytes, where it does not begin the file."""
+    """Check that the HDF5 signature is at byte 512, 1024, 2048, ... if it is not at the start of the file."""
     start = 512
     while start < size:
         if os.pread(descriptor, len(_SIGNATURE), start) == _SIGNATURE:
@@ -150,7 +150,7 @@ def _require_user_block(descriptor: int, size: int) -> None:
 
 
 def _end_of_file(head: bytes) -> int | None:
-    """Where the superblock says that the file ends; None for sizes of addresses that nobody writes."""
+    """Return the end-of-file address in the superblock; None for unusual address sizes."""
     version = head[8] if len(head) > 48 else -1
     if version in {0, 1}:
         place = 40 + 4 * version
@@ -192,7 +192,7 @@ def _describe_dataset(data: Any) -> dict[str, Any]:
     if space.get_simple_extent_type() == h5py.h5s.NULL:
         return {"kind": "other"}
     outside = layout == h5py.h5d.VIRTUAL or bool(properties.get_external_count())
-    block = h5py.h5i.get_file_id(data).get_create_plist().get_userblock()  # offsets that HDF5 tells do not count it
+    block = h5py.h5i.get_file_id(data).get_create_plist().get_userblock()  # offsets reported by HDF5 exclude it
     return {
         "kind": "dataset",
         "shape": tuple(int(length) for length in data.shape),
@@ -207,7 +207,7 @@ def _describe_dataset(data: Any) -> dict[str, Any]:
 
 
 def _attributes(holder: Any) -> dict[str, Any]:
-    """Numbers, texts, and lists of them; attributes of other types are left out."""
+    """Return attributes that are numbers, strings or lists of them; other types are skipped."""
     names: list[bytes] = []
 
     def note(name: bytes, *_: object) -> bool | None:
@@ -215,7 +215,9 @@ def _attributes(holder: Any) -> dict[str, Any]:
         return True if len(names) >= _MOST_MEMBERS else None
 
     h5py.h5a.iterate(holder, note)
-    values = {name: _value(h5py.h5a.open(holder, name)) for name in names}  # by index takes as long for each as for all
+    values = {
+        name: _value(h5py.h5a.open(holder, name)) for name in names
+    }  # access by index takes as long for one as for all
     return {name.decode("utf-8", "replace"): value for name, value in values.items() if value is not None}
 
 
@@ -240,11 +242,11 @@ def _decoded(value: bytes | str) -> str:
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """Open a dataset, reached by hard links alone, whose claims the file's bytes bear out."""
+    """Open a dataset through hard links only, and check its claimed size against the file."""
     holder = file.id
     for part in name.encode().split(b"/"):
         if holder.links.get_info(part).type != h5py.h5l.TYPE_HARD:
-            raise Problem("outside", f"{name!r} is a link to another place or file")
+            raise Problem("outside", f"{name!r} is a soft or external link")
         holder = h5py.h5o.open(holder, part)
     data = h5py.Dataset(holder)
     _require_in_file(data, name)
@@ -262,23 +264,23 @@ def _require_in_file(data: h5py.Dataset, name: str) -> None:
     if layout == h5py.h5d.CONTIGUOUS:
         offset = data.id.get_offset()
         if offset is None or held < wanted or offset + wanted > size:
-            raise Problem("damaged", f"{name!r} claims {wanted:,} bytes, which the file does not hold")
+            raise Problem("damaged", f"{name!r} claims {wanted:,} bytes, more than the file holds")
         return
     chunk = math.prod(properties.get_chunk()) * data.id.get_type().get_size()
     filtered = properties.get_nfilters() > 0
     most = max(_SMALL_BYTES, held * _LARGEST_RATIO) if filtered else held
     if held > size or wanted > most:
-        raise Problem("damaged", f"{name!r} claims {wanted:,} bytes, of which the file holds {held:,}")
+        raise Problem("damaged", f"{name!r} claims {wanted:,} bytes, but the file holds {held:,}")
     if chunk > _CHUNK_BYTES:
         raise Problem("damaged", f"{name!r} is stored in chunks of {chunk:,} bytes")
     _limit(SECONDS + 1e-5 * wanted / max(chunk, 1))
     chunks = math.prod(math.ceil(length / side) for length, side in zip(data.shape, data.chunks, strict=True))
     if data.id.get_num_chunks() < chunks:
-        raise Problem("damaged", f"of {name!r} only {data.id.get_num_chunks():,} of {chunks:,} chunks were written")
+        raise Problem("damaged", f"{name!r} has only {data.id.get_num_chunks():,} of {chunks:,} chunks")
 
 
 def _read(connection: Connection, data: h5py.Dataset) -> Any:
-    """Send the values in blocks of rows; return texts at once, in a list."""
+    """Send numbers in blocks of rows; return strings as one list."""
     if h5py.check_string_dtype(data.dtype) is not None:
         _limit(SECONDS + _SECONDS_PER_BYTE * data.id.get_storage_size())
         return np.array([_decoded(value) for value in np.ravel(data[()])], object).reshape(data.shape)
@@ -301,7 +303,7 @@ def _read(connection: Connection, data: h5py.Dataset) -> Any:
 
 
 def _chunk_offsets(data: h5py.Dataset) -> npt.NDArray[np.int64]:
-    """Where each row begins in the file, bytes, where each is a chunk; -1 where it was never written."""
+    """Return the byte offset of each row, for chunks of one row; -1 for rows never written."""
     offsets = np.full(len(data), -1, np.int64)
 
     def note(chunk: Any) -> None:
@@ -313,13 +315,13 @@ def _chunk_offsets(data: h5py.Dataset) -> npt.NDArray[np.int64]:
 
 
 def _os_problem(error: OSError) -> tuple[str, str]:
-    """Tell what the system refused from what the library found wrong."""
+    """Distinguish errors of the operating system from errors of the library."""
     told = _OS_ERROR.search(str(error))
     number = error.errno or (int(told[1]) if told else 0)
     if number in {errno.ENOENT, errno.ENOTDIR}:
-        return "missing", "there is no such file"
+        return "missing", "no such file"
     if number in {errno.EACCES, errno.EPERM}:
-        return "no permission", "you may not read it"
+        return "no permission", "permission denied"
     if number in {errno.ENXIO, errno.ENODEV, errno.EISDIR}:
         return "no file", "it is a folder, a device, a pipe or a socket"
     if number:

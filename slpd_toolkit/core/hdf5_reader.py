@@ -1,6 +1,6 @@
-"""Reading HDF5 files in a child process, so that no file can stall, crash or exhaust this one.
+"""Reading HDF5 files in a child process, so that no file can hang, crash or exhaust this one.
 
-Nothing here imports h5py: what the library finds comes as plain Python and NumPy values. Locks are never taken.
+Nothing here imports h5py: results arrive as plain Python and NumPy values. Files are never locked.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Kind = Literal[
     "damaged",
     "outside",
 ]
-"""Why a file cannot be read. Only the last four are the file's own fault."""
+"""Why a file cannot be read. Only the last four are faults of the file itself."""
 
 
 class Hdf5Error(SlpdError):
@@ -46,8 +46,8 @@ class Hdf5Error(SlpdError):
 
     Args:
         path: The file.
-        kind: Why, in a word that callers can act on.
-        reason: Why, in words for the user.
+        kind: Reason as a value that callers can act on.
+        reason: Reason as text for the user.
     """
 
     def __init__(self, path: Path, kind: Kind, reason: str) -> None:
@@ -58,34 +58,34 @@ class Hdf5Error(SlpdError):
 _PROGRAM = __file__.removesuffix("reader.py") + "process.py"
 
 HINTS: Mapping[Kind, str] = {
-    "missing": "Restore it, or check the path.",
-    "no file": "Give a regular file.",
-    "no permission": "Ask its owner for permission to read it (`chmod a+r`), then run the same command again.",
+    "missing": "Check the path, or restore the file.",
+    "no file": "Use a regular file.",
+    "no permission": "Ask its owner for read permission (`chmod a+r`), then run the same command again.",
     "in use": "Wait until the other program has closed it, then run the same command again.",
-    "not readable now": "The file itself may be sound: check the disk or network drive, then run the same command "
+    "not readable now": "The file itself may be intact: check the disk or network drive, then run the same command "
     "again.",
-    "not HDF5": "It is another kind of file, or its beginning was overwritten: copy it again.",
+    "not HDF5": "It is a different kind of file, or its start was overwritten: copy it again.",
     "cut short": "Copy it again.",
     "damaged": "Copy it again.",
-    "outside": "Only values that are stored in the file itself are read: write a file without links and external "
+    "outside": "Only values stored in the file itself are read: rewrite it without links and external "
     "storage (`h5repack`).",
 }
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A dataset of an HDF5 file, as its header describes it."""
+    """Header information of an HDF5 dataset."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
     """None for types other than plain numbers."""
     text: bool
-    """Whether the values are texts."""
+    """Whether the values are strings."""
     outside: bool
     """Whether the values are stored in other files."""
     offset: int | None
-    """Where the values begin, bytes, if they are stored contiguously and unfiltered."""
+    """Byte offset of the values, if they are stored contiguously and unfiltered."""
     chunks: tuple[int, ...] | None
     filtered: bool
     """Whether the values are compressed or otherwise filtered."""
@@ -93,23 +93,23 @@ class DatasetInfo:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values."""
+        """Size of all values, in bytes."""
         return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
 
 
 @dataclass(frozen=True)
 class Hdf5Contents:
-    """What an HDF5 file holds, down to the members of its groups; values of datasets are read separately."""
+    """Contents of an HDF5 file, down to the members of its groups; values of datasets are read separately."""
 
     path: Path
     attributes: Mapping[str, Any]
-    """Attributes of the file: numbers, texts, and arrays of them."""
+    """Attributes of the file: numbers, strings, and arrays of them."""
     datasets: Mapping[str, DatasetInfo]
-    """By name; `group/name` in groups."""
+    """Datasets by name; `group/name` for members of groups."""
     groups: Mapping[str, Mapping[str, Any]]
     """Attributes of each group."""
     others: Mapping[str, str] = field(default_factory=dict)
-    """Names of links and other members, and what they are."""
+    """Names of links and other members, with their kind."""
 
     @property
     def names(self) -> list[str]:
@@ -118,14 +118,14 @@ class Hdf5Contents:
 
 
 def describe_hdf5(path: Path, *, refuse_locked: bool = False) -> Hdf5Contents:
-    """Read the structure and the attributes of a file.
+    """Read the structure and attributes of a file.
 
     Args:
         path: The file.
         refuse_locked: Refuse a file that another program has locked for writing.
 
     Raises:
-        Hdf5Error: It cannot be read; `kind` tells why.
+        Hdf5Error: It cannot be read; see `kind`.
     """
     with _process() as process:
         attributes, members = process.ask(path, "describe", refuse_locked=refuse_locked)
@@ -139,7 +139,7 @@ def describe_hdf5(path: Path, *, refuse_locked: bool = False) -> Hdf5Contents:
 
 
 def read_hdf5(path: Path, name: str) -> npt.NDArray[Any]:
-    """Read a dataset. Texts come as an array of `str`.
+    """Read a dataset. Strings are returned as an array of `str`.
 
     Raises:
         Hdf5Error: It cannot be read, or claims values that the file does not hold.
@@ -149,7 +149,7 @@ def read_hdf5(path: Path, name: str) -> npt.NDArray[Any]:
 
 
 def chunk_offsets(path: Path, name: str) -> npt.NDArray[np.int64]:
-    """Find where each row begins in the file: (N,) bytes, -1 for rows never written; for chunks of one row each.
+    """Return the byte offset of each row: (N,), -1 for rows never written. For datasets with chunks of one row.
 
     Raises:
         Hdf5Error: The dataset cannot be read.
@@ -174,7 +174,7 @@ def _dataset_info(name: str, found: Mapping[str, Any]) -> DatasetInfo:
 
 
 class _Process:
-    """A child process; it ends with its connection, however this process ends."""
+    """A child process, which ends when its connection is closed."""
 
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
@@ -187,18 +187,18 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for this process
+                start_new_session=True,  # Ctrl-C is handled by the parent
             )
         try:
             self._connection.recv()
         except EOFError as error:
             raise SlpdError(
-                f"The process that reads HDF5 files ended at its start (exit code {self.end()}).",
+                f"The process that reads HDF5 files failed to start (exit code {self.end()}).",
                 hint="Is h5py installed? Try: python -c 'import h5py'.",
             ) from error
 
     def ask(self, path: Path, operation: str, name: str = "", *, refuse_locked: bool = False) -> Any:
-        """Send a request and wait for its answer."""
+        """Send a request and wait for the answer."""
         return self._result(path, self._send(path, operation, name, refuse_locked=refuse_locked))
 
     def read(self, path: Path, name: str) -> npt.NDArray[Any]:
@@ -228,7 +228,7 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked again."""
+        """Whether the process can take another request."""
         return not self._connection.closed
 
     def _send(self, path: Path, operation: str, name: str, *, refuse_locked: bool = False) -> Any:
@@ -246,9 +246,9 @@ class _Process:
     def _ended(self, path: Path) -> Hdf5Error:
         code = self.end()
         if code == -signal.SIGPROF:
-            return Hdf5Error(path, "damaged", "the HDF5 library searches in it without end")
+            return Hdf5Error(path, "damaged", "the HDF5 library does not finish reading it")
         if code == -signal.SIGKILL:
-            return Hdf5Error(path, "not readable now", "the process that read it was killed: has memory run out?")
+            return Hdf5Error(path, "not readable now", "the process that read it was killed, possibly out of memory")
         return Hdf5Error(path, "damaged", "the HDF5 library crashes on it")
 
 
@@ -258,7 +258,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def _process() -> Iterator[_Process]:
-    """Lend an idle process, or start one: as many run as threads ask at a time."""
+    """Borrow an idle process or start one; there are as many as concurrent requests."""
     with _lock:
         process = _idle.pop() if _idle else None
     process = process or _Process()
@@ -270,7 +270,7 @@ def _process() -> Iterator[_Process]:
         done = True
         raise
     finally:
-        if not done:  # interrupted between request and answer
+        if not done:  # interrupted between request and answer: the process cannot be reused
             process.end()
         elif process.alive:
             with _lock:
@@ -287,4 +287,4 @@ def end_processes() -> None:
 
 
 atexit.register(end_processes)
-os.register_at_fork(after_in_child=_idle.clear)  # they answer the process that started them
+os.register_at_fork(after_in_child=_idle.clear)  # they belong to the parent process

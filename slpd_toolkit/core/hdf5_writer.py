@@ -1,6 +1,6 @@
-"""Writing HDF5 files: the library describes the file in memory, plain system calls write it.
+"""Writing HDF5 files: the library lays out the file in memory, and plain system calls write it.
 
-HDF5 never writes to the disk itself: where the disk is full it cannot close its file, and crashes the process later.
+HDF5 never writes to the disk itself, because on a full disk it cannot close its file and later crashes the process.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-_ALIGNMENT = 64  # bytes: arrays begin where a memory map can be used as it is
+_ALIGNMENT = 64  # bytes: arrays are aligned so that they can be memory-mapped
 _COMPACT_ATTRIBUTES = 64
-"""Up to so many attributes are stored in the header itself, which has a checksum."""
+"""Up to this number, attributes are stored in the header itself, which has a checksum."""
 
 
 @dataclass
@@ -33,19 +33,19 @@ class Layout:
     """The bytes of an HDF5 file except those of reserved datasets."""
 
     parts: Mapping[int, bytes] = field(default_factory=dict)
-    """Offset -> bytes, in the order of writing: where two overlap, the later one holds."""
+    """Offset -> bytes, in the order of writing: where two overlap, the later one wins."""
     size: int = 0
-    """Of the file, bytes."""
+    """Size of the file, in bytes."""
     offsets: dict[str, int] = field(default_factory=dict)
-    """Reserved dataset -> where its values belong in the file, bytes; 0 where it has none."""
+    """Reserved dataset -> byte offset of its values in the file; 0 for empty datasets."""
 
 
 class LayoutBuilder:
-    """An HDF5 file that is being described in memory; see `describe_layout`.
+    """An HDF5 file being laid out in memory; see `describe_layout`.
 
     Args:
         file: The file, for h5py.
-        offsets: Where reserved datasets are noted.
+        offsets: Filled with the reserved datasets.
     """
 
     def __init__(self, file: h5py.File, offsets: dict[str, int]) -> None:
@@ -53,7 +53,7 @@ class LayoutBuilder:
         self._offsets = offsets
 
     def reserve(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-        """Make a contiguous dataset with room in the file, whose values are written later by plain system calls."""
+        """Create a contiguous dataset and reserve its space; the values are written later by plain system calls."""
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -66,7 +66,7 @@ class LayoutBuilder:
 
 @contextmanager
 def describe_layout(layout: Layout) -> Iterator[LayoutBuilder]:
-    """Describe a file with h5py in the block; `layout` is filled in at its end."""
+    """Lay out a file with h5py in the block; `layout` is filled in at the end of the block."""
     image = _SparseFile()
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_attr_phase_change(_COMPACT_ATTRIBUTES, _COMPACT_ATTRIBUTES)
@@ -90,8 +90,8 @@ def write_hdf5(
 
     Args:
         path: The file.
-        attributes: Its attributes: texts, numbers, arrays of numbers.
-        datasets: Name -> values: numbers, or texts in one dimension. `group/name` puts them into a group.
+        attributes: Its attributes: strings, numbers, arrays of numbers.
+        datasets: Name -> values: numbers, or one-dimensional strings. `group/name` puts them into a group.
         groups: Name -> attributes of a group.
 
     Raises:
@@ -108,7 +108,7 @@ def write_hdf5(
 
 
 def write_layout(path: Path, layout: Layout, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a described file and the values of its reserved datasets, atomically.
+    """Write a laid-out file and the values of its reserved datasets, atomically.
 
     Raises:
         OSError: The disk refuses (full, quota); its message names the file.
@@ -125,7 +125,7 @@ def write_layout(path: Path, layout: Layout, arrays: Mapping[str, npt.NDArray[An
 
 
 def fixed_length(values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Turn texts into fixed-length UTF-8, which needs no heap in the file; numbers stay as they are."""
+    """Convert strings to fixed-length UTF-8, which needs no heap in the file; numbers are unchanged."""
     array = np.asarray(values)
     if array.dtype.kind not in "OU":
         return array
@@ -133,7 +133,7 @@ def fixed_length(values: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def fixed_length_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the texts among attributes into fixed-length UTF-8."""
+    """Convert string attributes to fixed-length UTF-8."""
     return {
         name: _encoded([value])[0:1].reshape(()) if isinstance(value, str) else value
         for name, value in attributes.items()
@@ -147,7 +147,7 @@ def _encoded(texts: Sequence[str]) -> npt.NDArray[Any]:
 
 
 class _SparseFile(io.RawIOBase):
-    """A file in memory that keeps only what was written, so that the room for gigabytes of tokens costs nothing."""
+    """An in-memory file that stores only the bytes written, so that reserved gigabytes of tokens take no memory."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cohort CSVs: reading them and checking every row before any work starts (manifests/README.md has the columns)."""
+"""Manifests: reading cohort CSVs and checking every row before any work starts (columns: manifests/README.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MESSAGE_ROWS = 50
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One usable row of a manifest. `mpp_l0` is None where the slide file has to say; `row` counts as in `Problem`."""
+    """One usable row of a manifest. `mpp_l0` is None if it must come from the slide file; `row` as in `Problem`."""
 
     row: int
     slide_id: str
@@ -28,7 +28,7 @@ class SlideEntry:
 
 @dataclass(frozen=True)
 class Problem:
-    """One row that cannot be used. `row` counts lines of the CSV as an editor does: the header is row 1."""
+    """One unusable row. `row` is the line number that an editor shows: the header is row 1."""
 
     row: int
     slide_id: str
@@ -41,22 +41,21 @@ class Problem:
 
 
 def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.DataFrame:
-    """Read a manifest's cells as text: no value is guessed to be a number, a date or NaN.
+    """Read all cells of a manifest as text, without conversion to numbers, dates or NaN.
 
     Args:
         path: CSV, UTF-8, with or without a byte-order mark.
-        required: Columns that must be there.
+        required: Required columns.
 
     Returns:
-        One row a slide, all columns as `str`, surrounding blanks removed, empty cells as "". The index is the row
-        number in the file.
+        One row per slide, all columns as `str`, stripped, empty cells as "". The index is the row number in the file.
 
     Raises:
-        UsageError: The file cannot be read as CSV, a required column is missing, or there is no row.
+        UsageError: The file cannot be read as CSV, a required column is missing, or there are no rows.
     """
     try:
-        # skip_blank_lines=False keeps row numbers true; blank lines are dropped below. The header is read as a row, so
-        # that pandas neither renames a column that stands there twice nor takes a row that is too long for an index.
+        # skip_blank_lines=False keeps row numbers correct; blank lines are dropped below. The header is read as a row,
+        # so that pandas neither renames duplicate columns nor takes the first cell of an overlong row as its index.
         cells = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
         )
@@ -65,33 +64,33 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
             f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md."
         ) from error
     table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
-    table = table.loc[:, table.columns != ""]  # what spreadsheets leave at the right
+    table = table.loc[:, table.columns != ""]  # trailing columns that spreadsheets leave
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise UsageError(
-            f"Manifest {path}: column {', '.join(missing)} is missing; it has {', '.join(table.columns)}.",
+            f"Manifest {path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}.",
             hint="The first line names the columns; see manifests/README.md.",
         )
     twice = table.columns[table.columns.duplicated()].unique()
     if len(twice):
-        raise UsageError(f"Manifest {path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
+        raise UsageError(f"Manifest {path}: duplicate column {', '.join(twice)}.", hint="Keep one.")
     table = table.fillna("").apply(lambda column: column.str.strip())
     table.index = table.index + 1
     table = table[(table != "").any(axis=1)]
     if table.empty:
-        raise UsageError(f"Manifest {path}: has no slides.", hint="Give one row a slide below the header.")
+        raise UsageError(f"Manifest {path}: has no slides.", hint="Add one row per slide below the header.")
     return pd.DataFrame(table)
 
 
 def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], list[Problem]]:
-    """Split a manifest's rows into usable slides and problems; looks at the file system, but reads no slide.
+    """Split the rows of a manifest into usable slides and problems. Checks that slide files exist; opens none.
 
     Args:
         table: From `read_table`.
-        folder: Where relative slide paths start.
+        folder: Base folder of relative slide paths.
 
     Returns:
-        The usable rows in their order, and one problem for each thing that is wrong, in the order of the rows.
+        The usable rows, and one `Problem` per fault, both in the order of the rows.
     """
     entries, problems = [], []
     rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
@@ -107,7 +106,7 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
 
 
 def check_ids(table: pd.DataFrame) -> list[Problem]:
-    """Look at a manifest's slide ids alone, for who needs no slide file: one problem for each thing that is wrong."""
+    """Check only the slide IDs of a manifest, where no slide files are needed; return one `Problem` per fault."""
     rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
     return [
         Problem(int(row), slide_id, "", error, hint)
@@ -117,7 +116,7 @@ def check_ids(table: pd.DataFrame) -> list[Problem]:
 
 
 def summarise(problems: Sequence[Problem]) -> str:
-    """Put all problems into one message, a line each; beyond fifty lines it says how many more there are."""
+    """Join problems into one message, a line each; after fifty lines, state how many more there are."""
     lines = [f"  {problem}" for problem in problems[:_MESSAGE_ROWS]]
     if len(problems) > _MESSAGE_ROWS:
         lines.append(f"  and {len(problems) - _MESSAGE_ROWS} more")
@@ -126,34 +125,34 @@ def summarise(problems: Sequence[Problem]) -> str:
 
 def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
     if not slide_id:
-        return [("slide_id is empty.", "Give every slide a name of its own.")]
+        return [("slide_id is empty.", "Give every slide a unique name.")]
     found = []
     if not is_safe_name(slide_id):
         found.append(
             (
-                f"slide_id {slide_id!r} cannot be a file name.",
+                f"slide_id {slide_id!r} is not a valid file name.",
                 "Allowed: letters, digits, '.', '_', '-', not starting with '.'.",
             )
         )
     if len(rows) > 1:
         others = ", ".join(str(row) for row in rows)
         found.append(
-            (f"slide_id {slide_id!r} stands in rows {others}.", "Make it unique: its token file carries this name.")
+            (f"slide_id {slide_id!r} occurs in rows {others}.", "Make it unique: its token file has this name.")
         )
     return found
 
 
 def _path_problems(path: Path, raw_path: str) -> list[tuple[str, str]]:
     if not raw_path:
-        return [("slide_path is empty.", "Give the slide's file.")]
+        return [("slide_path is empty.", "Enter the path of the slide file.")]
     try:
         kind = special_kind(path)
         if kind:
-            return [(f"{path} is {kind}, not a slide file.", "Give the slide's file.")]
+            return [(f"{path} is {kind}, not a slide file.", "Enter the path of the slide file.")]
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte is a ValueError
-        return [(f"no such file: {path}.", "Paths are absolute, or relative to the manifest or --slides-root.")]
+        return [(f"no such file: {path}.", "Use an absolute path, or one relative to the manifest or --slides-root.")]
     except OSError as error:
-        return [(f"{path} cannot be reached ({error.strerror}).", "Check the path and its permissions.")]
+        return [(f"{path} is not accessible ({error.strerror}).", "Check the path and its permissions.")]
     return []
 
 
@@ -165,4 +164,8 @@ def _mpp_problems(raw_mpp: str) -> list[tuple[str, str]]:
         usable = is_plausible_mpp(float(raw_mpp))
     except ValueError:
         usable = False
-    return [] if usable else [(f"mpp is {raw_mpp!r}.", f"Allowed: {low} to {high} um/px, or empty to use the file's.")]
+    return (
+        []
+        if usable
+        else [(f"mpp is {raw_mpp!r}.", f"Allowed: {low} to {high} um/px, or empty to use the value in the file.")]
+    )

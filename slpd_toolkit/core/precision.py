@@ -1,4 +1,4 @@
-"""The names of the arithmetics that settings and networks share."""
+"""Names of the precisions, shared by settings and networks."""
 
 from typing import Literal
 

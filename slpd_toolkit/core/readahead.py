@@ -1,4 +1,4 @@
-"""Doing work ahead of the one who needs it, in order and within bounds."""
+"""Bounded, ordered prefetching."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def read_ahead(pool: Executor, tasks: Iterable[tuple[K, Callable[[], T]]], depth: int) -> Iterator[tuple[K, Future[T]]]:
-    """Run tasks in a pool, at most `depth` ahead of the consumer, and give their futures in order.
+    """Run tasks in a pool, at most `depth` ahead of the consumer, and yield their futures in order.
 
     Args:
-        pool: Where the tasks run.
-        tasks: Each with a key that comes back beside its future; taken one by one, as there is room.
-        depth: How many results may wait or be in the making.
+        pool: Executor of the tasks.
+        tasks: Pairs of a key, which is yielded with the future, and a function; consumed lazily.
+        depth: Maximum number of tasks that are running or whose results are waiting.
     """
     pending: deque[tuple[K, Future[T]]] = deque()
     for key, task in tasks:

@@ -1,7 +1,7 @@
 """Registries: the modules of a package, found by name. A new file in the package is a new entry.
 
 Names and summaries are read from file names and docstrings, without importing anything, so that `--help` can list
-entries whose modules need torch.
+entries whose modules need PyTorch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Registry:
     package: str
     """Dotted name of the package. Importing it must be cheap: its `__init__` holds a docstring only."""
     flag: str
-    """What errors call a choice of this kind, for example `--aggregator`."""
+    """Name of the setting in error messages, for example `--aggregator`."""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all entries, sorted."""

@@ -1,4 +1,4 @@
-"""Names in messages: listing and sorting them."""
+"""Listing and sorting names for messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MESSAGE_NAMES = 8
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names for a message; beyond eight, say how many more there are."""
+    """Join names for a message; after eight, state how many more there are."""
     names = list(names)
     more = len(names) - _MESSAGE_NAMES
     return ", ".join(names[:_MESSAGE_NAMES]) + (f" and {more} more" if more > 0 else "")

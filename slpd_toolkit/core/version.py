@@ -1,3 +1,3 @@
-"""The version of this package, which files and pages of results record."""
+"""Package version, recorded in output files and reports."""
 
 __version__ = "0.1.0"

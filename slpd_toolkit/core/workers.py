@@ -1,4 +1,4 @@
-"""Work in processes of one thread each: results in order, and no process outlives the command, however it ends."""
+"""Single-threaded worker processes: results in order, and all processes end with the command, however it ends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def in_processes(
     """Apply a function to each tuple of arguments; large arrays are mapped, not copied.
 
     Args:
-        work: A function of a module.
-        calls: Its arguments; they are taken a few ahead.
-        jobs: Number of processes; with 1 all is done in this one.
-        doing: What the processes do, for the message if one is killed: `trains heads`.
+        work: A module-level function.
+        calls: Tuples of arguments; a few are consumed ahead.
+        jobs: Number of processes; with 1, everything runs in this process.
+        doing: Description of the work, for the message if a process is killed: `trains heads`.
 
     Yields:
-        What it gives for each of them, in their order, as they are ready.
+        The results, in the order of the calls.
 
     Raises:
         SlpdError: A process was killed.
@@ -55,7 +55,7 @@ def in_processes(
 
 
 def release_workers() -> None:
-    """End the processes: idle ones keep their memory for minutes, in case there is more to do."""
+    """End the worker processes, which otherwise stay idle and keep their memory for minutes."""
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
@@ -67,7 +67,7 @@ def _apply(started_by: int, work: Callable[[*Given], Made], call: tuple[*Given])
 
 @cache
 def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it: after kill -9 it would wait for work for minutes."""
+    """End this process soon after its parent: after kill -9 it would otherwise wait for work for minutes."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -79,8 +79,8 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see Ctrl-C: this one does, after the block, and ends them without their tracebacks."""
-    ensure_running()  # multiprocessing's bookkeeper, whose start would let interrupts through again
+    """Start processes that ignore Ctrl-C; this process handles it after the block and ends them without tracebacks."""
+    ensure_running()  # multiprocessing's resource tracker, whose start would unblock interrupts again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

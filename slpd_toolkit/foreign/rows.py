@@ -125,7 +125,7 @@ def dataset(file: Hdf5Contents, name: str) -> DatasetInfo:
     found = file.datasets.get(name)
     if found is None and file.others.get(name) == "link":
         raise SlideError(
-            f"{file.path}: {name!r} is a link to another place or file, which is not followed.",
+            f"{file.path}: {name!r} is a soft or external link, which is not followed.",
             hint="Store the values in the file itself.",
         )
     if found is None:

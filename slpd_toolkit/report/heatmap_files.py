@@ -58,7 +58,7 @@ def read_squares(config: HeatmapConfig, slide_id: str, read: Callable[[], SlideS
 def _require_safe(slide_id: str) -> None:
     if not is_safe_name(slide_id):
         raise SlideError(
-            f"slide_id {slide_id!r} cannot be a file name.",
+            f"slide_id {slide_id!r} is not a valid file name.",
             hint="Allowed: letters, digits, '.', '_', '-', not starting with '.'.",
         )
 

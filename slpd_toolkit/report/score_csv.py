@@ -40,7 +40,7 @@ def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise UsageError(
-            f"{path}: column {', '.join(missing)} is missing; it has {', '.join(map(str, table.columns))}.",
+            f"{path}: column {', '.join(missing)} is missing; found {', '.join(map(str, table.columns))}.",
             hint=_NEEDED,
         )
     if table.empty:

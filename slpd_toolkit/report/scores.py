@@ -180,7 +180,7 @@ def _read_table(path: Path, group: str, attributes: Mapping[str, Any]) -> ScoreT
         kinds = ", ".join(f"{name} ({arrays[name].dtype})" for name in odd)
         raise CacheError(f"{path}: {kinds} holds no such numbers.", hint=_WRITTEN_BY)
     if len(set(ids)) < slides:
-        raise CacheError(f"{path}: a slide stands there twice.", hint=_WRITTEN_BY)
+        raise CacheError(f"{path}: duplicate slide_id.", hint=_WRITTEN_BY)
     if table.scores.ndim != 1 or wrong:
         raise CacheError(f"{path}: {', '.join(wrong) or 'scores'} does not fit the other arrays.", hint=_WRITTEN_BY)
     steps = np.diff(table.offsets)

@@ -371,7 +371,7 @@ def test_a_slide_that_would_be_enlarged_too_far_is_refused_and_less_is_recorded(
 
 def test_a_file_for_an_output_folder_is_a_usage_error(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UsageError, match=r"--out: .* cannot be made"):
+    with pytest.raises(UsageError, match=r"--out: .* cannot be created"):
         embed.run(small_config(manifest, tmp_path / "cache"))
 
 

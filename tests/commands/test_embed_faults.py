@@ -120,21 +120,21 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
         "short": ("short.tif", "is not a slide that OpenSlide reads", "truncated"),
         "text": ("text.svs", r"text\.svs is not a slide that OpenSlide reads", "convert to a tiled TIFF"),
         "empty": ("empty.svs", r"empty\.svs is not a slide that OpenSlide reads", "truncated"),
-        "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Give the slide's file"),
+        "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Enter the path of the slide file"),
         "absent": ("absent.svs", r"no such file: .*absent\.svs", "relative to the manifest or --slides-root"),
         "no-mpp": ("no-mpp.tif", "does not say its resolution", "column `mpp`"),
         "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5", "column `mpp`"),
         "oblong": ("oblong.tif", r"pixels of 1 x 1\.2 um", "cannot mend this"),
         "aborts": ("aborts.tif", r"aborts\.tif: tiles of 33554688 x 256 px", "damaged"),
-        "fifo": ("fifo.svs", "is a FIFO, not a slide file", "Give the slide's file"),
+        "fifo": ("fifo.svs", "is a FIFO, not a slide file", "Enter the path of the slide file"),
         "white": ("white.tif", "^no tissue found in 500 x 500 px", "--min-tissue 0"),
         "damaged": ("damaged.tif", r"level-0 \(.*\) cannot be decoded", "damaged"),
         "twice": (
             "s0.tif",
-            r"^slide_id 'twice' stands in rows 16, 20\.$",
-            "^Make it unique: its token file carries this name.$",
+            r"^slide_id 'twice' occurs in rows 16, 20\.$",
+            "^Make it unique: its token file has this name.$",
         ),
-        "../out": ("s0.tif", "cannot be a file name", "letters, digits"),
+        "../out": ("s0.tif", "is not a valid file name", "letters, digits"),
         "far": ("s0.tif", "mpp is '0,5'", r"0\.1 to 5\.0 um/px"),
     }
     rows = [{"slide_id": name, "slide_path": path, "mpp": ""} for name, (path, _, _) in bad.items()]
@@ -429,7 +429,7 @@ def test_an_unreadable_slide_and_an_unwritable_folder_are_told(tmp_path: Path) -
     assert failures.keys() == {"s0", "hidden"}
     assert "ermission denied" in failures["s0"]["error"]
     assert "permission" in failures["s0"]["hint"]
-    assert "cannot be reached (Permission denied)" in failures["hidden"]["error"]
+    assert "is not accessible (Permission denied)" in failures["hidden"]["error"]
     assert [path.name for path in (tmp_path / "out").glob("*.h5")] == ["s1.h5"]
     assert refused.returncode in {1, 2}
     assert "locked" in refused.stderr

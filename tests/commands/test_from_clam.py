@@ -140,12 +140,12 @@ def test_tables_as_programs_write_them(tmp_path: Path, table: bytes, rows: list[
         (b"case_id,slide_id\n\n,\n", "has no slides"),
         (b"case_id;slide_id\nP;a\n", "it has case_id;slide_id. Separate the columns by commas"),
         (b"case_id,slide_id\nP,\xdc\n", "cannot be read as UTF-8.*Save it as CSV in UTF-8"),
-        (b"case_id,slide_id,label,label\nP,a,x,y\n", "column label stands there twice"),
+        (b"case_id,slide_id,label,label\nP,a,x,y\n", "duplicate column label"),
         (b"case_id,slide_id\nP,a,more\n", "cannot be read as CSV.*Expected 2 fields in line 2, saw 3"),
         (b"case_id,slide_id\nP,a\n\nQ,\n", "slide_id is empty in row 4"),
         (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 slides stand there twice: a"),
-        (b"case_id,slide_id\nP,a\n\nP,dir/b\nQ,c d\n", r"row 4 \(dir/b\).*cannot be a file name[^$]*row 5 \(c d\)"),
-        (b"case_id,slide_id\nP,a\0\n", "cannot be a file name"),
+        (b"case_id,slide_id\nP,a\n\nP,dir/b\nQ,c d\n", r"row 4 \(dir/b\).*is not a valid file name[^$]*row 5 \(c d\)"),
+        (b"case_id,slide_id\nP,a\0\n", "is not a valid file name"),
         (b"case_id,slide_id,survival_months,censorship\nP,a,1,0\n\nQ,b,nan,1\n", "survival_months is 'nan' in row 4"),
         (b"case_id,slide_id,survival_months,censorship\nP,a,1,2\n", "censorship is '2' in row 2"),
     ],
@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"splits_0\.csv is a table that is read"):
         run(FromClamConfig(labels=labels, out=tmp_path / "splits_0.csv", splits=(tmp_path,)))
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UsageError, match=r"folder\.csv is a folder; a file is to be written there"):
+    with pytest.raises(UsageError, match=r"folder\.csv is a folder, but a file with this name must be written"):
         run(FromClamConfig(labels=labels, out=tmp_path / "folder.csv"))
     with pytest.raises(UsageError, match=r"--slides-root: .* is no folder"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", slides_root=tmp_path / "absent"))

@@ -107,7 +107,7 @@ def test_bad_slides_are_listed_and_the_others_done(tmp_path: Path) -> None:
     found = failures(tmp_path / "out")
     assert [row["slide_id"] for row in found] == ["three", "../four", "five", "six", "seven"]
     assert "row 5 has x_l0 1.0, y_l0 1, size_l0 zero" in found[0]["error"]
-    assert "cannot be a file name" in found[1]["error"]
+    assert "is not a valid file name" in found[1]["error"]
     assert not (tmp_path / "four.geojson").exists()
 
 
@@ -204,7 +204,8 @@ def test_geojson_without_known_bounds_says_so(
 
 
 @pytest.mark.parametrize(
-    ("taken", "said"), [("out", "there is a file of that name"), ("out/failures.csv/", r"failures\.csv is a folder")]
+    ("taken", "said"),
+    [("out", "it, or one of its parents, is an existing file"), ("out/failures.csv/", r"failures\.csv is a folder")],
 )
 def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Path, taken: str, said: str) -> None:
     path = tmp_path / taken
@@ -220,7 +221,7 @@ def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Pat
     [
         ("", "cannot be read"),
         ("slide_id,x_l0,y_l0,size_l0,score\n", "has no row"),
-        ("slide_id,x,y,size_l0,score\na,1,1,1,1\n", "column x_l0, y_l0 is missing; it has slide_id, x, y"),
+        ("slide_id,x,y,size_l0,score\na,1,1,1,1\n", "column x_l0, y_l0 is missing; found slide_id, x, y"),
     ],
 )
 def test_a_file_that_is_no_table_of_scores(tmp_path: Path, text: str, said: str) -> None:
@@ -268,10 +269,10 @@ def with_first(*values: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
         ({"scores": with_first(np.inf, -np.inf)}, r"2 of \d+ scores are NaN or infinite"),
         ({"region_l0": with_first(0)}, r"squares lie on no slide.* with a side of 0 px"),
         ({"coords_l0": with_first(2**62, 0)}, r"1 of \d+ squares lie on no slide"),
-        ({"slide_ids": with_first("../out")}, "cannot be a file name"),
-        ({"slide_ids": with_first("a\nb")}, "cannot be a file name"),
-        ({"slide_ids": with_first("肺\x1b[31m")}, "cannot be a file name"),
-        ({"slide_ids": with_first("")}, "cannot be a file name"),
+        ({"slide_ids": with_first("../out")}, "is not a valid file name"),
+        ({"slide_ids": with_first("a\nb")}, "is not a valid file name"),
+        ({"slide_ids": with_first("肺\x1b[31m")}, "is not a valid file name"),
+        ({"slide_ids": with_first("")}, "is not a valid file name"),
     ],
 )
 def test_one_spoilt_slide_costs_itself_alone(
@@ -290,7 +291,7 @@ def test_one_spoilt_slide_costs_itself_alone(
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        ({"slide_ids": with_first("p000-1", "p000-1")}, "a slide stands there twice"),
+        ({"slide_ids": with_first("p000-1", "p000-1")}, "duplicate slide_id"),
         ({"coords_l0": lambda before: before.astype(np.float64)}, r"coords_l0 \(float64\) holds no such numbers"),
         ({"scores": lambda before: before.astype("S8")}, r"scores \(object\) holds no such numbers"),
         ({"offsets": lambda before: before[::-1]}, "offsets do not divide"),

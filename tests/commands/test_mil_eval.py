@@ -485,7 +485,7 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Find more patients, or leave"),
         (two_labels, {}, r"12 patients have more than one label: p0 \(a, b\)"),
         (other_ids, {}, r"the manifest has s000\.svs, the cache .* has s000"),
-        (twice, {}, "slide_id 's000' stands in rows 2, 26"),
+        (twice, {}, "slide_id 's000' occurs in rows 2, 26"),
         (same, {"target": "lable"}, r"no column lable \(did you mean label\?\)"),
         (same, {"task": "survival"}, "no column time and no column event"),
         (same, {"time_column": "label", "event_column": "label"}, "24 slides have no usable time"),
@@ -529,7 +529,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         mil_eval.run(cohort.config(tmp_path / "out"))
     message = caught.value.message
-    assert "3 things are wrong" in message
+    assert "3 problems found" in message
     assert "s003" in message
     assert "s000" in message
     assert "of class a" in message
@@ -538,11 +538,11 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("taken", "out", "said"),
     [
-        ("file", "file", "there is a file of that name, or in its path"),
-        ("file", "file/out", "there is a file of that name, or in its path"),
-        ("out/figures", "out", "figures cannot be made: there is a file of that name"),
-        ("out/metrics.json/", "out", r"metrics\.json is a folder; a file is to be written there"),
-        ("out/figures/roc.svg/", "out", r"roc\.svg is a folder; a file is to be written there"),
+        ("file", "file", "it, or one of its parents, is an existing file"),
+        ("file", "file/out", "it, or one of its parents, is an existing file"),
+        ("out/figures", "out", "figures cannot be created: it, or one of its parents, is an existing file"),
+        ("out/metrics.json/", "out", r"metrics\.json is a folder, but a file with this name must be written"),
+        ("out/figures/roc.svg/", "out", r"roc\.svg is a folder, but a file with this name must be written"),
     ],
 )
 def test_an_output_that_cannot_be_written_to_stops_before_the_work(

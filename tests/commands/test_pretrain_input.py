@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_to(cache: Path, tmp_path: Path, out: st
     (tmp_path / "file").touch()
     folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "run"}.get(out, Path(out))
     code, said = slpd("pretrain", cache, out=folder, **TINY)
-    reason = "written to" if out.startswith("/proc") else "made: there is a file of that name, or in its path"
+    reason = "written to" if out.startswith("/proc") else "created: it, or one of its parents, is an existing file"
     assert (code, f"--out: {folder} cannot be {reason}" in said) == (2, True), said
     assert "check tokens" not in said
 

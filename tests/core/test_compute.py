@@ -27,12 +27,12 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert compute.resolve_device("cuda:1") == torch.device("cuda:1")
     assert compute.resolve_device("cuda") == torch.device("cuda")
-    with pytest.raises(UsageError, match="--device: cuda:2 is not there; this torch sees 2 CUDA devices") as caught:
+    with pytest.raises(UsageError, match="--device: cuda:2 is not available; PyTorch sees 2 CUDA devices") as caught:
         compute.resolve_device("cuda:2")
     assert "auto" in caught.value.hint
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "xla", "meta"):
-        with pytest.raises(UsageError, match=f"{name} is not there"):
+        with pytest.raises(UsageError, match=f"{name} is not available"):
             compute.resolve_device(name)
 
 

@@ -25,7 +25,7 @@ def test_several_problems_become_one_with_a_line_each() -> None:
             fail(UsageError(f"Wrong {number}.", hint=f"Do {number}."))
     with pytest.raises(UsageError) as caught:
         problems.raise_any()
-    assert caught.value.message == "2 things are wrong:\n  - Wrong 1. Do 1.\n  - Wrong 2. Do 2."
+    assert caught.value.message == "2 problems found:\n  - Wrong 1. Do 1.\n  - Wrong 2. Do 2."
 
 
 def test_what_no_user_caused_is_not_gathered_and_nothing_is_no_problem() -> None:

@@ -140,10 +140,12 @@ def test_a_folder_is_claimed_before_the_work(tmp_path: Path) -> None:
     claim_folder(folder, ("m.json",))
     assert sorted(path.name for path in folder.iterdir()) == [".other.json.abcd1234.tmp", "m.json"]
     for taken in (folder / "m.json", folder / "m.json" / "deeper"):
-        with pytest.raises(UsageError, match=r"--out: .* cannot be made: there is a file of that name, or in its path"):
+        with pytest.raises(
+            UsageError, match=r"--out: .* cannot be created: it, or one of its parents, is an existing file"
+        ):
             claim_folder(taken, ())
     (folder / "n.json").mkdir()
-    with pytest.raises(UsageError, match=r"--out: .*n\.json is a folder; a file is to be written there"):
+    with pytest.raises(UsageError, match=r"--out: .*n\.json is a folder, but a file with this name must be written"):
         claim_folder(folder, ("m.json", "n.json"))
 
 

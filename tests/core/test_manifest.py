@@ -64,19 +64,19 @@ def test_every_problem_of_every_row_is_told(folder: Path) -> None:
     entries, problems = checked(folder, text)
     assert [entry.slide_id for entry in entries] == ["a"]
     assert [(problem.row, problem.slide_id, problem.error) for problem in problems] == [
-        (3, "../b", "slide_id '../b' cannot be a file name."),
+        (3, "../b", "slide_id '../b' is not a valid file name."),
         (3, "../b", f"no such file: {folder / 'absent.svs'}."),
         (3, "../b", "mpp is 'fast'."),
         (4, "", "slide_id is empty."),
         (5, "c", "slide_path is empty."),
         (7, "d", "mpp is '264.6'."),
-        (8, "e", "slide_id 'e' stands in rows 8, 9."),
-        (9, "e", "slide_id 'e' stands in rows 8, 9."),
+        (8, "e", "slide_id 'e' occurs in rows 8, 9."),
+        (9, "e", "slide_id 'e' occurs in rows 8, 9."),
         (10, "f", "mpp is 'nan'."),
         (11, "g", "mpp is '0'."),
     ]
     assert all(problem.hint for problem in problems)
-    assert str(problems[3]) == "row 4 (no slide_id): slide_id is empty. Give every slide a name of its own."
+    assert str(problems[3]) == "row 4 (no slide_id): slide_id is empty. Give every slide a unique name."
 
 
 @pytest.mark.parametrize("mpp", ["0.1", "0.25", "5.0", "5", " 0.5 "])
@@ -90,7 +90,7 @@ def test_a_plausible_resolution_is_taken(folder: Path, mpp: str) -> None:
 def test_an_implausible_resolution_is_not(folder: Path, mpp: str) -> None:
     entries, (problem,) = checked(folder, f"slide_id,slide_path,mpp\na,a.svs,{mpp}\n")
     assert not entries
-    assert problem.hint == "Allowed: 0.1 to 5.0 um/px, or empty to use the file's."
+    assert problem.hint == "Allowed: 0.1 to 5.0 um/px, or empty to use the value in the file."
 
 
 def test_cells_stay_text(folder: Path) -> None:
@@ -131,11 +131,11 @@ def test_a_short_row_is_filled_with_nothing(folder: Path) -> None:
         (b"", "cannot be read as UTF-8 CSV"),
         (b"slide_id,slide_path\n", "has no slides"),
         (b"slide_id,slide_path\n\n,\n , \n", "has no slides"),
-        (b"slide_id,path\na,a.svs\n", "column slide_path is missing; it has slide_id, path"),
-        (b"a,b\n1,2\n", "column slide_id, slide_path is missing; it has a, b"),
-        (b"slide_id;slide_path\na;a.svs\n", "column slide_id, slide_path is missing; it has slide_id;slide_path"),
-        (b"slide_id,slide_path,slide_id\na,a.svs,b\n", "column slide_id stands there twice"),
-        (b"slide_id,slide_path, slide_path\na,a.svs,b\n", "column slide_path stands there twice"),
+        (b"slide_id,path\na,a.svs\n", "column slide_path is missing; found slide_id, path"),
+        (b"a,b\n1,2\n", "column slide_id, slide_path is missing; found a, b"),
+        (b"slide_id;slide_path\na;a.svs\n", "column slide_id, slide_path is missing; found slide_id;slide_path"),
+        (b"slide_id,slide_path,slide_id\na,a.svs,b\n", "duplicate column slide_id"),
+        (b"slide_id,slide_path, slide_path\na,a.svs,b\n", "duplicate column slide_path"),
         (b"slide_id,slide_path\na,a.svs,more\n", "cannot be read as UTF-8 CSV"),
         (b"slide_id,slide_path\na,a.svs\nb,b.svs,more\n", "cannot be read as UTF-8 CSV .*line 3"),
         (b'slide_id,slide_path\n"a,a.svs\n', "cannot be read as UTF-8 CSV"),
@@ -163,7 +163,7 @@ def test_a_path_that_cannot_be_is_a_problem_of_its_row(folder: Path, path: str) 
     table = read_table(_manifest(folder, path))
     entries, (problem,) = check_rows(table, folder)
     assert not entries
-    assert problem.error.startswith(("no such file: ", f"{folder / path} cannot be reached"))
+    assert problem.error.startswith(("no such file: ", f"{folder / path} is not accessible"))
 
 
 def test_a_path_without_permission_is_a_problem_of_its_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_path_without_permission_is_a_problem_of_its_row(folder: Path, monkeyp
     monkeypatch.setattr(type(folder), "stat", refuse)
     entries, (problem,) = check_rows(table, folder)
     assert not entries
-    assert problem.error == f"{folder / 'a.svs'} cannot be reached (Permission denied)."
+    assert problem.error == f"{folder / 'a.svs'} is not accessible (Permission denied)."
 
 
 def _manifest(folder: Path, slide_path: str) -> Path:

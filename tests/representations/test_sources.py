@@ -54,7 +54,7 @@ def test_a_model_is_what_it_names(files: Path, model: str, name: str, kind: Kind
         (["my titan.csv"], "'my titan' cannot be a name.*my-name=my titan"),
         (["runs/slpd", "slpd=hipt.pth"], "slpd names more than one model"),
         (["mean-tokens", "mean-tokens"], "mean-tokens names more than one model"),
-        (["absent.pt", "notes.txt"], r"(?s)2 things are wrong:.*absent.*notes"),
+        (["absent.pt", "notes.txt"], r"(?s)2 problems found:.*absent.*notes"),
     ],
 )
 def test_what_is_no_model_is_told(files: Path, models: list[str], said: str) -> None:

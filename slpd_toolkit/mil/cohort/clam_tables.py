@@ -155,7 +155,7 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
         )
     twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
     if twice:
-        raise UsageError(f"{path}: column {', '.join(twice)} stands there twice.", hint="Keep one.")
+        raise UsageError(f"{path}: duplicate column {', '.join(twice)}.", hint="Keep one.")
     table = table.loc[:, table.columns != ""]
     table.index = table.index + 1
     return pd.DataFrame(table[(table != "").any(axis=1)])
