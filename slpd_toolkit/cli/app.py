@@ -82,7 +82,7 @@ importers = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
-    "whose they are. Name the tool to see what it needs: `slpd import clam --help`.",
+    "the format. Name it to see what it needs: `slpd import clam --help`.",
 )
 app.add_typer(importers, rich_help_panel=EXCHANGE)
 

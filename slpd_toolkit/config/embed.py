@@ -65,7 +65,7 @@ class EmbedConfig:
     """`auto` (GPU when there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     workers: int = 0
-    """Threads that read and decode slides. 0: one a core, at most 16."""
+    """Processes that read and decode slides. 0: one per core, at most 16."""
 
     seed: int = 0
     """Seed of the `random` encoders' weights."""

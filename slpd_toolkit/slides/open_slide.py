@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DAMAGED = "The file may be truncated or damaged: copy it again, or open it in a viewer."
 _ANISOTROPY = 0.01
 _NOMINAL_TOLERANCE = 0.01
-_TILE_CACHE_BYTES = 64 << 20
+_TILE_CACHE_BYTES = 32 << 20  # per slide and process: twice the tiles of a block
 _BOUNDS = (
     openslide.PROPERTY_NAME_BOUNDS_X,
     openslide.PROPERTY_NAME_BOUNDS_Y,

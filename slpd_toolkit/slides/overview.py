@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import cv2
@@ -27,8 +27,9 @@ _STRUCTURE = 3.0
 """Standard deviation of brightness, of 255, from which a window has a structure that can be compared."""
 _ALIKE = 0.6
 """Correlation of brightness below which two windows show different things; the same tissue has 0.9 and more."""
-_SHIFT_TH = 1
-"""Levels of one slide may be displaced by this, thumbnail px."""
+SHIFT_TH, LOOSE_SHIFT_TH = 1, 3
+"""Levels of one slide may be displaced by this, thumbnail px: in formats that store one picture in several sizes, and
+in those whose fields of view are stitched level by level."""
 _FEWEST_PX = 16
 
 
@@ -45,6 +46,8 @@ class Overview:
     step_l0: int
     window_l0: float
     """Side of the windows that are compared: that of a tile."""
+    shift_th: int = SHIFT_TH
+    """How far windows may be displaced, and the margin."""
 
 
 def required_pixels(mask: Mask, thumbnail: Thumbnail, *, strict: bool) -> Mask:
@@ -64,14 +67,26 @@ def required_pixels(mask: Mask, thumbnail: Thumbnail, *, strict: bool) -> Mask:
 
 
 def cut_overview(
-    thumbnail: Thumbnail, must_exist: Mask, left_l0: int, top_l0: int, side_l0: int, window_l0: float
+    thumbnail: Thumbnail,
+    must_exist: Mask,
+    square_l0: tuple[int, int, int],
+    window_l0: float,
+    shift_th: int = SHIFT_TH,
 ) -> Overview:
-    """Cut out what a square covers; the square may cross the slide's border."""
-    step = thumbnail.step_l0
-    left, top = max(0, left_l0 // step - _SHIFT_TH), max(0, top_l0 // step - _SHIFT_TH)
-    right, bottom = (math.ceil((start + side_l0) / step) + _SHIFT_TH for start in (left_l0, top_l0))
+    """Cut out what a square covers.
+
+    Args:
+        thumbnail: Of the slide.
+        must_exist: See `required_pixels`.
+        square_l0: Left border, top border and side; the square may cross the slide's border.
+        window_l0: Side of the windows that are compared.
+        shift_th: How far levels may be displaced.
+    """
+    step, (left_l0, top_l0, side_l0) = thumbnail.step_l0, square_l0
+    left, top = max(0, left_l0 // step - shift_th), max(0, top_l0 // step - shift_th)
+    right, bottom = (math.ceil((start + side_l0) / step) + shift_th for start in (left_l0, top_l0))
     part = slice(top, bottom), slice(left, right)
-    return Overview(thumbnail.rgb[part], must_exist[part], left, top, step, window_l0)
+    return Overview(thumbnail.rgb[part], must_exist[part], left, top, step, window_l0, shift_th)
 
 
 def missing_pixels(gaps: Mask, overview: Overview, left_l0: int, top_l0: int, side_l0: int) -> Mask:
@@ -127,12 +142,13 @@ def contradictions(
         for start, ends in ((left_l0, (first_x, last_x)), (top_l0, (first_y, last_y)))
     )
     size = (last_x - first_x, last_y - first_y)
-    block = cv2.resize(rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]], size, interpolation=cv2.INTER_AREA)
-    seen = block.astype(np.float32)
+    inner = rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]]
+    block = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
+    seen, shown = (_soft(picture, overview.shift_th) for picture in (block, overview.rgb))
     wrong = np.zeros(rgb.shape[:2], np.bool_)
     for rows, columns in _windows((first_y, last_y), (first_x, last_x), overview.window_l0 / step):
         window = seen[rows.start - first_y : rows.stop - first_y, columns.start - first_x : columns.stop - first_x]
-        if window.shape[0] * window.shape[1] >= _FEWEST_PX and not _alike(window, overview, rows, columns):
+        if window.shape[0] * window.shape[1] >= _FEWEST_PX and not _alike(window, shown, overview, rows, columns):
             top, bottom = (round((at * step - top_l0) * scale) for at in (rows.start, rows.stop))
             left, right = (round((at * step - left_l0) * scale) for at in (columns.start, columns.stop))
             wrong[top:bottom, left:right] = True
@@ -150,19 +166,24 @@ def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) ->
     return [(row, column) for row in parts(*rows) for column in parts(*columns)]
 
 
-def _alike(window: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
-    """Whether a window shows what the thumbnail shows there, or a pixel beside."""
-    best = -1.0
-    for down in range(-_SHIFT_TH, _SHIFT_TH + 1):
-        for across in range(-_SHIFT_TH, _SHIFT_TH + 1):
-            top, left = rows.start + down - overview.top_th, columns.start + across - overview.left_th
-            other = overview.rgb[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
-            if other.shape == window.shape:
-                score = _similarity(window, other.astype(np.float32))
-                best = max(best, score)
-                if best >= _ALIKE:
-                    return True
-    return best < -1.0 or best >= _ALIKE
+def _soft(picture: npt.NDArray[np.uint8], shift_th: int) -> Floats:
+    """Blur a picture where it may be displaced by parts of a pixel too."""
+    pixels = picture.astype(np.float32)
+    return pixels if shift_th <= SHIFT_TH else np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.0), np.float32)
+
+
+def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
+    """Whether a window shows what the thumbnail shows there, or a little beside."""
+    shifts = range(-overview.shift_th, overview.shift_th + 1)
+    compared = False
+    for down, across in sorted(product(shifts, shifts), key=lambda shift: max(map(abs, shift))):
+        top, left = rows.start + down - overview.top_th, columns.start + across - overview.left_th
+        other = shown[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
+        if other.shape == window.shape:
+            compared = True
+            if _similarity(window, other) >= _ALIKE:
+                return True
+    return not compared
 
 
 def _similarity(one: Floats, other: Floats) -> float:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.slides.overview import contradictions, cut_overview, missing_pixels, required_pixels
+from slpd_toolkit.slides.overview import (
+    LOOSE_SHIFT_TH,
+    SHIFT_TH,
+    contradictions,
+    cut_overview,
+    missing_pixels,
+    required_pixels,
+)
 from slpd_toolkit.slides.regions import select_regions
 from slpd_toolkit.slides.tiff_tiles import STRICT_VENDORS
 from slpd_toolkit.slides.tissue import tissue_fraction, tissue_mask
@@ -52,6 +59,8 @@ class SlidePlan:
     """(H, W), where on the thumbnail the file has to have pixels."""
     window_l0: float
     """Side of the windows in which pixels are compared with the thumbnail: that of a tile of the level that is read."""
+    shift_th: int = SHIFT_TH
+    """How far levels may be displaced against the thumbnail, thumbnail px."""
 
     def __len__(self) -> int:
         return len(self.coords_l0)
@@ -64,7 +73,7 @@ class SlidePlan:
     def overview(self, block: Block) -> Overview:
         """Return the part of the thumbnail that a block covers."""
         square = square_l0(self.lattice, self.corner_l0(block), block)
-        return cut_overview(self.thumbnail, self.must_exist, *square, self.window_l0)
+        return cut_overview(self.thumbnail, self.must_exist, square, self.window_l0, self.shift_th)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks, region by region, row-major."""
@@ -96,7 +105,14 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
     window_l0 = (slide.header.tiles_px[level] or _WINDOW_LV) * slide.header.downsamples[level]
     by_region = patch_tissue.reshape(lattice.rows, grid, lattice.columns, grid).swapaxes(1, 2)
     return SlidePlan(
-        lattice, thumbnail, mask, lattice.coords_l0(rows, columns), by_region[rows, columns], must_exist, window_l0
+        lattice,
+        thumbnail,
+        mask,
+        lattice.coords_l0(rows, columns),
+        by_region[rows, columns],
+        must_exist,
+        window_l0,
+        SHIFT_TH if strict else LOOSE_SHIFT_TH,
     )
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import Thumbnail
 
-_OPEN = 4
+_OPEN = 3
+"""Slides that a process keeps open: the one that is read, and those that are opened ahead of it."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from slpd_toolkit.slides.overview import contradictions, cut_overview, missing_pixels, required_pixels
+from slpd_toolkit.slides.overview import (
+    LOOSE_SHIFT_TH,
+    SHIFT_TH,
+    contradictions,
+    cut_overview,
+    missing_pixels,
+    required_pixels,
+)
 from slpd_toolkit.slides.slide import Thumbnail
-from tests.slide_factory import area_mean, glass, tissue, tissue_on_glass
+from tests.slide_factory import area_mean, glass, smooth_noise, tissue, tissue_on_glass
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,10 +31,12 @@ def thumbnail_of(picture: npt.NDArray[np.uint8]) -> Thumbnail:
     return Thumbnail(area_mean(picture, STEP), STEP, 8.0)
 
 
-def overview_of(picture: npt.NDArray[np.uint8], left: int = 0, top: int = 0, side: int = 1024) -> Overview:
+def overview_of(
+    picture: npt.NDArray[np.uint8], left: int = 0, top: int = 0, side: int = 1024, shift: int = SHIFT_TH
+) -> Overview:
     thumbnail = thumbnail_of(picture)
     must_exist = np.ones(thumbnail.rgb.shape[:2], np.bool_)
-    return cut_overview(thumbnail, must_exist, left, top, side, 256.0)
+    return cut_overview(thumbnail, must_exist, (left, top, side), 256.0, shift)
 
 
 PICTURE = tissue(2048, 2048, mpp=1.0)
@@ -94,8 +103,20 @@ def test_pixels_are_missing_where_there_is_tissue_or_something_on_the_thumbnail(
         (True, False, False, False),
     ):
         of_file = Thumbnail(thumbnail.rgb, STEP, 8.0, gaps[::STEP, ::STEP] if absent else None)
-        overview = cut_overview(of_file, required_pixels(mask, of_file, strict=strict), 0, 0, 1024, 256.0)
+        overview = cut_overview(of_file, required_pixels(mask, of_file, strict=strict), (0, 0, 1024), 256.0)
         missing = missing_pixels(gaps, overview, 0, 0, 1024)
         assert missing[:256, :256].all() == missing[:256, :256].any() == tissue_missing
         assert missing[:256, 768:].all() == missing[:256, 768:].any() == glass_missing
         assert not missing[256:].any()
+
+
+def test_levels_that_are_stitched_apart_may_be_displaced() -> None:
+    field = smooth_noise(2048, 2048, period=40)
+    block = np.roll(field, (-20, 17), axis=(0, 1))[:1024, :1024].copy()
+    assert contradictions(block, overview_of(field), 0, 0, 1024) is not None
+    found = contradictions(block, overview_of(field, shift=LOOSE_SHIFT_TH), 0, 0, 1024)
+    assert found is None or not found[256:768, 256:768].any()  # at the border of the slide less can be compared
+    block[256:512, 256:512] = field[1024:1280, 1024:1280]
+    found = contradictions(block, overview_of(field, shift=LOOSE_SHIFT_TH), 0, 0, 1024)
+    assert found is not None
+    assert found[256:512, 256:512].all()
