@@ -30,6 +30,7 @@ PROSE_LANGUAGES = {
     "code-cell",
     "csv",
     "toctree",
+    "include",
     "glossary",
     "eval-rst",
     "literalinclude",

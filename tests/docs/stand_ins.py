@@ -19,7 +19,7 @@ SMALLER = {
     "--depth 1 --global-side 3 --local-side 2 --local-crops 2 --embed-dim 24 --hidden-dim 32 --bottleneck-dim 16 "
     "--out-dim 64 --log-every 1 --device cpu",
     "demo": "--tiny --jobs 1",
-    "mil-eval": "--folds 3 --steps 40 --permutations 50 --jobs 1 --device cpu",
+    "mil-eval": "--folds 3 --repeats 1 --steps 40 --permutations 50 --jobs 1 --device cpu",
 }
 OTHER_ENCODERS = {
     "uni.toml": "--encoder timm:vit_tiny_patch16_224?init_values=1e-5&img_size=32",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
+    from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 
     Fitted = Callable[[FloatArray], Tensor]
     """(n, D) standardised embeddings to (n, outputs) logits."""
@@ -144,6 +145,8 @@ class Hazards(Objective):
     """(N,) weight of each slide, mean 1 over the training part."""
     outputs: int
     labels: Tensor | None
+    grid: SurvivalGrid | None = None
+    """Where survival probabilities are reported, for survival."""
 
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(B, J) -> (B,)."""
@@ -181,7 +184,15 @@ class Hazards(Objective):
         return fitted
 
     def predict(self, logits: Tensor) -> Tensor:
-        """(B, J) -> (B, C) class probabilities, or (B, 1) risks: minus the expected number of bins survived."""
+        """(B, J) -> (B, C) class probabilities, or (B, 1 + G) risks and survival probabilities at G evaluation times.
+
+        The risk is minus the expected number of bins survived. Without a grid there are risks only.
+        """
         if self.labels is not None:
             return class_probabilities(logits)
-        return -survival_curve(logits).sum(dim=1, keepdim=True)
+        survival = survival_curve(logits)
+        risks = -survival.sum(dim=1, keepdim=True)
+        if self.grid is None:
+            return risks
+        curves = torch.from_numpy(self.grid.interpolate(survival.double().numpy())).to(risks.dtype)
+        return torch.cat([risks, curves], dim=1)

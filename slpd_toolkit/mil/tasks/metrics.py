@@ -9,8 +9,6 @@ import numpy as np
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, recall_score, roc_auc_score
 
-from slpd_toolkit.mil.tasks.concordance import concordance_index
-
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
 
@@ -41,11 +39,6 @@ def classification(targets: IntArray, probabilities: FloatArray, *, ordinal: boo
     if ordinal:
         values["quadratic_kappa"] = kappa(targets, predicted, probabilities.shape[1], weights="quadratic")
     return {name: float(value) for name, value in values.items()}
-
-
-def survival(times: FloatArray, events: BoolArray, risks: FloatArray) -> dict[str, float]:
-    """All metrics of a survival prediction: `c_index`."""
-    return {"c_index": concordance_index(times, events, risks)}
 
 
 def auc(targets: IntArray, probabilities: FloatArray) -> float:

@@ -57,6 +57,25 @@ class Censoring:
         return values
 
 
+@dataclass(frozen=True, eq=False)
+class SurvivalGrid:
+    """From survival probabilities at the ends of a head's time bins to those at the evaluation times."""
+
+    knots: FloatArray
+    """(J + 1,) 0, the inner edges of J bins, and the last training time, at which the open last bin is closed."""
+    times: FloatArray
+    """(G,) evaluation times."""
+
+    def interpolate(self, survival: FloatArray) -> FloatArray:
+        """(n, J) probability to pass each bin -> (n, G), linear within a bin, constant after the last.
+
+        (Kvamme & Borgan, Lifetime Data Anal 2021;27:710: constant density interpolation.)
+        """
+        values = np.hstack([np.ones((len(survival), 1)), survival])
+        curves: FloatArray = np.stack([np.interp(self.times, self.knots, row) for row in values])
+        return curves
+
+
 def evaluation_times(times: FloatArray, events: BoolArray) -> FloatArray:
     """Choose the times at which survival probabilities are judged.
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.tasks.concordance import weighted_concordance
 from slpd_toolkit.mil.tasks.metrics import predicted_classes
 
 if TYPE_CHECKING:
@@ -43,11 +42,6 @@ def classification(
     if ordinal:
         values["quadratic_kappa"] = kappa(confusions, quadratic=True)
     return values
-
-
-def survival(times: FloatArray, events: BoolArray, risks: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
-    """`metrics.survival` for R weightings (R, N)."""
-    return {"c_index": weighted_concordance(times, events, risks, weights)}
 
 
 def auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:

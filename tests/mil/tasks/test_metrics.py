@@ -75,10 +75,6 @@ def test_what_a_missing_class_leaves_undefined_is_nan_without_a_warning() -> Non
     assert [name for name, value in alone.items() if math.isnan(value)] == ["auc", "kappa", "quadratic_kappa"]
 
 
-def test_survival_has_the_concordance_index() -> None:
-    assert metrics.survival(np.array([1.0, 2.0]), np.array([True, True]), np.array([2.0, 1.0])) == {"c_index": 1.0}
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), min_size=1, max_size=30))
 def test_the_bins_of_a_reliability_curve_hold_all_cases(rows: list[tuple[bool, int]]) -> None:

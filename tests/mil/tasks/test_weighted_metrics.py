@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score, recall_score, roc_auc_score
 
 from slpd_toolkit.mil.tasks import metrics, weighted_metrics
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
 
 grid = st.integers(0, 6)
 
@@ -62,7 +63,6 @@ def test_fractional_weights_are_scikit_learns_sample_weights() -> None:
 
 def test_survival_weights_reach_the_concordance_index() -> None:
     times, events, risks = np.array([1.0, 2.0, 3.0]), np.ones(3, bool), np.array([3.0, 1.0, 2.0])
-    found = weighted_metrics.survival(
-        times, events, risks, np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
-    )
+    weights = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    found = Survival(times, events).weighted_metrics(np.arange(3), risks[:, None], weights)
     assert found["c_index"].tolist() == pytest.approx([1, 0, 2 / 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,15 @@ import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.tasks.concordance import weighted_concordance
+from slpd_toolkit.mil.tasks.survival_metrics import (
+    Censoring,
+    SurvivalGrid,
+    evaluation_times,
+    integrated_brier_score,
+    observed_to_expected,
+    uno_concordance,
+)
 from slpd_toolkit.mil.tasks.targets import read_follow_up
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
@@ -33,8 +43,13 @@ class Survival(Task):
 
     settings: ClassVar = frozenset({"time_column", "event_column"})
     headline: ClassVar = "c_index"
-    known_metrics: ClassVar[Mapping[str, Metric]] = {"c_index": Metric("concordance index", chance=0.5)}
-    rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index"})
+    known_metrics: ClassVar[Mapping[str, Metric]] = {
+        "c_index": Metric("concordance index", chance=0.5),
+        "uno_c_index": Metric("Uno's concordance index", chance=0.5),
+        "integrated_brier_score": Metric("integrated Brier score (lower is better)"),
+        "observed_to_expected": Metric("observed / expected events (1 is calibrated)", scale="ratio"),
+    }
+    rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index", "uno_c_index"})
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
     hardest: ClassVar = (
@@ -107,19 +122,40 @@ class Survival(Task):
 
         edges = time_bin_edges(self.times[train], self.events[train], self.bins)
         interval, weights = torch.tensor(time_bins(self.times, edges)), torch.ones(len(self.times))
-        return Hazards(interval, torch.tensor(self.events), weights, len(edges) + 1, labels=None)
+        knots = np.array([0, *edges, max(self.times[train].max(), edges[-1])])
+        return Hazards(
+            interval, torch.tensor(self.events), weights, len(edges) + 1, None, SurvivalGrid(knots, self.grid)
+        )
+
+    @cached_property
+    def grid(self) -> FloatArray:
+        """(G,) times at which survival probabilities are judged: see `survival_metrics.evaluation_times`."""
+        return evaluation_times(self.times, self.events)
+
+    @cached_property
+    def censoring(self) -> Censoring:
+        """Distribution of the censoring times of the whole cohort."""
+        return Censoring.of(self.times, self.events)
 
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
         """See `metrics.survival`."""
-        from slpd_toolkit.mil.tasks import metrics
-
-        return metrics.survival(self.times[rows], self.events[rows], outputs[:, 0])
+        found = self.weighted_metrics(rows, outputs, np.ones((1, len(rows))))
+        return {name: float(values[0]) for name, values in found.items()}
 
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `weighted_metrics.survival`."""
-        from slpd_toolkit.mil.tasks import weighted_metrics
-
-        return weighted_metrics.survival(self.times[rows], self.events[rows], outputs[:, 0], weights)
+        times, events, risks = self.times[rows], self.events[rows], outputs[:, 0]
+        found = {
+            "c_index": weighted_concordance(times, events, risks, weights),
+            "uno_c_index": uno_concordance(times, events, risks, weights, self.censoring, self.grid[-1]),
+        }
+        if outputs.shape[1] > 1:
+            curves = outputs[:, 1:]
+            found["integrated_brier_score"] = integrated_brier_score(
+                times, events, curves, weights, self.censoring, self.grid
+            )
+            found["observed_to_expected"] = observed_to_expected(times, events, curves, weights, self.grid)
+        return found
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """(n, 1) risks."""
@@ -141,7 +177,7 @@ class Survival(Task):
 
     def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
         """See `Task.prediction_cells`."""
-        for row, (risk,) in zip(rows, outputs.tolist(), strict=True):
+        for row, risk in zip(rows, outputs[:, 0].tolist(), strict=True):
             yield [float(self.times[row]), int(self.events[row]), risk]
 
     def document(self) -> dict[str, object]:
@@ -161,7 +197,14 @@ class Survival(Task):
         """See `Task.definitions`."""
         return {
             "Concordance index": "Of all pairs of a test fold whose order is known, the share that the predicted risks "
-            "put in that order (Harrell). Guessing gives 0.5."
+            "put in that order (Harrell). Guessing gives 0.5.",
+            "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by "
+            "how likely it was to remain uncensored: it does not depend on how many patients are censored.",
+            "Integrated Brier score": "Mean squared error of the predicted survival probabilities over the evaluation "
+            f"times {self.grid[0]:.3g} to {self.grid[-1]:.3g}, weighted for censoring. Lower is better; always "
+            "predicting 0.5 gives 0.25.",
+            "Observed / expected events": "Observed events over those that the predicted risks make expect, up to the "
+            "last evaluation time. 1 is calibrated on the whole; above 1 the predicted risks are too low.",
         }
 
     def draw(
