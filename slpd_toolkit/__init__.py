@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.errors import SlpdError
     from slpd_toolkit.encoders.encoder import Encoder
     from slpd_toolkit.models.region_vit import RegionViT
+    from slpd_toolkit.objectives.distillation import cross_view_entropy
     from slpd_toolkit.representations.region_embeddings import RegionEmbeddings
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
     from slpd_toolkit.training.prototype_file import PrototypeFile
@@ -44,6 +45,7 @@ _MODULES = {
     "core.errors": ("SlpdError",),
     "encoders.encoder": ("Encoder",),
     "models.region_vit": ("RegionViT",),
+    "objectives.distillation": ("cross_view_entropy",),
     "representations.region_embeddings": ("RegionEmbeddings",),
     "store.token_file": ("TokenStore", "TokenFile"),
     "training.prototype_file": ("PrototypeFile",),
@@ -61,6 +63,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "TokenFile",
     "TokenStore",
     "__version__",
+    "cross_view_entropy",
     "embed",
     "export",
     "heatmap",

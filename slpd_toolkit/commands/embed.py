@@ -53,7 +53,7 @@ def run(config: EmbedConfig) -> int:
         if problem.row in mine:
             failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, problem.error, problem.hint))
     pipeline = EmbeddingPipeline(identity, device, failures, draw_overlay)
-    with compute.within_memory("Lower --batch-size; finished slides are kept."):
+    with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
         pipeline.run([entry for entry in entries if entry.row in mine])
     if config.qc:
         write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)

@@ -55,7 +55,7 @@ def run(config: MilEvalConfig) -> int:
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(config.precision, device)
     table = read_manifest(config.manifest)
-    out_of_memory = compute.within_memory("Use --device cpu, or wait until the device is free.")
+    out_of_memory = compute.explain_out_of_memory("Use --device cpu, or wait until the device is free.")
     with out_of_memory, open_cache(config.cache, device, config.workers) as cache:
         options = InferenceOptions(precision, config.view, config.seed, config.out)
         sources = parse_sources(config.model)

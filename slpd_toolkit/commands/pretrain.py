@@ -34,7 +34,9 @@ def run(config: PretrainConfig) -> int:
         DeviceMemoryError: A step does not fit the device.
     """
     with (
-        compute.within_memory("Raise --accumulate (same result, less memory) or lower --batch-size, and resume."),
+        compute.explain_out_of_memory(
+            "Raise --accumulate (same result, less memory) or lower --batch-size, and resume."
+        ),
         join_processes(config.device) as processes,
         stop_requests() as stop,
     ):

@@ -19,7 +19,15 @@ _LARGEST_RATIO = 100
 """Largest plausible compression ratio of features or weights, checked beyond `_SMALL_BYTES`."""
 _PART_BYTES = 4 << 20
 _ZIP_START = b"PK\x03\x04"
-_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class ArchiveError(ValueError):
@@ -49,7 +57,7 @@ def check_zip(path: Path) -> None:
                 with archive.open(member) as stream:
                     while stream.read(_PART_BYTES):
                         pass
-    except _DAMAGES as error:
+    except _ZIP_ERRORS as error:
         raise _archive_error(error) from error
 
 
@@ -68,7 +76,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
                 with archive.open(member) as stream:
                     arrays[member.filename.removesuffix(".npy")] = _read_array(stream, member)
             return arrays
-    except _DAMAGES as error:
+    except _ZIP_ERRORS as error:
         raise _archive_error(error) from error
 
 

@@ -64,7 +64,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 @contextmanager
-def within_memory(hint: str) -> Iterator[None]:
+def explain_out_of_memory(hint: str) -> Iterator[None]:
     """Turn out-of-memory errors of the block into a one-sentence error with a hint.
 
     Raises:

@@ -47,7 +47,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PLAIN_KINDS = "biuf"
 _OS_ERROR = re.compile(r"errno = (\d+)")
 # What h5py raises on damaged headers.
-_DAMAGES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
+_H5PY_ERRORS = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 
 
 class Problem(Exception):  # noqa: N818 - sent to the parent, which raises its own error
@@ -84,7 +84,7 @@ def _answer(
         return "failed", *problem.args
     except OSError as error:
         return "failed", *_os_problem(error)
-    except _DAMAGES as error:
+    except _H5PY_ERRORS as error:
         return "failed", "damaged", _first_line(error)
     finally:
         _limit(0)

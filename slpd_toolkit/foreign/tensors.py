@@ -11,25 +11,13 @@ import torch
 from slpd_toolkit.core.archives import check_zip, is_zip, read_npz
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.models.weights import TORCH_LOAD_ERRORS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-# What torch raises where a file is cut short, is something else, or holds pickled code.
-_DAMAGES = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    EOFError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-)
 FEATURES = "features"
 
 
@@ -43,7 +31,7 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
         found = _load(path)
     except OSError as error:
         raise _not_readable_now(path, error) from error
-    except _DAMAGES as error:
+    except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS) as error:
         raise SlideError(
             f"{path} cannot be read as a tensor ({next(iter(str(error).splitlines()), type(error).__name__)}).",
             hint="It is damaged, was cut short, or holds Python objects: save the tensor alone.",

@@ -23,14 +23,14 @@ from torch import Tensor
 from slpd_toolkit.core.archives import check_zip, is_zip
 from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.text import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from torch import nn
 
 Network = Literal["teacher", "student"]
-MAX_LISTED_KEYS = 8
 
 # DINO's checkpoints carry their argparse namespace and, in the optimiser's state, numpy scalars. Rebuilding these runs
 # no code of the file's choosing, so they may be read; any other class is refused.
@@ -44,8 +44,7 @@ _HARMLESS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
 
-_DAMAGES = (
-    SafetensorError,
+TORCH_LOAD_ERRORS = (
     RuntimeError,
     EOFError,
     ValueError,
@@ -56,6 +55,7 @@ _DAMAGES = (
     ArithmeticError,
     MemoryError,
 )
+"""What `torch.load` raises where a file is cut short, is something else, or holds pickled code."""
 _TENSORS_SHA256 = "tensors_sha256"
 """Metadata of the .safetensors files that are written here: the format itself has no checksum."""
 
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             f"{path}: unreadable as weights ({error.strerror or error}).",
             hint="The file itself may be sound: check its permissions and the disk or network drive.",
         ) from error
-    except _DAMAGES as error:
+    except (SafetensorError, *TORCH_LOAD_ERRORS) as error:
         raise WeightsError(
             f"{path}: unreadable as weights ({_first_line(error)}).",
             hint="The file is damaged or was cut short: download or copy it again, and compare its sha256.",
@@ -141,7 +141,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | st
             if state[name].shape != wanted[name].shape
         ],
     }
-    found = [f"{len(names)} {kind}: {_bounded(names)}" for kind, names in problems.items() if names]
+    found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
     if found:
         raise WeightsError(
             f"{origin}: not the weights of this {type(model).__name__} ({'; '.join(found)}).",
@@ -209,16 +209,10 @@ def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Netw
     }
     if not bare:
         raise WeightsError(
-            f"{origin}: holds no {network} weights, only {_bounded(sorted(map(str, checkpoint)))}.",
+            f"{origin}: holds no {network} weights, only {listed(sorted(map(str, checkpoint)))}.",
             hint="Expected a state dict, or a dict with 'teacher', 'student' or 'state_dict'.",
         )
     return bare
-
-
-def _bounded(names: Iterable[str]) -> str:
-    names = list(names)
-    more = len(names) - MAX_LISTED_KEYS
-    return ", ".join(names[:MAX_LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _first_line(error: BaseException) -> str:

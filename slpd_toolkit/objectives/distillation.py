@@ -70,12 +70,12 @@ def cross_view_entropy(
         Two global views of four regions, and a head with 1024 outputs:
 
         >>> import torch
+        >>> import slpd_toolkit as slpd
         >>> from torch.nn import functional as F
-        >>> from slpd_toolkit.objectives.distillation import cross_view_entropy
         >>> views, weight = torch.randn(2, 4, 256), torch.randn(1024, 256, requires_grad=True)
         >>> student = F.normalize(views, dim=-1).requires_grad_()
         >>> targets = F.normalize(views + 0.1 * torch.randn(2, 4, 256), dim=-1)
-        >>> found = cross_view_entropy(student, weight, targets, weight.detach(), torch.zeros(2, 1024))
+        >>> found = slpd.cross_view_entropy(student, weight, targets, weight.detach(), torch.zeros(2, 1024))
         >>> found.cross_entropy.shape  # target, view, region
         torch.Size([2, 2, 4])
         >>> loss = (found.cross_entropy[0, 1] + found.cross_entropy[1, 0]).mean() / 2

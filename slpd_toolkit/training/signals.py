@@ -7,6 +7,7 @@ They change nothing that a checkpoint holds, so they are left at once, and done 
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,8 +42,15 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGTERM and SIGINT for the duration of the block; a second Ctrl-C interrupts at once."""
+    """Catch SIGTERM and SIGINT for the duration of the block; a second Ctrl-C interrupts at once.
+
+    Python handles signals in the main thread only. In any other thread, where `slpd.pretrain` may be called, nothing is
+    caught and the request stays empty.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def ask(number: int, _frame: FrameType | None) -> None:
         request.exit_code = 128 + number

@@ -68,10 +68,10 @@ def test_a_cpu_is_named_with_its_threads() -> None:
 
 def test_a_full_device_is_a_sentence_and_other_errors_stay_what_they_are() -> None:
     with pytest.raises(DeviceMemoryError, match=r"^Out of memory: .*DefaultCPUAllocator.* Do less\.$"):  # noqa: SIM117
-        with compute.within_memory("Do less."):
+        with compute.explain_out_of_memory("Do less."):
             torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(DeviceMemoryError, match=r"^Out of memory: CUDA out of memory\. Do less\.$"):  # noqa: SIM117
-        with compute.within_memory("Do less."):
+        with compute.explain_out_of_memory("Do less."):
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
-    with pytest.raises(RuntimeError, match="sizes differ"), compute.within_memory("Do less."):
+    with pytest.raises(RuntimeError, match="sizes differ"), compute.explain_out_of_memory("Do less."):
         raise RuntimeError("sizes differ")

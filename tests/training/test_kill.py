@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -112,3 +113,10 @@ def test_passes_between_epochs_are_left_at_once_and_done_again(
     assert codes == [143] * stops + [0]
     assert_same_run(tmp_path / "whole", config.out)
     assert (tmp_path / "whole" / "prototypes.h5").read_bytes() == (config.out / "prototypes.h5").read_bytes()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_run_in_another_thread_than_the_main_one_trains_to_its_end(cache: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(pretrain.run, tiny(cache, tmp_path / "run", epochs=1)).result() == 0
+    assert checkpoint(tmp_path / "run")["step"] == 3
