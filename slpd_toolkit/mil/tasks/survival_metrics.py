@@ -188,3 +188,58 @@ def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     ratio: FloatArray = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
     return ratio
+
+
+def weighted_metrics(
+    times: FloatArray,
+    events: BoolArray,
+    outputs: FloatArray,
+    weights: FloatArray,
+    censoring: Censoring,
+    grid: FloatArray,
+) -> dict[str, FloatArray]:
+    """All metrics of survival predictions, for each of W weightings of the cases.
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was seen.
+        outputs: (N, 1 + G) risks and, where the model predicts them, survival probabilities on the grid.
+        weights: (W, N) weights of the cases.
+        censoring: Distribution of the censoring times of the whole cohort.
+        grid: (G,) evaluation times.
+    """
+    risks = outputs[:, 0]
+    found = {
+        "c_index": weighted_concordance(times, events, risks, weights),
+        "uno_c_index": uno_concordance(times, events, risks, weights, censoring, grid[-1]),
+    }
+    if outputs.shape[1] > 1:
+        curves = outputs[:, 1:]
+        found["integrated_brier_score"] = integrated_brier_score(times, events, curves, weights, censoring, grid)
+        found["observed_to_expected"] = observed_to_expected(times, events, curves, weights, grid)
+    return found
+
+
+def martingale_residuals(times: FloatArray, events: BoolArray) -> FloatArray:
+    """(N,) martingale residuals without covariates: events minus the Nelson-Aalen cumulative hazard."""
+    order = np.sort(times)
+    at_risk = len(order) - np.searchsorted(order, times, side="left")
+    steps = np.where(events, 1 / at_risk, 0.0)
+    hazards = np.array([steps[times <= time].sum() for time in times])
+    residuals: FloatArray = events - hazards
+    return residuals
+
+
+def definitions(grid: FloatArray) -> dict[str, str]:
+    """Describe the metrics for readers of the report; `grid` are the evaluation times."""
+    return {
+        "Concordance index": "Of all pairs of a test fold whose order is known, the share that the predicted risks "
+        "put in that order (Harrell). Guessing gives 0.5.",
+        "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by "
+        "how likely it was to remain uncensored: it does not depend on how many patients are censored.",
+        "Integrated Brier score": "Mean squared error of the predicted survival probabilities over the evaluation "
+        f"times {grid[0]:.3g} to {grid[-1]:.3g}, weighted for censoring. Lower is better; always "
+        "predicting 0.5 gives 0.25.",
+        "Observed / expected events": "Observed events over those that the predicted risks make expect, up to the "
+        "last evaluation time. 1 is calibrated on the whole; above 1 the predicted risks are too low.",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,4 +102,23 @@ def _require_one_spelling(names: Sequence[str]) -> None:
         raise UsageError(
             f"Some classes differ only in spelling: {listed(found)}.",
             hint="Use one spelling, or list all classes with --classes if they are meant to differ.",
+        )
+
+
+def require_one_time(patients: StrArray, times: FloatArray) -> None:
+    """Check that all slides of a patient have one follow-up time.
+
+    Args:
+        patients: (N,) patients.
+        times: (N,) follow-up times.
+
+    Raises:
+        UsageError: They do not.
+    """
+    pairs = sorted({(str(patient), float(time)) for patient, time in zip(patients, times, strict=True)})
+    twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
+    if twice:
+        raise UsageError(
+            f"{len(twice)} patients have more than one time: {listed(twice)}.",
+            hint="Survival belongs to patients: correct or drop these.",
         )

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.tasks.concordance import weighted_concordance
 from slpd_toolkit.mil.tasks.survival_metrics import (
     Censoring,
     SurvivalGrid,
+    definitions,
     evaluation_times,
-    integrated_brier_score,
-    observed_to_expected,
-    uno_concordance,
+    martingale_residuals,
+    weighted_metrics,
 )
-from slpd_toolkit.mil.tasks.targets import read_follow_up
+from slpd_toolkit.mil.tasks.targets import read_follow_up, require_one_time
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -35,6 +32,12 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.sections import FigureSection
 
 _TIME, _EVENT = "time", "event"
+METRICS = {
+    "c_index": Metric("concordance index", chance=0.5),
+    "uno_c_index": Metric("Uno's concordance index", chance=0.5),
+    "integrated_brier_score": Metric("integrated Brier score (lower is better)"),
+    "observed_to_expected": Metric("observed / expected events (1 is calibrated)", scale="ratio"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,7 @@ class Survival(Task):
 
     settings: ClassVar = frozenset({"time_column", "event_column"})
     headline: ClassVar = "c_index"
-    known_metrics: ClassVar[Mapping[str, Metric]] = {
-        "c_index": Metric("concordance index", chance=0.5),
-        "uno_c_index": Metric("Uno's concordance index", chance=0.5),
-        "integrated_brier_score": Metric("integrated Brier score (lower is better)"),
-        "observed_to_expected": Metric("observed / expected events (1 is calibrated)", scale="ratio"),
-    }
+    known_metrics: ClassVar[Mapping[str, Metric]] = METRICS
     rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index", "uno_c_index"})
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
@@ -91,13 +89,7 @@ class Survival(Task):
         Raises:
             UsageError: They do not.
         """
-        pairs = sorted({(str(patient), float(time)) for patient, time in zip(patients, self.times, strict=True)})
-        twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
-        if twice:
-            raise UsageError(
-                f"{len(twice)} patients have more than one time: {listed(twice)}.",
-                hint="Survival belongs to patients: correct or drop these.",
-            )
+        require_one_time(patients, self.times)
 
     @property
     def strata(self) -> StrArray:
@@ -144,18 +136,7 @@ class Survival(Task):
 
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `weighted_metrics.survival`."""
-        times, events, risks = self.times[rows], self.events[rows], outputs[:, 0]
-        found = {
-            "c_index": weighted_concordance(times, events, risks, weights),
-            "uno_c_index": uno_concordance(times, events, risks, weights, self.censoring, self.grid[-1]),
-        }
-        if outputs.shape[1] > 1:
-            curves = outputs[:, 1:]
-            found["integrated_brier_score"] = integrated_brier_score(
-                times, events, curves, weights, self.censoring, self.grid
-            )
-            found["observed_to_expected"] = observed_to_expected(times, events, curves, weights, self.grid)
-        return found
+        return weighted_metrics(self.times[rows], self.events[rows], outputs, weights, self.censoring, self.grid)
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """(n, 1) risks."""
@@ -163,12 +144,7 @@ class Survival(Task):
 
     def contrasts(self) -> FloatArray:
         """(N, 1) martingale residuals without covariates: events minus the Nelson-Aalen cumulative hazard."""
-        order = np.sort(self.times)
-        at_risk = len(order) - np.searchsorted(order, self.times, side="left")
-        steps = np.where(self.events, 1 / at_risk, 0.0)
-        hazards = np.array([steps[self.times <= time].sum() for time in self.times])
-        contrasts: FloatArray = (self.events - hazards)[:, None] / len(self.times)
-        return contrasts
+        return martingale_residuals(self.times, self.events)[:, None] / len(self.times)
 
     @property
     def prediction_columns(self) -> list[str]:
@@ -195,17 +171,7 @@ class Survival(Task):
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
-        return {
-            "Concordance index": "Of all pairs of a test fold whose order is known, the share that the predicted risks "
-            "put in that order (Harrell). Guessing gives 0.5.",
-            "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by "
-            "how likely it was to remain uncensored: it does not depend on how many patients are censored.",
-            "Integrated Brier score": "Mean squared error of the predicted survival probabilities over the evaluation "
-            f"times {self.grid[0]:.3g} to {self.grid[-1]:.3g}, weighted for censoring. Lower is better; always "
-            "predicting 0.5 gives 0.25.",
-            "Observed / expected events": "Observed events over those that the predicted risks make expect, up to the "
-            "last evaluation time. 1 is calibrated on the whole; above 1 the predicted risks are too low.",
-        }
+        return definitions(self.grid)
 
     def draw(
         self,
