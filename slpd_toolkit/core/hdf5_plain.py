@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n\x03\x08\x08"
 _ROOT_ADDRESS = 36
-_READ_BYTES = 8192
+_START_BYTES = 1 << 16
+_READ_BYTES = 4096
 _MOST_MESSAGES = 400
 _DATASPACE, _DATATYPE, _LINK, _LAYOUT, _ATTRIBUTE, _CONTINUATION = 0x01, 0x03, 0x06, 0x08, 0x0C, 0x10
 _FIXED_POINT, _FLOATING_POINT, _STRING, _ENUMERATION = 0, 1, 3, 8
@@ -48,31 +49,45 @@ def describe_plain(path: Path) -> Hdf5Contents | None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return _describe(descriptor, path)
+        return _describe(_Bytes(descriptor), path)
     except (_UnknownError, StructError, ValueError, TypeError, LookupError, OverflowError, MemoryError):
         return None
     finally:
         os.close(descriptor)
 
 
-def _describe(descriptor: int, path: Path) -> Hdf5Contents:
-    start = os.pread(descriptor, _READ_BYTES, 0)
+class _Bytes:
+    """The bytes of a file; those at its start are read at once, which is all that most files need."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.start = os.pread(descriptor, _START_BYTES, 0)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Read a part, or what there is of it."""
+        if offset + size <= len(self.start) or len(self.start) < _START_BYTES:
+            return self.start[offset : offset + size]
+        return os.pread(self._descriptor, size, offset)
+
+
+def _describe(file: _Bytes, path: Path) -> Hdf5Contents:
+    start = file.start
     if not start.startswith(_SIGNATURE):
         raise _UnknownError
     attributes, datasets = {}, {}
-    for kind, message in _messages(descriptor, int.from_bytes(start[_ROOT_ADDRESS : _ROOT_ADDRESS + 8], "little")):
+    for kind, message in _messages(file, int.from_bytes(start[_ROOT_ADDRESS : _ROOT_ADDRESS + 8], "little")):
         if kind == _ATTRIBUTE:
             name, value = _attribute(message)
             attributes[name] = value
         elif kind == _LINK:
             name, address = _link(message)
-            datasets[name] = _dataset(descriptor, name, address)
+            datasets[name] = _dataset(file, name, address)
     return Hdf5Contents(path, attributes, datasets, {})
 
 
-def _messages(descriptor: int, address: int) -> Iterator[tuple[int, bytes]]:
+def _messages(file: _Bytes, address: int) -> Iterator[tuple[int, bytes]]:
     """Yield the messages of an object header: type and data."""
-    head = os.pread(descriptor, _READ_BYTES, address)
+    head = file.read(_READ_BYTES, address)
     if head[:5] != b"OHDR\x02":
         raise _UnknownError
     flags = head[5]
@@ -80,7 +95,7 @@ def _messages(descriptor: int, address: int) -> Iterator[tuple[int, bytes]]:
     width = 1 << (flags & 3)
     size = int.from_bytes(head[position : position + width], "little")
     first = position + width
-    block = head[first : first + size] if first + size <= len(head) else os.pread(descriptor, size, address + first)
+    block = head[first : first + size] if first + size <= len(head) else file.read(size, address + first)
     blocks, seen = [block], 0
     head_size = 4 + (2 if flags & 4 else 0)
     while blocks:
@@ -95,7 +110,7 @@ def _messages(descriptor: int, address: int) -> Iterator[tuple[int, bytes]]:
                 raise _UnknownError
             if kind == _CONTINUATION:
                 place, length = _PLACE.unpack_from(message)
-                more = os.pread(descriptor, min(length, 1 << 20), place)
+                more = file.read(min(length, 1 << 20), place)
                 if more[:4] != b"OCHK":
                     raise _UnknownError
                 blocks.append(more[4:-4])
@@ -139,8 +154,8 @@ def _link(message: bytes) -> tuple[str, int]:
     return name, int.from_bytes(message[position + length : position + length + 8], "little")
 
 
-def _dataset(descriptor: int, name: str, address: int) -> DatasetInfo:
-    found = {kind: message for kind, message in _messages(descriptor, address) if kind != _ATTRIBUTE}
+def _dataset(file: _Bytes, name: str, address: int) -> DatasetInfo:
+    found = {kind: message for kind, message in _messages(file, address) if kind != _ATTRIBUTE}
     layout, dtype = found[_LAYOUT], _dtype(found[_DATATYPE])
     if layout[0] not in {3, 4} or layout[1] != 1:  # contiguous
         raise _UnknownError

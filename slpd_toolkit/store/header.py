@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,18 +82,31 @@ def read_header(path: Path) -> Header:
         CacheError: The file is not a token file, cannot be read, is damaged, or its parts do not fit together.
     """
     try:
-        stamp = Stamp.of(path)
-        contents = describe_plain(path)
-        if contents is not None and contents.attributes.get("schema_version") == schema.VERSION:
-            with suppress(CacheError):  # the digest proves that it was read right; else the library says what is wrong
-                return _checked(contents, stamp)
-        return _checked(describe_hdf5(path), stamp)
+        return read_plain_header(path) or _checked(describe_hdf5(path), Stamp.of(path))
     except Hdf5Error as error:
         raise CacheError(
             f"{path} cannot be read as a token file: {error.reason}.", hint=_HINTS.get(error.kind, error.hint)
         ) from error
     except OSError as error:
         raise unreadable_now(path, error) from error
+
+
+def read_plain_header(path: Path) -> Header | None:
+    """Read the header of a sound file of this version without the HDF5 library; None for all other files.
+
+    The digest proves that it was read right. What is wrong with other files the library finds out.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    stamp = Stamp.of(path)
+    contents = describe_plain(path)
+    if contents is None or contents.attributes.get("schema_version") != schema.VERSION:
+        return None
+    try:
+        return _checked(contents, stamp)
+    except CacheError:
+        return None
 
 
 def _checked(contents: Hdf5Contents, stamp: Stamp) -> Header:

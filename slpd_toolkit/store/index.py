@@ -24,7 +24,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path, remove_leftovers
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.header import Header, Stamp, read_header
+from slpd_toolkit.store.header import Header, Stamp, read_header, read_plain_header
 from slpd_toolkit.store.schema import TokenMeta
 
 if TYPE_CHECKING:
@@ -84,8 +84,18 @@ def read_headers(folder: Path, paths: Sequence[Path]) -> list[Header | CacheErro
 def _read_all(paths: Sequence[Path]) -> list[Header | CacheError]:
     if len(paths) < _WORTH_WRITING:
         return [_read(path) for path in paths]
+    plain = [_read_plain(path) for path in paths]
+    rest = [path for path, header in zip(paths, plain, strict=True) if header is None]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="header-reader") as pool:
-        return list(pool.map(_read, paths))
+        others = pool.map(_read, rest)
+        return [next(others) if header is None else header for header in plain]
+
+
+def _read_plain(path: Path) -> Header | None:
+    try:
+        return read_plain_header(path)
+    except OSError:
+        return None  # `_read` says why
 
 
 def _read(path: Path) -> Header | CacheError:

@@ -3,15 +3,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import pytest
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import index
-from slpd_toolkit.store.header import read_header
 from slpd_toolkit.store.token_file import TokenStore, open_token_files, token_paths
-from tests.token_factory import write_cache
+from tests.token_factory import without_digest, write_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from slpd_toolkit.store.header import Header
@@ -30,12 +31,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose header was read from the file itself."""
     names = list[str]()
+    read = index._read_all
 
-    def note(path: Path) -> Header:
-        names.append(path.name)
-        return read_header(path)
+    def note(paths: Sequence[Path]) -> list[Header | CacheError]:
+        names.extend(path.name for path in paths)
+        return read(paths)
 
-    monkeypatch.setattr(index, "read_header", note)
+    monkeypatch.setattr(index, "_read_all", note)
     return names
 
 
@@ -141,3 +143,13 @@ def test_unreadable_files_are_in_their_places(folder: Path) -> None:
     for _ in range(2):
         found = list(open_token_files(folder, paths))
         assert [isinstance(each, CacheError) for each in found] == [number == 2 for number in range(COUNT)]
+
+
+def test_files_that_only_the_library_can_read_are_found_too(folder: Path, opened: list[str]) -> None:
+    for path in token_paths(folder)[::3]:
+        with h5py.File(path, "r+") as file:
+            without_digest(file)
+    first = contents(TokenStore.open(folder))
+    opened.clear()
+    assert contents(TokenStore.open(folder)) == first
+    assert opened == []
