@@ -1,4 +1,4 @@
-"""Stage three as a user runs it: ten folds of `slpd mil-eval` on cached embeddings, start and statistics included.
+"""Stage three as a user runs it: `slpd mil-eval` on cached embeddings, start, repeats and statistics included.
 
     python -m benchmarks.bench_mil [--slides 1000] [--regions 60] [--width 192] [--jobs 2] [--aggregator abmil knn]
 
@@ -45,7 +45,8 @@ def main() -> None:
             "slides": args.slides,
             "regions_a_slide": args.regions,
             "width": args.width,
-            "folds": 10,
+            "folds": 5,
+            "repeats": "5 of K-NN and probe, 1 of networks",
             "jobs": args.jobs,
             **found,
         }
@@ -70,7 +71,7 @@ def plant(folder: Path, slides: int, regions: int, width: int, signal: float) ->
 def measure(folder: Path, aggregator: str, jobs: int) -> dict[str, Any]:
     """Run the command."""
     out = folder / aggregator
-    settings = f"--manifest {folder / 'm.csv'} --model mean-tokens --folds 10 --jobs {jobs} --device cpu --out {out}"
+    settings = f"--manifest {folder / 'm.csv'} --model mean-tokens --jobs {jobs} --device cpu --out {out}"
     command = [sys.executable, "-m", "slpd_toolkit", "mil-eval", str(folder / "cache"), *settings.split()]
     before, start = cpu_seconds(), time.perf_counter()
     process = subprocess.Popen([*command, "--aggregator", aggregator], stdout=subprocess.DEVNULL)

@@ -114,8 +114,8 @@ def build_bank(
         bottleneck: (R, d) the teacher's unit vectors of all regions.
         slide_of_region: (R,) int64 index of each region's slide in the cohort; regions may come in any order.
         config: Number of prototypes and neighbours, and what is clustered.
-        backbone: (R, e) region embeddings of the backbone, needed if `config.cluster_features` is "backbone". A
-            prototype is then the normalised mean bottleneck of its cluster.
+        backbone: (R, e) region embeddings of the backbone, needed if `config.cluster_features` is "backbone". They are
+            scaled to unit length. A prototype is then the normalised mean bottleneck of its cluster.
         seed: Seed of every slide's k-means.
         before_each: Called before each slide is clustered; an exception that it raises ends the work.
 
@@ -128,7 +128,7 @@ def build_bank(
     if config.cluster_features == "backbone":
         if backbone is None:
             raise ValueError("clustering the backbone's embeddings needs them")
-        cluster_features = backbone
+        cluster_features = F.normalize(backbone.float(), dim=-1)  # as the published code does before k-means
     vectors = bottleneck.float().cpu().numpy()
     features = vectors if cluster_features is None else cluster_features.float().cpu().numpy()
     slides, members = _eligible(slide_of_region.cpu().numpy(), config.least_regions)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.objectives.slide_prototypes import build_bank
 from slpd_toolkit.store.streaming import REGIONS_AT_ONCE, in_parts, map_regions
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.config.pretrain import PretrainConfig
-    from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.slide_prototypes import PrototypeBank
     from slpd_toolkit.store.cohort_tokens import CohortTokens
@@ -34,18 +32,16 @@ def embed_cohort(
     tokens: CohortTokens,
     side: int,
     processes: Processes,
-    precision: Precision,
     workers: int,
     stop: StopRequest,
 ) -> tuple[Tensor, Tensor]:
-    """Embed the central crop of every region, each process its share.
+    """Embed the central crop of every region in float32, each process its share.
 
     Args:
         network: The teacher, in eval mode.
         tokens: All regions.
         side: Side of the crop, in tokens: that of the global views.
         processes: All of them get the whole result.
-        precision: Arithmetic.
         workers: Threads that read ahead.
         stop: Looked at after each batch.
 
@@ -58,9 +54,8 @@ def embed_cohort(
 
     def embed(batch: RegionBatch) -> Tensor:
         present = None if batch.present is None else centre_crop(batch.present, side)
-        with autocast(processes.device, precision):
-            embedded: Tensor = network.backbone(centre_crop(batch.tokens, side), present=present)
-        return embedded.float()
+        embedded: Tensor = network.backbone(centre_crop(batch.tokens.float(), side), present=present)
+        return embedded
 
     device = processes.device
     parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
@@ -74,8 +69,7 @@ def embed_cohort(
         return torch.cat(made)
 
     features = processes.gather(processes.unless_stopped(stop, embed_share), len(tokens))
-    with autocast(device, precision):
-        bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, REGIONS_AT_ONCE)])
+    bottleneck = torch.cat([network.head.bottleneck(part) for part in torch.split(features, REGIONS_AT_ONCE)])
     return features, F.normalize(bottleneck.float(), dim=-1)
 
 
@@ -84,7 +78,6 @@ def make_prototypes(
     network: RegionNetwork,
     tokens: CohortTokens,
     processes: Processes,
-    precision: Precision,
     stop: StopRequest,
 ) -> tuple[PrototypeBank, Tensor]:
     """Embed, cluster and match the cohort with the teacher as it is.
@@ -98,9 +91,7 @@ def make_prototypes(
         UsageError: Too few slides have enough regions.
         Stopped: The run is asked to stop; nothing is changed.
     """
-    features, bottleneck = embed_cohort(
-        network, tokens, config.crops.global_side, processes, precision, config.workers, stop
-    )
+    features, bottleneck = embed_cohort(network, tokens, config.crops.global_side, processes, config.workers, stop)
     cluster = partial(
         build_bank,
         bottleneck,

@@ -68,9 +68,7 @@ class Run:
             Stopped: The run is asked to stop; nothing is changed.
         """
         state = self.state
-        bank, bottleneck = make_prototypes(
-            self.config, state.slpd.teacher, self.tokens, self.processes, state.precision, self.stop
-        )
+        bank, bottleneck = make_prototypes(self.config, state.slpd.teacher, self.tokens, self.processes, self.stop)
         state.progress.bank = bank
         self.folder.write_prototypes(bank, bottleneck, state.progress.step)
         health = bank.quality()

@@ -127,8 +127,11 @@ def test_clusters_of_other_features_average_the_bottleneck_of_their_members() ->
     features = torch.randn(len(slides), 3, generator=torch.Generator().manual_seed(9))
     bank = bank_of(vectors, slides, backbone=features)
     regions = torch.nonzero(slides == bank.slides[1]).squeeze(1)
-    _, assigned = kmeans(features[regions].numpy(), K)
+    _, assigned = kmeans(F.normalize(features[regions], dim=1).numpy(), K)
     assert torch.equal(bank.cluster[regions], torch.from_numpy(assigned))
+    lengths = torch.linspace(0.1, 50, len(slides)).unsqueeze(1)
+    longer = bank_of(vectors, slides, backbone=features * lengths)
+    assert torch.equal(longer.cluster, bank.cluster)  # as published, the length of a region embedding does not matter
     for cluster in range(K):
         members = vectors[regions][torch.from_numpy(assigned) == cluster]
         torch.testing.assert_close(bank.prototypes[1, cluster], F.normalize(members.mean(0), dim=0))
