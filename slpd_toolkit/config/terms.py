@@ -61,7 +61,7 @@ def _read(file: str) -> TermInfo:
         name,
         file,
         float(weight),
-        described or f"Weight of the term {name}. 0 switches it off.",
+        described or f"Weight of the term {name}. 0 disables it.",
         int(constants.get("ORDER", (99, ""))[0]),
         str(constants.get("CENTRE", (f"{name}_centre", ""))[0]),
         bool(constants.get("NEEDS_PROTOTYPES", (False, ""))[0]),

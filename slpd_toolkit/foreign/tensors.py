@@ -59,7 +59,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _not_readable_now(path: Path, error: OSError) -> SlideError:
     return SlideError(
         f"{path} cannot be read ({error.strerror or error}).",
-        hint="The file itself may be sound: check its permissions and the disk or network drive.",
+        hint="The file itself may be intact: check its permissions and the disk or network drive.",
     )
 
 

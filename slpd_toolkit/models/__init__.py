@@ -1,1 +1,1 @@
-"""Networks: pure `nn.Module`s whose parameter names are those of the published DINO, HIPT and SLPD weights."""
+"""Networks: plain `nn.Module`s with the parameter names of the published DINO, HIPT and SLPD weights."""

@@ -1,4 +1,4 @@
-"""The DINO projection head: features to an L2-normalised bottleneck, and that to prototype logits."""
+"""DINO projection head: maps features to an L2-normalized bottleneck, and the bottleneck to prototype logits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class DinoHead(nn.Module):
-    """A three-layer MLP with an L2-normalised output (bottleneck) and a weight-normalised last layer (logits).
+    """Three-layer MLP with an L2-normalized output (bottleneck), followed by a weight-normalized last layer (logits).
 
-    Both halves are used alone: clustering stops at the bottleneck, slide prototypes enter at the last layer.
+    Both parts are also used separately: clustering uses the bottleneck, and slide prototypes enter the last layer.
 
     Args:
         config: Architecture.
-        generator: Source of the initial weights; None takes torch's global one.
+        generator: Random generator of the initial weights; None uses PyTorch's global one.
         input_dim: Width of the region embedding.
     """
 
@@ -41,27 +41,27 @@ class DinoHead(nn.Module):
         self.last_layer = WeightNormLinear(config.bottleneck_dim, config.out_dim, generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, input_dim) -> (N, out_dim) prototype logits."""
+        """Compute prototype logits: (N, input_dim) -> (N, out_dim)."""
         logits: Tensor = self.last_layer(self.bottleneck(features))
         return logits
 
     def bottleneck(self, features: Tensor) -> Tensor:
-        """(N, input_dim) -> (N, bottleneck_dim) of unit length."""
+        """Compute the bottleneck: (N, input_dim) -> (N, bottleneck_dim) unit vectors."""
         hidden: Tensor = self.mlp(features)
         return F.normalize(hidden.to(self.last_layer.weight_v.dtype), dim=-1)  # in full precision under autocast
 
 
 class WeightNormLinear(nn.Module):
-    """A linear layer without bias whose rows are `weight_g * weight_v / |weight_v|`.
+    """Linear layer without bias whose rows are `weight_g * weight_v / |weight_v|`.
 
-    The gain is a buffer: it is fixed at 1 in training, and kept under its published name so that checkpoints load.
+    The gain is a buffer: it is fixed at 1 in training and keeps its published name so that checkpoints load.
     """
 
     weight_g: Tensor
 
     def __init__(self, in_dim: int, out_dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        bound = in_dim**-0.5  # as nn.Linear; the rows' lengths set how fast AdamW can turn them
+        bound = in_dim**-0.5  # as in nn.Linear; the row norms determine how fast AdamW can rotate the rows
         self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim).uniform_(-bound, bound, generator=generator))
         self.register_buffer("weight_g", torch.ones(out_dim, 1))
 
@@ -70,6 +70,6 @@ class WeightNormLinear(nn.Module):
         return F.linear(x, self.weight_v) * self.scale().squeeze(1)
 
     def scale(self) -> Tensor:
-        """What turns rows of `weight_v` into rows of the effective weight: gain / length, (out_dim, 1)."""
+        """Factor between rows of `weight_v` and rows of the effective weight: gain / norm, (out_dim, 1)."""
         lengths: Tensor = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
         return self.weight_g / lengths

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class RegionNetwork(nn.Module):
-    """Backbone and head under the names `backbone.*` and `head.*` of DINO's checkpoints.
+    """Backbone and head, named `backbone.*` and `head.*` as in DINO's checkpoints.
 
     Args:
         backbone: Architecture of the region ViT.
         head: Architecture of the head.
-        generator: Source of the initial weights; None takes torch's global one.
+        generator: Random generator of the initial weights; None uses PyTorch's global one.
         input_dim: Width D of the cached tokens.
-        grid: Side of the global crops, in tokens.
+        grid: Side length of the global crops, in tokens.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class RegionNetwork(nn.Module):
         generator: torch.Generator | None = None,
         present: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
-        """Bottleneck of views of several sizes.
+        """Compute the bottleneck of views of several sizes.
 
         Args:
-            views: Token grids (n_i, h_i, w_i, D), one tensor a size; each size is one pass of the backbone.
-            generator: Source of stochastic depth, see `RegionViT.forward`.
-            present: (n_i, h_i, w_i) bool for each of `views`, the tokens that attention sees, or None for all.
+            views: Token grids (n_i, h_i, w_i, D), one tensor per size; each size is one pass through the backbone.
+            generator: Random generator of stochastic depth, see `RegionViT.forward`.
+            present: (n_i, h_i, w_i) bool for each of `views`, tokens that can be attended to; None for all.
 
         Returns:
             (sum of n_i, bottleneck_dim) unit vectors, in the order of `views`.

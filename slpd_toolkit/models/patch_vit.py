@@ -1,4 +1,4 @@
-"""The patch ViT: pixels of one patch to one token. Always frozen in this project."""
+"""Patch ViT: maps the pixels of a patch to a token. Always frozen in this project."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class PatchViT(VisionTransformer):
     """DINO's ViT with 16 px patches; the defaults are HIPT's ViT-S/16 (`vit256_small_dino.pth`).
 
     Args:
-        embed_dim: Width of the tokens and of the result (384 for ViT-S, 192 for ViT-Tiny).
+        embed_dim: Embedding dimension (384 for ViT-S, 192 for ViT-Tiny).
         depth: Number of blocks.
-        heads: Attention heads a block (6 for ViT-S, 3 for ViT-Tiny).
-        grid: Side of the grid for which position embeddings are learned: 14, that is 224 px.
+        heads: Number of attention heads per block (6 for ViT-S, 3 for ViT-Tiny).
+        grid: Side length of the grid for which position embeddings are learned (14 for 224 px).
     """
 
     def __init__(self, *, embed_dim: int = 384, depth: int = 12, heads: int = 6, grid: int = 14) -> None:
@@ -25,7 +25,7 @@ class PatchViT(VisionTransformer):
         initialise(self)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed patches: (N, 3, H, W) normalised RGB -> (N, E) CLS embeddings.
+        """Embed patches: (N, 3, H, W) normalized RGB -> (N, E) CLS embeddings.
 
         Raises:
             ValueError: H or W is not a multiple of 16 px.
@@ -33,7 +33,7 @@ class PatchViT(VisionTransformer):
         return self.encode(self._embed(pixels))
 
     def last_attention(self, pixels: Tensor) -> Tensor:
-        """CLS attention of the last block: (N, 3, H, W) -> (N, heads, 1 + H/16 * W/16), CLS first, then by rows."""
+        """Return the last block's CLS attention: (N, 3, H, W) -> (N, heads, 1 + H/16 * W/16), CLS first, row-major."""
         return self.encode_attention(self._embed(pixels))
 
     def _embed(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The region ViT, which stage two trains: a region's grid of tokens to one embedding."""
+"""Region ViT, trained in stage two: maps the token grid of a region to one embedding."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     import torch
 
 FILENAME = "region_vit.pt"
-"""What `slpd pretrain` calls the weights in a run folder."""
+"""Name of the weights file in the run folder of `slpd pretrain`."""
 
 
 class RegionViT(VisionTransformer):
     """Vision transformer that embeds a region from its grid of tokens: Linear + GELU per token, then a ViT.
 
-    Token grids are channels-last, (N, h, w, D), as they lie in the cache: a crop is then a gather of whole rows of D
-    numbers, and phi needs no transpose.
+    Token grids are channels-last, (N, h, w, D), as in the cache, so that a crop gathers whole rows of D values and phi
+    needs no transpose.
 
     Args:
         config: Architecture.
-        generator: Source of the initial weights; None takes torch's global one.
+        generator: Random generator of the initial weights; None uses PyTorch's global one.
         input_dim: Width D of the cached tokens.
-        grid: Side of the token grid for which position embeddings are learned: that of the global crops.
+        grid: Side length of the token grid for which position embeddings are learned: that of the global crops.
 
     >>> model = slpd.RegionViT.from_file("runs/slpd")
     >>> tokens = torch.from_numpy(slpd.TokenStore.open("cache")["slide000"].tokens)
@@ -67,9 +67,10 @@ class RegionViT(VisionTransformer):
         """Embed token grids.
 
         Args:
-            tokens: (N, h, w, D) of any floating type and any grid.
-            generator: Source of stochastic depth in training mode, on the tokens' device; None takes torch's own.
-            present: (N, h, w) bool, the tokens that there are; the values of the others do not matter. None for all.
+            tokens: (N, h, w, D) of any floating-point type and any grid.
+            generator: Random generator of stochastic depth in training mode, on the tokens' device; None uses
+                PyTorch's global one.
+            present: (N, h, w) bool, the tokens that exist; the values of the others are ignored. None for all.
 
         Returns:
             (N, E) region embeddings.
@@ -77,7 +78,7 @@ class RegionViT(VisionTransformer):
         return self.encode(self._embed(tokens, present), generator, present)
 
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """CLS attention of the last block: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, then the grid by rows."""
+        """Return the last block's CLS attention: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, grid row-major."""
         return self.encode_attention(self._embed(tokens, present), present)
 
     def _embed(self, tokens: Tensor, present: Tensor | None) -> Tensor:
@@ -90,14 +91,14 @@ class RegionViT(VisionTransformer):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Load shared weights, in eval mode on the CPU.
+        """Load a trained network, in eval mode on the CPU.
 
         Args:
-            path: A run folder of `slpd pretrain`, `region_vit.pt` as `save` writes it, or a HIPT, DINO or published
-                SLPD checkpoint (its teacher). The latter store no architecture: it must be that of ViT-4K-XS.
+            path: A run folder of `slpd pretrain`, a `region_vit.pt` written by `save`, or a HIPT, DINO or published
+                SLPD checkpoint (its teacher). The latter store no architecture, so it must be ViT-4K-XS.
 
         Raises:
-            WeightsError: The file is unreadable, or its keys or shapes are not those of the network.
+            WeightsError: The file is unreadable, or its keys or shapes do not match the network.
         """
         path = _weights_file(path)
         checkpoint = weights.read_checkpoint(path)
@@ -108,25 +109,25 @@ class RegionViT(VisionTransformer):
             model = cls(RegionViTConfig(**shape), **sizes)
         except (TypeError, ValueError, UsageError) as error:
             raise WeightsError(
-                f"{path}: the stored config is not that of a region ViT ({error}).",
+                f"{path}: the stored config is not a region ViT config ({error}).",
                 hint="Use a region_vit.pt written by slpd pretrain.",
             ) from error
         weights.load_strict(model, weights.backbone_state(checkpoint, path), path)
         return model.eval()
 
     def load_file(self, path: str | os.PathLike[str]) -> None:
-        """Load weights of exactly this architecture from any file that `from_file` reads.
+        """Load weights into this network, which must have the same architecture, from any file `from_file` supports.
 
         Raises:
-            WeightsError: The file is unreadable, or its keys or shapes are not those of the network.
+            WeightsError: The file is unreadable, or its keys or shapes do not match the network.
         """
         path = _weights_file(path)
         weights.load_strict(self, weights.backbone_state(weights.read_checkpoint(path), path), path)
 
     def shape(self) -> dict[str, int | float]:
-        """Return input width, grid and architecture as plain values, as `save` stores them.
+        """Return input width, grid and architecture as plain values, as stored by `save`.
 
-        Stochastic depth, which only training has, is 0; how the weights were initialised is left out.
+        Stochastic depth, used only in training, is set to 0; the weight initialization is left out.
         """
         architecture = asdict(self.config) | {"drop_path": 0.0}
         del architecture["weight_init"]
@@ -137,13 +138,13 @@ class RegionViT(VisionTransformer):
 
         Args:
             path: The file.
-            provenance: What the network was trained on, kept beside the weights.
+            provenance: What the network was trained on, stored with the weights.
         """
         stored = {"config": self.shape(), "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
         weights.write_checkpoint(stored, path)
 
 
 def _weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file that a path names: the weights of a run folder, else the file itself."""
+    """Return the weights file of a run folder, or the path itself if it is a file."""
     path = Path(path)
     return path / FILENAME if path.is_dir() else path

@@ -1,6 +1,6 @@
-"""The vision transformer that the patch ViT and the region ViT share: pre-norm blocks over a CLS token and a grid.
+"""Vision transformer shared by the patch ViT and the region ViT: pre-norm blocks over a CLS token and a token grid.
 
-Names and arithmetic follow DINO (https://arxiv.org/abs/2104.14294), so that published weights load without renaming.
+Names and computation follow DINO (https://arxiv.org/abs/2104.14294), so that published weights load without renaming.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INIT_STD = 0.02
 class Attention(nn.Module):
     """Multi-head self-attention with a query/key/value bias.
 
-    `keys` is everywhere (N, 1, 1, T) bool: the tokens that may be attended to; None for all of them.
+    In all methods, `keys` is (N, 1, 1, T) bool: the tokens that can be attended to; None for all.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -36,12 +36,12 @@ class Attention(nn.Module):
         return self._merge_heads(_attend(q, k, v, keys))
 
     def forward_cls(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The first row of `forward` alone: (N, T, E) -> (N, 1, E), without the other tokens' queries."""
+        """Compute only the CLS row of `forward`, without the queries of other tokens: (N, T, E) -> (N, 1, E)."""
         q, k, v = self._cls_qkv(x)
         return self._merge_heads(_attend(q, k, v, keys))
 
     def cls_weights(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Attention of the CLS token to all tokens, itself first: (N, T, E) -> (N, heads, T); rows sum to 1."""
+        """Return the CLS token's attention to all tokens, CLS first: (N, T, E) -> (N, heads, T); rows sum to 1."""
         q, k, _ = self._cls_qkv(x)
         scores: Tensor = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if keys is not None:
@@ -67,9 +67,9 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
-    """Fused attention of (N, heads, T, size) tensors."""
+    """Compute fused attention of (N, heads, T, size) tensors."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        # The CPU kernel's bfloat16 backward is 4 to 6 times slower than its float32 one (torch 2.13), casts included.
+        # On the CPU, the backward pass is 4 to 6 times slower in bfloat16 than in float32, casts included (torch 2.13).
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), keys).to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, keys)
@@ -104,13 +104,13 @@ class Block(nn.Module):
 
         Args:
             x: CLS token and grid tokens.
-            branch_scale: (2, N, 1, 1) factors of the attention and the MLP branch (stochastic depth), None for 1.
-            keys: (N, 1, 1, T) bool, the tokens that may be attended to; None for all.
+            branch_scale: (2, N, 1, 1) factors of the attention and the MLP branch (stochastic depth); None for 1.
+            keys: (N, 1, 1, T) bool, the tokens that can be attended to; None for all.
         """
         return self._add_branches(x, self.attn(self.norm1(x), keys), branch_scale)
 
     def forward_cls(self, x: Tensor, branch_scale: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
-        """The CLS row of `forward` alone, (N, T, E) -> (N, 1, E): a sixth of the work."""
+        """Compute only the CLS row of `forward`, a sixth of the work: (N, T, E) -> (N, 1, E)."""
         return self._add_branches(x[:, :1], self.attn.forward_cls(self.norm1(x), keys), branch_scale)
 
     def _add_branches(self, x: Tensor, attended: Tensor, branch_scale: Tensor | None) -> Tensor:
@@ -120,15 +120,16 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """CLS token, learned position embedding, blocks and a last LayerNorm; subclasses make the grid of tokens.
+    """CLS token, learned position embedding, blocks and a final LayerNorm; subclasses provide the token grid.
 
     Args:
         embed_dim: Width E of the tokens.
-        grid: Side of the square grid for which position embeddings are learned.
+        grid: Side length of the square grid for which position embeddings are learned.
         depth: Number of blocks.
-        heads: Attention heads a block; divides `embed_dim`.
-        mlp_ratio: Hidden width of the MLPs over `embed_dim`.
-        drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first. Active in training mode.
+        heads: Number of attention heads per block; must divide `embed_dim`.
+        mlp_ratio: Ratio of the MLPs' hidden width to `embed_dim`.
+        drop_path: Stochastic depth rate of the last block; it grows linearly from 0 in the first block. Only active in
+            training mode.
     """
 
     def __init__(
@@ -145,16 +146,16 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
     def encode(self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None) -> Tensor:
-        """Summarise a grid of embedded tokens: (N, h, w, E) -> (N, E), the CLS token after the last LayerNorm.
+        """Encode a grid of embedded tokens: (N, h, w, E) -> (N, E), the CLS token after the final LayerNorm.
 
-        Only the CLS row leaves the last block, so only that row is computed there: exact, and a seventh faster at
-        depth 6.
+        The last block computes only the CLS row, because nothing else is used: the result is exact, and a seventh
+        faster at depth 6.
 
         Args:
             tokens: Embedded tokens, without position embedding.
-            generator: Source of stochastic depth, on the tokens' device; None takes torch's global one.
-            present: (N, h, w) bool, the tokens that attention sees: the result is that of a grid which holds only
-                these, at their places. Where there is none, CLS attends to itself. None for all.
+            generator: Random generator of stochastic depth, on the tokens' device; None uses PyTorch's global one.
+            present: (N, h, w) bool, the tokens that can be attended to: the result is that of a grid with only these
+                tokens, at their positions. If there are none, CLS attends only to itself. None for all.
         """
         scales, keys = self._branch_scales(tokens, generator), _attention_keys(present)
         x = self._trunk(tokens, scales, keys)
@@ -164,9 +165,9 @@ class VisionTransformer(nn.Module):
         return cls
 
     def encode_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """CLS attention of the last block: (N, h, w, E) -> (N, heads, 1 + h * w), CLS first, then the grid by rows.
+        """Return the last block's CLS attention: (N, h, w, E) -> (N, heads, 1 + h * w), CLS first, grid row-major.
 
-        It is 0 where `present`, (N, h, w) bool, says that there is no token.
+        It is 0 where `present`, (N, h, w) bool, is False.
         """
         last = self.blocks[-1]
         assert isinstance(last, Block)
@@ -174,7 +175,7 @@ class VisionTransformer(nn.Module):
         return last.attn.cls_weights(last.norm1(self._trunk(tokens, self._branch_scales(tokens, None), keys)), keys)
 
     def _trunk(self, tokens: Tensor, scales: Tensor | None, keys: Tensor | None) -> Tensor:
-        """All blocks but the last: (N, h, w, E) -> (N, 1 + h * w, E)."""
+        """Apply all blocks except the last: (N, h, w, E) -> (N, 1 + h * w, E)."""
         n, h, w, _ = tokens.shape
         x = torch.cat((self.cls_token.expand(n, -1, -1), tokens.flatten(1, 2)), dim=1)
         x = x + resize_position_embedding(self.pos_embed, self.grid, h, w)
@@ -183,7 +184,7 @@ class VisionTransformer(nn.Module):
         return x
 
     def _branch_scales(self, tokens: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """Stochastic depth for every block, branch and sample: (depth, 2, N, 1, 1) of 0 or 1 / keep, or None."""
+        """Draw stochastic depth per block, branch and sample: (depth, 2, N, 1, 1) of 0 or 1 / keep, or None."""
         if not self.training or self.drop_path == 0.0:
             return None
         depth, n, device = len(self.blocks), tokens.shape[0], tokens.device
@@ -193,24 +194,24 @@ class VisionTransformer(nn.Module):
 
 
 def _attention_keys(present: Tensor | None) -> Tensor | None:
-    """The keys of attention, CLS always among them: (N, h, w) bool -> (N, 1, 1, 1 + h * w)."""
+    """Return the attention key mask, which always includes CLS: (N, h, w) bool -> (N, 1, 1, 1 + h * w)."""
     return None if present is None else F.pad(present.flatten(1), (1, 0), value=True)[:, None, None]
 
 
 def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> Tensor:
     """Resize a learned position embedding to a grid of h x w tokens.
 
-    Bicubic, sampled with the scale factors (h + 0.1) / grid and (w + 0.1) / grid rather than to a target size: this is
-    how DINO's and HIPT's weights were trained and are used, and the results differ in the third digit.
+    Uses bicubic interpolation with the scale factors (h + 0.1) / grid and (w + 0.1) / grid rather than a target size,
+    as DINO and HIPT do; the results differ in the third digit.
 
     Args:
-        pos_embed: (1, 1 + grid * grid, E), CLS first, then the grid by rows.
-        grid: Side of the square grid for which it was learned.
-        h: Rows wanted.
-        w: Columns wanted.
+        pos_embed: (1, 1 + grid * grid, E), CLS first, then the grid in row-major order.
+        grid: Side length of the square grid for which it was learned.
+        h: Number of output rows.
+        w: Number of output columns.
 
     Returns:
-        (1, 1 + h * w, E); `pos_embed` itself when the grid is the learned one.
+        (1, 1 + h * w, E); `pos_embed` itself if h and w equal `grid`.
     """
     if h == w == grid:
         return pos_embed
@@ -223,14 +224,14 @@ def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> T
 
 @torch.no_grad()
 def initialise(model: nn.Module, generator: torch.Generator | None = None, *, scheme: WeightInit = "published") -> None:
-    """Draw new weights: truncated normals, zero biases, LayerNorm as identity.
+    """Initialize weights: truncated normals, zero biases, LayerNorm as identity.
 
     Args:
-        model: Any network of this package; changed in place.
-        generator: Source of the weights; None takes torch's global one.
-        scheme: `published`: deviation 0.02 everywhere, as DINO and HIPT. `fan-in`: 1 / sqrt(inputs) for matrices and 1
-            for position embeddings, next to which tokens are of about that size; so attention is not flat at the start,
-            and neighbourhood can be told.
+        model: Any network of this package; modified in place.
+        generator: Random generator of the weights; None uses PyTorch's global one.
+        scheme: `published`: standard deviation 0.02 everywhere, as in DINO and HIPT. `fan-in`: 1 / sqrt(inputs) for
+            matrices and 1 for position embeddings, which matches the scale of the tokens; attention is then not uniform
+            at the start and can distinguish neighboring positions.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

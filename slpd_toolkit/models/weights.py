@@ -1,8 +1,8 @@
-"""Reading and writing weights: never runs code from a file, never skips a key.
+"""Reading and writing weights, without executing code from a file and without skipping keys.
 
-Understands `.safetensors` and what DINO, HIPT, the published SLPD code and this project write with `torch.save`: a
-state dict, or a dict that holds one under `teacher`, `student` or `state_dict`, its keys with or without the prefixes
-`module.` and `backbone.`, next to keys `head.*`.
+Supports `.safetensors`, and what DINO, HIPT, the published SLPD code and this project write with `torch.save`: a state
+dict, or a dict that holds one under `teacher`, `student` or `state_dict`. Keys may have the prefixes `module.` and
+`backbone.`, and `head.*` keys may be present.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 Network = Literal["teacher", "student"]
 
-# DINO's checkpoints carry their argparse namespace and, in the optimiser's state, numpy scalars. Rebuilding these runs
-# no code of the file's choosing, so they may be read; any other class is refused.
+# DINO checkpoints contain an argparse namespace and, in the optimizer state, NumPy scalars. Unpickling these runs no
+# code from the file, so they are allowed; all other classes are rejected.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -55,25 +55,25 @@ TORCH_LOAD_ERRORS = (
     ArithmeticError,
     MemoryError,
 )
-"""What `torch.load` raises where a file is cut short, is something else, or holds pickled code."""
+"""What `torch.load` raises for truncated files, files of other types, and files with pickled code."""
 _TENSORS_SHA256 = "tensors_sha256"
-"""Metadata of the .safetensors files that are written here: the format itself has no checksum."""
+"""Metadata key in .safetensors files written by this module: the format itself has no checksum."""
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a weights file to the CPU without executing anything in it.
+    """Load a weights file onto the CPU without executing code from it.
 
-    The checksums of zip archives (`torch.save` since torch 1.6) and of .safetensors files that this project wrote are
-    verified. Other .safetensors files, and files of older versions of torch, have none.
+    Verifies the checksums of zip archives (`torch.save` since PyTorch 1.6) and of .safetensors files written by this
+    project. Other .safetensors files, and files of older PyTorch versions, have none.
 
     Raises:
-        WeightsError: The file is missing, truncated, holds pickled code, or is not a dict.
+        WeightsError: The file is missing, truncated, contains pickled code, or is not a dict.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        if is_zip(path):  # torch itself does not compare the checksums
+        if is_zip(path):  # PyTorch does not verify the checksums
             check_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -81,22 +81,22 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise WeightsError(f"{path}: no such weights file.", hint="Check the path.") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: refused, because it is not a plain weights file ({_first_line(error)}).",
+            f"{path}: refused, because it contains more than plain weights ({_first_line(error)}).",
             hint="If you trust its source, load it yourself and save its state dict as .safetensors.",
         ) from error
     except OSError as error:
         raise WeightsError(
-            f"{path}: unreadable as weights ({error.strerror or error}).",
-            hint="The file itself may be sound: check its permissions and the disk or network drive.",
+            f"{path}: cannot be read as weights ({error.strerror or error}).",
+            hint="The file itself may be intact: check its permissions and the disk or network drive.",
         ) from error
     except (SafetensorError, *TORCH_LOAD_ERRORS) as error:
         raise WeightsError(
-            f"{path}: unreadable as weights ({_first_line(error)}).",
-            hint="The file is damaged or was cut short: download or copy it again, and compare its sha256.",
+            f"{path}: cannot be read as weights ({_first_line(error)}).",
+            hint="The file is damaged or truncated: download or copy it again and compare its SHA-256.",
         ) from error
     if not isinstance(checkpoint, dict):
         raise WeightsError(
-            f"{path}: holds a {type(checkpoint).__name__}, expected a state dict or a dict with 'teacher'.",
+            f"{path}: contains a {type(checkpoint).__name__}, expected a state dict or a dict with 'teacher'.",
             hint="Save the model's state_dict() instead.",
         )
     return checkpoint
@@ -105,37 +105,37 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 def backbone_state(
     checkpoint: Mapping[str, Any], origin: Path | str, network: Network = "teacher"
 ) -> dict[str, Tensor]:
-    """The backbone's tensors under their bare names, `head.*` left out.
+    """Return the backbone's tensors by name, without prefixes and without `head.*`.
 
     Args:
-        checkpoint: What `read_checkpoint` returned.
+        checkpoint: Result of `read_checkpoint`.
         origin: The file, for messages.
-        network: Which network to take where the file holds two.
+        network: Which network to use if the file contains two.
 
     Raises:
-        WeightsError: The checkpoint holds no such network.
+        WeightsError: The checkpoint does not contain this network.
     """
     bare = _bare_names(checkpoint, origin, network)
     return {name: tensor for name, tensor in bare.items() if not name.startswith("head.")}
 
 
 def head_state(checkpoint: Mapping[str, Any], origin: Path | str, network: Network = "teacher") -> dict[str, Tensor]:
-    """The DINO head's tensors, without the prefix `head.`; empty where the file has no head. See `backbone_state`."""
+    """Return the DINO head's tensors without the prefix `head.`; empty if there is no head. See `backbone_state`."""
     bare = _bare_names(checkpoint, origin, network)
     return {name.removeprefix("head."): tensor for name, tensor in bare.items() if name.startswith("head.")}
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Copy tensors into a model, all of them or none.
+    """Copy tensors into a model, either all or none.
 
     Raises:
-        WeightsError: A key is missing, unexpected or of another shape; the message lists them.
+        WeightsError: Keys are missing, unexpected or have the wrong shape; the message lists them.
     """
     wanted = model.state_dict()
     problems = {
         "missing": sorted(wanted.keys() - state.keys()),
         "unexpected": sorted(state.keys() - wanted.keys()),
-        "of another shape": [
+        "with the wrong shape": [
             f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
             for name in sorted(wanted.keys() & state.keys())
             if state[name].shape != wanted[name].shape
@@ -144,36 +144,36 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | st
     found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
     if found:
         raise WeightsError(
-            f"{origin}: not the weights of this {type(model).__name__} ({'; '.join(found)}).",
-            hint="Check that file, architecture and token width belong together; nothing was loaded.",
+            f"{origin}: the weights do not match this {type(model).__name__} ({'; '.join(found)}).",
+            hint="Check that file, architecture and token width match; nothing was loaded.",
         )
     model.load_state_dict(dict(state))
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
-    """Write tensors and plain Python values with `torch.save`; atomic: the path holds the old file or the new one.
+    """Write tensors and plain Python values with `torch.save`, atomically.
 
     Raises:
-        OSError: The disk refuses (full, quota).
+        OSError: The file cannot be written (disk full, quota).
     """
     with atomic_path(Path(path)) as partial:
         try:
             torch.save(dict(checkpoint), partial)
-        except RuntimeError as error:  # how torch reports a full disk
+        except RuntimeError as error:  # PyTorch's error for a full disk
             raise OSError(f"{path} cannot be written in full ({_first_line(error)})") from error
 
 
 def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object], path: Path | str) -> None:
-    """Write tensors as .safetensors, atomically; the config goes into the file's metadata as JSON.
+    """Write tensors as .safetensors, atomically, with the config as JSON in the file's metadata.
 
     Raises:
-        OSError: The disk refuses (full, quota).
+        OSError: The file cannot be written (disk full, quota).
     """
     with atomic_path(Path(path)) as partial:
         metadata = {"config": json.dumps(dict(config)), "format": "pt", _TENSORS_SHA256: _tensors_sha256(state)}
         try:
             save_file(dict(state), partial, metadata=metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
+        except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(f"{path} cannot be written in full ({_first_line(error)})") from error
 
 
@@ -181,9 +181,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         config = metadata.get("config")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
     if metadata.get(_TENSORS_SHA256, "") not in {"", _tensors_sha256(state)}:
-        raise ValueError("its tensors are not those that were written")
+        raise ValueError("its tensors do not match their checksum")
     return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
 
 
@@ -209,7 +209,7 @@ def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Netw
     }
     if not bare:
         raise WeightsError(
-            f"{origin}: holds no {network} weights, only {listed(sorted(map(str, checkpoint)))}.",
+            f"{origin}: contains no {network} weights, only {listed(sorted(map(str, checkpoint)))}.",
             hint="Expected a state dict, or a dict with 'teacher', 'student' or 'state_dict'.",
         )
     return bare

@@ -1,1 +1,1 @@
-"""The SLPD objectives: crops, cross-view distillation, slide prototypes, schedules and optimisers."""
+"""SLPD objectives: crops, cross-view distillation, slide prototypes, schedules and optimizers."""

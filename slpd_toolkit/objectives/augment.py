@@ -1,7 +1,7 @@
-"""Augmentation of views: noise and offsets on tokens, and tokens hidden from the student.
+"""View augmentation: noise and offsets on tokens, and masking of tokens for the student.
 
-Noise and offsets change the tokens of all views. Tokens are hidden from the student only: as in masked
-self-distillation (iBOT, https://arxiv.org/abs/2111.07832), the teacher computes its targets from the whole view.
+Noise and offsets apply to all views. Tokens are masked for the student only: as in masked self-distillation (iBOT,
+https://arxiv.org/abs/2111.07832), the teacher computes its targets from the whole view.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class TokenStatistics(NamedTuple):
-    """Statistics of a cohort's tokens: the unit of noise and offsets."""
+    """Statistics of a cohort's tokens, which scale noise and offsets."""
 
     spread: Tensor
     """(D,) float32: standard deviation of each feature over all tokens."""
     region_means: Tensor
-    """(M, D) float32: mean token of each region of a sample."""
+    """(M, D) float32: mean token of each region in a sample of regions."""
 
     def to(self, device: torch.device) -> TokenStatistics:
         """Return the same statistics on another device."""
@@ -43,14 +43,14 @@ def augment(
         views: Crops of B regions.
         config: Strength of each augmentation.
         statistics: Statistics of the cohort, on the views' device; may be None if `config.needs_statistics` is false.
-        generator: Source of all draws, on the views' device.
+        generator: Random generator, on the views' device.
 
     Raises:
-        ValueError: The statistics are needed and missing.
+        ValueError: The statistics are needed but missing.
     """
     if config.needs_statistics:
         if statistics is None:
-            raise ValueError("noise and offsets need the statistics of the cohort's tokens")
+            raise ValueError("noise and offsets require the statistics of the cohort's tokens")
         for strength, shared in ((config.token_offset, True), (config.token_noise, False)):
             if strength:
                 scale = statistics.spread * strength
@@ -68,13 +68,13 @@ def augment(
 
 
 def add_noise(view: Tensor, scale: Tensor, generator: torch.Generator, *, shared: bool) -> Tensor:
-    """Add Gaussian noise to (V, B, h, w, D) tokens: float32, for float16 would round small noise away.
+    """Add Gaussian noise to (V, B, h, w, D) tokens. Returns float32, because float16 would round small noise away.
 
     Args:
-        view: Tokens of any floating type.
+        view: Tokens of any floating-point type.
         scale: (D,) standard deviation.
-        generator: On the tokens' device.
-        shared: One vector for all tokens of a view, instead of one a token.
+        generator: Random generator, on the tokens' device.
+        shared: Use one noise vector for all tokens of a view instead of one per token.
     """
     size = (*view.shape[:2], 1, 1, view.shape[-1]) if shared else view.shape
     drawn = torch.empty(size, device=view.device).normal_(generator=generator).mul_(scale)
@@ -82,10 +82,10 @@ def add_noise(view: Tensor, scale: Tensor, generator: torch.Generator, *, shared
 
 
 def add_region_offset(view: Tensor, means: Tensor, generator: torch.Generator) -> Tensor:
-    """Add the difference of two random rows of `means`, (M, D), to all tokens of each of (V, B, h, w, D) views.
+    """Add the difference of two random rows of `means`, (M, D), to all tokens of each of the (V, B, h, w, D) views.
 
-    The differences have the covariance of the regions' means, twice: mostly stain, scanner and tissue, a few directions
-    of many. Noise of the same size in all directions drowns the tokens before it hides those.
+    The differences have twice the covariance of the region means: a few dominant directions, mostly due to stain,
+    scanner and tissue. Isotropic noise would swamp the tokens before it masked these directions.
     """
     one, other = torch.randint(len(means), (2, *view.shape[:2], 1, 1), device=view.device, generator=generator)
     return view + (means[one] - means[other])
@@ -96,7 +96,7 @@ def _each(views: Views, change: Callable[[Tensor], Tensor]) -> Views:
 
 
 def draw_shown(views: Views, config: AugmentationConfig, generator: torch.Generator) -> Masks:
-    """Draw which tokens the student sees: true for those hidden neither by dropout nor by the block."""
+    """Draw which tokens the student sees: True for tokens masked neither by dropout nor by the block."""
     shown = [
         torch.rand(view.shape[:-1], device=view.device, generator=generator) >= config.token_dropout
         for view in (views.global_crops, views.local_crops)
@@ -107,19 +107,19 @@ def draw_shown(views: Views, config: AugmentationConfig, generator: torch.Genera
 
 
 def draw_blocks(shape: tuple[int, ...], share: float, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Draw a rectangle in each view, at any place alike.
+    """Draw a rectangle in each view, at a uniformly random position.
 
-    Its sides are at most as one to two, unless that does not fit. Its area is `share` of the view's, as nearly as whole
-    rows and columns can make it.
+    Its aspect ratio is at most 2, unless that does not fit. Its area is as close to `share` of the view as whole rows
+    and columns allow.
 
     Args:
         shape: (V, B, side, side) of the views.
-        share: Part of the area, in (0, 1).
-        device: That of `generator`.
-        generator: Source of shape and place.
+        share: Fraction of the area, in (0, 1).
+        device: Device of `generator`.
+        generator: Random generator of shape and position.
 
     Returns:
-        (V, B, side, side) bool, true inside.
+        (V, B, side, side) bool, True inside the rectangle.
     """
     *views, side, _ = shape
     area = share * side**2

@@ -1,4 +1,4 @@
-"""Multi-crop views of token grids, cut for a whole batch on its device in one gather."""
+"""Multi-crop views of token grids, cut with one gather per batch on its device."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 
 class CropPlan(NamedTuple):
-    """Where every view of every region is cut: V crops (global ones first) of B regions, on the CPU."""
+    """Position and orientation of V crops (global crops first) of each of B regions, on the CPU."""
 
     top: Tensor
     """(V, B) int64: first row."""
     left: Tensor
     """(V, B) int64: first column."""
     flip_rows: Tensor
-    """(V, B) bool: mirrored top to bottom."""
+    """(V, B) bool: flipped vertically."""
     flip_columns: Tensor
-    """(V, B) bool: mirrored left to right."""
+    """(V, B) bool: flipped horizontally."""
     quarter_turns: Tensor
     """(V, B) int64: quarter turns counter-clockwise, 0 to 3, after the flips."""
 
     def of_regions(self, part: slice) -> CropPlan:
-        """Return the plan of a part of the batch, so that processes can draw one plan and cut their share."""
+        """Return the plan for a part of the batch, so that processes can draw one plan and cut their share."""
         return CropPlan(*(field[:, part] for field in self))
 
 
 class Masks(NamedTuple):
-    """The tokens of a batch's crops that attention sees. A crop that has none is embedded as its CLS token alone."""
+    """Tokens of a batch's crops that can be attended to. A crop without any is embedded from its CLS token alone."""
 
     global_crops: Tensor
     """(Vg, B, side, side) bool."""
@@ -40,7 +40,7 @@ class Masks(NamedTuple):
 
 
 class Views(NamedTuple):
-    """The crops of a batch of B regions, of two sizes."""
+    """Global and local crops of a batch of B regions."""
 
     global_crops: Tensor
     """(Vg, B, side, side, D)."""
@@ -53,7 +53,7 @@ class Views(NamedTuple):
 
 
 def draw_crops(crops: CropsConfig, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:
-    """Draw uniform offsets, flips and turns for a batch.
+    """Draw uniform offsets, flips and rotations for a batch.
 
     Args:
         crops: Number and size of the crops.
@@ -84,14 +84,14 @@ def draw_crops(crops: CropsConfig, regions: int, grid: tuple[int, int], generato
 def cut_crops(tokens: Tensor, crops: CropsConfig, plan: CropPlan, present: Tensor | None = None) -> Views:
     """Cut all views of a batch with one gather of token rows, on the tokens' device.
 
-    Crops are cut wherever the plan says, also where hardly any token is present: each region keeps its number of views,
-    and the draws do not depend on the cache. Such crops are rare, because regions are kept for their tissue.
+    Crops are cut as planned even where hardly any token is present, so that all regions have the same number of views
+    and the draws do not depend on the cache. Such crops are rare, because regions are selected by tissue.
 
     Args:
         tokens: (B, H, W, D) token grids, contiguous.
         crops: Number and size of the crops.
-        plan: Offsets, flips and turns of this batch.
-        present: (B, H, W) bool, on the tokens' device: patches that have a token; None where all have.
+        plan: Offsets, flips and rotations of this batch.
+        present: (B, H, W) bool, on the tokens' device: patches that have a token; None if all have.
     """
     _, height, width, dim = tokens.shape
     global_part = CropPlan(*(field[: crops.global_crops] for field in plan))
@@ -109,20 +109,20 @@ def cut_crops(tokens: Tensor, crops: CropsConfig, plan: CropPlan, present: Tenso
 
 
 def centre_crop(tokens: Tensor, side: int) -> Tensor:
-    """The central side x side tokens: (B, H, W, ...) -> (B, side, side, ...), a view; rounds towards the top left."""
+    """Return a view of the central tokens: (B, H, W, ...) -> (B, side, side, ...). Rounds toward the top left."""
     top, left = (tokens.shape[1] - side) // 2, (tokens.shape[2] - side) // 2
     return tokens[:, top : top + side, left : left + side]
 
 
 def _turns(uniform: Tensor, probability: float) -> Tensor:
-    """Quarter turns, 0 to 3 alike, with some probability, from numbers in [0, 1)."""
+    """Map uniform numbers in [0, 1) to quarter turns: uniform over 0 to 3 with the given probability, else 0."""
     return torch.where(uniform < probability, uniform / probability * 4, 0).long()
 
 
 def _token_rows(plan: CropPlan, side: int, height: int, width: int) -> Tensor:
-    """Rows of the (B * height * width, D) token matrix that make up the crops: (V, B, side, side) int64."""
+    """Return the rows of the (B * height * width, D) token matrix in each crop: (V, B, side, side) int64."""
     steps, turns = torch.arange(side), plan.quarter_turns
-    # One and three turns swap rows and columns; two and three reverse the rows, one and two the columns.
+    # One or three turns swap rows and columns; two or three reverse the rows; one or two reverse the columns.
     flip_rows, flip_columns = plan.flip_rows ^ (turns >= 2), plan.flip_columns ^ ((turns == 1) | (turns == 2))
     down = torch.where(flip_rows.unsqueeze(-1), side - 1 - steps, steps) + plan.top.unsqueeze(-1)
     across = torch.where(flip_columns.unsqueeze(-1), side - 1 - steps, steps) + plan.left.unsqueeze(-1)

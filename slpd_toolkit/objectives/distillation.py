@@ -1,6 +1,6 @@
-"""Cross-view distillation: the cross entropy of every target with every student view, in one pass over the prototypes.
+"""Cross-view distillation: cross entropy of every target with every student view, in one pass over the prototypes.
 
-Self-distillation, intra-slide and inter-slide distillation are the same function over different (target, view) pairs.
+Self-distillation, intra-slide and inter-slide distillation apply the same function to different (target, view) pairs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ COLUMNS = 4096
 
 
 class CrossViewEntropy(NamedTuple):
-    """What `cross_view_entropy` returns, for Q targets, V views and B regions."""
+    """Result of `cross_view_entropy` for Q targets, V views and B regions."""
 
     cross_entropy: Tensor
     """(Q, V, B): H(q, v) of every pair; differentiable with respect to the student."""
     target_entropy: Tensor
-    """(Q, B): entropy of the targets, to watch for collapse (0: one prototype takes all; log O: uniform)."""
+    """(Q, B): entropy of the targets, to detect collapse (0: all mass on one prototype; log O: uniform)."""
 
 
 def cross_view_entropy(
@@ -39,9 +39,9 @@ def cross_view_entropy(
     teacher_gain: Tensor | None = None,
     columns: int = COLUMNS,
 ) -> CrossViewEntropy:
-    """Cross entropy between teacher targets and student views, both given before the last layer.
+    """Compute the cross entropy between teacher targets and student views, both given before the last layer.
 
-    The last layer is weight-normalised and has no bias: its row j is gain[j] * weight[j] / |weight[j]|. With
+    The last layer is weight-normalized and has no bias: its row j is gain[j] * weight[j] / |weight[j]|. With
     s = student_layer(student[v, b]), t = teacher_layer(targets[q, b]) and sums over the O prototypes j (DINO,
     https://arxiv.org/abs/2104.14294, eq. 2):
 
@@ -49,22 +49,22 @@ def cross_view_entropy(
         H(q, v, b) = - sum_j p[j] * log_softmax(s / student_temp)[j]
                    = logsumexp(s / student_temp) - sum_j p[j] * s[j] / student_temp
 
-    Both last layers are part of the function: it walks over the prototypes in blocks of columns, keeps a running
-    log-sum-exp for every target and view, and recomputes the blocks in the backward pass, where a view's targets are
-    summed before they meet the student's softmax. No array of B x O is ever stored; the price is one more product with
-    each last layer. Under autocast the products run in its type, everything else in float32.
+    The function includes both last layers: it processes the prototypes in blocks of columns with a running log-sum-exp
+    per target and view, and recomputes the blocks in the backward pass, where the targets of a view are summed before
+    they are combined with the student's softmax. No B x O array is stored, at the cost of one more product with each
+    last layer. Under autocast, products use the autocast type and everything else float32.
 
     Args:
         student: (V, B, d) unit vectors, the student's bottleneck.
-        student_weight: (O, d) weight of the student's last layer before normalisation; receives gradients.
+        student_weight: (O, d) weight of the student's last layer before normalization; receives gradients.
         targets: (Q, B, d) unit vectors: the teacher's bottleneck, or slide prototypes. No gradient.
-        teacher_weight: (O, d) weight of the teacher's last layer before normalisation. No gradient.
-        centres: (Q, O) centre of each target's logits. No gradient.
+        teacher_weight: (O, d) weight of the teacher's last layer before normalization. No gradient.
+        centres: (Q, O) center of each target's logits. No gradient.
         student_temp: Temperature of the views.
         teacher_temp: Temperature of the targets.
-        student_gain: (O, 1) length of the rows of the student's last layer; None for 1. No gradient.
-        teacher_gain: (O, 1) length of the rows of the teacher's last layer; None for 1. No gradient.
-        columns: Prototypes in a block: memory against the number of kernel launches.
+        student_gain: (O, 1) norm of the rows of the student's last layer; None for 1. No gradient.
+        teacher_gain: (O, 1) norm of the rows of the teacher's last layer; None for 1. No gradient.
+        columns: Number of prototypes per block: trades memory against kernel launches.
 
     Example:
         Two global views of four regions, and a head with 1024 outputs:
@@ -101,13 +101,13 @@ def cross_view_entropy(
 
 
 def _scale(weight: Tensor, gain: Tensor | None) -> Tensor:
-    """Return what turns rows of the weight into rows of the layer: gain / length, (O, 1)."""
+    """Return the factor between rows of the weight and rows of the layer: gain / norm, (O, 1)."""
     lengths: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1, keepdim=True)
     return lengths.reciprocal() if gain is None else gain.detach() / lengths
 
 
 class _Targets(NamedTuple):
-    """All that the targets' distributions follow from."""
+    """Everything that determines the targets' distributions."""
 
     vectors: Tensor  # (B, Q, d), divided by the temperature
     weight_v: Tensor  # (O, d)
@@ -115,13 +115,13 @@ class _Targets(NamedTuple):
     centres: Tensor  # (Q, O), divided by the temperature
 
     def logits(self, block: slice, dtype: torch.dtype) -> Tensor:
-        """(B, Q, C) centred logits of one block."""
+        """Return the (B, Q, C) centered logits of one block."""
         weight = _block_weight(self.weight_v, self.scale, block, dtype)
         return _product(self.vectors, weight, self.centres.dtype).sub_(self.centres[:, block])
 
 
 class _CrossViewEntropy(torch.autograd.Function):
-    """Arrays are region-major inside, (B, V, C) and (B, Q, C), so that pairs of a region are small matrix products."""
+    """Arrays are region-major, (B, V, C) and (B, Q, C), so that the pairs of a region are small matrix products."""
 
     @staticmethod
     def forward(
@@ -146,7 +146,7 @@ class _CrossViewEntropy(torch.autograd.Function):
                 view_mass = torch.logaddexp(view_mass, s.logsumexp(-1))
                 t = targets.logits(block, dtype)
                 mass = t.logsumexp(-1)
-                p = (t - mass.unsqueeze(-1)).exp_()  # softmax within the block, weighted by its share of the mass
+                p = (t - mass.unsqueeze(-1)).exp_()  # softmax within the block; weighted below by its share of the mass
                 total = torch.logaddexp(target_mass, mass)
                 before, now = (target_mass - total).exp_(), (mass - total).exp_()
                 mean_view = mean_view * before.unsqueeze(-1) + torch.bmm(p, s.mT) * now.unsqueeze(-1)
@@ -183,18 +183,18 @@ class _CrossViewEntropy(torch.autograd.Function):
 
 
 def _direction_grad(weight_grad: Tensor, weight_v: Tensor, scale: Tensor) -> Tensor:
-    """Chain rule of w = gain * v / |v|, row by row: gain / |v| times the part of dw that is orthogonal to v."""
+    """Apply the chain rule of w = gain * v / |v| per row: gain / |v| times the component of dw orthogonal to v."""
     along = (weight_grad * weight_v).sum(1, keepdim=True) / weight_v.square().sum(1, keepdim=True)
     return (weight_grad - along * weight_v).mul_(scale)
 
 
 def _block_weight(weight_v: Tensor, scale: Tensor, block: slice, dtype: torch.dtype) -> Tensor:
-    """Effective weight of one block of prototypes, (C, d)."""
+    """Return the effective weight of one block of prototypes, (C, d)."""
     return (weight_v[block] * scale[block]).to(dtype)
 
 
 def _product(vectors: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, n, d) vectors times (C, d) weights, multiplied in the weights' type: (B, n, C) in `dtype`."""
+    """Multiply (B, n, d) vectors by (C, d) weights in the weights' type; return (B, n, C) in `dtype`."""
     flat = vectors.flatten(0, 1).to(weight.dtype)
     return (flat @ weight.T).to(dtype).view(*vectors.shape[:2], -1)
 

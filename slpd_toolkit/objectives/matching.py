@@ -1,4 +1,4 @@
-"""Similarity of slides by their prototypes: exact optimal one-to-one matching, in bounded memory."""
+"""Slide similarity from prototypes: exact optimal one-to-one matching in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from slpd_toolkit.core.errors import UsageError
 if TYPE_CHECKING:
     from slpd_toolkit.config.objective import Correspondence
 
-BLOCK_VALUES = 2**21  # cosines a block: they stay in cache
+BLOCK_VALUES = 2**21  # cosines per block, so that they stay in the CPU cache
 MIN_BLOCK_SLIDES = 16
-PAIRS = 2**9  # matched at a time, for the same reason
-SPARE_SEEDS = 2  # pairs matched beyond the r most promising of a slide, to find a good value early
+PAIRS = 2**9  # pairs matched at a time, for the same reason
+SPARE_SEEDS = 2  # pairs matched beyond the r most promising per slide, to tighten the threshold early
 MAX_ENUMERATED = math.factorial(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The r most similar other slides of each of N slides, best first."""
+    """The r most similar other slides of each of N slides, most similar first."""
 
     index: Tensor
-    """(N, r) int64 slides."""
+    """(N, r) int64: indices of slides."""
     similarity: Tensor
-    """(N, r) total cosine of the best matching, at most K."""
+    """(N, r): total cosine of the best matching, at most K."""
     permutation: Tensor
-    """(N, r, K) int64: prototype of the neighbour that the best matching pairs with each of the slide's own."""
+    """(N, r, K) int64: the neighbor's prototype that the best matching assigns to each of the slide's own."""
 
 
 def match(cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """Best one-to-one matching of prototype sets: max over permutations sigma of sum_k cosines[k, sigma(k)].
+    """Find the best one-to-one matching of prototype sets: max over permutations sigma of sum_k cosines[k, sigma(k)].
 
-    Linear assignment, exact for any K. Few prototypes are enumerated instead, for all pairs at once.
+    Exact for any K: solved as a linear assignment problem or, for small K, by enumeration for all pairs at once.
 
     Args:
         cosines: (P, K, K) cosines of P pairs of sets.
 
     Returns:
-        (P,) the total cosine, and (P, K) int64 the permutation that reaches it.
+        The total cosine, (P,), and the permutation that attains it, (P, K) int64.
     """
     k = cosines.shape[-1]
     if math.factorial(k) <= MAX_ENUMERATED:
@@ -61,23 +61,23 @@ def match(cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_slides(prototypes: Tensor, r: int) -> Neighbours:
-    """Find the r slides whose prototypes match a slide's own best, never the slide itself.
+    """Find, for each slide, the r other slides whose prototypes match its own best.
 
-    Exact: the value of every pair's best matching is bounded from above, and only pairs whose bound reaches the best
-    values found so far are matched. The bounds may be computed in bfloat16: its rounding is allowed for.
-    Memory is a block of slides times all slides.
+    Exact: the best matching of every pair is bounded from above, and only pairs whose bound reaches the best values
+    found so far are matched. Bounds may be computed in bfloat16; they include a margin for its rounding. Memory use is
+    a block of slides times all slides.
 
     Args:
         prototypes: (N, K, d) unit vectors, on any device.
-        r: Neighbours wanted.
+        r: Number of neighbors.
 
     Raises:
-        UsageError: There are not r other slides.
+        UsageError: There are fewer than r other slides.
     """
     n, k, _ = prototypes.shape
     if not 1 <= r < n:
         raise UsageError(
-            f"{r} neighbours were asked for, but only {n} slides have prototypes.",
+            f"{r} neighbors were requested, but only {n} slides have prototypes.",
             hint="Lower neighbours or min_regions, or add slides.",
         )
     fast = prototypes.transpose(0, 1).to(_fast_dtype(prototypes.device)).contiguous()
@@ -90,13 +90,13 @@ def nearest_slides(prototypes: Tensor, r: int) -> Neighbours:
 
 
 def corresponding(prototypes: Tensor, neighbours: Neighbours, correspondence: Correspondence) -> Tensor:
-    """The prototype in each neighbour that stands for each of a slide's own.
+    """Return the prototype in each neighbor that corresponds to each of a slide's own prototypes.
 
     Args:
         prototypes: (N, K, d) unit vectors.
-        neighbours: What `nearest_slides` returned for them.
-        correspondence: "matched" takes the partner in the best one-to-one matching (the paper), "nearest" the one of
-            largest cosine (the published code).
+        neighbours: Result of `nearest_slides` for them.
+        correspondence: "matched" uses the partner in the best one-to-one matching (the paper), "nearest" the prototype
+            with the largest cosine (the published code).
 
     Returns:
         (N, K, r) int64.
@@ -110,13 +110,13 @@ def corresponding(prototypes: Tensor, neighbours: Neighbours, correspondence: Co
 
 
 class _Pairs(NamedTuple):
-    rows: Tensor  # (P,) slides of a block, counted from its first
+    rows: Tensor  # (P,) slides, relative to the first one of the block
     others: Tensor  # (P,) slides
 
 
 @functools.cache
 def _every_permutation(k: int) -> tuple[Tensor, Tensor]:
-    """(K!, K) permutations, and the (K * K, K!) matrix that sums what each of them picks."""
+    """Return the (K!, K) permutations, and the (K * K, K!) matrix that sums the entries each of them selects."""
     permutations = torch.tensor(list(itertools.permutations(range(k))))
     return permutations, F.one_hot(permutations, k).flatten(1).T.float().contiguous()
 
@@ -124,14 +124,14 @@ def _every_permutation(k: int) -> tuple[Tensor, Tensor]:
 def _nearest_of_block(
     prototypes: Tensor, fast: Tensor, block: range, r: int, margin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbours of the slides in a block, as `Neighbours` has them.
+    """Find the neighbors of a block of slides, see `Neighbours`.
 
     Args:
         prototypes: (N, K, d).
-        fast: (K, N, d), the same in the type of the bounds.
+        fast: (K, N, d), the same in the dtype of the bounds.
         block: Consecutive slides.
-        r: Neighbours wanted.
-        margin: The most by which rounding the prototypes can have lowered a bound.
+        r: Number of neighbors.
+        margin: Maximum amount by which rounding the prototypes can lower a bound.
     """
     bound = _matching_bound(fast, block)
     own = torch.arange(len(block), device=bound.device)
@@ -154,9 +154,9 @@ def _nearest_of_block(
 
 
 def _matching_bound(fast: Tensor, block: range) -> Tensor:
-    """At least the best matching of each slide in a block with every slide, from (K, N, d) prototypes: (b, N).
+    """Bound the best matching of each slide in a block with every slide from above: (K, N, d) prototypes -> (b, N).
 
-    A matching takes at most each row's largest cosine, and at most each column's.
+    A matching cannot exceed the sum of the row maxima, nor the sum of the column maxima.
     """
     k, n, d = fast.shape
     cosines = (fast[:, block.start : block.stop].reshape(-1, d) @ fast.view(-1, d).T).view(k, -1, k, n)
@@ -165,7 +165,7 @@ def _matching_bound(fast: Tensor, block: range) -> Tensor:
 
 
 def _match_pairs(prototypes: Tensor, pairs: _Pairs, start: int) -> tuple[Tensor, Tensor]:
-    """`match` for the pairs of a block that begins at slide `start`, a bounded number at a time."""
+    """Apply `match` to the pairs of a block starting at slide `start`, a bounded number at a time."""
     k = prototypes.shape[1]
     values, permutations = [prototypes.new_empty(0)], [pairs.rows.new_empty(0, k)]
     for rows, others in zip(torch.split(pairs.rows, PAIRS), torch.split(pairs.others, PAIRS), strict=True):
@@ -177,12 +177,12 @@ def _match_pairs(prototypes: Tensor, pairs: _Pairs, start: int) -> tuple[Tensor,
 
 
 def _largest_change(prototypes: Tensor, fast: Tensor) -> Tensor:
-    """The most by which rounding the factors can change a cosine of unit vectors (Cauchy-Schwarz)."""
+    """Bound the change of a cosine of unit vectors due to rounding of its factors (Cauchy-Schwarz)."""
     largest: Tensor = torch.linalg.vector_norm(prototypes - fast.transpose(0, 1), dim=-1).max()
     return 2 * largest + torch.finfo(prototypes.dtype).eps
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
-    """The type of the bounds: bfloat16 on GPUs and on processors whose libraries have a kernel for it."""
+    """Return the dtype of the bounds: bfloat16 on GPUs and on CPUs with a native kernel for it."""
     has_kernel = device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.bfloat16 if has_kernel else torch.float32

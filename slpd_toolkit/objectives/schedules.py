@@ -1,4 +1,4 @@
-"""Schedules as arrays: one value for every iteration of the run, computed before it starts."""
+"""Schedules as arrays: one value per iteration of the run, computed in advance."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 def cosine(
     start: float, end: float, *, iterations: int, warmup_iterations: int = 0, warmup_start: float = 0.0
 ) -> NDArray[np.float64]:
-    """A half cosine from `start` to `end`, after a linear warm-up to `start` (DINO, https://arxiv.org/abs/2104.14294).
+    """Return a half cosine from `start` to `end` after a linear warm-up (DINO, https://arxiv.org/abs/2104.14294).
 
-    The last value lies one step before `end`, as in DINO's code.
+    The last value is one step before `end`, as in DINO's code.
 
     Args:
         start: Value at the end of the warm-up.
-        end: Value that the cosine approaches.
+        end: Value approached by the cosine.
         iterations: Length of the whole schedule.
         warmup_iterations: Length of the warm-up; its last value is `start`.
         warmup_start: First value of the warm-up.

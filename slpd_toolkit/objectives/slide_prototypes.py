@@ -1,4 +1,4 @@
-"""Slide prototypes: k-means of each slide's regions, and the targets that a training step takes from them."""
+"""Slide prototypes: k-means of each slide's regions, and the targets of a training step derived from them."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ COINCIDENT_COSINE = 0.9999
 
 
 class PrototypeTargets(NamedTuple):
-    """Prototypes that a batch's views are pulled towards. Rows of regions without prototypes are zero."""
+    """Prototypes used as targets of a batch's views. Rows of regions without prototypes are zero."""
 
     valid: Tensor
     """(B,) bool: the region's slide has prototypes."""
     own: Tensor
-    """(B, d): the prototype that the region belongs to."""
+    """(B, d): prototype of the region's own cluster."""
     neighbours: Tensor
-    """(r, B, d): the corresponding prototypes of the slide's neighbours, the most similar slide first."""
+    """(r, B, d): corresponding prototypes of the slide's neighbors, most similar slide first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrototypeBank:
-    """Prototypes of the N slides that have enough regions, and where each of the cohort's R regions belongs."""
+    """Prototypes of the N slides with enough regions, and the assignment of the cohort's R regions to them."""
 
     prototypes: Tensor
     """(N, K, d) float32 unit vectors in bottleneck space."""
     slides: Tensor
     """(N,) int64: index of each of these slides in the cohort."""
     row: Tensor
-    """(R,) int64: row of the region's slide in `prototypes`, -1 for regions without prototypes."""
+    """(R,) int64: row of the region's slide in `prototypes`; -1 for regions without prototypes."""
     cluster: Tensor
-    """(R,) int64: the region's prototype among its slide's K, -1 for regions without prototypes."""
+    """(R,) int64: index of the region's prototype among the K of its slide; -1 for regions without prototypes."""
     neighbours: Tensor
-    """(N, r) int64: rows of the most similar other slides, best first."""
+    """(N, r) int64: rows of the most similar other slides, most similar first."""
     similarity: Tensor
     """(N, r): their total cosine, at most K."""
     counterpart: Tensor
-    """(N, K, r) int64: the prototype of each neighbour that corresponds to each own one."""
+    """(N, K, r) int64: prototype of each neighbor that corresponds to each of the slide's own."""
 
     def targets(self, regions: Tensor) -> PrototypeTargets:
-        """The targets of a batch, from the (B,) indices of its regions in the cohort. Gathers on the bank's device."""
+        """Return the targets of a batch, given the (B,) indices of its regions in the cohort, on the bank's device."""
         row, cluster = self.row[regions], self.cluster[regions]
         own = self.prototypes[row, cluster]
         neighbours = self.prototypes[self.neighbours[row], self.counterpart[row, cluster]]
@@ -64,17 +64,17 @@ class PrototypeBank:
         return PrototypeTargets(valid, own * valid[:, None], (neighbours * valid[:, None, None]).transpose(0, 1))
 
     def to(self, device: torch.device | str) -> PrototypeBank:
-        """The same bank on another device."""
+        """Return a copy of the bank on another device."""
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def cluster_sizes(self) -> Tensor:
-        """Regions of every prototype: (N, K) int64."""
+        """Return the number of regions of every prototype: (N, K) int64."""
         n, k, _ = self.prototypes.shape
         kept = self.row >= 0
         return torch.bincount(self.row[kept] * k + self.cluster[kept], minlength=n * k).view(n, k)
 
     def quality(self) -> ClusterQuality:
-        """How healthy the clusters are, to be reported each epoch."""
+        """Return cluster statistics, reported at each epoch."""
         sizes = self.cluster_sizes()
         cosines = self.prototypes @ self.prototypes.mT
         coincides = (cosines.tril(-1) > COINCIDENT_COSINE).any(-1)
@@ -88,15 +88,15 @@ class PrototypeBank:
 
 
 class ClusterQuality(NamedTuple):
-    """Cluster sizes (in regions) of all slides, and shares of clusters that carry little."""
+    """Cluster sizes (in regions) over all slides, and fractions of uninformative clusters."""
 
     smallest: int
     median: float
     largest: int
     empty: float
-    """Share of prototypes without any region."""
+    """Fraction of prototypes without any region."""
     degenerate: float
-    """Share of prototypes with a single region, or with the direction of another prototype of their slide."""
+    """Fraction of prototypes with a single region, or with the same direction as another prototype of their slide."""
 
 
 def build_bank(
@@ -108,33 +108,33 @@ def build_bank(
     seed: int = 0,
     before_each: Callable[[], None] = lambda: None,
 ) -> PrototypeBank:
-    """Cluster every slide that has enough regions, and find its most similar slides.
+    """Cluster every slide with enough regions, and find its most similar slides.
 
     Args:
-        bottleneck: (R, d) the teacher's unit vectors of all regions.
-        slide_of_region: (R,) int64 index of each region's slide in the cohort; regions may come in any order.
-        config: Number of prototypes and neighbours, and what is clustered.
+        bottleneck: (R, d) unit vectors of all regions from the teacher.
+        slide_of_region: (R,) int64 index of each region's slide in the cohort; regions can be in any order.
+        config: Number of prototypes and neighbors, and the features to cluster.
         backbone: (R, e) region embeddings of the backbone, needed if `config.cluster_features` is "backbone". They are
-            scaled to unit length. A prototype is then the normalised mean bottleneck of its cluster.
-        seed: Seed of every slide's k-means.
-        before_each: Called before each slide is clustered; an exception that it raises ends the work.
+            scaled to unit length. A prototype is then the normalized mean bottleneck of its cluster.
+        seed: Seed of the k-means of every slide.
+        before_each: Called before each slide is clustered; its exceptions propagate.
 
     Raises:
         UsageError: Too few slides have enough regions.
-        ValueError: The backbone's embeddings are needed and missing.
+        ValueError: The backbone embeddings are needed but missing.
     """
     k, r = config.clusters, config.neighbours
     cluster_features = None
     if config.cluster_features == "backbone":
         if backbone is None:
-            raise ValueError("clustering the backbone's embeddings needs them")
+            raise ValueError("cluster_features='backbone' requires the backbone embeddings")
         cluster_features = F.normalize(backbone.float(), dim=-1)  # as the published code does before k-means
     vectors = bottleneck.float().cpu().numpy()
     features = vectors if cluster_features is None else cluster_features.float().cpu().numpy()
     slides, members = _eligible(slide_of_region.cpu().numpy(), config.least_regions)
     if len(slides) <= r:
         raise UsageError(
-            f"{len(slides)} slides have at least {config.least_regions} regions, but {r} neighbours need "
+            f"{len(slides)} slides have at least {config.least_regions} regions, but {r} neighbors require "
             f"{r + 1} slides.",
             hint="Lower min_regions or neighbours, or add slides.",
         )
@@ -164,17 +164,17 @@ def build_bank(
 def kmeans(
     vectors: NDArray[np.float32], k: int, *, seed: int = 0, iterations: int = 10, restarts: int = 5
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Lloyd's k-means by faiss, the best of several restarts, on all vectors.
+    """Run Lloyd's k-means (faiss) on all vectors, and return the best of several restarts.
 
     Args:
         vectors: (n, d) with n >= k.
-        k: Clusters.
+        k: Number of clusters.
         seed: Seed of the restarts.
-        iterations: Lloyd iterations a restart.
-        restarts: Restarts.
+        iterations: Lloyd iterations per restart.
+        restarts: Number of restarts.
 
     Returns:
-        (k, d) centroids, and (n,) the nearest centroid of every vector.
+        The centroids, (k, d), and the nearest centroid of every vector, (n,).
     """
     run = faiss.Kmeans(
         vectors.shape[1],
@@ -182,7 +182,7 @@ def kmeans(
         niter=iterations,
         nredo=restarts,
         seed=seed,
-        min_points_per_centroid=1,  # faiss warns below 39 on standard error, and samples above 256: slides are small
+        min_points_per_centroid=1,  # slides are small: below 39 faiss warns on standard error (above 256 it samples)
         max_points_per_centroid=len(vectors),
     )
     run.train(np.ascontiguousarray(vectors))
@@ -194,7 +194,7 @@ def kmeans(
 def _eligible(
     slide_of_region: NDArray[np.int64], min_regions: int
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Slides with enough regions, in rising order, and the regions of each."""
+    """Return the slides with enough regions, in ascending order, and the regions of each."""
     order = np.argsort(slide_of_region, kind="stable")
     slides, starts, counts = np.unique(slide_of_region[order], return_index=True, return_counts=True)
     enough = counts >= min_regions
@@ -208,7 +208,7 @@ def _mean_members(
     centroids: NDArray[np.float32],
     assigned: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Mean vector of each cluster; an empty cluster takes the vector of the region nearest to its centroid."""
+    """Return the mean vector of each cluster; for an empty cluster, the vector of the region nearest its centroid."""
     means = np.empty((len(centroids), vectors.shape[1]), dtype=np.float32)
     for j, centroid in enumerate(centroids):
         inside = assigned == j
@@ -219,7 +219,7 @@ def _mean_members(
 
 @contextmanager
 def _one_faiss_thread() -> Iterator[None]:
-    """A slide is so small that waking faiss's threads costs a hundred times the clustering."""
+    """Limit faiss to one thread: slides are so small that starting threads takes 100 times as long as clustering."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

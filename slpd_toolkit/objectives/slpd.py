@@ -1,4 +1,4 @@
-"""The SLPD objective: student, teacher and centres, and the losses of a batch."""
+"""The SLPD objective: student, teacher, centers, and the losses of a batch."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 
 class SlpdLosses(NamedTuple):
-    """Losses of a batch. Each process of a distributed run holds its share: their mean is the whole batch's loss."""
+    """Losses of a batch. In distributed runs each process has its share; the batch loss is their mean."""
 
     total: Tensor
-    """Weighted sum of the terms; a scalar, the only one with a gradient."""
+    """Weighted sum of the terms, a scalar; the only value with a gradient."""
     terms: Mapping[str, Tensor]
     """Loss of every term by name, unweighted and without gradient; 0 if a term is off or has no targets yet."""
     target_entropy: Tensor
-    """Mean entropy of all targets in nats: near 0 or near log O means collapse."""
+    """Mean entropy of all targets in nats; values near 0 or log O indicate collapse."""
     centres: Mapping[str, Tensor]
-    """(O,) values that the centres move to after the step, by name."""
+    """(O,) values of the centers after the step, by name."""
 
 
 class Slpd(nn.Module):
-    """Student, teacher and the centres: all the state of the objective.
+    """Student, teacher and centers: the whole state of the objective.
 
-    A training step is `forward`, the backward pass, the optimiser's step, then `update_centres` and `update_teacher`.
-    Neither happens on its own, so a step that is given up leaves no trace.
+    A training step consists of `forward`, the backward pass, the optimizer step, `update_centres` and `update_teacher`.
+    None of these calls another, so an abandoned step does not change the state.
 
     Args:
         config: Weights and constants.
-        student: The network to train; the teacher starts as its copy.
+        student: The network to train; the teacher is initialized as its copy.
     """
 
     centre: Tensor
@@ -69,18 +69,19 @@ class Slpd(nn.Module):
         generator: torch.Generator | None = None,
         step: PrototypeTargets | None = None,
     ) -> SlpdLosses:
-        """Losses of a batch. Changes no state.
+        """Compute the losses of a batch. Does not change the state.
 
         Args:
-            views: Crops of B regions: the student sees all V, the teacher the global ones.
+            views: Crops of B regions: the student sees all V, the teacher only the global ones.
             prototypes: Targets of the two prototype terms; None before the first clustering.
-            generator: Source of the student's stochastic depth, on the views' device; None takes torch's global one.
-            step: Where gradients are accumulated over equal parts, the prototype terms' targets of all parts: the mean
-                of the parts' losses is then that of the whole batch, whatever number of regions with prototypes each
-                part holds, and so are the centres. None where the batch is the whole step.
+            generator: Random generator of the student's stochastic depth, on the views' device; None uses PyTorch's
+                global one.
+            step: When gradients are accumulated over equal parts, the prototype targets of all parts. The mean loss of
+                the parts, and the centers, then equal those of the whole batch, however many regions with prototypes
+                each part contains. None if the batch is the whole step.
 
         Raises:
-            ValueError: No term is switched on that has targets.
+            ValueError: No active term has targets.
         """
         crops = [view.flatten(0, 1) for view in (views.global_crops, views.local_crops)]
         regions = (-1, views.global_crops.shape[1])
@@ -91,7 +92,7 @@ class Slpd(nn.Module):
         terms = active_terms(self.config, inputs)
         whole = terms if step is None else active_terms(self.config, inputs._replace(prototypes=step))
         counts, used, centres = self._move_centres(whole)
-        if step is not None:  # each part counts as if it held its equal share of the step's regions
+        if step is not None:  # each part counts as if it had an equal share of the step's regions
             parts = [len(one.valid) / len(part.valid) for one, part in zip(whole, terms, strict=True)]
             counts = counts / counts.new_tensor(parts)
         ours, theirs = self.student.head.last_layer, self.teacher.head.last_layer
@@ -117,27 +118,27 @@ class Slpd(nn.Module):
 
     @torch.no_grad()
     def update_centres(self, losses: Sequence[SlpdLosses]) -> None:
-        """Move the centres, once per step: c <- m * c + (1 - m) * mean of the targets' logits.
+        """Update the centers, once per step: c <- m * c + (1 - m) * mean of the targets' logits.
 
         Args:
-            losses: What `forward` returned in this step; several where gradients are accumulated.
+            losses: Results of `forward` in this step; several if gradients are accumulated.
         """
         for name in losses[0].centres:
             self.get_buffer(name).copy_(torch.stack([part.centres[name] for part in losses]).mean(0))
 
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher, the last layer included: teacher <- momentum * teacher + (1 - momentum) * student."""
+        """Update the teacher, including its last layer: teacher <- momentum * teacher + (1 - momentum) * student."""
         update_average(self.teacher, self.student, momentum)
 
     @torch.no_grad()
     def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Compute the centre that each term uses, and the centres after the step.
+        """Compute the center that each term uses, and the centers after the step.
 
-        The two prototype terms share one centre, which the first moves before the second uses it. The mean over a batch
-        is taken before the last layer, which is linear: processes exchange d numbers per term instead of O.
+        The two prototype terms share one center, which the first term updates before the second uses it. Because the
+        last layer is linear, batch means are taken before it: processes exchange d values per term instead of O.
 
         Returns:
-            (T,) regions of each term on all processes; (Q, O) centre of each target; centres after the step.
+            (T,) regions of each term on all processes; (Q, O) center of each target; the centers after the step.
         """
         counts, means = _global_means(terms)
         with torch.autocast(means.device.type, enabled=False):
@@ -152,12 +153,12 @@ class Slpd(nn.Module):
 
 
 def _flat(masks: Masks | None, sizes: int) -> list[Tensor] | None:
-    """Masks of the first sizes of crops, views and regions in one dimension."""
+    """Return the masks of the first `sizes` crop sizes, with views and regions flattened into one dimension."""
     return None if masks is None else [mask.flatten(0, 1) for mask in masks[:sizes]]
 
 
 def _global_means(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
-    """(T,) valid regions and (T, d) mean target of each term, over the batches of all processes."""
+    """Return the number of valid regions, (T,), and the mean target, (T, d), of each term over all processes."""
     sums = torch.stack([(term.targets * term.valid.unsqueeze(-1)).mean(0).sum(0) for term in terms])
     packed = torch.cat((sums, torch.stack([term.valid.sum() for term in terms]).unsqueeze(1)), dim=1)
     if _processes() > 1:
@@ -167,25 +168,25 @@ def _global_means(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
 
 
 def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -> dict[str, Tensor]:
-    """This process's share of each term: sum over its regions, times processes, over the regions of all processes."""
+    """Return this process's share of each term: its sum over regions x processes / regions of all processes."""
     blocks = torch.split(cross_entropy, [len(term.targets) for term in terms])
     losses: dict[str, Tensor] = {}
     for term, count, block in zip(terms, counts, blocks, strict=True):
-        # A sum rather than an einsum, which autocast would round to bf16.
+        # A sum rather than an einsum, which autocast would run in bf16.
         per_region = (block * term.pairs.unsqueeze(-1)).sum((0, 1)) * term.valid
         losses[term.name] = per_region.sum() * _processes() / _at_least_some(count)
     return losses
 
 
 def _mean_entropy(terms: Sequence[Term], counts: Tensor, entropies: CrossViewEntropy) -> Tensor:
-    """This process's share of the mean entropy of all targets on all processes."""
+    """Return this process's share of the mean entropy of all targets on all processes."""
     valid = torch.cat([term.valid.expand(len(term.targets), -1) for term in terms])
     targets = torch.stack([count * len(term.targets) for term, count in zip(terms, counts, strict=True)]).sum()
     return (entropies.target_entropy * valid).sum() * _processes() / _at_least_some(targets)
 
 
 def _at_least_some(count: Tensor) -> Tensor:
-    """1 instead of 0: what nothing is divided by. Counts are fractions where a part has a share of a few regions."""
+    """Replace a count of 0 by 1 for use as a divisor. Counts of a part of a step can be fractional."""
     return torch.where(count > 0, count, 1)
 
 

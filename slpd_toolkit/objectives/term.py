@@ -1,4 +1,4 @@
-"""What a term of the objective receives and returns, and the terms that are on."""
+"""Inputs and outputs of objective terms, and the active terms."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class TermInputs(NamedTuple):
-    """A batch of B regions as the terms see it; all vectors are unit vectors in the bottleneck."""
+    """Inputs of the terms for a batch of B regions; all vectors are unit vectors in bottleneck space."""
 
     student: Tensor
-    """(V, B, d) the student's views, the global ones first; with gradient."""
+    """(V, B, d): the student's views, global views first; with gradient."""
     teacher: Tensor
-    """(Vg, B, d) the teacher's global views; without gradient."""
+    """(Vg, B, d): the teacher's global views; without gradient."""
     prototypes: PrototypeTargets | None
     """Slide prototypes; None before the first clustering."""
     view_rule: ViewRule
-    """Views that are compared with prototypes."""
+    """Which views are compared with prototypes."""
 
 
 class Targets(NamedTuple):
-    """Targets of a distillation term: its loss is the sum over pairs of `pairs` times the mean of H over regions."""
+    """Targets of a distillation term. Its loss is the sum over pairs of `pairs` times the mean of H over regions."""
 
     vectors: Tensor
-    """(q, B, d) unit vectors, which the teacher's last layer turns into distributions."""
+    """(q, B, d) unit vectors, which the teacher's last layer maps to distributions."""
     pairs: Tensor
     """(q, V) weight of every pair of target and view; they sum to 1."""
     valid: Tensor
@@ -39,7 +39,7 @@ class Targets(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A distillation term that is on and has targets."""
+    """An active distillation term that has targets."""
 
     name: str
     weight: float
@@ -54,10 +54,10 @@ class Term(NamedTuple):
 
 
 def active_terms(config: ObjectiveConfig, inputs: TermInputs) -> list[Term]:
-    """Return the distillation terms that are on and have targets, in the order in which they move their centres.
+    """Return the active distillation terms that have targets, in the order in which they update their centers.
 
     Raises:
-        ValueError: No term is left.
+        ValueError: There are none.
     """
     active = []
     for info in objective_terms():
@@ -66,12 +66,12 @@ def active_terms(config: ObjectiveConfig, inputs: TermInputs) -> list[Term]:
         if found is not None:
             active.append(Term(info.name, weight, info.centre, *found))
     if not active:
-        raise ValueError("no term has targets: switch self-distillation on until the prototypes are built")
+        raise ValueError("no term has targets: enable self-distillation until the prototypes are built")
     return active
 
 
 def other_losses(config: ObjectiveConfig, inputs: TermInputs) -> dict[str, Tensor]:
-    """Return the unweighted losses of terms that are no distillation, by name: scalars, means over the batch."""
+    """Return the unweighted losses of terms other than distillation, by name: scalars, means over the batch."""
     found = {}
     for info in objective_terms():
         module = TERMS.load(info.file)
@@ -81,18 +81,18 @@ def other_losses(config: ObjectiveConfig, inputs: TermInputs) -> dict[str, Tenso
 
 
 def centres_of(config: ObjectiveConfig) -> tuple[str, ...]:
-    """Return the names of all centres: SLPD's two, and those of other terms that are on."""
+    """Return the names of all centers: the two of SLPD, and those of other active terms."""
     on = [info.centre for info in objective_terms() if config.weights[info.name] > 0]
     return tuple(dict.fromkeys(("centre", "prototype_centre", *on)))
 
 
 def equal_pairs(targets: Tensor, student: Tensor, *, skip_same: bool) -> Tensor:
-    """Return equal weights over pairs of target and view: (q, V), sum 1.
+    """Return uniform weights over pairs of target and view: (q, V), summing to 1.
 
     Args:
         targets: (q, B, d) targets.
         student: (V, B, d) views.
-        skip_same: Leave out view q of target q.
+        skip_same: Exclude the pair of target q and view q.
     """
     counts = torch.ones(len(targets), len(student), device=student.device)
     if skip_same:
@@ -101,5 +101,5 @@ def equal_pairs(targets: Tensor, student: Tensor, *, skip_same: bool) -> Tensor:
 
 
 def everywhere(inputs: TermInputs) -> Tensor:
-    """Return the mask of targets that every region has, (B,)."""
+    """Return an all-True mask, (B,), for targets that every region has."""
     return torch.ones(inputs.teacher.shape[1], dtype=torch.bool, device=inputs.teacher.device)

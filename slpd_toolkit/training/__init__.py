@@ -1,1 +1,1 @@
-"""What the training loop stands on: processes, order and batches, checkpoints, metrics, the epoch boundary."""
+"""Training: loop, distributed processes, sampling, checkpoints, metrics, and prototypes between epochs."""

@@ -1,4 +1,4 @@
-"""last.pt: all that a run needs to go on as if it had never stopped, readable without running code."""
+"""last.pt: everything needed to resume a run exactly, readable without executing code."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.token_file import TokenStore
 
 MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
-"""Settings that a resumed run may change, because they do not change what it computes."""
+"""Settings that may differ when a run is resumed, because they do not affect its results."""
 
 _SUMS_0_1 = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
 
 
 @dataclass
 class Progress:
-    """Where a run is."""
+    """Progress of a run."""
 
     step: int = 0
-    """Steps done."""
+    """Number of steps completed."""
     bank: PrototypeBank | None = None
     """Prototypes of the current epoch."""
     sums: Mapping[str, torch.Tensor] | None = None
-    """Metrics summed since the last row of metrics.csv, by name."""
+    """Sums of metrics since the last row of metrics.csv, by name."""
     summed: int = 0
-    """Steps in `sums`."""
+    """Number of steps in `sums`."""
 
 
 def save_checkpoint(
@@ -57,7 +57,7 @@ def save_checkpoint(
     bank = progress.bank
     write_checkpoint(
         {
-            "slpd": slpd.state_dict(),  # student, teacher and both centres
+            "slpd": slpd.state_dict(),  # student, teacher and both centers
             "optimiser": optimiser.state_dict(),
             "scaler": scaler.state_dict(),
             "step": progress.step,
@@ -81,7 +81,7 @@ def load_checkpoint(
     """Restore a run.
 
     Raises:
-        UsageError: It is no checkpoint, or was started with other settings; all are named with both values.
+        UsageError: The file is not a checkpoint, or the run has other settings; all differences are listed.
         WeightsError: The file is unreadable.
     """
     saved = read_checkpoint(path)
@@ -100,7 +100,7 @@ def load_checkpoint(
 
 
 def describe_cohort(store: TokenStore) -> str:
-    """Say which regions these are, in words and a digest: a run's order and prototypes mean them by their number."""
+    """Describe the regions of a cohort, with a digest: a run's order and prototypes refer to regions by index."""
     digest = hashlib.sha256(repr([getattr(store.meta, name) for name in COHORT_FIELDS]).encode())
     for slide in store.files:
         digest.update(slide.meta.slide_id.encode() + slide.coords.tobytes() + slide.header.digest.encode())
@@ -111,18 +111,18 @@ def describe_cohort(store: TokenStore) -> str:
 
 
 def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise a UsageError that names every setting that would change what the run computes.
+    """Raise a UsageError that lists every changed setting that would affect the run's results.
 
-    A setting that the run does not know came later; its default is what runs did before.
+    A setting missing from the stored run was added later; its default is the earlier behavior.
     """
     defaults = {name: setting.default for name, setting in settings_of(PretrainConfig).items()}
     found = {name: value for name, value in defaults.items() if value is not MISSING} | dict(found)
     found = without_old_keys(PretrainConfig, found)
     names = sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
     pairs = [(name, found.get(name), wanted.get(name)) for name in names]
-    changed = [f"{name}: {one} there, {other} here" for name, one, other in pairs if one != other]
+    changed = [f"{name}: {one} in the run, now {other}" for name, one, other in pairs if one != other]
     if changed:
         raise UsageError(
-            f"{path.parent} holds a run with other settings: {'; '.join(changed)}.",
-            hint="Choose another --out, or the same settings to go on.",
+            f"{path.parent} contains a run with other settings: {'; '.join(changed)}.",
+            hint="Choose another --out, or use the same settings to resume.",
         )

@@ -1,4 +1,4 @@
-"""Between epochs: the teacher embeds every region, slides are clustered and matched."""
+"""Prototypes between epochs: embed every region with the teacher, then cluster and match the slides."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def embed_cohort(
     workers: int,
     stop: StopRequest,
 ) -> tuple[Tensor, Tensor]:
-    """Embed the central crop of every region in float32, each process its share.
+    """Embed the central crop of every region in float32. Each process embeds its share.
 
     Args:
         network: The teacher, in eval mode.
         tokens: All regions.
-        side: Side of the crop, in tokens: that of the global views.
-        processes: All of them get the whole result.
-        workers: Threads that read ahead.
-        stop: Looked at after each batch.
+        side: Side length of the crop, in tokens: that of the global views.
+        processes: All processes; each receives the whole result.
+        workers: Number of threads that read ahead.
+        stop: Checked after each batch.
 
     Returns:
         (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
 
     Raises:
-        Stopped: The run is asked to stop.
+        Stopped: The run was asked to stop.
     """
 
     def embed(batch: RegionBatch) -> Tensor:
@@ -80,16 +80,16 @@ def make_prototypes(
     processes: Processes,
     stop: StopRequest,
 ) -> tuple[PrototypeBank, Tensor]:
-    """Embed, cluster and match the cohort with the teacher as it is.
+    """Embed, cluster and match the cohort with the current teacher.
 
-    Every process does the clustering on the same numbers with the same seed, and so comes to the same bank.
+    Every process clusters the same values with the same seed, and therefore obtains the same bank.
 
     Returns:
-        The bank, and the (R, d) bottleneck vectors it was made from, both on the device.
+        The bank, and the (R, d) bottleneck vectors it was built from, both on the device.
 
     Raises:
         UsageError: Too few slides have enough regions.
-        Stopped: The run is asked to stop; nothing is changed.
+        Stopped: The run was asked to stop; nothing has changed.
     """
     features, bottleneck = embed_cohort(network, tokens, config.crops.global_side, processes, config.workers, stop)
     cluster = partial(

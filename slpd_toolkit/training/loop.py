@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """What happens around the steps of `train`: prototypes, metrics, checkpoints."""
+    """Callbacks of `train`, for prototypes, metrics and checkpoints."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, before its first step."""
+        """Prepare an epoch; called before its first step."""
 
     def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
-        """Record a step; return whether training is to stop."""
+        """Record a step; return whether to stop training."""
 
 
 def train(
@@ -39,9 +39,9 @@ def train(
     """Train on every batch, or until the observer stops training.
 
     Args:
-        state: Networks, optimiser and progress; changed in place.
+        state: Networks, optimizer and progress; modified in place.
         plan: Schedules over the steps of the run.
-        source: Makes views of the batches.
+        source: Generates the views of a batch.
         batches: Step, (B,) indices of the regions and their (B, grid, grid, D) tokens.
         observer: Called before each epoch and after each step.
     """

@@ -1,4 +1,4 @@
-"""What a run measures of itself between two rows of metrics.csv, without making the GPU wait at every step."""
+"""Accumulates metrics between two rows of metrics.csv without synchronizing with the GPU at every step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _NEVER = 2**62
 
 
 def mean_names(terms: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the means that a row of metrics.csv holds, for the given terms of the objective."""
+    """Return the names of the means in a row of metrics.csv, for the given terms of the objective."""
     return ("loss", *terms, "target_entropy", "centre_norm", "gradient_norm")
 
 
 class Meter:
-    """Sums on the device; reading them is the only synchronisation.
+    """Sums metrics on the device; synchronizes only when they are read.
 
     Args:
         processes: Losses are averaged over all of them.
         terms: Names of the objective's terms.
-        sums: Sums since the last row of a resumed run, by name; None or missing ones start at zero.
-        summed: Steps in `sums`.
+        sums: Sums of a resumed run since its last row, by name; missing ones start at zero.
+        summed: Number of steps in `sums`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Meter:
         self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Pass batches on, and count the time that they let the caller wait."""
+        """Yield the batches and measure the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -59,7 +59,7 @@ class Meter:
 
     @torch.no_grad()
     def count(self, step: int, losses: Sequence[SlpdLosses], centre: Tensor, gradient_norm: Tensor) -> None:
-        """Add a step, whose gradients came in one part or several."""
+        """Add a step, computed in one or several parts."""
         means = torch.stack(
             [torch.stack([part.total, *part.terms.values(), part.target_entropy]).float() for part in losses]
         ).mean(0)
@@ -70,16 +70,16 @@ class Meter:
         self._first_bad = torch.where(torch.isfinite(means[0]), self._first_bad, self._first_bad.clamp(max=step))
 
     def first_bad_step(self) -> int | None:
-        """The first step whose loss was not finite in some process, or None. Waits for the device."""
+        """Return the first step with a non-finite loss in any process, or None. Synchronizes with the device."""
         (latest,) = self._processes.max(-int(self._first_bad))
         return None if latest == -_NEVER else -latest
 
     def shared_sums(self) -> dict[str, Tensor]:
-        """Return the sums that every process may resume from, by name: their mean. All must call it."""
+        """Return the mean of the sums over processes, by name, for resuming. All processes must call it."""
         return dict(zip(self.names, self._processes.mean(self.sums), strict=True))
 
     def row(self, regions_a_step: int) -> dict[str, float]:
-        """Means since the last call, regions a second and the share of time waited; starts afresh."""
+        """Return the means since the last call, regions per second and the fraction of time waited; then reset."""
         means = (self._processes.mean(self.sums) / max(1, self.summed)).tolist()
         seconds = time.perf_counter() - self._since
         timed = {
@@ -91,5 +91,5 @@ class Meter:
         return dict(zip(self.names, means, strict=True)) | timed
 
     def restart_clock(self) -> None:
-        """Leave the time since the last row out of account: the epoch boundary is not training."""
+        """Exclude the time since the last row, because work between epochs does not count as training."""
         self._since, self._waited, self._steps_timed = time.perf_counter(), 0.0, 0

@@ -1,4 +1,4 @@
-"""metrics.csv: one row every few steps, readable while the run goes on, and the same after a resume as without it."""
+"""metrics.csv: one row every few steps, readable during the run, and identical with and without a resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def columns() -> tuple[str, ...]:
     """Return the columns of metrics.csv.
 
-    Losses, entropy (nats) and norms are means since the row before; cluster sizes are in regions, their shares 0-1;
+    Losses, entropy (nats) and norms are means since the previous row; cluster sizes are in regions, fractions are 0-1;
     `data_wait` is the fraction of time that training waited for tokens.
     """
     return (
@@ -41,15 +41,15 @@ def columns() -> tuple[str, ...]:
 
 
 class MetricsLog:
-    """Appends rows to a CSV file, each on disk before the next step.
+    """Appends rows to a CSV file; each is on disk before the next step.
 
     Args:
         path: The file.
-        after_step: The run continues after this many steps: rows of later ones, which a killed run left, are dropped.
-        events: Folder of TensorBoard event files to write the same numbers to; None writes none.
+        after_step: Number of steps completed; rows of later steps, left by a killed run, are dropped.
+        events: Folder for TensorBoard event files with the same values; None for none.
 
     Raises:
-        UsageError: Events are wanted and TensorBoard is not installed.
+        UsageError: Events are requested but TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, after_step: int, events: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class MetricsLog:
         self._writer = csv.DictWriter(self._file, names, lineterminator="\n")
 
     def add(self, row: Mapping[str, object]) -> None:
-        """Append a row; values are written with all their digits."""
+        """Append a row; values are written at full precision."""
         self._writer.writerow(row)
         self._file.flush()
         if self._events is not None:
@@ -77,7 +77,7 @@ class MetricsLog:
 
 def _open_events(folder: Path, after_step: int) -> SummaryWriter:
     try:
-        from torch.utils.tensorboard import SummaryWriter  # an extra: imported when asked for
+        from torch.utils.tensorboard import SummaryWriter  # optional dependency: imported on request
     except ImportError as error:
         raise UsageError(
             f"--tensorboard needs TensorBoard ({error}).", hint="Run: pip install 'slpd-toolkit[tensorboard]'"
@@ -86,6 +86,6 @@ def _open_events(folder: Path, after_step: int) -> SummaryWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows of metrics.csv; a last line that a kill cut short is left out."""
+    """Read the complete rows of metrics.csv; a truncated last line of a killed run is skipped."""
     with path.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if None not in row.values() and row["data_wait"] != ""]

@@ -1,4 +1,4 @@
-"""The plan of a run: its steps and the values that follow from their number alone."""
+"""Plan of a run: its steps, and all values that depend only on the step number."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Plan:
     """Steps of a run and the schedules over them."""
 
     schedule: Schedule
-    """Which regions each step sees."""
+    """Regions of each step."""
     parts: tuple[slice, ...]
-    """Parts of a process's batch that a step is computed in."""
+    """Parts into which each step splits a process's batch."""
     lr: list[float]
     """Learning rate of each step."""
     weight_decay: list[float]
@@ -32,7 +32,7 @@ class Plan:
     clip_grad: float
     """Maximum norm of each gradient tensor; infinite for no clipping."""
     freeze_last_layer: int
-    """Epochs in which the head's last layer is not trained."""
+    """Number of initial epochs in which the head's last layer is frozen."""
 
     @property
     def steps(self) -> int:
@@ -44,7 +44,7 @@ class Plan:
         return step % self.schedule.steps_per_epoch == 0
 
     def freezes_last_layer(self, step: int) -> bool:
-        """Return whether the head's last layer is not trained at a step."""
+        """Return whether the head's last layer is frozen at a step."""
         return self.schedule.epoch_of(step) < self.freeze_last_layer
 
 

@@ -1,4 +1,4 @@
-"""One or many processes: started by torchrun, joined by torch.distributed, hardly visible to the loop."""
+"""One or several training processes: started by torchrun, joined with torch.distributed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def max(self, *numbers: int) -> tuple[int, ...]:
-        """The largest that any process has of each number. All must call it."""
+        """Return the maximum of each number over the processes. All processes must call it."""
         if self.world == 1:
             return numbers
         shared = torch.tensor(numbers, dtype=torch.int64, device=self.device)
@@ -44,10 +44,10 @@ class Processes:
         return tuple(shared.tolist())
 
     def unless_stopped(self, stop: StopRequest, work: Callable[[], T]) -> T:
-        """Do work that leaves by `Stopped` when this process is asked to stop; if one is, all leave. All must call it.
+        """Do work that raises `Stopped` on a stop request; then all processes raise it. All processes must call it.
 
         Raises:
-            Stopped: Some process was asked to stop, before or during the work.
+            Stopped: Any process was asked to stop, before or during the work.
         """
         try:
             done = work()
@@ -62,7 +62,7 @@ class Processes:
         stop.leave_if_asked()
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of a tensor over the processes. All must call it."""
+        """Return the mean of a tensor over the processes. All processes must call it."""
         if self.world == 1:
             return values
         total = values.clone()
@@ -70,11 +70,11 @@ class Processes:
         return total / self.world
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` things, in runs that differ by at most one."""
+        """Return this process's contiguous share of `count` items; shares differ by at most one item."""
         return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def gather(self, part: Tensor, count: int) -> Tensor:
-        """Join every process's `share(count)` along the first dimension. All must call it."""
+        """Concatenate the `share(count)` of every process along the first dimension. All processes must call it."""
         if self.world == 1:
             return part
         longest = -(-count // self.world)
@@ -88,10 +88,10 @@ class Processes:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, with nccl on GPUs and gloo elsewhere; one process needs neither.
+    """Join the processes started by torchrun, with NCCL on GPUs and Gloo otherwise. A single process needs neither.
 
     Args:
-        device: As `--device`; under torchrun `auto` and `cuda` give each local process a GPU of its own.
+        device: As `--device`; under torchrun, `auto` and `cuda` assign one GPU to each local process.
 
     Raises:
         UsageError: There are fewer GPUs than local processes.

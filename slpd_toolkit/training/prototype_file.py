@@ -1,4 +1,4 @@
-"""prototypes.h5: the slide prototypes of a run, with all that a picture of them needs."""
+"""prototypes.h5: the slide prototypes of a run, with everything needed to visualize them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA, VERSION = "slpd-prototypes", 1
 
 @dataclass(frozen=True)
 class PrototypeFile:
-    """N slides with K prototypes of d numbers each, and the R regions of the whole cache.
+    """N slides with K prototypes of dimension d each, and the R regions of the whole cache.
 
     >>> prototypes = slpd.PrototypeFile.read("runs/slpd/prototypes.h5")
     >>> prototypes.prototypes.shape, prototypes.neighbours.shape
@@ -36,35 +36,35 @@ class PrototypeFile:
     """
 
     slide_ids: npt.NDArray[np.object_]
-    """(N,) the slides that have prototypes."""
+    """(N,) slides that have prototypes."""
     prototypes: npt.NDArray[np.float32]
     """(N, K, d) unit vectors in bottleneck space."""
     neighbours: npt.NDArray[np.int64]
-    """(N, r) most similar other slides, best first, as rows of `slide_ids`."""
+    """(N, r) most similar other slides, most similar first, as rows of `slide_ids`."""
     similarity: npt.NDArray[np.float32]
     """(N, r) mean cosine of the matched prototypes, at most 1."""
     counterpart: npt.NDArray[np.int64]
-    """(N, K, r) the prototype of each neighbour that corresponds to each own one."""
+    """(N, K, r) prototype of each neighbor that corresponds to each of the slide's own."""
     region_row: npt.NDArray[np.int64]
-    """(R,) row in `slide_ids` of the region's slide, -1 where it has no prototypes."""
+    """(R,) row in `slide_ids` of the region's slide; -1 if it has no prototypes."""
     region_cluster: npt.NDArray[np.int64]
-    """(R,) the region's prototype, -1 where it has none."""
+    """(R,) index of the region's prototype; -1 if it has none."""
     region_cosine: npt.NDArray[np.float32]
-    """(R,) cosine of the region with its prototype, NaN where it has none."""
+    """(R,) cosine similarity of the region and its prototype; NaN if it has none."""
     region_coords: npt.NDArray[np.int64]
     """(R, 2) x, y of the region's top-left corner, level-0 px."""
     region_l0: npt.NDArray[np.int64]
-    """(N,) side of a region, level-0 px, on each slide."""
+    """(N,) side length of a region on each slide, level-0 px."""
     located: npt.NDArray[np.bool_]
-    """(N,) whether the slide's coordinates are those of its own level 0: what was imported may not know it."""
+    """(N,) whether the coordinates are in the slide's own level-0 frame, which imported features may not know."""
     step: int
-    """Steps that the teacher had trained for."""
+    """Number of training steps of the teacher."""
 
     def write(self, path: Path) -> None:
         """Write atomically.
 
         Raises:
-            OSError: The disk refuses (full, quota).
+            OSError: The file cannot be written (disk full, quota).
         """
         write_hdf5(
             path,
@@ -77,14 +77,14 @@ class PrototypeFile:
         """Read prototypes.h5 of a run.
 
         Raises:
-            CacheError: It is missing, unreadable, or of another version.
+            CacheError: The file is missing, unreadable, or of another version.
         """
         path = Path(path)
         try:
             contents = describe_hdf5(path)
             found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
             if found != (SCHEMA, VERSION):
-                raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.")
+                raise CacheError(f"{path}: got schema {found}, expected {(SCHEMA, VERSION)}.")
             arrays = {name: read_hdf5(path, name) for name in ("slide_ids", *ARRAYS)}
             located = read_hdf5(path, LOCATED) if LOCATED in contents.datasets else np.ones(len(arrays["slide_ids"]))
             step = int(contents.attributes["step"])
@@ -111,14 +111,14 @@ ARRAYS = (
     "region_l0",
 )
 LOCATED = "located"
-"""Files of before it was written hold slides that are."""
+"""In files written before this array existed, all slides are located."""
 
 
 def _require_fit(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Check that arrays have the shapes and types of the contract, and that indices point into them.
+    """Check the shapes and types of the arrays against the file format, and that indices are in range.
 
     Raises:
-        CacheError: They do not.
+        CacheError: A check fails.
     """
     slides, regions = len(arrays["slide_ids"]), len(arrays["region_row"])
     prototypes, neighbours = arrays["prototypes"], arrays["neighbours"]
@@ -142,7 +142,7 @@ def _require_fit(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if arrays[name].shape != shape or arrays[name].dtype.kind not in kinds
     ]
     if wrong:
-        raise CacheError(f"{path}: arrays do not fit each other: {', '.join(wrong)}.", hint=_WRITTEN_BY)
+        raise CacheError(f"{path}: arrays do not match: {', '.join(wrong)}.", hint=_WRITTEN_BY)
     limits = {
         "neighbours": (0, slides),
         "counterpart": (0, clusters),
@@ -155,19 +155,17 @@ def _require_fit(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if arrays[name].size and not least <= arrays[name].min() <= arrays[name].max() < end
     ]
     if outside or not np.isfinite(prototypes).all():
-        raise CacheError(
-            f"{path}: {', '.join(outside) or 'prototypes'} holds values that no run writes.", hint=_WRITTEN_BY
-        )
+        raise CacheError(f"{path}: {', '.join(outside) or 'prototypes'} contains invalid values.", hint=_WRITTEN_BY)
 
 
 def describe_prototypes(store: TokenStore, bank: PrototypeBank, bottleneck: Tensor, step: int) -> PrototypeFile:
-    """Put a bank together with where its slides and regions are.
+    """Combine a bank with the locations of its slides and regions.
 
     Args:
-        store: The cache that the bank was made from.
-        bank: Prototypes and neighbours.
+        store: The cache from which the bank was built.
+        bank: Prototypes and neighbors.
         bottleneck: (R, d) unit vectors of all regions.
-        step: Steps that the teacher had trained for.
+        step: Number of training steps of the teacher.
     """
     kept = bank.row >= 0
     cosine = bottleneck.new_full((len(bottleneck),), float("nan"))

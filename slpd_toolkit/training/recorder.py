@@ -1,4 +1,4 @@
-"""What a run does around its steps: prototypes at the start of epochs, metrics and checkpoints after steps."""
+"""Work between training steps: prototypes at the start of epochs, metrics and checkpoints after steps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Observes the loop and writes to the run folder.
+    """Observer of the training loop that writes to the run folder.
 
     Args:
         run: The run.
-        bar: Shows the progress.
+        bar: Progress bar.
     """
 
     def __init__(self, run: Run, bar: Progress) -> None:
@@ -36,7 +36,7 @@ class Recorder:
         """Rebuild the prototypes in epochs that have them.
 
         Raises:
-            Stopped: The run is asked to stop; the state was saved at the end of the epoch before.
+            Stopped: The run was asked to stop; the state was saved at the end of the previous epoch.
         """
         config = self._run.config
         if config.uses_prototypes and epoch >= config.prototypes.prototype_epoch:
@@ -44,13 +44,13 @@ class Recorder:
             self.meter.restart_clock()
 
     def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
-        """Count a step, and write metrics and checkpoints when they are due.
+        """Record a step, and write metrics and checkpoints when due.
 
         Returns:
-            Whether some process was asked to stop.
+            Whether any process was asked to stop.
 
         Raises:
-            TrainingError: The loss or the weights are no longer finite.
+            TrainingError: The loss or the weights are not finite.
         """
         run, config, stop = self._run, self._run.config, self._run.stop
         self.meter.count(step, losses, run.state.slpd.centre, gradient_norm)
@@ -87,7 +87,7 @@ class Recorder:
         )
 
     def _save(self, step: int) -> None:
-        """Save the state, unless the loss or the weights are not finite: the next loss would be too late to tell."""
+        """Save the state if loss and weights are finite; the next loss would reveal bad weights only after saving."""
         self._refuse_bad_losses()
         state = self._run.state
         if not state.is_finite():
@@ -103,7 +103,7 @@ class Recorder:
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
         run, last = self._run, self._run.folder.checkpoint
-        kept = f"{last} is from before that. " if last.exists() else ""
+        kept = f"{last} was saved before this step. " if last.exists() else ""
         return TrainingError(
             f"The {what} not finite at step {step + 1} (recipe {run.folder.path / RECIPE}, {run.state.precision}, "
             f"learning rate {run.plan.lr[step]:.3g}).",

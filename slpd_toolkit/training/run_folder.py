@@ -1,4 +1,4 @@
-"""The folder of a pretraining run: its files, and what is written to them."""
+"""Folder of a pretraining run and the files in it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TENSORBOARD = "tensorboard"
 
 
 class RunFolder:
-    """Writes the files of a run. Only the first process writes; in the others every method returns at once.
+    """Writes the files of a run. Only the first process writes; in all others every method returns immediately.
 
     Args:
         path: The folder.
-        recipe: Every setting of the run, with the resolved precision.
+        recipe: All settings of the run, with the resolved precision.
         store: Token cache that the run trains on.
-        processes: This process and the others.
+        processes: Processes of the run.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, Any], store: TokenStore, processes: Processes) -> None:
@@ -54,7 +54,7 @@ class RunFolder:
         return self.path / LAST
 
     def claim(self) -> None:
-        """Make the folder and remove partial files of a killed run, before hours of work rather than after."""
+        """Create the folder and remove partial files of a killed run, before hours of work rather than after."""
         if self.processes.first:
             claim_folder(self.path, (LAST, REGION_VIT, PROTOTYPES, METRICS, RECIPE, SLIDES, CURVES))
 
@@ -62,8 +62,8 @@ class RunFolder:
         """Write the recipe and the list of slides, and open metrics.csv.
 
         Args:
-            after_step: Steps done so far; rows of later steps are dropped from metrics.csv.
-            tensorboard: Whether to write event files as well.
+            after_step: Number of steps completed; rows of later steps are dropped from metrics.csv.
+            tensorboard: Whether to also write event files.
         """
         if not self.processes.first:
             return
@@ -88,9 +88,9 @@ class RunFolder:
         """Write prototypes.h5.
 
         Args:
-            bank: Prototypes and neighbours.
+            bank: Prototypes and neighbors.
             bottleneck: (R, d) unit vectors of all regions.
-            step: Steps that the teacher has trained for.
+            step: Number of training steps of the teacher.
         """
         if self.processes.first:
             describe_prototypes(self.store, bank, bottleneck, step).write(self.path / PROTOTYPES)
@@ -100,7 +100,7 @@ class RunFolder:
         if not self.processes.first:
             return
         provenance = {name: getattr(self.store.meta, name) for name in COHORT_FIELDS} | {"step": state.progress.step}
-        # last.pt is written last: a run killed between the two repeats the steps and writes both.
+        # last.pt is written last: a run killed between the two files repeats the steps and rewrites both.
         state.slpd.teacher.backbone.save(self.path / REGION_VIT, provenance)
         save_checkpoint(self.checkpoint, state.slpd, state.optimiser, state.scaler, state.progress, self.started_with)
 

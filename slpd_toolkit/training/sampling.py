@@ -1,7 +1,7 @@
-"""Which regions a step sees, and every random draw, as functions of seed and step alone: nothing to save or to lose.
+"""Sampling of regions and all random draws, as functions of seed and step only, so that no random state is saved.
 
-Order and views are drawn for the regions of all processes and then cut, so that two processes train as one does with
-twice the batch; stochastic depth and the augmentation of tokens are drawn by each process for itself, on its device.
+Region order and crops are drawn for all processes and then split, so that two processes train like one with twice the
+batch size. Stochastic depth and token augmentation are drawn by each process separately, on its device.
 """
 
 from __future__ import annotations
@@ -41,39 +41,39 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make the generator of one stream at one point of the run (an epoch, or a step and a process)."""
+    """Create the random generator of a stream at one point of the run (an epoch, or a step and a process)."""
     (state,) = np.random.SeedSequence([seed, stream, *counters]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run's steps fall into epochs, and a step's regions onto processes."""
+    """Assignment of steps to epochs, and of the regions of each step to processes."""
 
     regions: int
     batch_size: int
-    """Regions a step and process."""
+    """Number of regions per step and process."""
     rank: int
     world: int
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse a batch that the cohort cannot fill."""
+        """Raise an error if the cohort is smaller than a batch."""
         if self.global_batch > self.regions:
             raise UsageError(
                 f"--batch-size: {self.batch_size} x {self.world} processes is more than the {self.regions} regions "
-                "of the cache.",
+                "in the cache.",
                 hint=f"Use at most {max(1, self.regions // self.world)}.",
             )
 
     @property
     def global_batch(self) -> int:
-        """Regions a step, over all processes."""
+        """Number of regions per step, over all processes."""
         return self.batch_size * self.world
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in the cohort; the rest of an epoch's order is left out, another rest each epoch."""
+        """Number of full batches in the cohort; the remainder, different in each epoch, is dropped."""
         return self.regions // self.global_batch
 
     def epoch_of(self, step: int) -> int:
@@ -81,20 +81,20 @@ class Schedule:
         return step // self.steps_per_epoch
 
     def batch(self, step: int) -> npt.NDArray[np.int64]:
-        """(batch_size,) regions that this process sees at a step."""
+        """Return the (batch_size,) regions of this process at a step."""
         order = _order(self.regions, self.seed, self.epoch_of(step))
         first = (step % self.steps_per_epoch) * self.global_batch + self.rank * self.batch_size
         return order[first : first + self.batch_size]
 
     @property
     def part(self) -> slice:
-        """This process's part of a step's regions."""
+        """Slice of a step's regions that belongs to this process."""
         return slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
 
 
 @lru_cache(maxsize=2)
 def _order(regions: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of an epoch; kept while the epoch lasts, because each of its steps asks for it."""
+    """Return the order of an epoch; cached, because each step of the epoch uses it."""
     order: npt.NDArray[np.int64] = torch.randperm(regions, generator=generator(seed, Stream.ORDER, epoch)).numpy()
     return order
 
@@ -102,7 +102,7 @@ def _order(regions: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def read_batches(
     tokens: CohortTokens, schedule: Schedule, steps: range, *, workers: int, pin_memory: bool
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Read the batches of some steps in threads, a few ahead.
+    """Read the batches of the given steps in threads, a few steps ahead.
 
     Yields:
         Step, the (B,) indices of its regions, and their (B, grid, grid, D) tokens.

@@ -1,4 +1,4 @@
-"""Building a run from its settings and the cache, or restoring it from its folder."""
+"""Building a run from settings and a token cache, or restoring it from its folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Run:
     config: PretrainConfig
     processes: Processes
     stop: StopRequest
-    """Checked during passes over the cohort, which end by `Stopped` and leave the state unchanged."""
+    """Checked during passes over the cohort, which then raise `Stopped` and leave the state unchanged."""
     store: TokenStore
     tokens: CohortTokens
     plan: Plan
@@ -52,20 +52,20 @@ class Run:
 
     @property
     def steps_left(self) -> int:
-        """Number of steps still to do."""
+        """Number of remaining steps."""
         return self.plan.steps - self.state.progress.step
 
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield the batches of the remaining steps, see `read_batches`."""
+        """Yield the batches of the remaining steps; see `read_batches`."""
         left = range(self.state.progress.step, self.plan.steps)
         pin = self.state.device.type == "cuda"
         return read_batches(self.tokens, self.plan.schedule, left, workers=self.config.workers, pin_memory=pin)
 
     def rebuild_prototypes(self) -> None:
-        """Cluster and match the cohort with the teacher as it is, and write prototypes.h5.
+        """Cluster and match the cohort with the current teacher, and write prototypes.h5.
 
         Raises:
-            Stopped: The run is asked to stop; nothing is changed.
+            Stopped: The run was asked to stop; nothing has changed.
         """
         state = self.state
         bank, bottleneck = make_prototypes(self.config, state.slpd.teacher, self.tokens, self.processes, self.stop)
@@ -82,7 +82,7 @@ class Run:
         return _count_eligible(self.config, self.store)
 
     def say(self, message: str) -> None:
-        """Print a message; only the first process does."""
+        """Print a message, in the first process only."""
         if self.processes.first:
             console.note(message)
 
@@ -96,10 +96,10 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     """Build a run, or restore the one in `config.out`.
 
     Raises:
-        UsageError: Cache, settings or an earlier run in the folder do not fit together.
-        CacheError: The cache is empty, mixed, damaged, or can no longer be read.
-        WeightsError: `--init` holds other weights.
-        Stopped: The run is asked to stop.
+        UsageError: The cache, the settings or an earlier run in the folder do not match.
+        CacheError: The cache is empty, inconsistent, damaged, or can no longer be read.
+        WeightsError: The weights of `--init` do not match the network.
+        Stopped: The run was asked to stop.
     """
     device = processes.device
     precision = compute.resolve_precision(config.precision, device)
@@ -123,7 +123,7 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
 
 
 def announce(run: Run) -> None:
-    """Print what is about to be trained."""
+    """Print a summary of the run before it starts."""
     config, store, step = run.config, run.store, run.state.progress.step
     run.say(
         f"{len(store.files):,} slides, {len(run.tokens):,} regions of {store.grid} x {store.grid} tokens "
@@ -136,26 +136,26 @@ def announce(run: Run) -> None:
     first = config.prototypes.prototype_epoch
     if config.uses_prototypes:
         run.say(f"Prototypes from epoch {first}: {config.prototypes.clusters} per slide.")
-    elif config.objective.uses_prototypes:  # a recipe's value, with epochs that a flag has shortened
+    elif config.objective.uses_prototypes:  # a recipe's value, with fewer epochs set by a flag
         run.say(
-            f"No prototypes: --prototype-epoch {first} counts from 0, and --epochs is {config.epochs}. SLPD needs an "
-            "earlier one; as it is, this is self-distillation alone."
+            f"No prototypes: --prototype-epoch {first} (counted from 0) is not reached with --epochs {config.epochs}. "
+            "Only self-distillation will be trained; SLPD needs a smaller --prototype-epoch."
         )
 
 
 def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
-    """Refuse, before any work, what the cache cannot provide."""
+    """Check, before any work, that the cache meets the requirements of the settings."""
     grid = store.grid
     if not store.lengths.sum():
         raise CacheError(
-            f"Token cache {config.cache}: none of its {len(store.files)} slides has a region.",
+            f"Token cache {config.cache}: none of its {len(store.files)} slides has any regions.",
             hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
         )
     if config.crops.global_side > grid:
         large, small = (max(1, round(grid * side / 16)) for side in (14, 6))
         raise UsageError(
-            f"--global-side: {config.crops.global_side} tokens do not fit the cache's regions of {grid} x {grid}.",
-            hint=f"HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side {large} --local-side {small}.",
+            f"--global-side: crops of {config.crops.global_side} tokens do not fit into regions of {grid} x {grid}.",
+            hint=f"HIPT and SLPD crop 14 and 6 of 16 tokens; here that is --global-side {large} --local-side {small}.",
         )
     least, neighbours = config.prototypes.min_regions, config.prototypes.neighbours
     usable = _count_eligible(config, store)
@@ -163,7 +163,7 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
     if config.uses_prototypes and usable <= neighbours:
         raise UsageError(
             f"{usable} of {len(store.files)} slides have at least --min-regions ({least}) regions; "
-            f"--neighbours {neighbours} needs {neighbours + 1}.",
+            f"--neighbours {neighbours} requires {neighbours + 1}.",
             hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, "
             f"or train without prototypes ({' '.join(off)}).",
         )
@@ -184,7 +184,7 @@ def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
 
 
 def _check_tokens(tokens: CohortTokens, processes: Processes, stop: StopRequest) -> None:
-    """Read every region once, so that a damaged file is found now rather than at night."""
+    """Read every region once, so that damaged files are found before training rather than hours into it."""
     share = processes.share(len(tokens))
     regions = np.arange(share.start, share.stop)
     with console.progress("check tokens", total=len(regions), unit="regions", shown=processes.first) as bar:

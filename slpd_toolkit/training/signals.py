@@ -1,7 +1,7 @@
-"""Leaving in good order: SIGTERM (a preempted SLURM job) and Ctrl-C finish the step and save.
+"""Graceful shutdown: on SIGTERM (a preempted SLURM job) and Ctrl-C, finish the step and save.
 
-Between steps lie passes over the whole cohort, which may take minutes, where a scheduler kills after half a minute.
-They change nothing that a checkpoint holds, so they are left at once, and done again when the run goes on.
+Passes over the whole cohort between steps may take minutes, but a scheduler kills the job after about half a minute.
+They do not change the checkpointed state, so they are aborted immediately and repeated when the run is resumed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class Stopped(Exception):  # noqa: N818 - no error: someone asked for it
-    """A pass over the cohort was left because someone asked the run to stop."""
+class Stopped(Exception):  # noqa: N818 - not an error, but requested
+    """A pass over the cohort was aborted because the run was asked to stop."""
 
 
 @dataclass
 class StopRequest:
-    """Whether someone asked the run to stop, and the exit code that says who."""
+    """Whether the run was asked to stop, and the exit code for the signal."""
 
     exit_code: int = 0
 
@@ -31,10 +31,10 @@ class StopRequest:
         return self.exit_code != 0
 
     def leave_if_asked(self) -> None:
-        """End a pass over the cohort; it calls this often.
+        """Abort a pass over the cohort if the run was asked to stop. Called frequently during the pass.
 
         Raises:
-            Stopped: Someone asked the run to stop.
+            Stopped: The run was asked to stop.
         """
         if self:
             raise Stopped
@@ -42,10 +42,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGTERM and SIGINT for the duration of the block; a second Ctrl-C interrupts at once.
+    """Catch SIGTERM and SIGINT for the duration of the block; a second Ctrl-C interrupts immediately.
 
-    Python handles signals in the main thread only. In any other thread, where `slpd.pretrain` may be called, nothing is
-    caught and the request stays empty.
+    Python handles signals only in the main thread. In any other thread, from which `slpd.pretrain` may be called,
+    nothing is caught and the request stays empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The state of training: networks, optimiser and progress, which a step changes and a checkpoint holds."""
+"""Training state: networks, optimizer and progress, updated by each step and saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingState:
-    """Everything that training changes."""
+    """All state that training changes."""
 
     slpd: Slpd
-    """Student, teacher and centres."""
+    """Student, teacher and centers."""
     optimiser: Optimizer
-    """Optimiser of the student."""
+    """Optimizer of the student."""
     scaler: torch.amp.GradScaler
     """Loss scaling, active in fp16 only."""
     device: torch.device
     """Device of the networks."""
     precision: Precision
-    """Arithmetic, resolved."""
+    """Resolved precision."""
     model: nn.Module
-    """`slpd`, or its wrapper that exchanges gradients between processes."""
+    """`slpd`, or its wrapper that synchronizes gradients between processes."""
     progress: Progress = field(default_factory=Progress)
-    """Steps done, and the prototypes of the current epoch."""
+    """Number of steps completed, and the prototypes of the current epoch."""
 
     def targets(self, regions: Tensor) -> PrototypeTargets | None:
-        """Return the prototypes that these regions are compared with; None before the first clustering."""
+        """Return the prototypes used as targets of these regions; None before the first clustering."""
         return None if self.progress.bank is None else self.progress.bank.targets(regions)
 
     def gradient_exchange(self, *, last: bool) -> AbstractContextManager[object]:
-        """Return the context of a backward pass: processes exchange gradients in the last part of a step only."""
+        """Return the context of a backward pass: gradients are synchronized only in the last part of a step."""
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
@@ -59,7 +59,7 @@ class TrainingState:
         return compute.autocast(self.device, self.precision)
 
     def is_finite(self) -> bool:
-        """Return whether all weights of student and teacher are finite. Waits for the device."""
+        """Return whether all weights of student and teacher are finite. Synchronizes with the device."""
         return all(norm.isfinite() for norm in torch._foreach_norm(list(self.slpd.parameters())))  # noqa: SLF001
 
 
@@ -67,16 +67,16 @@ def make_state(slpd: Slpd, device: torch.device, precision: Precision, *, proces
     """Build the state at the start of training.
 
     Args:
-        slpd: Networks and centres, already on the device.
+        slpd: Networks and centers, already on the device.
         device: Their device.
-        precision: Arithmetic, resolved.
-        processes: Number of processes that train together.
+        precision: Resolved precision.
+        processes: Number of processes in the run.
     """
     model: nn.Module = slpd.train()
     if processes > 1:
         gpu = [device] if device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.6 does not know the new name
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.6 lacks the new name
             model = DistributedDataParallel(slpd, device_ids=gpu, broadcast_buffers=False)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return TrainingState(slpd, make_optimiser(slpd.student), scaler, device, precision, model)

@@ -1,4 +1,4 @@
-"""Statistics of a cohort's tokens, from a sample of its regions."""
+"""Statistics of a cohort's tokens, estimated from a sample of its regions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.cohort_tokens import CohortTokens
 
 SAMPLE = 512
-"""Number of regions in the sample: 100 MB of HIPT's tokens, read in about a second."""
+"""Number of regions in the sample: 100 MB of HIPT tokens, read in about a second."""
 _AT_ONCE = 16
 
 
 def sample_tokens(tokens: CohortTokens, generator: torch.Generator) -> TokenStatistics:
     """Compute token statistics of a random sample of regions.
 
-    They are not kept in a checkpoint: the same cache and seed give the same bits, because NumPy sums in one order
-    whatever the number of threads.
+    They are not saved in checkpoints: the same cache and seed give bit-identical results, because NumPy's order of
+    summation does not depend on the number of threads.
 
     Args:
-        tokens: All regions; patches without a token are left out.
-        generator: CPU generator of the sample.
+        tokens: All regions; patches without a token are ignored.
+        generator: CPU random generator of the sample.
 
     Raises:
         CacheError: A token file can no longer be read.

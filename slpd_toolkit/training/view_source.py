@@ -1,4 +1,4 @@
-"""Views of each step's regions: cut, masked where tokens are missing, augmented."""
+"""Views of each step's regions: cropped, masked where tokens are missing, and augmented."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Draws(NamedTuple):
     crops: CropPlan
     """Crops of this process's regions."""
     depth: torch.Generator
-    """Source of stochastic depth."""
+    """Random generator of stochastic depth."""
     augmentation: torch.Generator
-    """Source of augmentation."""
+    """Random generator of augmentation."""
 
 
 @dataclass(frozen=True)
 class ViewSource:
-    """Makes the views of a batch as a function of seed and step."""
+    """Generates the views of a batch as a function of seed and step."""
 
     crops: CropsConfig
     """Number and size of the crops."""
@@ -47,10 +47,10 @@ class ViewSource:
     present: Tensor | None = None
     """(R, grid, grid) bool on the device: patches that have a token; None if none is missing."""
     statistics: TokenStatistics | None = None
-    """Unit of noise and offsets, on the device; None if there are none."""
+    """Scale of noise and offsets, on the device; None if they are off."""
 
     def draw(self, step: int) -> Draws:
-        """Draw what a step needs. Crops are drawn for all processes, everything else by each process."""
+        """Make the random draws of a step. Crops are drawn for all processes, everything else per process."""
         seed, rank = self.schedule.seed, self.schedule.rank
         crops = draw_crops(
             self.crops, self.schedule.global_batch, (self.grid, self.grid), generator(seed, Stream.VIEWS, step)

@@ -147,7 +147,10 @@ def test_prototypes_are_made_anew_at_each_epoch_from_the_first_that_has_them(
     ("changes", "said"),
     [
         ({}, "Prototypes from epoch 1: 2 per slide."),
-        ({"prototype_epoch": 3}, "No prototypes: --prototype-epoch 3 counts from 0, and --epochs is 3. SLPD needs an"),
+        (
+            {"prototype_epoch": 3},
+            "No prototypes: --prototype-epoch 3 (counted from 0) is not reached with --epochs 3. ",
+        ),
         ({"prototype_epoch": 3, "intra_weight": 0.0, "inter_weight": 0.0}, ""),
     ],
 )
@@ -223,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     assert all(torch.equal(value, saved["slpd"][f"teacher.backbone.{name}"]) for name, value in shared.items())
     with pytest.raises(TrainingError, match="not finite") as again:
         pretrain.run(config)
-    assert "last.pt is from before that" in again.value.hint
+    assert "last.pt was saved before this step" in again.value.hint
 
 
 def test_weights_that_are_not_finite_are_never_saved(

@@ -51,15 +51,15 @@ def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"clusters": 8}, "--min-regions: got 5, allowed: at least --clusters (8). next: A slide cannot have more"),
-        ({"min_regions": 8}, "1 of 5 slides have at least --min-regions (8) regions; --neighbours 1 needs 2"),
-        ({"neighbours": 4}, "4 of 5 slides have at least --min-regions (5) regions; --neighbours 4 needs 5"),
+        ({"min_regions": 8}, "1 of 5 slides have at least --min-regions (8) regions; --neighbours 1 requires 2"),
+        ({"neighbours": 4}, "4 of 5 slides have at least --min-regions (5) regions; --neighbours 4 requires 5"),
         (
             {"batch_size": 31},
-            "--batch-size: 31 x 1 processes is more than the 30 regions of the cache. next: Use at most 30",
+            "--batch-size: 31 x 1 processes is more than the 30 regions in the cache. next: Use at most 30",
         ),
         (
             {"global_side": 7},
-            "6 x 6. next: HIPT and SLPD take views of 14 and 6 of 16 tokens: here --global-side 5 --local-side 2.",
+            "6 x 6. next: HIPT and SLPD crop 14 and 6 of 16 tokens; here that is --global-side 5 --local-side 2.",
         ),
         ({"local_side": 6}, "--local-side: got 6, allowed: at most --global-side (5)"),
         ({"heads": 5}, "--heads: got 5, allowed: a divisor of --embed-dim (24)"),
@@ -99,7 +99,7 @@ def cut(folder: Path) -> None:
         (lambda folder: [path.unlink() for path in folder.iterdir()], "has no token file (*.h5)"),
         (lambda folder: write_cache(folder, (5,), encoder="other"), "encoder: 'planted' there, 'other' here"),
         (lambda folder: write_cache(folder, (5,), grid=7), "region_px: 1536 there, 1792 here"),
-        (lambda folder: write_cache(folder, (0,) * 5), "none of its 5 slides has a region"),
+        (lambda folder: write_cache(folder, (0,) * 5), "none of its 5 slides has any regions"),
         (nan, "slide003.h5: region 2 holds tokens that are NaN or infinite. next: Remove the file"),
         (cut, "slide003.h5"),
         (lambda folder: (folder / "slide003.h5").write_bytes(b"no HDF5"), "slide003.h5 cannot be read as a token file"),
@@ -181,7 +181,7 @@ def test_initial_weights_of_another_shape(cache: Path, tmp_path: Path, shape: di
     network = RegionViT(assemble(RegionViTConfig, architecture), **sizes)  # type: ignore[arg-type]
     network.save(tmp_path / "init.pt")
     code, said = slpd("pretrain", cache, out=tmp_path / "out", init=tmp_path / "init.pt", **TINY)
-    assert (code, "init.pt: not the weights of this RegionViT" in said) == (2, True), said
+    assert (code, "init.pt: the weights do not match this RegionViT" in said) == (2, True), said
 
 
 def test_initial_weights_in_hipts_layout(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_wrong_weights_say_which_keys_and_shapes(tmp_path: Path, small: Stat
     path = tmp_path / "vit.pth"
     torch.save(PatchViT(embed_dim=192, heads=3).state_dict(), path)
     with pytest.raises(
-        WeightsError, match=r"vit\.pth: not the weights of this PatchViT .*\(192,\) instead of \(384,\)"
+        WeightsError, match=r"vit\.pth: the weights do not match this PatchViT .*\(192,\) instead of \(384,\)"
     ):
         encoder("hipt", path)
     torch.save({name: value for name, value in small.items() if name != "pos_embed"}, path)
@@ -136,7 +136,7 @@ def test_hipt_without_weights_says_what_to_do(tmp_path: Path) -> None:
     assert "vit256_small_dino.pth" in caught.value.hint
     with pytest.raises(WeightsError, match="no such weights file"):
         encoder("hipt", tmp_path / "absent.pth")
-    with pytest.raises(WeightsError, match="unreadable as weights"):
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
         encoder("hipt", tmp_path)
 
 

@@ -160,9 +160,9 @@ def test_an_empty_cluster_of_other_features_still_has_a_prototype() -> None:
 
 def test_settings_that_no_slide_can_meet_are_refused() -> None:
     vectors, slides = cohort()
-    with pytest.raises(ValueError, match="clustering the backbone's embeddings needs them"):
+    with pytest.raises(ValueError, match="requires the backbone embeddings"):
         bank_of(vectors, slides, cluster_features="backbone")
-    with pytest.raises(UsageError, match="1 slides have at least 12 regions, but 2 neighbours need 3 slides"):
+    with pytest.raises(UsageError, match="1 slides have at least 12 regions, but 2 neighbors require 3 slides"):
         bank_of(vectors, slides, min_regions=12)
 
 

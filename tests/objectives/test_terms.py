@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SPREAD = '''"""Distance between views: keeps the student's views of a region together."""
 
 WEIGHT = 0.0
-"""Weight of the distance between the student's views. 0 switches it off."""
+"""Weight of the distance between the student's views. 0 disables it."""
 
 
 def loss(inputs):
@@ -36,7 +36,7 @@ SELF = '''"""Distillation from the teacher's first view alone."""
 from slpd_toolkit.objectives.term import Targets, equal_pairs, everywhere
 
 WEIGHT = 0.0
-"""Weight of the distillation from the first view. 0 switches it off."""
+"""Weight of the distillation from the first view. 0 disables it."""
 ORDER = 9
 
 

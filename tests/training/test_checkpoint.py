@@ -86,11 +86,11 @@ def test_means_of_a_row_count_each_step_once_when_log_every_changes(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 0.01}, "lr: 0.05 there, 0.01 here"),
-        ({"seed": 1, "clusters": 3}, "clusters: 2 there, 3 here; seed: 0 there, 1 here"),
-        ({"precision": "bf16"}, "precision: fp32 there, bf16 here"),
-        ({"epochs": 4}, "epochs: 3 there, 4 here"),
-        ({"accumulate": 4}, "accumulate: 1 there, 4 here"),
+        ({"lr": 0.01}, "lr: 0.05 in the run, now 0.01"),
+        ({"seed": 1, "clusters": 3}, "clusters: 2 in the run, now 3; seed: 0 in the run, now 1"),
+        ({"precision": "bf16"}, "precision: fp32 in the run, now bf16"),
+        ({"epochs": 4}, "epochs: 3 in the run, now 4"),
+        ({"accumulate": 4}, "accumulate: 1 in the run, now 4"),
     ],
 )
 def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
@@ -114,7 +114,7 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
     saved["recipe"]["optimiser"] = "adamw"  # a setting of before
     torch.save(saved, out / run_folder.LAST)
     with pytest.raises(
-        UsageError, match=r"region_offset: 0.0 there, 0.7 here; weight_init: published there, fan-in here"
+        UsageError, match=r"region_offset: 0.0 in the run, now 0.7; weight_init: published in the run, now fan-in"
     ):
         pretrain.run(tiny(cache, out, region_offset=0.7, weight_init="fan-in"))
     assert pretrain.run(tiny(cache, out)) == pretrain.run(tiny(cache, whole)) == 0
@@ -129,7 +129,7 @@ def test_a_run_of_before_with_another_optimiser_is_refused(
     saved = torch.load(out / run_folder.LAST, weights_only=True)
     saved["recipe"]["optimiser"] = "lars"
     torch.save(saved, out / run_folder.LAST)
-    with pytest.raises(UsageError, match="optimiser: lars there, None here"):
+    with pytest.raises(UsageError, match="optimiser: lars in the run, now None"):
         pretrain.run(tiny(cache, out))
 
 
@@ -140,7 +140,7 @@ def test_another_cohort_is_refused(cache: Path, tmp_path: Path, monkeypatch: pyt
     run_until(monkeypatch, tiny(cache, out), 2)
     lengths = {"a slide less": LENGTHS[:-1], "a slide more": (*LENGTHS, 4), "other regions": LENGTHS[::-1]}
     write_cache(other, lengths.get(change, LENGTHS), encoder="another" if change == "another encoder" else "planted")
-    with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* there, . slides, "):
+    with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* in the run, now . slides, "):
         pretrain.run(tiny(other, out))
 
 

@@ -75,5 +75,5 @@ def test_a_run_of_version_0_1_is_resumed_as_it_would_have_continued(stored: Path
 
 
 def test_other_settings_than_those_of_version_0_1_are_refused(stored: Path) -> None:
-    with pytest.raises(UsageError, match=r"other settings: intra_weight: 1.0 there, 0.5 here"):
+    with pytest.raises(UsageError, match=r"other settings: intra_weight: 1.0 in the run, now 0.5"):
         pretrain.run(resumed(stored, intra_weight=0.5))

@@ -61,7 +61,7 @@ def test_a_run_is_resumed_on_the_same_gaps_only(
     cache: Path, gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_until(monkeypatch, tiny(gappy_cache, tmp_path / "out"), 2)
-    with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* there"):
+    with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* in the run, now"):
         pretrain.run(tiny(cache, tmp_path / "out"))
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ORDER = 1
 WEIGHT = 1.0
-"""Weight of the self-distillation loss. 0 switches it off."""
+"""Weight of the self-distillation loss. 0 disables it."""
 CENTRE = "centre"
 NEEDS_PROTOTYPES = False
 

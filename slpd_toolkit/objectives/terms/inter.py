@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 ORDER = 3
 WEIGHT = 1.0
-"""Weight of the inter-slide loss: regions to the corresponding prototype of similar slides. 0 switches it off."""
+"""Weight of the inter-slide loss: regions to the corresponding prototypes of similar slides. 0 disables it."""
 CENTRE = "prototype_centre"
 NEEDS_PROTOTYPES = True
 
 
 def targets(inputs: TermInputs) -> Targets | None:
-    """Return the corresponding prototypes of the slide's neighbours; None before the first clustering."""
+    """Return the corresponding prototypes of the slide's neighbors; None before the first clustering."""
     if inputs.prototypes is None:
         return None
     near = inputs.prototypes.neighbours
