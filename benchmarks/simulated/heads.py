@@ -66,7 +66,7 @@ def _neighbours(features: FloatArray, labels: IntArray, train: IntArray) -> list
     for count in NEIGHBOURS:
         up = (ups[:, :, :count].sum(axis=2) + 0.5) / (count + 1)
         down = (downs[:, :, :count].sum(axis=2) + 0.5) / (count + 1)
-        found.append(np.log(up) - np.log(down))
+        found.append(np.round(np.log(up) - np.log(down), 9))  # equal shares are ties
     return found
 
 

@@ -11,6 +11,7 @@ from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.mil.cohort.audit import audit_splits
 from slpd_toolkit.mil.cohort.inputs import read_inputs, read_manifest
+from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
 from slpd_toolkit.mil.cohort.split_kind import divide
 from slpd_toolkit.mil.heads.fold_predictions import check_heads
 from slpd_toolkit.mil.heads.training import HeadTraining
@@ -70,8 +71,10 @@ def run(config: MilEvalConfig) -> int:
         read = (config.manifest, *config.splits, *(source.path for source in sources if source.path is not None))
         claim_evaluation_folder(config.out, config.cache, read)
         representations = represent_all(models, cohort.slides.tolist(), cache)
+    copies = {each.name: find_near_copies(each.bags) for each in representations}
     audits = {
-        each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained) for each in representations
+        each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained, copies[each.name])
+        for each in representations
     }
     results, judgements = evaluate_models(
         task,
@@ -101,7 +104,13 @@ def run(config: MilEvalConfig) -> int:
             "device": device.type,
             ABOUT: provenance(config.manifest, models, cache, device),
         },
-        notes=(*inputs.notes, *split_notes, *undefined_metrics(results), *missing_intervals(results, task.headline)),
+        notes=(
+            *inputs.notes,
+            *split_notes,
+            *undefined_metrics(results),
+            *missing_intervals(results, task.headline),
+            *near_copy_notes(copies),
+        ),
     )
     thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
     write_evaluation(config.out, evaluation, splits, thumbnails)

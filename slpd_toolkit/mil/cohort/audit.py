@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.cohort.near_copies import find_near_copies
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -141,10 +140,14 @@ def find_shared_vectors(bags: Bags) -> list[SharedVectors]:
 
 
 def audit_splits(
-    bags: Bags, splits: Sequence[Split], patient_of: Mapping[str, str], pretrained: Collection[str]
+    bags: Bags,
+    splits: Sequence[Split],
+    patient_of: Mapping[str, str],
+    pretrained: Collection[str],
+    copies: Sequence[NearCopies],
 ) -> tuple[SplitAudit, ...]:
     """Audit every split for one representation; see `audit_split`."""
-    shared, copies = find_shared_vectors(bags), find_near_copies(bags)
+    shared = find_shared_vectors(bags)
     return tuple(
         audit_split(split, patient_of, pretrained=pretrained, shared_vectors=shared, near_copies=copies)
         for split in splits

@@ -16,6 +16,8 @@ import numpy as np
 from slpd_toolkit.core.text import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
@@ -93,6 +95,23 @@ def find_near_copies(bags: Bags) -> list[NearCopies]:
         names = tuple(sorted(bags.slides[index] for index in group))
         found.append((within / max(nearest, 1e-12), NearCopies(names, *(1 - d**2 for d in (within, nearest, typical)))))
     return [copies for _, copies in sorted(found, key=lambda each: (each[0], each[1].slides))]
+
+
+def near_copy_notes(copies_of: Mapping[str, Sequence[NearCopies]]) -> list[str]:
+    """Note near-copies of each model, whether or not a split separates them: they count as different slides.
+
+    Args:
+        copies_of: From `find_near_copies`, by the name of the model. Models with the same groups share a note.
+    """
+    models: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for model, found in copies_of.items():
+        if found:
+            models.setdefault(tuple(sorted(each.slides for each in found)), []).append(model)
+    return [
+        f"{len(groups)} groups of slides are near-copies of one another in {listed(names)}, such as "
+        f"{copies_of[names[0]][0].description}. Keep one slide of each, unless they are different slides."
+        for groups, names in models.items()
+    ]
 
 
 def _unit_rows(means: FloatArray) -> tuple[FloatArray, BoolArray]:

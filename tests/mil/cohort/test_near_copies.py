@@ -5,7 +5,7 @@ import pytest
 
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.audit import audit_splits
-from slpd_toolkit.mil.cohort.near_copies import FEWEST_SLIDES, find_near_copies
+from slpd_toolkit.mil.cohort.near_copies import FEWEST_SLIDES, find_near_copies, near_copy_notes
 from slpd_toolkit.mil.cohort.splits import Split
 
 
@@ -61,11 +61,16 @@ def test_the_audit_flags_copies_in_different_parts_with_their_figures() -> None:
     bags = as_bags(vectors)
     names = bags.slides
     patient_of = dict(zip(names, names, strict=True))
+    copies = find_near_copies(bags)
     apart, together = (
-        audit_splits(bags, [Split(0, names[first:30], names[30:35], (*names[:first], *names[35:]))], patient_of, ())[0]
+        audit_splits(
+            bags, [Split(0, names[first:30], names[30:35], names[:first] + names[35:])], patient_of, (), copies
+        )
         for first in (1, 2)
     )
-    assert not apart.clean
-    (finding,) = apart.findings
+    assert not apart[0].clean
+    (finding,) = apart[0].findings
     assert "Near-copies are in different parts: s000, s001 (r of at least 1.000000" in finding
-    assert together.clean
+    assert together[0].clean
+    (note,) = near_copy_notes({"one": copies, "other": copies, "none": []})
+    assert note.startswith("1 groups of slides are near-copies of one another in one, other, such as s000, s001 (r of")
