@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded_process import report_progress
+from slpd_toolkit.slides import reading
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from slpd_toolkit.slides.plan import BlockPixels
     from slpd_toolkit.slides.reading import SlideHandle
 
 
@@ -63,8 +65,22 @@ def abort_once(marker: SlideHandle) -> str:
     return "done"
 
 
-def abort_always(_: SlideHandle) -> None:
+def abort_always(_: SlideHandle, *__: object) -> None:
     os.abort()
+
+
+def abort_at_s1(handle: SlideHandle, *arguments: Any) -> BlockPixels:
+    """Read a block, but of the slide s1."""
+    if handle.path.stem == "s1":
+        os.abort()
+    return reading.block(handle, *arguments)
+
+
+def hang_at_s1(handle: SlideHandle, *arguments: Any) -> BlockPixels:
+    """Read a block, but of the slide s1."""
+    if handle.path.stem == "s1":
+        spin()
+    return reading.block(handle, *arguments)
 
 
 def ask_for(_: SlideHandle, numbers: int) -> int:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ import pytest
 
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.guarded import Limits
+from slpd_toolkit.slides import guarded_slide
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.store.writer import TokenWriter
 from tests.cohorts import (
@@ -31,6 +34,7 @@ from tests.cohorts import (
     write_manifest,
 )
 from tests.conftest import REPOSITORY
+from tests.guarded_work import abort_at_s1, hang_at_s1
 from tests.slide_factory import damage_tile, glass, tissue, tissue_on_glass, write_repeated_slide, write_slide
 from tests.slides.mutants import OFFSETS, SIZES, TILE_WIDTH, Tiff
 
@@ -260,6 +264,32 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
     assert (kept.tokens[lost] == 0).all()
     assert (kept.tissue[lost] == 0).all()
     assert (kept.tissue[~lost] == sound.tissue[~lost]).all()
+
+
+@pytest.mark.usefixtures("mean_colour")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        pytest.param(abort_at_s1, "ended the process that read it: ended by signal SIGABRT", id="abort"),
+        pytest.param(hang_at_s1, "was given up: no progress within 5 s", id="hang", marks=pytest.mark.slow),
+    ],
+)
+def test_a_slide_that_aborts_or_hangs_while_it_is_read_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., object], said: str
+) -> None:
+    manifest = write_cohort(tmp_path, 3)
+    assert embed.run(small_config(manifest, tmp_path / "whole")) == 0
+    monkeypatch.setattr(guarded_slide.reading, "block", fault)
+    monkeypatch.setattr(guarded_slide, "Limits", partial(Limits, cpu_s=5.0))
+    assert embed.run(small_config(manifest, tmp_path / "cache")) == 1
+    (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
+    assert failure["slide_id"] == "s1"
+    assert said in failure["error"]
+    assert hidden(tmp_path / "cache") == []
+    monkeypatch.undo()
+    monkeypatch.setattr(embed, "make_encoder", mean_colour_encoder)
+    assert embed.run(small_config(manifest, tmp_path / "cache")) == 0
+    assert bits(tmp_path / "cache") == bits(tmp_path / "whole")
 
 
 def test_a_manifest_without_a_usable_row_stops_at_once(tmp_path: Path) -> None:
