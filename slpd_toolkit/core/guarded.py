@@ -24,12 +24,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
+import numpy as np
+
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.guarded_process import BEAT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    import numpy.typing as npt
 
 Given = TypeVarTuple("Given")
 Made = TypeVar("Made")
@@ -170,7 +174,8 @@ def _take_idle(limits: Limits) -> GuardedProcess | None:
 
 
 @atexit.register
-def _end_idle() -> None:
+def end_idle_processes() -> None:
+    """End the processes that wait for calls; later calls start others."""
     with _IDLE_LOCK:
         for processes in _IDLE.values():
             for process in processes:
@@ -269,12 +274,12 @@ class GuardedProcess:
             if _cpu_seconds(self._process.pid) - cpu_before > limits.cpu_s:
                 raise ProcessHungError(f"no progress within {limits.cpu_s:g} s of CPU time")
 
-    def _buffers(self, sizes: list[int]) -> list[bytearray]:
+    def _buffers(self, sizes: list[int]) -> list[npt.NDArray[np.uint8]]:
         """Copy arrays out of the shared memory."""
         buffers, offset = [], BEAT_BYTES
         for size in sizes:
-            buffer = bytearray(size)
-            view, done = memoryview(buffer), 0
+            buffer = np.empty(size, np.uint8)  # unlike a bytearray, not filled with zeros first
+            view, done = buffer.data, 0
             while done < size:
                 done += os.preadv(self._memory.fileno(), [view[done:]], offset + done)
             offset += size

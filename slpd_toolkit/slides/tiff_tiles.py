@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tifffile
 
 from slpd_toolkit.core.errors import SlideError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    from tifffile import TiffPage
 
     Integers = npt.NDArray[np.int64]
 
@@ -63,10 +63,12 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
         SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
             of another tile, or levels are not the same picture in different sizes.
     """
+    import tifffile  # by the processes that check a slide, not by all that read it
+
     _require_same_shape(path, sizes_lv)
     try:
         with tifffile.TiffFile(path) as file:
-            pages: dict[tuple[int, int], tifffile.TiffPage] = {}
+            pages: dict[tuple[int, int], TiffPage] = {}
             for page in file.pages:
                 assert isinstance(page, tifffile.TiffPage)
                 if page.is_tiled:
@@ -94,12 +96,14 @@ def shared_tiles(tables: Mapping[int, TileTable]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _table(path: Path, page: tifffile.TiffPage) -> TileTable:
+def _table(path: Path, page: TiffPage) -> TileTable:
+    from tifffile import PLANARCONFIG
+
     width, height = page.tilewidth, page.tilelength
     if not (width > 0 and height > 0 and width * height <= _LARGEST_TILE_PX):
         raise SlideError(f"{path}: tiles of {width} x {height} px.", hint=_HINT)
     columns, rows = -(-page.imagewidth // width), -(-page.imagelength // height)
-    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+    planes = page.samplesperpixel if page.planarconfig == PLANARCONFIG.SEPARATE else 1
     counts = (len(page.dataoffsets), len(page.databytecounts))
     if counts != (rows * columns * planes,) * 2:
         raise SlideError(
