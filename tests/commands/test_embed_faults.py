@@ -21,7 +21,7 @@ import pytest
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.guarded import Limits
-from slpd_toolkit.slides import guarded_slide
+from slpd_toolkit.slides import guarded_slide, reading
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.store.writer import TokenWriter
 from tests.cohorts import (
@@ -279,7 +279,7 @@ def test_a_slide_that_aborts_or_hangs_while_it_is_read_fails_alone(
 ) -> None:
     manifest = write_cohort(tmp_path, 3)
     assert embed.run(small_config(manifest, tmp_path / "whole")) == 0
-    monkeypatch.setattr(guarded_slide.reading, "block", fault)
+    monkeypatch.setattr(reading, "block", fault)
     monkeypatch.setattr(guarded_slide, "Limits", partial(Limits, cpu_s=5.0))
     assert embed.run(small_config(manifest, tmp_path / "cache")) == 1
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")

@@ -7,7 +7,7 @@ import tifffile
 
 from slpd_toolkit.core.manifest import SlideEntry
 from slpd_toolkit.report.thumbnails import Thumbnails
-from slpd_toolkit.slides import guarded_slide
+from slpd_toolkit.slides import reading
 from tests.guarded_work import abort_always
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_remembered_and_what_is_not_listed_is_not(tmp_pat
 def test_a_slide_that_ends_the_process_that_reads_it_costs_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guarded_slide.reading, "thumbnail", abort_always)
+    monkeypatch.setattr(reading, "thumbnail", abort_always)
     thumbnails = Thumbnails(entries(tmp_path), 150)
     assert thumbnails.read("a") is None
     assert "ended by signal SIGABRT" in thumbnails.failures["a"].message
