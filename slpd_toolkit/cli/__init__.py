@@ -1,1 +1,1 @@
-"""The `slpd` command line: commands, options and help, made from the settings."""
+"""The `slpd` command line: commands, options and help, generated from the settings."""

@@ -1,7 +1,7 @@
 """The `slpd` command: recipe + flags -> configuration -> stage.run(); errors become a message and an exit code.
 
-Exit codes: 0 all done; 1 done, but some slides failed (failures.csv lists them) or the work itself failed; 2 nothing
-was started because the command, recipe or manifest is wrong. torch is imported only when a stage starts.
+Exit codes: 0, success; 1, some slides failed (listed in failures.csv) or the command itself failed; 2, nothing was
+started because an option, a recipe or the manifest is invalid. torch is imported only when a stage starts.
 """
 
 import inspect
@@ -35,30 +35,30 @@ app = typer.Typer(
     name="slpd",
     cls=SectionedGroup,
     no_args_is_help=True,
-    rich_markup_mode=None,  # its tables cut names and sentences off at 80 columns
+    rich_markup_mode=None,  # rich tables truncate names and sentences at 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Slide-level representations of whole-slide images: embed, pretrain, evaluate.",
 )
 
-FIRST, STAGES, LOOK, EXCHANGE = "Try it", "Stages", "Look at what they made", "Exchange with other tools"
+FIRST, STAGES, LOOK, EXCHANGE = "Getting started", "Stages", "Inspect results", "Exchange with other tools"
 """Sections of `slpd --help`."""
 
 CONFIGS: dict[str, type] = {}
-"""The configuration of each command that has one; the reference in docs/ is made from it."""
+"""The configuration class of each command; the reference in docs/ is generated from it."""
 
 manifests = typer.Typer(
     name="manifest",
     cls=SectionedGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make cohort CSVs from the tables of other tools.",
+    help="Create manifests (cohort CSVs) from the tables of other tools.",
 )
 app.add_typer(manifests, rich_help_panel=EXCHANGE)
 
 
 class _Importers(SectionedGroup):
-    """One command per format; a first word that is not a format is a folder, for `auto`."""
+    """One command per format; a first argument that is not a format is a folder, passed to `auto`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert `auto` before a folder or an option."""
@@ -66,7 +66,7 @@ class _Importers(SectionedGroup):
             args = ["auto", *args]
             word = args[1]
             if not word.startswith("-") and len(args) > 2 and not args[2].startswith("-") and not Path(word).exists():
-                _guarded(lambda: _refuse_format(word))  # the word is meant as a format
+                _guarded(lambda: _refuse_format(word))  # meant as a format
         return super().parse_args(ctx, args)
 
 
@@ -81,13 +81,14 @@ importers = typer.Typer(
     cls=_Importers,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Turn patch features that another tool extracted into a token cache: `slpd import DIR --out cache/` finds out "
-    "the format. Name it to see what it needs: `slpd import clam --help`.",
+    help="Convert patch features extracted by another tool to a token cache. `slpd import DIR --out cache/` detects "
+    "the tool; name the tool to require it: `slpd import clam DIR --out cache/`.",
 )
 app.add_typer(importers, rich_help_panel=EXCHANGE)
 
 Recipe = Annotated[
-    Path | None, typer.Option("--recipe", metavar="TOML", help="Values for any option below; flags win over it.")
+    Path | None,
+    typer.Option("--recipe", metavar="TOML", help="Values of the options below; flags override them."),
 ]
 
 
@@ -106,7 +107,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature of
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -132,17 +133,17 @@ def add_stage(
         name: The command.
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
-        argument: The attribute that is positional; empty for none.
-        section: Where `--help` lists it.
-        group: The command that it belongs to.
-        doc: What its help begins with; the configuration's own docstring if empty.
-        fixed: Attributes that the command's name already says; they are no options.
+        argument: Name of the attribute that is a positional argument; empty for none.
+        section: Section of `--help` that lists the command.
+        group: Command group that it belongs to.
+        doc: Start of its help text; the docstring of the configuration if empty.
+        fixed: Attributes determined by the command's name, which are not options.
     """
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
             given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-            # A wrong flag is told before torch is imported.
+            # An invalid flag is reported before torch is imported.
             resolved: Any = recipes.build(config_class, given | fixed, recipe)
             return int(import_module(module).run(resolved))
 
@@ -182,7 +183,7 @@ def _signature(config_class: type, argument: str, without: set[str]) -> inspect.
 
 
 def _option_type(hint: Any) -> Any:
-    """Strip `| None`, and give repeatable options (tuples) the list type that typer knows."""
+    """Strip `| None`, and convert tuples (repeatable options) to the list type that typer supports."""
     if type(None) in get_args(hint):
         hint = next(option for option in get_args(hint) if option is not type(None))
     return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
@@ -194,17 +195,17 @@ def _flag(name: str, kind: Any) -> str:
 
 
 def _guarded(work: Callable[[], int | None]) -> None:
-    """Run `work`; a user's error becomes a message, and everything an exit code."""
+    """Run `work` and exit with its exit code; errors that a user can cause are printed as messages."""
     try:
         code = work() or 0
     except SlpdError as error:
         console.error(error.message, error.hint)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        console.note("Interrupted; the work done so far is kept. Run the same command again to go on.")
+        console.note("Interrupted; completed work is kept. Run the same command again to resume.")
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output (`| head`) has left; nothing more can be said
+        sys.stderr.close()  # the reader of the output (`| head`) has exited
         raise typer.Exit(1) from None
     except OSError as error:
         console.error(f"{error}.", "Check the path, its permissions, free space and quota.")

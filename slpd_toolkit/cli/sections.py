@@ -1,4 +1,4 @@
-"""`--help` that fits 80 columns: options and commands in titled sections, every name and sentence whole."""
+"""`--help` that fits 80 columns: options and commands in titled sections, without truncation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-_PANEL = "rich_help_panel"  # typer's own attribute of an option or command: the title that it stands under
+_PANEL = "rich_help_panel"  # typer's attribute of an option or command: the title of its section
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose options stand in sections."""
+    """A command whose options are grouped in sections."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options by section."""
@@ -18,10 +18,10 @@ class SectionedCommand(TyperCommand):
 
 
 class SectionedGroup(TyperGroup):
-    """A group whose commands stand in sections, each with the whole first paragraph of its help."""
+    """A group whose commands are listed in sections, each with the full first paragraph of its help."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write commands first: they are what one looks for."""
+        """Write the commands before the options."""
         self.format_commands(ctx, formatter)
         _write_parameters(self.get_params(ctx), ctx, formatter)
 

@@ -1,10 +1,10 @@
-"""Checks that configurations make of themselves."""
+"""Validation of configuration values."""
 
 from slpd_toolkit.core.errors import UsageError
 
 
 def require(condition: bool, flag: str, got: object, allowed: str, hint: str = "") -> None:  # noqa: FBT001
-    """Raise a `UsageError` that names the flag, the value and what is allowed, unless `condition` holds."""
+    """Raise a `UsageError` that names the flag, the value and the allowed values, unless `condition` holds."""
     if not condition:
         raise UsageError(f"{flag}: got {got}, allowed: {allowed}.", hint=hint)
 
@@ -15,5 +15,5 @@ def require_at_least(least: float, name: str, got: float) -> None:
 
 
 def flag(name: str) -> str:
-    """Give the command-line flag of an attribute."""
+    """Return the command-line flag of an attribute."""
     return f"--{name.replace('_', '-')}"

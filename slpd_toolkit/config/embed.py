@@ -9,7 +9,7 @@ from slpd_toolkit.core.precision import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Stage one: slides to a token cache, with a frozen patch encoder.
+    """Stage one: embed slides with a frozen patch encoder and write a token cache.
 
     slpd embed cohort.csv --out cache/ --encoder hipt --weights vit256_small_dino.pth
     """
@@ -18,10 +18,10 @@ class EmbedConfig:
     """Cohort CSV with `slide_id` and `slide_path` (see manifests/README.md)."""
 
     out: Path
-    """Folder of the token cache: one HDF5 file a slide, failures.csv, qc/."""
+    """Folder of the token cache: one HDF5 file per slide, failures.csv, qc/."""
 
     slides_root: Path | None = None
-    """Folder that relative slide paths start from. Default: the manifest's folder."""
+    """Base folder of relative slide paths. Default: the manifest's folder."""
 
     # -- Encoder --
     encoder: str = "random"
@@ -29,10 +29,10 @@ class EmbedConfig:
     ViT-Tiny) or `random:vit_small`."""
 
     weights: Path | None = None
-    """Weights file of the encoder (.pth, .pt, .safetensors). Loaded strictly and without running code."""
+    """Weights file of the encoder (.pth, .pt, .safetensors). Loaded strictly and without executing code."""
 
     allow_download: bool = False
-    """Let `timm:` encoders fetch weights from their hub. Off: nothing touches the network."""
+    """Allow `timm:` encoders to download weights from their hub. Off: no network access."""
 
     # -- Regions and patches --
     mpp: float = 0.5
@@ -45,42 +45,42 @@ class EmbedConfig:
     """Side of a patch in px at the target resolution."""
 
     min_tissue: float = 0.1
-    """Keep regions whose tissue fraction is at least this (0-1). A slide's best region is kept in any case."""
+    """Minimum tissue fraction of a region (0-1). The region with the most tissue is always kept."""
 
     max_upsample: float = 1.6
-    """Refuse slides that would have to be enlarged by more than this factor to reach the target resolution."""
+    """Maximum factor by which a slide may be upsampled to the target resolution; slides that need more fail."""
 
     allow_missing_pixels: bool = False
-    """Embed slides whose file lacks pixels in tissue, or has tiles that do not fit the thumbnail: such patches get no
-    token, and the token file says which (`present`). Off: such slides fail."""
+    """Embed slides whose file lacks pixels in tissue, or has tiles that disagree with the thumbnail. Affected patches
+    have no token and are marked in the token file (`present`). Off: such slides fail."""
 
     # -- Running --
     batch_size: int = 0
-    """Patches a forward pass. 0: 256 on a GPU, 32 on a CPU."""
+    """Batch size of the encoder, in patches. 0: 256 on a GPU, 32 on a CPU."""
 
     precision: Precision = "auto"
-    """Arithmetic of the encoder. `auto`: bf16 where the device computes it natively, else fp32."""
+    """Precision of the encoder. `auto`: bf16 if the device supports it natively, otherwise fp32."""
 
     device: str = "auto"
-    """`auto` (GPU when there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """Device of the encoder: `auto` (GPU if available), `cpu`, `cuda`, `cuda:1`, `mps`."""
 
     workers: int = 0
-    """Processes that read and decode slides. 0: one per core, at most 16."""
+    """Number of processes that read and decode slides. 0: one per core, at most 16."""
 
     seed: int = 0
-    """Seed of the `random` encoders' weights."""
+    """Random seed of the weights of `random` encoders."""
 
     shard: str = "1/1"
-    """Which part of the manifest to do, `i/n` with 1 <= i <= n: for array jobs."""
+    """Part of the manifest to process, `i/n` with 1 <= i <= n, for array jobs."""
 
     overwrite: bool = False
-    """Redo slides that are in the cache already."""
+    """Embed slides again even if they are in the cache."""
 
     qc: bool = True
     """Write qc/<slide_id>.jpg (tissue outline, kept regions) and qc/index.html."""
 
     def __post_init__(self) -> None:
-        """Check each value and how they relate, before any work starts."""
+        """Check the values and their combinations before any work starts."""
         require(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of um/px", "0.5 is the usual 20x.")
         require(self.patch_px >= 16, "--patch-px", self.patch_px, "at least 16")
         require(
@@ -92,20 +92,20 @@ class EmbedConfig:
         )
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
         require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
-        require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (choose) or more")
-        require(self.workers >= 0, "--workers", self.workers, "0 (choose) or more")
+        require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
+        require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
         require(
             self.weights is None or not self.encoder.startswith(("random", "handcrafted")),
             "--weights",
             self.weights,
-            f"no weights with the encoder `{self.encoder}`, which is not learned",
+            f"no weights file with the encoder `{self.encoder}`, which has no learned weights",
             "Use --encoder hipt (or timm:<model>) with a weights file.",
         )
-        self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
+        self.shard_of_n  # noqa: B018 - parsed here so that a typo is reported before any work
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a region."""
+        """Number of patches along one side of a region."""
         return self.region_px // self.patch_px
 
     @property

@@ -12,7 +12,7 @@ _OF_EMBEDDINGS = ("trident", "anndata", "parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a region ViT's weights, a cache's tokens, or embeddings of regions and slides as other tools read them.
+    """Export region ViT weights, tokens, or region and slide embeddings in the formats of other tools.
 
     slpd export runs/nsclc --out vit4k_xs_nsclc.pth
 
@@ -20,46 +20,47 @@ class ExportConfig:
     """
 
     source: Path
-    """Weights: region_vit.pt, or the run folder that holds it. Tokens, embeddings: a token cache, or a file of it."""
+    """For weights: a region_vit.pt, or its run folder. For tokens and embeddings: a token cache, or one of its
+    files."""
 
     out: Path
-    """File to write; for tokens as `hipt`, and for `trident`, a folder."""
+    """File to write; a folder for `trident`, and for tokens in `hipt` format."""
 
     to: Literal["hipt", "safetensors", "trident", "anndata", "parquet"] = "hipt"
-    """Of weights: `hipt` (a .pth that HIPT's loader takes, as vit4k_xs_dino.pth), `safetensors` (weights with their
-    config). Of a cache: `hipt` (tokens, .pt), `trident` (tokens of patches, or with --model embeddings of regions,
-    .h5), `anndata` (embeddings, .h5ad), `parquet` (embeddings)."""
+    """For weights: `hipt` (.pth for HIPT's loader, like vit4k_xs_dino.pth) or `safetensors` (weights and config). For a
+    cache: `hipt` (tokens, .pt), `trident` (patch tokens, or with --model region embeddings, .h5), `anndata`
+    (embeddings, .h5ad) or `parquet` (embeddings)."""
 
     model: str = ""
-    """What embeds a cache's regions: region_vit.pt, the run folder that holds it, or `mean-tokens`."""
+    """Model that embeds the regions of a cache: region_vit.pt, its run folder, or `mean-tokens`."""
 
     per: Literal["auto", "slide", "region"] = "auto"
-    """What is a file of tokens (`hipt`) or a row of embeddings (`anndata`, `parquet`); a slide's embedding is the mean
-    of its regions'. `auto`: regions in `anndata`, else slides."""
+    """One token file (`hipt`) or one row of embeddings (`anndata`, `parquet`) per slide or per region. A slide's
+    embedding is the mean of its region embeddings. `auto`: region for `anndata`, otherwise slide."""
 
     precision: Precision = "auto"
-    """Arithmetic of the model. `auto`: bf16 where the device computes it natively, else fp32."""
+    """Precision of the model. `auto`: bf16 if the device supports it natively, otherwise fp32."""
 
     device: str = "auto"
-    """Where the model runs: `auto` (GPU when there is one), `cpu`, `cuda`, `mps`."""
+    """Device of the model: `auto` (GPU if available), `cpu`, `cuda`, `mps`."""
 
     workers: int = 2
-    """Threads that read tokens ahead of the model."""
+    """Number of threads that read tokens ahead of the model."""
 
     def __post_init__(self) -> None:
-        """Check how the values relate."""
+        """Check the values and their combinations."""
         require_at_least(1, "workers", self.workers)
         require(
             bool(self.model) or self.to not in {"anndata", "parquet"},
             "--model",
             "nothing",
             f"a region ViT or mean-tokens, because --to {self.to} writes embeddings",
-            "Give the run folder of `slpd pretrain`: --model runs/nsclc.",
+            "Pass the run folder of `slpd pretrain`: --model runs/nsclc.",
         )
         require(
             not self.model or self.to in _OF_EMBEDDINGS,
             "--model",
             self.model,
-            f"nothing, because --to {self.to} writes no embeddings",
-            f"Embeddings are written with --to {', '.join(_OF_EMBEDDINGS)}.",
+            f"no model, because --to {self.to} does not write embeddings",
+            f"To write embeddings, use --to {', '.join(_OF_EMBEDDINGS)}.",
         )

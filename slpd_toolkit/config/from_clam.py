@@ -6,20 +6,21 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class FromClamConfig:
-    """Turn a label table of CLAM or HIPT into a manifest.
+    """Convert a label table of CLAM or HIPT to a manifest.
 
     slpd manifest from-clam tcga_nsclc.csv --out nsclc.csv --slides-root slides/
     """
 
     labels: Path
-    """CSV with case_id and slide_id, and if it has them label (or oncotree_code), site, survival_months, censorship."""
+    """CSV with case_id and slide_id, and optionally label (or oncotree_code), site, survival_months, censorship."""
 
     out: Path
     """Manifest to write (.csv)."""
 
     slides_root: Path | None = None
-    """Folder of the slides, searched with its subfolders (GDC downloads have one a slide): paths become absolute.
-    Default: slide_path is the bare file name."""
+    """Folder of the slides, searched recursively (GDC downloads have one subfolder per slide); slide_path is then
+    absolute. Default: slide_path is the file name only."""
 
     splits: tuple[Path, ...] = ()
-    """Check these splits_*.csv, or folders of them, against the table: unknown slides, patients in two parts."""
+    """splits_*.csv files, or folders of them, to check against the table for unknown slides and patients in two
+    parts."""

@@ -9,47 +9,47 @@ from slpd_toolkit.config.checks import require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapConfig:
-    """Turn stored scores into pictures and QuPath objects, from coordinates alone or on the slides' pixels."""
+    """Draw stored scores as images and QuPath objects, with or without the pixels of the slides."""
 
     scores: Path
-    """scores.h5, a folder of `slpd mil-eval` that holds it, or a CSV with slide_id, x_l0, y_l0, size_l0, score."""
+    """scores.h5, its `slpd mil-eval` folder, or a CSV with slide_id, x_l0, y_l0, size_l0, score."""
 
     out: Path
     """Folder for <slide>.png and <slide>.geojson."""
 
     model: str | None = None
-    """Which model's scores, where the file holds several."""
+    """Model whose scores to draw, if the file has several."""
 
     aggregator: str | None = None
-    """Which aggregator's scores, where the file holds several."""
+    """Aggregator whose scores to draw, if the file has several."""
 
     slide: tuple[str, ...] = ()
-    """Only this slide; may be repeated."""
+    """Draw only this slide; repeat for more."""
 
     limit: int = 0
-    """Only the first slides. 0: all."""
+    """Draw only the first slides, up to this number. 0: all."""
 
     manifest: Path | None = None
-    """Cohort CSV; with it pictures show the slides' own pixels, and GeoJSON is relative to their bounds."""
+    """Cohort CSV. With it, images show the pixels of the slides, and GeoJSON is relative to OpenSlide's bounds."""
 
     slides_root: Path | None = None
-    """Folder that relative slide paths start from. Default: the manifest's folder."""
+    """Base folder of relative slide paths. Default: the manifest's folder."""
 
     format: Literal["both", "png", "geojson"] = "both"
-    """`png`: pictures; `geojson`: objects for QuPath 0.4 or later; `both`."""
+    """`png`: images; `geojson`: objects for QuPath 0.4 or later; `both`."""
 
     crop: bool = True
-    """GeoJSON for slides that QuPath crops to OpenSlide's bounds, as it does by default (MRXS, SCN, sparse slides).
-    `--no-crop`: for images that were added to QuPath with `--no-crop`; coordinates of the whole slide."""
+    """Write GeoJSON relative to OpenSlide's bounds, to which QuPath crops by default (MRXS, SCN, sparse slides).
+    `--no-crop`: whole-slide coordinates, for images that were added to QuPath with `--no-crop`."""
 
     scale: Literal["rank", "linear"] = "rank"
-    """How scores become colours: by their rank within the slide, or evenly from its lowest to its highest score."""
+    """Color scale: `rank` of the score within the slide, or `linear` from the slide's lowest to its highest score."""
 
     side_px: int = 1200
-    """Longest side of a picture's slide, px."""
+    """Longest side of the drawn slide, in px."""
 
     jobs: int = 0
-    """Processes that draw, a slide each. 0: one a core, fewer for few slides."""
+    """Number of processes, each drawing one slide at a time. 0: one per core, fewer for few slides."""
 
     def __post_init__(self) -> None:
         """Check each value."""

@@ -9,50 +9,52 @@ from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """Turn patch features that another tool extracted into a token cache."""
+    """Convert patch features extracted by another tool to a token cache."""
 
     source: Path
-    """Folder of the feature files; `slpd import --help` lists the formats and the folder of each."""
+    """Folder of the feature files; `slpd import --help` lists the formats and the folder for each."""
 
     out: Path
-    """Folder of the token cache: one HDF5 file a slide, imported.csv, failures.csv."""
+    """Folder of the token cache: one HDF5 file per slide, imported.csv, failures.csv."""
 
     tool: str = "auto"
-    """Which tool wrote the files; `auto` detects it from their content."""
+    """Tool that wrote the files; `auto` detects it from their content."""
 
     coords: Path | None = None
-    """Folder of the coordinates, where they are kept apart: CLAM's patches/ (needed), slide2vec's tiles/, or one with
+    """Folder of the coordinates, if they are separate: CLAM's patches/ (required), slide2vec's tiles/, or a folder of
     <slide>.coordinates.npz (x, y) for HIPT."""
 
     encoder_name: str = ""
-    """Patch encoder, where the files do not say it (CLAM, HIPT), or to correct them."""
+    """Name of the patch encoder, if the files do not record it (CLAM, HIPT) or record it wrongly."""
 
     mpp: float | None = None
-    """Resolution of the px that coordinates are in, um/px: level 0, but for STAMP's oldest files, whose px are the
-    tiles'. Needed for CLAM and HIPT; more exact than TRIDENT's magnification. A manifest's column mpp comes first."""
+    """Resolution of the coordinates in um/px: that of level 0, except for STAMP's oldest files, whose coordinates are
+    in tile pixels. Required for CLAM and HIPT; more exact than TRIDENT's magnification. The manifest's mpp column takes
+    precedence."""
 
     target_mpp: float | None = None
-    """Resolution that the patches were read at, um/px, where the files do not say it."""
+    """Resolution of the patches in um/px, if the files do not record it."""
 
     region_px: int = 0
-    """Side of a region in px at the patches' resolution, a multiple of their side. 0: 16 patches (4096 for 256)."""
+    """Side of a region in px at the patch resolution, a multiple of the patch side. 0: 16 patches (4096 for 256-px
+    patches)."""
 
     min_tissue: float = 0.1
-    """Keep regions of whose places at least this share has a patch (0-1). A slide's fullest region is kept in any
-    case."""
+    """Minimum fraction of a region's grid positions that have a patch (0-1). The fullest region of a slide is always
+    kept."""
 
     tolerance: float = 0.5
-    """How far a patch may lie from its place in the grid, along x or y, in patch sides (above 0, at most 0.5). Matters
-    where a lattice begins anew at each piece of tissue (CLAM)."""
+    """Maximum distance of a patch from its grid position along x or y, in patch sides (above 0, at most 0.5). Relevant
+    if each piece of tissue has its own lattice (CLAM)."""
 
     manifest: Path | None = None
-    """Cohort CSV: import only its slides, found by slide_id or by the name of slide_path, with their mpp."""
+    """Cohort CSV: import only its slides, matched by slide_id or by the file name of slide_path, with their mpp."""
 
     limit: int = 0
-    """Import only so many slides, the first by name. 0: all."""
+    """Import only the first slides by name, up to this number. 0: all."""
 
     overwrite: bool = False
-    """Redo slides whose token file is there already."""
+    """Import slides again even if they have a token file."""
 
     def __post_init__(self) -> None:
         """Check each value."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Describe the contents of a token file or a token cache, in words and units."""
+    """Summarize the contents of a token file or a token cache."""
 
     path: Path
     """Token file (.h5) or cache folder."""

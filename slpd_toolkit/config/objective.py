@@ -1,4 +1,4 @@
-"""Settings of the SLPD objective and of the slide prototypes that it learns from."""
+"""Settings of the SLPD objective and of slide prototypes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ class ObjectiveConfig:
     """Weights and constants of the objective; the defaults are SLPD's (https://arxiv.org/abs/2307.10696)."""
 
     weights: Mapping[str, float] = field(default_factory=dict, metadata=one_setting_per_entry(weight_settings))
-    """Weight of each term by name; missing ones take their defaults. 0 switches a term off."""
+    """Weight of each term by name; default weights are used for missing names. 0 disables a term."""
 
     view_rule: ViewRule = "paper"
-    """Student views compared with prototypes: all (paper), or all but view j for target j (published code)."""
+    """Student views compared with prototypes: all (`paper`), or all except view j for target j (`published`, as in the
+    published code)."""
 
     student_temp: float = 0.1
     """Temperature of the student's softmax."""
@@ -29,10 +30,10 @@ class ObjectiveConfig:
     """Temperature of the teacher's softmax."""
 
     centre_momentum: float = 0.9
-    """Momentum of the centres of the teacher's logits."""
+    """Momentum of the centers of the teacher's logits."""
 
     def __post_init__(self) -> None:
-        """Check each value and their relations."""
+        """Check the values and their combinations."""
         terms = objective_terms()
         for name in self.weights:
             TERMS.require(name.replace("_", "-"))
@@ -53,42 +54,42 @@ class ObjectiveConfig:
             "--centre-momentum",
             self.centre_momentum,
             "0 to below 1",
-            "At 1 the centre would stay zero and the targets would collapse. SLPD uses 0.9.",
+            "At 1, the center would stay zero and the targets would collapse. SLPD uses 0.9.",
         )
 
     @property
     def uses_prototypes(self) -> bool:
-        """Whether a term that learns from slide prototypes is on."""
+        """Whether a term that uses slide prototypes is enabled."""
         return any(self.weights[term.name] > 0 for term in objective_terms() if term.needs_prototypes)
 
     @property
     def works_without_prototypes(self) -> bool:
-        """Whether a term that learns without slide prototypes is on."""
+        """Whether a term that does not need slide prototypes is enabled."""
         return any(self.weights[term.name] > 0 for term in objective_terms() if not term.needs_prototypes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePrototypesConfig:
-    """How slide prototypes are made; the defaults are those of SLPD on TCGA-NSCLC."""
+    """Computation of slide prototypes; the defaults are those of SLPD on TCGA-NSCLC."""
 
     cluster_features: Literal["bottleneck", "backbone"] = "bottleneck"
-    """Features that are clustered: the head's bottleneck (paper), or the backbone's region embedding."""
+    """Features to cluster: the bottleneck of the DINO head (paper), or the region embedding (`backbone`)."""
 
     clusters: int = 4
     """Number of prototypes per slide (K)."""
 
     min_regions: int = 32
-    """Slides with fewer regions get no prototypes and are never used as neighbours: self-distillation only."""
+    """Minimum number of regions for a slide to get prototypes. Slides with fewer are never used as neighbors and only
+    contribute to self-distillation."""
 
     neighbours: int = 1
-    """Number of similar slides that each slide learns from (r)."""
+    """Number of similar slides used as neighbors of each slide (r)."""
 
     correspondence: Correspondence = "matched"
-    """Prototype of a similar slide that corresponds: the optimally matched one (paper), or the nearest (published
-    code)."""
+    """Corresponding prototype of a similar slide: optimally `matched` (paper), or `nearest` (published code)."""
 
     prototype_epoch: int = 21
-    """First epoch, counted from 0, that has prototypes; they are rebuilt at the start of this and every later epoch."""
+    """First epoch with prototypes, counting from 0; they are rebuilt at the start of this and every later epoch."""
 
     def __post_init__(self) -> None:
         """Check each value."""
@@ -98,5 +99,5 @@ class SlidePrototypesConfig:
 
     @property
     def least_regions(self) -> int:
-        """Number of regions that a slide needs to get prototypes: no slide has more prototypes than regions."""
+        """Minimum number of regions for a slide to get prototypes: at least as many as prototypes."""
         return max(self.min_regions, self.clusters)

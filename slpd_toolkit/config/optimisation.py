@@ -1,4 +1,4 @@
-"""Settings of the optimiser and its schedules."""
+"""Settings of the optimizer and its schedules."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ class OptimisationConfig:
     """AdamW and its schedules; the defaults are DINO's."""
 
     lr: float = 0.0005
-    """Peak learning rate for 256 regions per step; scaled in proportion to the batch."""
+    """Peak learning rate for 256 regions per step; scaled linearly with the total batch size."""
 
     min_lr: float = 1e-6
-    """Learning rate at the end of the cosine schedule."""
+    """Final learning rate of the cosine schedule."""
 
     warmup_epochs: int = 10
-    """Epochs over which the learning rate rises from 0."""
+    """Number of epochs of learning-rate warm-up from 0."""
 
     weight_decay: float = 0.04
-    """Weight decay at the start; never applied to biases and 1-d parameters."""
+    """Initial weight decay; not applied to biases and 1-D parameters."""
 
     weight_decay_end: float = 0.4
-    """Weight decay at the end of the cosine schedule."""
+    """Final weight decay of the cosine schedule."""
 
     teacher_momentum: float = 0.996
-    """Momentum of the teacher's moving average at the start; it rises to 1 along a cosine."""
+    """Initial momentum of the teacher's moving average; increases to 1 on a cosine schedule."""
 
     clip_grad: float = 3.0
-    """Maximum norm of each parameter tensor's own gradient. 0: no clipping."""
+    """Maximum gradient norm of each parameter tensor. 0: no clipping."""
 
     freeze_last_layer: int = 1
-    """Epochs in which the head's last layer is not trained."""
+    """Number of initial epochs in which the head's last layer is frozen."""
 
     def __post_init__(self) -> None:
         """Check each value."""

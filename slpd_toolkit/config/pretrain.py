@@ -31,7 +31,7 @@ class PretrainConfig:
 
     # -- Length and batches --
     epochs: int = 100
-    """Passes over all regions."""
+    """Number of passes over all regions."""
 
     batch_size: int = 128
     """Batch size per process, in regions. The learning rate scales with the batch size over all processes."""
@@ -55,33 +55,34 @@ class PretrainConfig:
     # -- DINO head --
     dino_head: DinoHeadConfig = field(default_factory=DinoHeadConfig)
 
-    # -- Optimisation --
+    # -- Optimization --
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
 
     # -- Running --
     precision: Precision = "auto"
-    """Arithmetic. `auto`: bf16 if the device computes it natively, else fp32; fp16 (with loss scaling) on GPUs."""
+    """Precision of training. `auto`: bf16 if the device supports it natively, otherwise fp32. fp16 (with loss scaling)
+    is for GPUs only."""
 
     device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `mps`. Under torchrun each process uses its own GPU."""
+    """Device: `auto` (GPU if available), `cpu`, `cuda`, `mps`. Under torchrun, each process uses its own GPU."""
 
     workers: int = 2
-    """Threads that read batches ahead of training."""
+    """Number of threads that read batches ahead of training."""
 
     seed: int = 0
-    """Seed of weights, order, views, stochastic depth and k-means."""
+    """Random seed of weights, data order, views, stochastic depth and k-means."""
 
     log_every: int = 20
-    """Steps between rows of metrics.csv."""
+    """Number of steps per row of metrics.csv."""
 
     save_every_min: float = 10.0
-    """Minutes between writes of last.pt within an epoch; it is also written at the end of every epoch."""
+    """Minutes between checkpoints (last.pt) within an epoch; one is also written at the end of every epoch."""
 
     tensorboard: bool = False
-    """Write TensorBoard event files as well (needs the tensorboard extra)."""
+    """Also write TensorBoard event files (requires the tensorboard extra)."""
 
     def __post_init__(self) -> None:
-        """Check the values that no part checks, and how the parts relate, before any work starts."""
+        """Check the values that the parts do not check, and their combinations, before any work starts."""
         for name in ("epochs", "batch_size", "accumulate", "workers", "log_every"):
             require_at_least(1, name, getattr(self, name))
         require_at_least(0, "save_every_min", self.save_every_min)
@@ -99,7 +100,7 @@ class PretrainConfig:
             self.objective.works_without_prototypes or (self.uses_prototypes and first == 0),
             "--prototype-epoch",
             first,
-            f"0 with {', '.join(without)} 0: until there are prototypes, there is nothing else to learn from",
+            f"0 if {', '.join(without)} is 0: before the first prototypes there would be no loss",
         )
         require(
             not self.uses_prototypes or self.prototypes.min_regions >= self.prototypes.clusters,
@@ -111,5 +112,5 @@ class PretrainConfig:
 
     @property
     def uses_prototypes(self) -> bool:
-        """Whether a prototype loss is on in any epoch."""
+        """Whether a prototype loss is enabled in any epoch."""
         return self.objective.uses_prototypes and self.prototypes.prototype_epoch < self.epochs

@@ -1,4 +1,4 @@
-"""Settings of the prototype atlas."""
+"""Settings of `slpd prototypes`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from slpd_toolkit.config.checks import require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class PrototypesConfig:
-    """Show the slide prototypes of a pretraining run: a table, and an HTML atlas.
+    """Show the slide prototypes of a pretraining run as a table and an HTML atlas.
 
     slpd prototypes runs/nsclc --manifest cohort.csv
     """
@@ -20,16 +20,16 @@ class PrototypesConfig:
     """Folder of the atlas. Default: atlas/ in the run folder."""
 
     manifest: Path | None = None
-    """Cohort CSV; with it the atlas shows the slides' own pixels."""
+    """Cohort CSV. With it, the atlas shows the pixels of the slides."""
 
     slides_root: Path | None = None
-    """Folder that relative slide paths start from. Default: the manifest's folder."""
+    """Base folder of relative slide paths. Default: the manifest's folder."""
 
     limit: int = 40
-    """Slides in the atlas, those with the most regions first. 0: all."""
+    """Maximum number of slides in the atlas, those with the most regions first. 0: all."""
 
     nearest: int = 4
-    """Regions shown for each prototype: those nearest to its centre."""
+    """Number of nearest regions shown per prototype."""
 
     def __post_init__(self) -> None:
         """Check each value."""

@@ -1,4 +1,4 @@
-"""Building a configuration from a recipe and flags, and writing it as a recipe."""
+"""Build a configuration from a recipe and flags, and write it as a recipe."""
 
 import os
 import tomllib
@@ -16,7 +16,7 @@ from slpd_toolkit.core.errors import UsageError
 Config = TypeVar("Config")
 
 ABOUT = "about"
-"""Table of a recipe that a run wrote: where it ran. Read as a recipe again, it is passed over."""
+"""Table in recipes written by a run that describes its environment; ignored when the recipe is read."""
 
 
 def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path | None = None) -> Config:
@@ -28,7 +28,7 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
         recipe: TOML file whose keys are names of settings.
 
     Raises:
-        UsageError: An unknown name, a value of the wrong type, a value that is not allowed, or one that is missing.
+        UsageError: A name is unknown, a required value is missing, or a value has the wrong type or is not allowed.
     """
     known = settings_of(config_class)
     given = {name: value for name, value in flags.items() if value is not None}
@@ -43,12 +43,12 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
 
 
 def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
-    """Read a recipe's values, typed as the settings of `config_class`.
+    """Read the values of a recipe and convert them to the types of the settings of `config_class`.
 
-    Keys of earlier versions are ignored where their value stands for today's behaviour.
+    Keys of earlier versions are ignored if their value is equivalent to the current behavior.
 
     Raises:
-        UsageError: The file is missing or not TOML, or a key or a value's type is not one of the class; all at once.
+        UsageError: The file is missing or not TOML, or keys or value types are invalid; reports all problems at once.
     """
     path = find_recipe(recipe)
     try:
@@ -81,10 +81,10 @@ def _unknown(config_class: type, key: str, value: object, known: Mapping[str, Se
 
 
 def find_recipe(recipe: Path) -> Path:
-    """Find a recipe: the path itself, else one that is shipped with the package (`pretrain/nsclc.toml`).
+    """Find a recipe: the path itself, otherwise a recipe shipped with the package (`pretrain/nsclc.toml`).
 
     Raises:
-        UsageError: There is none; the message lists the shipped ones.
+        UsageError: The recipe does not exist; the message lists the shipped recipes.
     """
     if recipe.is_file():
         return recipe
@@ -97,7 +97,7 @@ def find_recipe(recipe: Path) -> Path:
 
 
 def shipped_folder(name: str) -> Path:
-    """Find `stages/` or `manifests/`: inside the installed package, or beside it in a checkout."""
+    """Find `stages/` or `manifests/`: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -115,7 +115,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: object, wanted: Any) -> Any:
-    """Check and convert one TOML value; raises ValueError with what is allowed."""
+    """Check and convert one TOML value; raise ValueError with the allowed values if it is invalid."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin in {Union, types.UnionType}:
         return _typed(value, next(option for option in arguments if option is not type(None)))
@@ -137,9 +137,9 @@ def _typed(value: object, wanted: Any) -> Any:
 
 
 def typed(value: object, wanted: Any) -> Any:
-    """Check and convert a setting that is given as a recipe would hold it: plain TOML types, paths as strings.
+    """Check and convert a setting given in plain TOML types, with paths as strings.
 
     Raises:
-        ValueError: The type is wrong or the value is not one of the choices; the message lists what is allowed.
+        ValueError: The type is wrong or the value is not one of the choices; the message lists the allowed values.
     """
     return _typed(value, wanted)

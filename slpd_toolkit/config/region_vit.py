@@ -1,4 +1,4 @@
-"""Settings of the networks that stage two trains."""
+"""Settings of the networks trained in stage two."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,26 +14,26 @@ class RegionViTConfig:
     """Architecture of a region ViT; the defaults are HIPT's "ViT-4K-XS" (`vit4k_xs_dino.pth`)."""
 
     embed_dim: int = 192
-    """Width of the region embedding."""
+    """Dimension of the region embedding."""
 
     depth: int = 6
     """Number of transformer blocks."""
 
     heads: int = 6
-    """Attention heads per block."""
+    """Number of attention heads per block."""
 
     mlp_ratio: float = 4.0
-    """Hidden width of the MLPs divided by `embed_dim`."""
+    """Ratio of MLP hidden width to `embed_dim`."""
 
     weight_init: WeightInit = "published"
-    """Standard deviation of initial weights: 0.02 (as HIPT), or 1/sqrt(inputs) with 1 for position embeddings, which
-    suits small networks."""
+    """Standard deviation of initial weights: 0.02 (`published`, as in HIPT), or 1/sqrt(number of inputs), and 1 for
+    position embeddings (`fan-in`), which suits small networks."""
 
     drop_path: float = 0.1
-    """Stochastic depth of the student's last block, decreasing linearly to 0 at the first."""
+    """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
 
     def __post_init__(self) -> None:
-        """Check each value and their relations."""
+        """Check the values and their combinations."""
         for name in ("embed_dim", "depth", "heads"):
             require_at_least(1, name, getattr(self, name))
         require_at_least(0, "mlp_ratio", self.mlp_ratio)
@@ -49,7 +49,7 @@ class DinoHeadConfig:
     """Width of the two hidden layers of the DINO head."""
 
     bottleneck_dim: int = 256
-    """Width of the DINO head's L2-normalised bottleneck, the space of the slide prototypes."""
+    """Width of the DINO head's L2-normalized bottleneck, the space of the slide prototypes."""
 
     out_dim: int = 65536
     """Number of outputs of the DINO head's last layer."""

@@ -1,4 +1,4 @@
-"""The settings of a command as one flat table, whatever dataclasses its configuration is composed of.
+"""The settings of a command as one flat table, independent of the dataclasses that its configuration is composed of.
 
 A configuration is a frozen dataclass whose fields are settings or further dataclasses (the parts). Flags and recipe
 keys are the names of the settings alone, so each name may occur only once in a configuration and all of its parts.
@@ -40,7 +40,7 @@ class Setting:
 
 
 def settings_of(config_class: type) -> dict[str, Setting]:
-    """Return every setting of a configuration and its parts, by name and in order.
+    """Return all settings of a configuration and its parts by name, in order.
 
     Settings of a part are listed in the section of the field that holds the part.
 
@@ -101,7 +101,7 @@ def one_setting_per_entry(entries: Callable[[], tuple[Setting, ...]]) -> dict[st
 
 
 def default_help(setting: Setting) -> str:
-    """Describe the value of a setting that is not given; empty if there is none or only its help can tell."""
+    """Describe the default of a setting; empty if there is none or the help text describes it."""
     default = setting.default
     if default is MISSING:
         return "Required, here or in the recipe."

@@ -10,7 +10,7 @@ TERMS = Registry("slpd_toolkit.objectives.terms", "objective term")
 
 @dataclass(frozen=True)
 class TermInfo:
-    """What the file of a term declares in its module constants."""
+    """Properties of a term, declared by module constants of its file."""
 
     name: str
     """Name in metrics.csv; `<name>_weight` is the setting."""
@@ -23,9 +23,9 @@ class TermInfo:
     order: int
     """Position among the terms, `ORDER`."""
     centre: str
-    """Name of the centre of its targets' logits, `CENTRE`; terms with the same centre share it."""
+    """Name of the center of its targets' logits, `CENTRE`; terms with the same name share a center."""
     needs_prototypes: bool
-    """Whether it learns from slide prototypes, `NEEDS_PROTOTYPES`."""
+    """Whether it requires slide prototypes, `NEEDS_PROTOTYPES`."""
 
     @property
     def setting(self) -> str:

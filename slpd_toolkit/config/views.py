@@ -1,4 +1,4 @@
-"""Settings of the views that a region is learned from."""
+"""Settings of the views (crops and augmentation) of a region."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ class CropsConfig:
     """Number, size and orientation of the crops of each region; the defaults are SLPD's."""
 
     global_crops: int = 2
-    """Number of large views, which student and teacher see."""
+    """Number of large views, used by student and teacher."""
 
     global_side: int = 14
     """Side of the large views, in tokens."""
 
     local_crops: int = 8
-    """Number of small views, which only the student sees."""
+    """Number of small views, used by the student only."""
 
     local_side: int = 6
     """Side of the small views, in tokens."""
 
     flip_left_right: float = 0.5
-    """Probability that a view is mirrored left to right."""
+    """Probability of flipping a view horizontally."""
 
     flip_up_down: float = 0.0
-    """Probability that a view is mirrored top to bottom."""
+    """Probability of flipping a view vertically. SLPD: 0."""
 
     quarter_turns: float = 0.0
-    """Probability that a view is rotated by a random multiple of 90 degrees; slides have no "up". SLPD: 0."""
+    """Probability of rotating a view by a random multiple of 90 degrees. SLPD: 0."""
 
     def __post_init__(self) -> None:
-        """Check each value and their relations."""
+        """Check the values and their combinations."""
         for name in ("global_crops", "global_side", "local_side"):
             require_at_least(1, name, getattr(self, name))
         require_at_least(0, "local_crops", self.local_crops)
@@ -42,7 +42,7 @@ class CropsConfig:
             "--global-crops + --local-crops",
             self.global_crops + self.local_crops,
             "at least 2 views",
-            "SLPD takes 2 global and 8 local crops.",
+            "SLPD uses 2 global and 8 local crops.",
         )
         require(
             self.local_crops == 0 or self.local_side <= self.global_side,
@@ -58,19 +58,21 @@ class CropsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Changes to the tokens of views after cropping; the default, none, is SLPD's."""
+    """Augmentation of the tokens of views after cropping; disabled by default, as in SLPD."""
 
     token_noise: float = 0.0
-    """Gaussian noise on each token of each view, in standard deviations of each feature over the cohort. SLPD: 0."""
+    """Gaussian noise added to each token, in standard deviations of each feature over the cohort. SLPD: 0."""
 
     token_offset: float = 0.0
-    """Gaussian offset shared by all tokens of a view, like a different stain; in the unit of --token-noise. SLPD: 0."""
+    """Gaussian offset added to all tokens of a view, simulating a different stain; in units of --token-noise.
+    SLPD: 0."""
 
     region_offset: float = 0.0
-    """Multiple of the difference between two random regions' mean tokens, added to all tokens of a view. SLPD: 0."""
+    """Multiple of the difference between two random regions' mean tokens that is added to all tokens of a view.
+    SLPD: 0."""
 
     token_dropout: float = 0.0
-    """Fraction of the tokens hidden from the student, drawn per view; the teacher sees all. SLPD: 0."""
+    """Fraction of tokens hidden from the student, sampled per view. SLPD: 0."""
 
     block_mask: float = 0.0
     """Fraction of the area of each large view hidden from the student, as one rectangle. SLPD: 0."""
@@ -84,5 +86,5 @@ class AugmentationConfig:
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether noise or offsets are on, whose unit is the spread of the cohort's tokens."""
+        """Whether noise or offsets are enabled, which requires the standard deviations of the cohort's tokens."""
         return bool(self.token_noise or self.token_offset or self.region_offset)

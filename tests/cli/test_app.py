@@ -123,7 +123,7 @@ def test_a_wrong_command_is_told_and_is_exit_code_2(
             1,
             "error: [Errno 28] No space left on device: 'x'.\n  next: Check",
         ),
-        (KeyboardInterrupt(), 130, "Interrupted; the work done so far is kept."),
+        (KeyboardInterrupt(), 130, "Interrupted; completed work is kept."),
     ],
 )
 def test_errors_become_messages_and_exit_codes(

@@ -388,7 +388,7 @@ def test_ctrl_c_keeps_what_is_done_says_so_and_leaves_no_litter(tmp_path: Path) 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Interrupted; the work done so far is kept" in said
+    assert "Interrupted; completed work is kept" in said
     assert "Traceback" not in said
     assert hidden(cache) == []
     assert 1 <= len(list(cache.glob("*.h5"))) < 4

@@ -1,7 +1,7 @@
-"""CLAM: give FEAT_DIR/h5_files, with --coords, --encoder-name and --mpp.
+"""CLAM: FEAT_DIR/h5_files; requires --coords, --encoder-name and --mpp.
 
-CLAM's feature files do not say where patches lie or what they are: give --coords RESULTS/patches, --encoder-name, and
---mpp (or --manifest with a column mpp).
+CLAM's feature files do not contain the patch size, encoder or resolution: pass --coords RESULTS/patches,
+--encoder-name, and --mpp (or --manifest with an mpp column).
 """
 
 from __future__ import annotations

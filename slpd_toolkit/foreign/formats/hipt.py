@@ -1,6 +1,6 @@
-"""HIPT: give a folder of .pt files, with --encoder-name, and --mpp where coordinates are known.
+"""HIPT: a folder of .pt files; requires --encoder-name, and --mpp if coordinates are known.
 
-A file holds the tokens of a region, [256, D], and is called <slide>_<x>_<y>.pt, or those of a slide, [M, 256, D].
+Files contain the tokens of one region, [256, D], named <slide>_<x>_<y>.pt, or of one slide, [M, 256, D].
 """
 
 # Regions are row-major; the published SLPD code stores a region as (D, 16, 16). HIPT stores what it computes from

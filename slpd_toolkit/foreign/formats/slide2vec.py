@@ -1,6 +1,6 @@
-"""slide2vec: give RUN/hierarchical_embeddings.
+"""slide2vec: RUN/hierarchical_embeddings.
 
-It holds regions of m x m tiles; their coordinates are looked for in RUN/tiles, or give --coords.
+Contains regions of m x m tiles; their coordinates are read from RUN/tiles, or from --coords.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""STAMP: give the folder <extractor>/.
+"""STAMP: the folder <extractor>/.
 
-With --mpp, or a column mpp in --manifest, the cache has the slide's own pixels; without, its coordinates fit everything
-but those. Files written before version 2 do not say how large tiles are: give --target-mpp.
+Coordinates can be located in the slide's pixels only with --mpp, or an mpp column in --manifest; training and
+evaluation do not need it. Files written before version 2 do not record the tile size: pass --target-mpp.
 """
 
 from __future__ import annotations

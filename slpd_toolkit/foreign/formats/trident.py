@@ -1,6 +1,6 @@
-"""TRIDENT: give features_<encoder>/ of the job's folder.
+"""TRIDENT: features_<encoder>/ in the job folder.
 
-Nothing else is needed; --mpp, or a column mpp in --manifest, is more exact than TRIDENT's magnification labels.
+No further options are required; --mpp, or an mpp column in --manifest, is more exact than TRIDENT's magnification labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nearest neighbours on the mean embedding."""
+"""Nearest neighbors on the mean embedding."""
 
 from __future__ import annotations
 
