@@ -1,6 +1,6 @@
 """TRIDENT: features_<encoder>/ in the job folder.
 
-No further options are required; --mpp, or an mpp column in --manifest, is more exact than TRIDENT's magnification labels.
+No further options are required. --mpp, or an mpp column in --manifest, is more exact than TRIDENT's magnification.
 """
 
 from __future__ import annotations
