@@ -1,4 +1,4 @@
-"""`slpd demo`: from nothing to a report. Six steps, each of which is one of the other commands or paints slides."""
+"""`slpd demo`: the full pipeline on synthetic slides, in six steps that mostly run the other commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 RECIPE = "demo.toml"
 CACHE, DINO, SLPD, EVALUATION, ATLAS = "cache", "dino", "slpd", "eval", "atlas"
 NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD", "truth": "true mixture"}
-"""What the evaluated models are called; the last is the ceiling, which no slide shows."""
+"""Display names of the evaluated models; the last is the ceiling, computed from the planted truth."""
 
 _SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
 _MOST_FOLDS = 5
@@ -55,13 +55,13 @@ class Step:
 
 
 def run(config: DemoConfig) -> int:
-    """Go all the way, or go on where an earlier run in the same folder stopped.
+    """Run all steps, or resume an earlier run in the same folder.
 
     Returns:
-        0, or the exit code of the step that was stopped or could not do all.
+        0, or the exit code of the step that was stopped or partly failed.
 
     Raises:
-        UsageError: The folder holds a demo with other settings, or cannot be written to.
+        UsageError: The folder contains a demo with different settings, or is not writable.
     """
     _claim(config)
     steps = make_steps(config)
@@ -79,7 +79,7 @@ def run(config: DemoConfig) -> int:
 
 
 def make_steps(config: DemoConfig) -> list[Step]:
-    """List the steps with their settings."""
+    """Return the steps with their settings."""
     out = config.out
     planned = plan_cohort(config.slide_count, config.seed, _TINY_SQUARES if config.tiny else _SQUARES)
 
@@ -92,17 +92,17 @@ def make_steps(config: DemoConfig) -> list[Step]:
         return 0 if done else mil_eval.run(evaluation_settings(config, folds_of(planned)))
 
     return [
-        Step("slides", f"{len(planned)} sections with a planted truth, as pyramidal TIFF files", paint),
-        Step("tokens", "a frozen encoder turns each patch into a vector", lambda: embed.run(embedding_settings(out))),
-        Step("DINO", "a region ViT learns from views of regions alone", lambda: pretrain.run(dino_settings(config))),
-        Step("SLPD", "another learns from slide prototypes as well", lambda: pretrain.run(slpd_settings(config))),
-        Step("evaluation", "which representation tells the two classes apart?", evaluate),
-        Step("atlas", "the prototypes of each slide, with the regions nearest to them", lambda: _draw_atlas(out)),
+        Step("slides", f"generating {len(planned)} synthetic slides with a known truth (pyramidal TIFF)", paint),
+        Step("tokens", "embedding each patch with a frozen encoder", lambda: embed.run(embedding_settings(out))),
+        Step("DINO", "training a region ViT by self-distillation", lambda: pretrain.run(dino_settings(config))),
+        Step("SLPD", "training a region ViT with slide prototypes", lambda: pretrain.run(slpd_settings(config))),
+        Step("evaluation", "comparing how well the representations separate the two classes", evaluate),
+        Step("atlas", "drawing each slide's prototypes and their nearest regions", lambda: _draw_atlas(out)),
     ]
 
 
 def embedding_settings(out: Path) -> EmbedConfig:
-    """Settings of stage one."""
+    """Return the settings of stage one."""
     return EmbedConfig(
         manifest=out / MANIFEST,
         out=out / CACHE,
@@ -114,7 +114,7 @@ def embedding_settings(out: Path) -> EmbedConfig:
 
 
 def slpd_settings(config: DemoConfig) -> PretrainConfig:
-    """Settings of stage two, SLPD: small networks, and schedules that fit a few hundred steps."""
+    """Return the settings of stage two, SLPD: small networks, and schedules for a few hundred steps."""
     epochs = config.epoch_count
     return PretrainConfig(
         cache=config.out / CACHE,
@@ -138,19 +138,19 @@ def slpd_settings(config: DemoConfig) -> PretrainConfig:
 
 
 def dino_settings(config: DemoConfig) -> PretrainConfig:
-    """Return the settings of stage two without the prototype losses, all else equal."""
+    """Return the settings of stage two without the prototype losses, otherwise identical."""
     without = ObjectiveConfig(weights={"intra": 0.0, "inter": 0.0})
     return replace(slpd_settings(config), out=config.out / DINO, objective=without)
 
 
 def folds_of(planned: Sequence[PlannedSlide]) -> int:
-    """Say into how many folds a cohort can be divided: no more than the rarer class has patients."""
+    """Return the number of folds: at most the number of patients of the rarer class."""
     labels = Counter({slide.patient_id: slide.label for slide in planned}.values())
     return min(_MOST_FOLDS, *labels.values())
 
 
 def evaluation_settings(config: DemoConfig, folds: int) -> MilEvalConfig:
-    """Settings of stage three."""
+    """Return the settings of stage three."""
     out = config.out
     return MilEvalConfig(
         cache=out / CACHE,
@@ -158,7 +158,7 @@ def evaluation_settings(config: DemoConfig, folds: int) -> MilEvalConfig:
         model=("mean-tokens", f"dino={out / DINO}", f"slpd={out / SLPD}", f"truth={out / TRUTH}"),
         out=out / EVALUATION,
         folds=folds,
-        repeats=1 if config.tiny else 3,  # so few patients: one division may be lucky
+        repeats=1 if config.tiny else 3,  # with few patients, a single split has a high variance
         seed=config.seed,
     )
 
@@ -170,7 +170,7 @@ def _draw_atlas(out: Path) -> int:
 
 
 def _claim(config: DemoConfig) -> None:
-    """Make the folder, or see that the demo in it is this one."""
+    """Create the folder, or check that the demo in it has the same settings."""
     settings = {"slides": config.slide_count, "epochs": config.epoch_count, "seed": config.seed, "tiny": config.tiny}
     wanted = tomli_w.dumps(settings)
     claim_folder(config.out, (RECIPE, MANIFEST, TRUTH))
@@ -180,13 +180,13 @@ def _claim(config: DemoConfig) -> None:
         if found != wanted:
             got, asked = (", ".join(text.splitlines()) for text in (found, wanted))
             raise UsageError(
-                f"--out: {config.out} holds a demo with {got}; asked for: {asked}.",
-                hint="Give the same settings to go on, or another --out.",
+                f"--out: {config.out} contains a demo with {got}; requested: {asked}.",
+                hint="Use the same settings to resume it, or a different --out.",
             )
         return
     if any(config.out.iterdir()):
         raise UsageError(
-            f"--out: {config.out} is not empty and holds no demo.", hint="Choose a folder that does not exist yet."
+            f"--out: {config.out} is not empty and is not a demo folder.", hint="Choose a new folder."
         )
     write_text(recipe, wanted)
 
@@ -194,21 +194,21 @@ def _claim(config: DemoConfig) -> None:
 def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
     out = config.out
     document = json.loads((out / EVALUATION / evaluation_folder.METRICS).read_text(encoding="utf-8"))
-    console.table("Telling inflamed from excluded tumours", result_rows(document, NAMES))
+    console.table("Classification of inflamed vs. excluded tumors", result_rows(document, NAMES))
     pairs = (("slpd", "dino"), ("slpd", "mean-tokens"), ("dino", "mean-tokens"))
     sentences = [conclude(document, *pair, NAMES) for pair in pairs]
-    sentences.append("Both pretrainings saw every slide, without labels: on new patients the numbers may be lower.")
+    sentences.append("Both pretraining runs used every slide, without labels: results on new patients may be lower.")
     if config.tiny:
-        sentences.append("With --tiny these numbers only show that everything runs.")
+        sentences.append("With --tiny, these results only show that everything runs.")
     for sentence in sentences:
         console.note(sentence)
     console.facts(
-        f"Done in {console.human_seconds(seconds)}. Where to look",
+        f"Done in {console.human_seconds(seconds)}. Results",
         {
-            "the slides": out / SLIDES,
+            "slides": out / SLIDES,
             "tissue and regions": out / CACHE / QC_FOLDER / "index.html",
             "training": out / SLPD / "curves.svg",
             "prototypes": out / ATLAS / "index.html",
-            "the comparison": out / EVALUATION / evaluation_folder.REPORT,
+            "evaluation report": out / EVALUATION / evaluation_folder.REPORT,
         },
     )

@@ -1,4 +1,4 @@
-"""What a comparison of representations says, in plain sentences: no more than its paired test supports."""
+"""Sentences that summarize a comparison of representations and claim no more than its paired test supports."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 METRIC, TEST = "auc", "shared_training"
-"""The paired test that asks whether a difference would hold for other patients, to train on and to test."""
+"""Metric and paired test: would the difference hold with other patients, both for training and for testing?"""
 
 Document = dict[str, Any]
 """metrics.json of `slpd mil-eval`."""
 
 
 def result_rows(document: Document, names: Mapping[str, str]) -> list[dict[str, object]]:
-    """Make the table: a row for each model, a column for each aggregator with mean AUC and its 95 % interval.
+    """Return a table with one row per model and one column per aggregator: mean AUC and its 95 % interval.
 
     Args:
-        document: What was measured.
-        names: What to call each model, in the order of the rows.
+        document: Contents of metrics.json.
+        names: Display name of each model, in row order.
     """
     cells: dict[str, dict[str, object]] = {model: {"AUC": name} for model, name in names.items()}
     for result in document["results"]:
@@ -31,35 +31,35 @@ def result_rows(document: Document, names: Mapping[str, str]) -> list[dict[str, 
 
 
 def conclude(document: Document, first: str, second: str, names: Mapping[str, str]) -> str:
-    """Say whether one model was better than another, under which aggregators, by the test adjusted for all pairs.
+    """Describe whether one model was better than another, and with which aggregators, by the adjusted test.
 
     Args:
-        document: What was measured.
-        first: A model.
-        second: Another one.
-        names: What to call them.
+        document: Contents of metrics.json.
+        first: The first model.
+        second: The second model.
+        names: Display names of the models.
     """
     one, other = names[first], names[second]
     pairs = [_oriented(pair, first, second) for pair in document["comparisons"]]
     known = [pair for pair in pairs if pair is not None]
     differences = ", ".join(f"{difference:+.2f} ({aggregator})" for aggregator, difference, _ in known)
-    said = f"{one} against {other}, difference of AUC: {differences}."
+    said = f"{one} vs. {other}, difference in AUC: {differences}."
     better = [aggregator for aggregator, difference, p in known if p is not None and p < LEVEL and difference > 0]
     worse = [aggregator for aggregator, difference, p in known if p is not None and p < LEVEL and difference < 0]
     if better:
-        said += f" {one} is better under {_listed(better)} (adjusted p below {LEVEL:g})."
+        said += f" {one} is better with {_listed(better)} (adjusted p below {LEVEL:g})."
     if worse:
-        said += f" {one} is worse under {_listed(worse)} (adjusted p below {LEVEL:g})."
+        said += f" {one} is worse with {_listed(worse)} (adjusted p below {LEVEL:g})."
     if not better and not worse:
         smallest = min((p for _, _, p in known if p is not None), default=None)
         patients = document["cohort"]["patients"]
         shown = "no test is defined" if smallest is None else f"smallest adjusted p {smallest:.2f}"
-        said += f" {patients} patients do not show that either is better ({shown})."
+        said += f" No significant difference with {patients} patients ({shown})."
     return said
 
 
 def _oriented(pair: Document, first: str, second: str) -> tuple[str, float, float | None] | None:
-    """Give aggregator, difference (first minus second) and adjusted p, if the pair is of these two models."""
+    """Return aggregator, difference (first minus second) and adjusted p if the pair compares these two models."""
     if {pair["first"], pair["second"]} != {first, second}:
         return None
     sign = 1 if pair["first"] == first else -1

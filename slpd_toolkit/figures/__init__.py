@@ -1,1 +1,1 @@
-"""One style for all figures: SVG pictures, fonts, and the wording of numbers and names."""
+"""Shared style of all figures: SVG output, fonts, and formatting of numbers and names."""

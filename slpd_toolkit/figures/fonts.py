@@ -1,4 +1,4 @@
-"""Characters of every script in figures: DejaVu Sans, then installed fonts that have what it lacks."""
+"""Fonts for characters of any script: DejaVu Sans, then installed fonts for the characters it lacks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAMILY = "DejaVu Sans"
-"""Comes with matplotlib."""
+"""Shipped with matplotlib."""
 _STAND_IN = "Last Resort"
-"""Comes with matplotlib as well: it has every character, as a frame."""
+"""Also shipped with matplotlib; draws every character as a box."""
 
 
 def use_fonts(figure: Figure) -> frozenset[str]:
-    """Set the fonts that the texts of a figure need; call it just before the figure is saved.
+    """Set the fonts required by the texts of a figure; call it just before saving the figure.
 
     Returns:
-        The characters that no installed font has; they are drawn as frames.
+        Characters that no installed font has; they are drawn as boxes.
     """
     texts = figure.findobj(Text)
     families, lacking = families_of(frozenset("".join(text.get_text() for text in texts)))
@@ -47,7 +47,7 @@ def frames_without_warning() -> Iterator[None]:
 
 @cache
 def families_of(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
-    """Choose as few fonts as possible that together have these characters.
+    """Choose a small set of fonts that together cover the characters.
 
     Returns:
         Font families, `FAMILY` first, and the characters that no font has.
@@ -69,12 +69,12 @@ def families_of(letters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def _is_invisible(letter: str) -> bool:
-    return letter.isspace() or category(letter) in {"Cc", "Cf"}  # control characters, joiners and marks of direction
+    return letter.isspace() or category(letter) in {"Cc", "Cf"}  # control characters, joiners and direction marks
 
 
 @cache
 def _letters_in(path: str) -> frozenset[str]:
     try:
         return frozenset(map(chr, FT2Font(path).get_charmap()))
-    except (OSError, RuntimeError):  # gone since matplotlib looked, or damaged
+    except (OSError, RuntimeError):  # removed since matplotlib indexed it, or damaged
         return frozenset()

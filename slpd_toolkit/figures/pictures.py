@@ -1,4 +1,4 @@
-"""SVG figures in one style: equal numbers give equal bytes, and names are never parsed as formulas."""
+"""SVG figures in a shared style: output is reproducible byte for byte, and names are never parsed as formulas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Line = str | tuple[int, tuple[int, ...]]
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5500", "#888888")
-"""Paul Tol's bright scheme, which colour-blind readers can tell apart; the ninth entry reuses the first colour."""
+"""Paul Tol's color-blind-safe bright scheme; the ninth entry reuses the first color."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Line, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
@@ -51,24 +51,24 @@ class Picture:
     """A figure of the report."""
 
     name: str
-    """Stem of its file."""
+    """File name without suffix."""
     title: str
-    """Alternative text: what the figure shows."""
+    """Alternative text."""
     svg: str
     width: int
     """CSS px."""
     unwritten: frozenset[str] = frozenset()
-    """Characters that no installed font has; each is drawn as a frame."""
+    """Characters that no installed font has; each is drawn as a box."""
 
     @property
     def uri(self) -> str:
-        """The figure as a data URI. As a separate image its element ids cannot clash with those of other figures."""
+        """The figure as a data URI, so that its element ids cannot clash with those of other figures."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one model is drawn in every figure. Colour, marker and line are each enough to recognise it."""
+    """Appearance of a model in every figure. Color, marker and line style each identify it."""
 
     label: str
     colour: str
@@ -77,7 +77,7 @@ class Look:
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Assign each model its look, in order; the ninth model reuses the first look."""
+    """Assign a look to each model, in order; the ninth model reuses the first look."""
     styles = islice(cycle(zip(COLOURS, MARKERS, LINES, strict=True)), len(names))
     return {name: Look(short(name), *style) for name, style in zip(names, styles, strict=True)}
 
@@ -86,10 +86,10 @@ def picture(name: str, title: str, size: tuple[float, float], draw: Callable[[Fi
     """Draw a figure.
 
     Args:
-        name: Stem of its file.
-        title: What it shows, in words.
+        name: File name without suffix.
+        title: Alternative text.
         size: Width and height, inches.
-        draw: Fills the figure.
+        draw: Draws the contents.
     """
     with mpl.rc_context(_STYLE), frames_without_warning():
         figure = Figure(figsize=size, layout="constrained")
@@ -104,11 +104,11 @@ def panels(name: str, title: str, count: int, draw: Callable[[int, Axes], None],
     """Draw a grid of equal panels.
 
     Args:
-        name: Stem of its file.
-        title: What it shows, in words.
+        name: File name without suffix.
+        title: Alternative text.
         count: Number of panels.
-        draw: Fills one of them.
-        columns: Panels side by side, at most.
+        draw: Draws one panel.
+        columns: Maximum number of panels per row.
     """
     across = min(count, columns)
     down = -(-count // across)

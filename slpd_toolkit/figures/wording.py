@@ -1,4 +1,4 @@
-"""How figures and reports write numbers and names."""
+"""Formatting of numbers and names in figures and reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LONGEST = 28
 
 
 def number(value: float, *, digits: int = 3) -> str:
-    """Write a number with a true minus sign."""
+    """Format a number with a typographic minus sign."""
     if math.isnan(value):
         return UNDEFINED
     text = f"{value:.{digits}f}"
@@ -17,14 +17,14 @@ def number(value: float, *, digits: int = 3) -> str:
 
 
 def count(amount: int, noun: str) -> str:
-    """Write a count with its noun, in the plural unless it is one."""
+    """Format a count with its noun, in the plural unless the count is 1."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
 def short(name: str) -> str:
-    """Shorten a name for a figure by cutting its middle, which tells less than its ends."""
+    """Shorten a name for a figure by removing its middle."""
     if len(name) > _LONGEST:
         half = (_LONGEST - 1) // 2
         name = f"{name[:half]}…{name[-half:]}"
-    # matplotlib hides labels that begin with an underscore
+    # matplotlib hides labels that start with an underscore
     return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name

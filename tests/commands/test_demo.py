@@ -67,7 +67,7 @@ def test_a_folder_with_other_settings_is_refused_and_left_as_it_is(
     with pytest.raises(KeyboardInterrupt):
         command.run(DemoConfig(out=tmp_path / "demo", slides=12))
     before = (tmp_path / "demo" / "demo.toml").read_text()
-    with pytest.raises(UsageError, match=r"holds a demo with slides = 12, .*; asked for: slides = 13, "):
+    with pytest.raises(UsageError, match=r"contains a demo with slides = 12, .*; requested: slides = 13, "):
         command.run(DemoConfig(out=tmp_path / "demo", slides=13))
     assert (tmp_path / "demo" / "demo.toml").read_text() == before
     with pytest.raises(KeyboardInterrupt):  # the same settings go on
@@ -76,7 +76,7 @@ def test_a_folder_with_other_settings_is_refused_and_left_as_it_is(
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UsageError, match="is not empty and holds no demo"):
+    with pytest.raises(UsageError, match="is not empty and is not a demo folder"):
         command.run(DemoConfig(out=tmp_path))
 
 

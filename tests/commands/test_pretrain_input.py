@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_to(cache: Path, tmp_path: Path, out: st
     [
         ("batch_sise = 4", "unknown key `batch_sise` (did you mean `batch_size`?)"),
         ("epochs = '3'\nlr = true", "`epochs` = '3': allowed: int; `lr` = True: allowed: float"),
-        ("optimiser = 'sgd'", "`optimiser` = 'sgd': no longer a setting. AdamW is the only optimiser; remove the key"),
+        ("optimiser = 'sgd'", "`optimiser` = 'sgd': no longer a setting. AdamW is the only optimizer; remove the key"),
         ("[prototypes]\nclusters = 4", "unknown key `prototypes`"),
         ("epochs = ", "cannot be read"),
     ],

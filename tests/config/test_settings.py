@@ -80,5 +80,5 @@ def test_names_that_are_no_settings_are_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"Settings: unknown key `sise` \(did you mean `size`\?\)") as caught:
         build(Whole, {"name": "a", "sise": 7})
     assert caught.value.hint == "Known settings: name, size, jobs."
-    with pytest.raises(UsageError, match=r"`optimiser` = 'lars': no longer a setting\. AdamW is the only optimiser"):
+    with pytest.raises(UsageError, match=r"`optimiser` = 'lars': no longer a setting\. AdamW is the only optimizer"):
         build(PretrainConfig, {"cache": "cache", "out": "out", "optimiser": "lars"})

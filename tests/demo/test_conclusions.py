@@ -26,8 +26,8 @@ def said(*pairs: dict[str, Any]) -> str:
 
 def test_what_no_test_supports_is_not_claimed() -> None:
     assert said(pair("knn", 0.2, 0.30), pair("abmil", -0.04, 0.9)) == (
-        "SLPD against DINO, difference of AUC: +0.20 (knn), -0.04 (abmil). "
-        "32 patients do not show that either is better (smallest adjusted p 0.30)."
+        "SLPD vs. DINO, difference in AUC: +0.20 (knn), -0.04 (abmil). "
+        "No significant difference with 32 patients (smallest adjusted p 0.30)."
     )
 
 
@@ -35,20 +35,20 @@ def test_what_no_test_supports_is_not_claimed() -> None:
 def test_the_better_one_is_named_with_its_aggregators(swapped: bool) -> None:
     pairs = [pair(name, 0.1, p, swapped=swapped) for name, p in (("knn", 0.04), ("probe", 0.01), ("abmil", 0.06))]
     assert said(*pairs) == (
-        "SLPD against DINO, difference of AUC: +0.10 (knn), +0.10 (probe), +0.10 (abmil). "
-        "SLPD is better under knn and probe (adjusted p below 0.05)."
+        "SLPD vs. DINO, difference in AUC: +0.10 (knn), +0.10 (probe), +0.10 (abmil). "
+        "SLPD is better with knn and probe (adjusted p below 0.05)."
     )
 
 
 def test_the_worse_one_is_named_too() -> None:
     assert said(pair("knn", -0.1, 0.04), pair("probe", 0.2, 0.001)) == (
-        "SLPD against DINO, difference of AUC: -0.10 (knn), +0.20 (probe). "
-        "SLPD is better under probe (adjusted p below 0.05). SLPD is worse under knn (adjusted p below 0.05)."
+        "SLPD vs. DINO, difference in AUC: -0.10 (knn), +0.20 (probe). "
+        "SLPD is better with probe (adjusted p below 0.05). SLPD is worse with knn (adjusted p below 0.05)."
     )
 
 
 def test_a_test_that_is_not_defined_shows_nothing() -> None:
-    assert said(pair("knn", 0.3, None)).endswith("do not show that either is better (no test is defined).")
+    assert said(pair("knn", 0.3, None)).endswith("No significant difference with 32 patients (no test is defined).")
 
 
 def test_the_table_has_a_row_a_model_and_a_column_an_aggregator() -> None:
