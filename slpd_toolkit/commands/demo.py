@@ -185,9 +185,7 @@ def _claim(config: DemoConfig) -> None:
             )
         return
     if any(config.out.iterdir()):
-        raise UsageError(
-            f"--out: {config.out} is not empty and is not a demo folder.", hint="Choose a new folder."
-        )
+        raise UsageError(f"--out: {config.out} is not empty and is not a demo folder.", hint="Choose a new folder.")
     write_text(recipe, wanted)
 
 

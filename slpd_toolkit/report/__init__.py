@@ -1,1 +1,1 @@
-"""Pictures and pages that people look at."""
+"""Figures, images and HTML pages."""

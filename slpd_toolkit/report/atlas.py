@@ -1,4 +1,4 @@
-"""The prototype atlas: for each slide its prototypes, where they lie, and the regions nearest to each centre."""
+"""The prototype atlas: for each slide, a map of its prototypes and the regions nearest to each of them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Prototype:
 
     number: int
     regions: int
-    """Size of its cluster."""
+    """Number of regions in its cluster."""
     cosine: float
-    """Mean cosine of its regions with it; NaN if it has none."""
+    """Mean cosine similarity of its regions to it; NaN if it has none."""
     picture: str
-    """URL of the strip of its nearest regions; empty if there are no pixels."""
+    """URL of the image strip of its nearest regions; empty if there are no pixels."""
     counterpart: str
     """Which prototype of the most similar slide corresponds to it."""
 
     @property
     def colour(self) -> str:
-        """Its colour on the map."""
+        """Color on the map."""
         return COLOURS[self.number % len(COLOURS)]
 
 
@@ -54,7 +54,7 @@ class SlidePage:
     neighbours: Sequence[tuple[str, float, bool]]
     """Similar slides, their mean cosine, and whether they are in this atlas; best first."""
     squares: Sequence[tuple[float, float, float, str]]
-    """x, y, side and colour of every region on the map, 0-100."""
+    """x, y, side and color of every region on the map, 0-100."""
     width: float
     height: float
 
@@ -65,7 +65,7 @@ def map_squares(
     """Lay a slide's regions out on a map whose longer side is 100.
 
     Returns:
-        (x, y, side, colour) of every region, and the map's width and height.
+        (x, y, side, color) of every region, and the map's width and height.
     """
     origin = coords_l0.min(axis=0)
     extent = coords_l0.max(axis=0) + region_l0 - origin
@@ -88,14 +88,14 @@ def write_strip(path: Path, thumbnails: Sequence[npt.NDArray[np.uint8]]) -> None
 
 
 def write_atlas(path: Path, title: str, pages: Sequence[SlidePage], total: int, step: int) -> None:
-    """Write the atlas' page.
+    """Write the page of the atlas.
 
     Args:
-        path: The HTML file; pictures lie beside it.
+        path: The HTML file; its images are in the same folder.
         title: Name of the run.
-        pages: The slides shown.
-        total: Slides that have prototypes.
-        step: Steps that the teacher had trained for.
+        pages: The slides to show.
+        total: Number of slides with prototypes.
+        step: Number of steps that the teacher had been trained for.
     """
     page = render(
         "atlas.html", title=title, pages=pages, total=total, step=step, map_px=_MAP_PX, thumbnail_px=THUMBNAIL_PX

@@ -1,4 +1,4 @@
-"""Pages of the prototype atlas from a prototype file, with strips of the regions nearest to each prototype."""
+"""Pages of the prototype atlas, built from a prototype file, with images of the regions nearest to each prototype."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Atlas:
     def _require_located(self, row: int) -> None:
         if not self._file.located[row]:
             raise SlideError(
-                "its features were imported without the slide's resolution or place: its pixels cannot be found.",
-                hint="Import them with --manifest and a column mpp (um/px of level 0), and train on that cache.",
+                "its features were imported without resolution or coordinates, so its pixels cannot be located.",
+                hint="Import them with --manifest and an mpp column (um/px at level 0), and train on that cache.",
             )
 
     def _strip(self, slide: GuardedSlide, row: int, slide_id: str, k: int, inside: npt.NDArray[np.intp]) -> str:

@@ -1,4 +1,4 @@
-"""Slides of the report with what the aggregator looked at, one picture a model, side by side."""
+"""Attention maps of selected slides in the report, one per model, side by side."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class AttendedSlide:
 
     case: Case
     thumbnail: str
-    """Data URI; empty where there are no pixels."""
+    """Data URI; empty if there are no pixels."""
     pictures: Sequence[tuple[str, str]]
     """Model, and data URI of its overlay."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What the report shows."""
+    """The attention section of the report."""
 
     aggregator: str
     model: str
-    """Which one chose the slides."""
+    """Model that the slides were selected by."""
     unseen: int
-    """Models with attention that are not shown."""
+    """Number of models with attention that are not shown."""
     slides: Mapping[str, Sequence[AttendedSlide]]
     """Heading -> slides."""
 
@@ -61,15 +61,15 @@ def show_attention(
     choices: Sequence[tuple[Result, Choice]],
     thumbnails: Callable[[str], WholeSlide | None],
 ) -> Attention | None:
-    """Show the best aggregator that has attention, on slides that its best model is most right and most wrong about.
+    """Show the best aggregator with attention, on the slides that its best model gets most right and most wrong.
 
     Args:
-        representations: Their order is that of the pictures.
+        representations: Representations, in the order of the images.
         choices: Results, best first, with their slides.
-        thumbnails: Slide id -> the whole slide, or None.
+        thumbnails: Maps a slide ID to the whole slide, or None.
 
     Returns:
-        None where no aggregator has attention, or no bag has places.
+        None if no aggregator has attention, or no bag has coordinates.
     """
     placed = {each.name: each for each in representations if each.places is not None}
     scored = {(each.model, each.aggregator): mean_attention(each) for each, _ in choices if each.model in placed}
@@ -94,7 +94,7 @@ def show_attention(
 
 
 def _overlay(representation: Representation, row: int, shares: FloatArray, whole: WholeSlide | None) -> str:
-    """Draw the squares, on the slide's pixels if they are of a slide of the size that the squares were cut from."""
+    """Draw the squares, on the slide's pixels if the slide has the size that the squares belong to."""
     assert representation.places is not None
     slide = slide_scores(representation.places, representation, row, shares)
     pixels = whole.rgb if whole is not None and whole.size_l0 == slide.slide_size_l0 else None
@@ -109,7 +109,7 @@ def _small(rgb: RGB) -> RGB:
 
 
 def _encoded(rgb: RGB, kind: str) -> str:
-    """Give a picture as a data URI: JPEG for pixels, PNG for flat colours."""
+    """Encode an image as a data URI: JPEG for pixels, PNG for flat colors."""
     buffer = io.BytesIO()
     if kind == "PNG":
         Image.fromarray(rgb).quantize(256).save(buffer, "PNG", optimize=True)

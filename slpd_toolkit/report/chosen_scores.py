@@ -1,4 +1,4 @@
-"""Scores that `slpd heatmap` draws: one table of scores.h5, or a CSV, for the slides that were asked for."""
+"""Scores that `slpd heatmap` draws: one table of scores.h5, or a CSV, for the requested slides."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class ChosenScores:
 
 
 def choose_scores(config: HeatmapConfig) -> ChosenScores:
-    """Find the scores of --scores, --model, --aggregator, --slide and --limit.
+    """Find the scores selected by --scores, --model, --aggregator, --slide and --limit.
 
     Raises:
-        UsageError: There are no scores, several tables fit, or a slide has none.
+        UsageError: There are no scores, several tables match, or a slide has no scores.
         CacheError: scores.h5 is damaged.
     """
     return _choose_slides(config, _read(config))
@@ -43,7 +43,7 @@ def _read(config: HeatmapConfig) -> ChosenScores:
     if not path.is_file():
         raise UsageError(
             f"{path} does not exist.",
-            hint="Give scores.h5 or the folder of `slpd mil-eval` that holds it, or a CSV.",
+            hint="Pass scores.h5 or its `slpd mil-eval` folder, or a CSV.",
         )
     if path.suffix.lower() == ".csv":
         if config.model or config.aggregator:

@@ -1,4 +1,4 @@
-"""curves.svg: what happened during training, on one page."""
+"""curves.svg: plots of the training metrics."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 PANELS = (
     ("Losses", ("loss",)),
     ("Entropy of the teacher's targets (nats)", ("target_entropy",)),
-    ("Norm of gradients and centre", ("gradient_norm", "centre_norm")),
+    ("Norm of gradient and center", ("gradient_norm", "centre_norm")),
     ("Learning rate", ("lr",)),
     ("Regions a second", ("regions_per_s",)),
-    ("Share of clusters that are empty or degenerate", ("clusters_empty", "clusters_degenerate")),
+    ("Fraction of empty or degenerate clusters", ("clusters_empty", "clusters_degenerate")),
 )
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Draw the columns of metrics.csv over steps; columns without a value are left out."""
+    """Plot the columns of metrics.csv over steps; columns without values are omitted."""
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     terms = term_names()
     panels = [(title, (*columns, *terms) if columns == ("loss",) else columns) for title, columns in PANELS]

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: its files, claimed before the work and written after it."""
+"""The output folder of an evaluation: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ REPORT, METRICS, PREDICTIONS, FOLDS, RECIPE = (
     "recipe.toml",
 )
 _FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
-_OWN_FOLDER = "Give the evaluation a folder of its own."
+_OWN_FOLDER = "Use a separate folder for the evaluation."
 
 
 def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path]) -> None:
-    """Make the folder and its figures/, before the work.
+    """Create the folder and its figures/ before the work starts.
 
     Args:
         out: The folder.
         cache: The token cache that is read, if any.
-        inputs: Files that are read: none may be replaced by a result.
+        inputs: Input files, which must not be overwritten by results.
 
     Raises:
-        UsageError: `out` holds something else, a file that is read would be replaced, or it cannot be written to.
+        UsageError: `out` is a cache or run folder, an input would be overwritten, or the folder is not writable.
     """
     if cache is not None and out.resolve() == cache.resolve():
         raise UsageError(f"--out: {out} is the token cache.", hint=_OWN_FOLDER)
@@ -64,8 +64,8 @@ def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split],
 
     Args:
         out: The folder.
-        evaluation: What was found.
-        splits: Which slides trained, selected and tested.
+        evaluation: The results.
+        splits: Training, validation and test slides of each split.
         thumbnails: Slides for the report; those that cannot be read are shown without pixels.
     """
     (out / REPORT).unlink(missing_ok=True)

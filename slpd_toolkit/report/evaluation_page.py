@@ -1,4 +1,4 @@
-"""report.html: what `slpd mil-eval` found, on one page that needs no network, and its figures beside it."""
+"""report.html: the results of `slpd mil-eval` on one self-contained page, and the figures as separate files."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def figure_files() -> frozenset[str]:
 
 
 def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
-    """Write the page, and its figures as SVG into `figures/` beside it; figures of an earlier page are removed.
+    """Write the page, and its figures as SVG into `figures/`; figures of an earlier page are removed.
 
     Args:
         path: report.html.
-        evaluation: What was found.
-        thumbnails: Slide id -> a thumbnail of the whole slide, or None if its file is not available.
+        evaluation: The results.
+        thumbnails: Maps a slide ID to a thumbnail of the whole slide, or None if its file is not available.
     """
     task, cohort, results = evaluation.task, evaluation.cohort, evaluation.results
     headline, headline_metric = task.headline, task.known_metrics[task.headline]
@@ -124,7 +124,7 @@ def _note_missing_fonts(pictures: Sequence[Picture]) -> None:
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Turn nested settings into rows of dotted names and texts."""
+    """Flatten nested settings into rows of dotted names and texts."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -148,7 +148,7 @@ def _facts(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _strata(evaluation: Evaluation) -> list[tuple[str, int, int]]:
-    """Stratum, slides, patients."""
+    """Return stratum, number of slides and number of patients per row."""
     task, cohort = evaluation.task, evaluation.cohort
     return [
         (name, int((task.strata == name).sum()), len(np.unique(cohort.patients[task.strata == name])))

@@ -24,7 +24,7 @@ _MANY_TICKS = 4
 
 
 def draw_intervals(results: Sequence[Result], headline: str, metric: Metric, styles: Mapping[str, Look]) -> Picture:
-    """Draw a row for each result: mean over folds, and the 95 % interval."""
+    """Draw one row per result: mean over folds and 95 % interval."""
 
     def fill(figure: Figure) -> None:
         axes = figure.subplots()
@@ -44,7 +44,7 @@ def draw_intervals(results: Sequence[Result], headline: str, metric: Metric, sty
 
 
 def draw_folds(results: Sequence[Result], headline: str, metric: Metric, styles: Mapping[str, Look]) -> Picture:
-    """Draw a dot for each fold; lines join the same fold under different models (or aggregators, of a single model)."""
+    """Draw a dot per fold; lines connect the same fold across models (or across aggregators, for a single model)."""
     models, aggregators = (
         list(dict.fromkeys(getattr(each, name) for each in results)) for name in ("model", "aggregator")
     )
@@ -89,7 +89,7 @@ def draw_folds(results: Sequence[Result], headline: str, metric: Metric, styles:
 
 
 def _mark_chance(axes: Axes, chance: float | None, axis: str) -> None:
-    """Mark what guessing reaches, if it lies within the axis."""
+    """Mark chance level if it is within the axis limits."""
     if chance is None:
         return
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()

@@ -1,4 +1,4 @@
-"""A heatmap as PNG: the overlay with its frame in level-0 px, and a bar that says what the colours are."""
+"""A heatmap as PNG: the overlay with level-0 px axes and a color bar."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _STYLE: dict[Any, Any] = {"font.family": FAMILY, "text.parse_math": False, "font
 def write_heatmap(
     path: Path, title: str, overlay: Overlay, scores: FloatArray, scale: Literal["rank", "linear"]
 ) -> None:
-    """Write the picture, atomically.
+    """Write the image atomically.
 
     Args:
         path: PNG file.
-        title: Slide, and whose scores they are.
+        title: Slide, model and aggregator.
         overlay: From `overlays.draw_overlay`.
-        scores: (n,) the scores, for the ticks of the bar.
-        scale: How they became colours.
+        scores: (n,) scores, for the ticks of the color bar.
+        scale: Color scale.
     """
     left, top, right, bottom = overlay.box_l0
     height, width = (max(side / _DPI, _LEAST_INCHES) for side in overlay.rgb.shape[:2])
@@ -77,7 +77,7 @@ _MEANING = {
 
 
 def heading(slide_id: str, model: str, aggregator: str) -> str:
-    """Name the slide, and whose scores they are."""
+    """Return a title with the slide, model and aggregator."""
     whose = " · ".join(short(name) for name in (model, aggregator) if name)
     return f"{slide_id}\n{whose}" if whose else slide_id
 

@@ -1,4 +1,4 @@
-"""The files of one slide's heatmap: a picture, and objects for QuPath."""
+"""The heatmap files of one slide: an image, and objects for QuPath."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Drawn:
     """Outcome for one slide."""
 
     done: bool
-    """Whether its files are there, as they should be."""
+    """Whether all of its files were written."""
     corner_l0: tuple[int, int] | None = None
     """Where the coordinates of its GeoJSON start, level-0 px of the whole slide; None if its bounds are not known."""
     failures: tuple[Failure, ...] = ()
@@ -45,7 +45,7 @@ def needs_slides(config: HeatmapConfig) -> bool:
 
 
 def read_squares(config: HeatmapConfig, slide_id: str, read: Callable[[], SlideScores]) -> SlideScores | Failure:
-    """Read a slide's squares and check them; return what is wrong instead of ending the run."""
+    """Read and check the squares of a slide; return the problem instead of raising."""
     try:
         _require_safe(slide_id)
         slide = read()
@@ -66,7 +66,7 @@ def _require_safe(slide_id: str) -> None:
 def draw_slide(
     config: HeatmapConfig, title: str, slide_id: str, squares: SlideScores | Failure, entry: SlideEntry | None
 ) -> Drawn:
-    """Write the files of a slide; those of an earlier run go if they cannot be replaced, as they show other scores."""
+    """Write the files of a slide; outdated files of an earlier run are removed if they cannot be replaced."""
     paths = (
         [config.out / f"{slide_id}.{suffix}" for suffix in _SUFFIXES[config.format]] if is_safe_name(slide_id) else []
     )
@@ -97,7 +97,7 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def _other_size(config: HeatmapConfig, slide: SlideScores, frame: SlideFrame) -> SlideError | None:
-    """Return what is wrong where the slide file is not the one that was scored; its pixels and bounds are not used."""
+    """Return the problem if the slide file is not the one that was scored; its pixels and bounds are then not used."""
     if min(slide.slide_size_l0) <= 0 or slide.slide_size_l0 == frame.size_l0:
         return None
     result = "written in coordinates of the whole slide" if config.format == "geojson" else "shown without pixels"
@@ -121,7 +121,7 @@ def _write(
 
     Args:
         config: The settings.
-        title: Heading of the picture.
+        title: Title of the image.
         slide: Squares with their scores.
         paths: The files to write.
         thumbnails: Where pixels are read; None draws without.

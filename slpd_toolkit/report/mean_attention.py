@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def mean_attention(result: Result) -> dict[int, FloatArray]:
-    """Average each slide's attention over the folds that tested it: row in the cohort -> (n,) shares that sum to 1.
+    """Average the attention of each slide over the folds in which it was tested.
 
-    Empty for aggregators without attention.
+    Returns:
+        Row in the cohort -> (n,) weights that sum to 1. Empty for aggregators without attention.
     """
     sums: dict[int, FloatArray] = {}
     for fold in result.folds:

@@ -1,4 +1,4 @@
-"""What the numbers support, in sentences and tables: no claim goes beyond its test."""
+"""Sentences and tables that summarize an evaluation; no claim goes beyond its test."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Result
 
 LEVEL = 0.05
-"""Adjusted p-values below it are called a difference."""
+"""Significance level of adjusted p-values."""
 _TEST = "shared_training"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One comparison in a sentence."""
+    """One comparison, as a sentence."""
 
     text: str
     p_value: float
@@ -100,7 +100,7 @@ def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
-    """Sum the outcome up."""
+    """Summarize the outcome in sentences."""
     headline, words = evaluation.task.headline, evaluation.task.known_metrics[evaluation.task.headline].words
     best = best_first(evaluation.results, headline)[0]
     first = (
@@ -169,7 +169,7 @@ def comparison_table(comparisons: Sequence[PairedResult], name: str, headline: s
 
 
 def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
-    """Gather what the audits found; representations with the same findings stand together."""
+    """Collect the findings of the audits; representations with the same findings are grouped."""
     found: dict[tuple[tuple[str, tuple[str, ...]], ...], list[str]] = {}
     for model, splits in audits.items():
         repeated = len({each.repeat for each in splits}) > 1
@@ -184,20 +184,20 @@ def leaks(audits: Mapping[str, Sequence[SplitAudit]]) -> list[Leaks]:
 
 
 def alarm(audits: Mapping[str, Sequence[SplitAudit]]) -> tuple[str, str]:
-    """Say in a few words, and in a sentence, how bad the audit's findings are."""
+    """Return a short label and a sentence for the severity of the audit's findings."""
     found = [each for splits in audits.values() for each in splits]
     if any(each.shared_patients or each.shared_vectors or each.near_copies for each in found):
-        return "the splits leak", "These splits leak from train to test: the numbers below may be too good."
+        return "the splits leak", "These splits leak from train to test: the results below may be too optimistic."
     if not all(each.clean for each in found):
         return (
-            "pretraining saw test patients",
-            "Pretraining saw slides of test patients, without labels: on new patients the numbers may be lower.",
+            "pretraining used test patients",
+            "Pretraining used slides of test patients, without labels: results on new patients may be lower.",
         )
     return "nothing found", ""
 
 
 def fold_facts(evaluation: Evaluation) -> dict[str, str]:
-    """Say how the cohort was divided."""
+    """Describe how the cohort was split."""
     folds = max((result.folds for result in evaluation.results), key=len)
     fewest = min(len(result.folds) for result in evaluation.results)
     repeats = len({fold.repeat for fold in folds})

@@ -1,4 +1,4 @@
-"""Scores as colours on a slide: a picture from coordinates and scores, on the slide's pixels where they are at hand."""
+"""Scores drawn as colors, over the slide's pixels if these are available."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     RGB = npt.NDArray[np.uint8]
 
 COLOUR_MAP = "viridis"
-"""Even in lightness, and read alike by colour-blind people and in print."""
+"""Perceptually uniform, and readable for color-blind people and in print."""
 
 _OPACITY = 0.42
 _PAPER, _OUTSIDE = 255, 235
@@ -32,7 +32,7 @@ _LEAST_EDGE_SHARE = 1 / 40
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A picture, and the rectangle of level 0 that it shows."""
+    """An image, and the level-0 rectangle that it shows."""
 
     rgb: RGB
     box_l0: tuple[int, int, int, int]
@@ -40,9 +40,9 @@ class Overlay:
 
 
 def colour_values(scores: FloatArray, scale: Literal["rank", "linear"]) -> FloatArray:
-    """Map (n,) scores to 0-1: by their rank within the slide, or evenly from the lowest to the highest of it.
+    """Map (n,) scores to 0-1: by rank within the slide, or linearly from the lowest to the highest score.
 
-    Where all scores are equal it is 0.5.
+    If all scores are equal, the result is 0.5.
     """
     if scale == "rank":
         return relative_ranks(scores)
@@ -51,7 +51,7 @@ def colour_values(scores: FloatArray, scale: Literal["rank", "linear"]) -> Float
 
 
 def colours(values: FloatArray) -> RGB:
-    """(n,) values in 0-1 -> (n, 3) colours."""
+    """Map (n,) values in 0-1 to (n, 3) colors."""
     rgb: RGB = np.asarray(colormaps[COLOUR_MAP](values, bytes=True)[..., :3], np.uint8)
     return rgb
 
@@ -60,10 +60,10 @@ def draw_overlay(slide: SlideScores, values: FloatArray, thumbnail: RGB | None, 
     """Draw a slide's squares half-transparent over its thumbnail, or opaque on white without one.
 
     Args:
-        slide: Squares; with a thumbnail it knows the slide's size.
-        values: (n,) 0-1, from `colour_values`. Where squares overlap the mean is shown.
+        slide: Squares; the slide's size must be known if there is a thumbnail.
+        values: (n,) 0-1, from `colour_values`. Where squares overlap, the mean is shown.
         thumbnail: The whole slide, any size.
-        side_px: Longest side of the picture.
+        side_px: Longest side of the image.
     """
     left, top, right, bottom = box_l0 = _box_l0(slide, whole=thumbnail is not None)
     scale = side_px / max(right - left, bottom - top)
@@ -87,7 +87,7 @@ def draw_overlay(slide: SlideScores, values: FloatArray, thumbnail: RGB | None, 
 
 
 def _box_l0(slide: SlideScores, *, whole: bool) -> tuple[int, int, int, int]:
-    """With pixels all of the slide and of regions that are padded beyond it; else the squares and one beside them."""
+    """Return the rectangle to show: the slide and padded regions, or without pixels the squares and a margin."""
     first = slide.coords_l0.min(axis=0)
     last = (slide.coords_l0 + slide.sizes_l0[:, None]).max(axis=0)
     if whole:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, /, **values: Any) -> str:
-    """Fill a template of `report/templates/`; an unknown name in it is an error."""
+    """Render a template of `report/templates/`; undefined names are an error."""
     return _templates().get_template(template).render(values)
 
 

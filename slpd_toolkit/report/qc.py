@@ -1,4 +1,4 @@
-"""Quality control of stage one: one picture per slide with its tissue and kept regions, and a contact sheet of all."""
+"""Quality control of stage one: one image per slide with its tissue and kept regions, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw_overlay(path: Path, plan: SlidePlan) -> None:
     """Write a JPEG of the slide's thumbnail with the outline of its tissue (green) and its kept regions (blue)."""
     height_th, width_th = plan.mask.shape
     step_l0, region_l0 = plan.thumbnail.step_l0, plan.lattice.region_l0
-    # The canvas holds whole regions, so that padding beyond the slide's border is seen as padding.
+    # The canvas contains whole regions, so that padding beyond the slide border is visible.
     corners = plan.coords_l0 if len(plan) else np.zeros((0, 2), np.int64)
     right_l0, bottom_l0 = corners.max(axis=0) + region_l0 if len(corners) else (0, 0)
     width_l0, height_l0 = max(width_th * step_l0, int(right_l0)), max(height_th * step_l0, int(bottom_l0))
@@ -58,10 +58,9 @@ def draw_overlay(path: Path, plan: SlidePlan) -> None:
 
 
 def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) -> None:
-    """Write `folder`/`CONTACT_SHEET`: every token file of the cache with its picture, failures first.
+    """Write `folder`/`CONTACT_SHEET`: every token file of the cache with its image, failures first.
 
-    It shows the whole cache, not only this run, so that an array job's parts and a resumed run end with one complete
-    sheet.
+    It shows the whole cache, not only this run, so that array jobs and resumed runs produce one complete sheet.
     """
     done = []
     for path in token_paths(cache):

@@ -28,16 +28,16 @@ def write_geojson(
     scale: Literal["rank", "linear"],
     corner_l0: tuple[int, int] = (0, 0),
 ) -> None:
-    """Write a FeatureCollection of tiles, atomically.
+    """Write a FeatureCollection of tiles atomically.
 
-    Tiles are QuPath's light objects: thousands of them stay quick. Each carries its score, raw and as 0-1, as
-    measurements (Measure > Show measurement maps), its own colour, and one of five classes to filter by.
+    Tiles are QuPath's lightweight objects, fast even in thousands. Each has its score, raw and scaled to 0-1, as
+    measurements (Measure > Show measurement maps), its own color, and one of five classes for filtering.
 
     Args:
         path: The file.
         slide: Squares with their scores, level-0 px of the whole slide.
         values: (n,) 0-1, from `overlays.colour_values`.
-        scale: How scores became values.
+        scale: How scores were mapped to values.
         corner_l0: Top-left corner (x, y) of what QuPath shows, level-0 px of the whole slide. QuPath crops an image to
             OpenSlide's bounds and counts full-resolution pixels from their corner, unless the image was added with
             `--no-crop` (`OpenslideImageServer`, since QuPath 0.2).
@@ -75,7 +75,7 @@ def feature_collection(
 
 
 def _ring(x_l0: int, y_l0: int, size_l0: int) -> list[list[int]]:
-    """Corners of a square, closed."""
+    """Return the corners of a square as a closed ring."""
     right, bottom = x_l0 + size_l0, y_l0 + size_l0
     return [[x_l0, y_l0], [right, y_l0], [right, bottom], [x_l0, bottom], [x_l0, y_l0]]
 

@@ -1,4 +1,4 @@
-"""Scores as CSV, from whatever tool: a row a square, with the slide it lies on."""
+"""Scores as CSV, from any tool: one row per square, with its slide."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NUMBERS = COLUMNS[1:]
 
 
 def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
-    """Read a CSV with the columns slide_id, x_l0, y_l0, size_l0 (level-0 px) and score; others are passed over.
+    """Read a CSV with the columns slide_id, x_l0, y_l0, size_l0 (level-0 px) and score; others are ignored.
 
     Returns:
-        For each slide, in the order of the file, a function that gives its squares, or raises SlideError where a cell
-        is no number: one bad slide costs only itself.
+        For each slide, in file order, a function that returns its squares, or raises SlideError if a cell is not a
+        number, so that one bad slide does not affect the others.
 
     Raises:
-        UsageError: The file is no CSV, lacks a column, or has no row.
+        UsageError: The file is not a CSV, lacks a column, or has no rows.
     """
     try:
         table = pd.read_csv(

@@ -1,4 +1,4 @@
-"""scores.h5: what each aggregator looked at, region by region, with all that a heatmap needs and no slide."""
+"""scores.h5: attention of each aggregator by region, with everything needed to draw heatmaps without the slides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SCHEMA, VERSION = "slpd-scores", 1
 FILENAME = "scores.h5"
 FURTHEST_L0 = 10**9
-"""No slide has as many pixels a side."""
+"""Upper bound of a slide's side, px."""
 ARRAYS = ("offsets", "coords_l0", "region_l0", "slide_size_l0", "scores")
 
 
@@ -37,7 +37,7 @@ class SlideScores:
     sizes_l0: IntArray
     """(n,) side of each square, level-0 px."""
     scores: FloatArray
-    """(n,) higher is more."""
+    """(n,) scores; higher means more attention."""
     slide_size_l0: tuple[int, int] = (0, 0)
     """Width and height of the slide, level-0 px; 0 where it is not known."""
 
@@ -66,13 +66,13 @@ def require_drawable(slide: SlideScores) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """One model under one aggregator: S slides with M regions in all."""
+    """Scores of one model with one aggregator: S slides with M regions in total."""
 
     model: str
     aggregator: str
     slide_ids: tuple[str, ...]
     offsets: IntArray
-    """(S + 1,) slide i owns the regions from offsets[i] up to offsets[i + 1]."""
+    """(S + 1,) the regions of slide i are offsets[i] to offsets[i + 1] - 1."""
     coords_l0: IntArray
     """(M, 2) x, y of each region's top-left corner, level-0 px."""
     region_l0: IntArray
@@ -80,10 +80,10 @@ class ScoreTable:
     slide_size_l0: IntArray
     """(S, 2) width and height of each slide, level-0 px; 0 where it is not known."""
     scores: FloatArray
-    """(M,) share of the attention, mean over the folds that tested the slide; sums to 1 a slide."""
+    """(M,) attention weights, mean over the folds in which the slide was tested; they sum to 1 per slide."""
 
     def slide(self, index: int) -> SlideScores:
-        """Give one slide's part."""
+        """Return the squares of one slide."""
         inside = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         width, height = self.slide_size_l0[index].tolist()
         sizes = np.full(inside.stop - inside.start, self.region_l0[index], np.int64)
@@ -93,13 +93,13 @@ class ScoreTable:
 
 
 def slide_scores(places: RegionPlaces, representation: Representation, row: int, attention: FloatArray) -> SlideScores:
-    """Put a slide's attention where its regions lie.
+    """Combine the attention of a slide with the coordinates of its regions.
 
     Args:
-        places: Of the representation.
-        representation: Whose bags were scored.
+        places: Coordinates of the regions of the representation.
+        representation: Representation whose bags were scored.
         row: Position of the slide in the bags.
-        attention: (n,) a share for each of its regions.
+        attention: (n,) attention weight of each region.
     """
     bags = representation.bags
     inside = slice(int(bags.offsets[row]), int(bags.offsets[row + 1]))
@@ -109,9 +109,9 @@ def slide_scores(places: RegionPlaces, representation: Representation, row: int,
 
 
 def write_scores(path: Path, evaluation: Evaluation) -> None:
-    """Write the attention of every model under every aggregator that has any, atomically.
+    """Write the attention of every model and aggregator that has attention, atomically.
 
-    Vectors of whole slides have no places and probes no attention: they are left out, and the file may hold no table.
+    Slide vectors have no coordinates and probes have no attention: they are omitted, and the file may have no tables.
     """
     representations = {each.name: each for each in evaluation.representations}
     tables = [_table(result, representations[result.model]) for result in evaluation.results]
@@ -132,7 +132,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
     """Read every table of a scores.h5.
 
     Raises:
-        CacheError: It is missing, unreadable, of another version, or its parts do not fit together.
+        CacheError: It is missing, unreadable, of another version, or inconsistent.
     """
     try:
         contents = describe_hdf5(path)

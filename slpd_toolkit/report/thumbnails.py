@@ -1,4 +1,4 @@
-"""Whole slides in small, read on demand; a slide that cannot be read is remembered and costs only its picture."""
+"""Thumbnails of slides, read on demand; slides that cannot be read are recorded and shown without pixels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Seen = TypeVar("Seen")
 
 
 def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, SlideEntry]:
-    """Read where slides are, for pictures that do without those that are missing.
+    """Read the slide paths of a manifest, for images that can be drawn without slides.
 
     Args:
-        manifest: Cohort CSV; None gives none.
-        slides_root: Where relative slide paths start; None is the manifest's folder.
+        manifest: Cohort CSV; None for no slides.
+        slides_root: Base folder of relative slide paths; None for the manifest's folder.
 
     Raises:
-        UsageError: The manifest cannot be read. Rows that cannot be used are told as a warning.
+        UsageError: The manifest cannot be read. Invalid rows are reported as a warning.
     """
     entries, problems = find_slides(manifest, slides_root)
     if problems:
@@ -43,7 +43,7 @@ def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, Sl
 
 
 def find_slides(manifest: Path | None, slides_root: Path | None) -> tuple[dict[str, SlideEntry], list[Problem]]:
-    """As `slide_files`, and gives the rows that cannot be used."""
+    """As `slide_files`, and also return the invalid rows."""
     if manifest is None:
         return {}, []
     entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
@@ -62,7 +62,7 @@ class WholeSlide:
 
 @dataclass(frozen=True)
 class SlideFrame:
-    """Where level-0 coordinates of a slide begin and end."""
+    """Extent of a slide's level-0 coordinates."""
 
     size_l0: tuple[int, int]
     """Width and height of the slide, level-0 px."""
@@ -72,10 +72,10 @@ class SlideFrame:
 
 
 class Thumbnails:
-    """Reads slides in small by their ids.
+    """Reads thumbnails of slides by their IDs.
 
     Args:
-        entries: Where the slides are, from `manifest.check_rows`.
+        entries: Slides with their paths, from `manifest.check_rows`.
         side_px: Longest side of a thumbnail.
     """
 
@@ -86,11 +86,11 @@ class Thumbnails:
 
     @classmethod
     def of_manifest(cls, table: pd.DataFrame, folder: Path, side_px: int) -> Thumbnails:
-        """Thumbnails of the slides of a manifest whose files are still there.
+        """Create a reader for the slides of a manifest whose files exist.
 
         Args:
             table: From `manifest.read_table`; its column `slide_path` may be missing.
-            folder: Where relative slide paths start.
+            folder: Base folder of relative slide paths.
             side_px: Longest side of a thumbnail.
         """
         entries = check_rows(table, folder)[0] if "slide_path" in table else []
@@ -101,7 +101,7 @@ class Thumbnails:
         return self._opened(slide_id, _frame)
 
     def read(self, slide_id: str) -> WholeSlide | None:
-        """Give the thumbnail with the slide's size, or None where the slide is not listed or cannot be read."""
+        """Return the thumbnail with the slide's size, or None if the slide is not listed or cannot be read."""
         return self._opened(slide_id, self._in_small)
 
     def _opened(self, slide_id: str, look: Callable[[GuardedSlide], Seen]) -> Seen | None:
@@ -128,7 +128,7 @@ def _frame(slide: GuardedSlide) -> SlideFrame:
 
 
 def _exactly(rgb: npt.NDArray[np.uint8], size_l0: tuple[int, int], step_l0: float) -> npt.NDArray[np.uint8]:
-    """Resize from the step that the reader took (within 25 %) to the one that was asked for."""
+    """Resize from the reader's downsampling (within 25 %) to the requested one."""
     width, height = (max(1, round(side_l0 / step_l0)) for side_l0 in size_l0)
     smaller = width <= rgb.shape[1]
     resized = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)

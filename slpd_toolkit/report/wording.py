@@ -1,4 +1,4 @@
-"""How the report writes statistics."""
+"""Formatting of statistics in the report."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LEAST_P = 0.001
 
 
 def signed(value: float) -> str:
-    """Write a difference with its sign."""
+    """Format a difference with its sign."""
     text = number(value)
     return text if math.isnan(value) or text.startswith("−") or not float(text) else f"+{text}"
 
 
 def interval(found: Interval, *, sign: bool = False) -> str:
-    """Write an interval in brackets."""
+    """Format an interval in brackets."""
     if math.isnan(found.low):
         return UNDEFINED
     write = signed if sign else number
@@ -36,13 +36,13 @@ def interval(found: Interval, *, sign: bool = False) -> str:
 
 
 def mean_sd(values: FloatArray) -> str:
-    """Write the mean and standard deviation over folds; a single fold has no deviation."""
+    """Format the mean and standard deviation over folds; a single fold has no standard deviation."""
     mean, sd = mean_and_sd(values)
     return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
 
 
 def p_value(value: float) -> str:
-    """Write a p-value as it follows the letter p: `= 0.04`, `< 0.001`."""
+    """Format a p-value for use after the letter p: `= 0.04`, `< 0.001`."""
     if math.isnan(value):
         return UNDEFINED
     if value < _LEAST_P:

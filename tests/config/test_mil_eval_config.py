@@ -40,7 +40,10 @@ def test_the_task_follows_from_the_columns(values: dict[str, Any], kind: str) ->
         ({"seed": -1}, "--seed: got -1"),
         ({"lr": 0.0}, "--lr: got 0.0"),
         ({"train_fraction": 0.0}, "--train-fraction: got 0.0"),
-        ({"train_fraction": 0.5, "shots": 3}, "--shots with --train-fraction: got 3 and 0.5, allowed: only one of them"),
+        (
+            {"train_fraction": 0.5, "shots": 3},
+            "--shots with --train-fraction: got 3 and 0.5, allowed: only one of them",
+        ),
         ({"splits": (Path("s"),), "fold_column": "fold"}, "--splits with --fold-column: got both"),
         ({"splits": (Path("s"),), "repeats": 2}, "--repeats: got 2, allowed: only with --split-kind cross-validation"),
         (

@@ -103,7 +103,7 @@ def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
         "label <b>&: 2 models under 2 aggregators",
         f"{len(cohort.slides)} slides of 45 patients",
         "3 slides left out.",
-        "Leakage audit: pretraining saw test patients",
+        "Leakage audit: pretraining used test patients",
         "slpd, dino: findings in 4 of 4 splits.",
         f"saw {len(cohort.slides)} of the {len(cohort.slides)} evaluated slides, without labels",
         "Corrected t-test of folds",

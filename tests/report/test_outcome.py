@@ -112,7 +112,7 @@ def test_models_with_the_same_leaks_stand_together() -> None:
 
 def test_the_alarm_tells_leaks_from_pretraining_that_saw_test_slides() -> None:
     assert alarm({"slpd": (audit(0), audit(1))}) == ("nothing found", "")
-    assert alarm({"slpd": (audit(0, seen=3),)})[0] == "pretraining saw test patients"
+    assert alarm({"slpd": (audit(0, seen=3),)})[0] == "pretraining used test patients"
     assert alarm({"a": (audit(0, seen=3),), "b": (audit(1, patients=1),)})[0] == "the splits leak"
     assert alarm({"a": (audit(0, vectors=1),)})[0] == "the splits leak"
 
