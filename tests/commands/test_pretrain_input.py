@@ -66,7 +66,7 @@ def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
         ({"accumulate": 3}, "--accumulate: got 3, allowed: a divisor of --batch-size (8)"),
         ({"seed": -1}, "--seed: got -1, allowed: 0 to 2147483647"),
         ({"seed": 2**31}, "--seed: got 2147483648"),
-        ({"dino_weight": 0}, "--prototype-epoch: got 1, allowed: 0 with --dino-weight 0"),
+        ({"dino_weight": 0}, "--prototype-epoch: got 1, allowed: 0 if --dino-weight is 0"),
         ({"lr": "nan"}, "--lr: got nan, allowed: at least 0"),
         ({"precision": "fp16"}, "--precision: fp16 needs a GPU"),
         ({"device": "gpu"}, "--device: got gpu, allowed: auto, cpu"),

@@ -42,7 +42,7 @@ def test_the_defaults_are_hipt_s_geometry() -> None:
         ({"max_upsample": INF}, "--max-upsample: got inf"),
         ({"batch_size": -1}, "--batch-size: got -1"),
         ({"workers": -1}, "--workers: got -1"),
-        ({"encoder": "random", "weights": Path("w.pth")}, "--weights: got w.pth, allowed: no weights with"),
+        ({"encoder": "random", "weights": Path("w.pth")}, "--weights: got w.pth, allowed: no weights file with"),
         ({"encoder": "random:vit_small", "weights": Path("w.pth")}, "--weights: got w.pth"),
     ],
 )
