@@ -50,13 +50,13 @@ from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
-from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets, kmeans
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.prototype_file import PrototypeFile
-from slpd_toolkit.training.run_folder import METRICS, PROTOTYPES, REGION_VIT
+from slpd_toolkit.training.run_folder import METRICS, PROTOTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

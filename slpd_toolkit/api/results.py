@@ -72,7 +72,7 @@ class Run(Folder):
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """recipe.toml: every setting of the run."""
-        from slpd_toolkit.training.run_folder import RECIPE
+        from slpd_toolkit.config.recipe import RECIPE
 
         return tomllib.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
 
@@ -134,17 +134,23 @@ class EvaluationResult(Folder):
         Raises:
             UsageError: The folder does not contain an evaluation.
         """
-        return cls(_require(Path(folder), _METRICS, "an evaluation of `slpd mil-eval`"))
+        from slpd_toolkit.report.evaluation_folder import METRICS
+
+        return cls(_require(Path(folder), METRICS, "an evaluation of `slpd mil-eval`"))
 
     @property
     def report(self) -> Path:
         """The HTML report."""
-        return self.folder / "report.html"
+        from slpd_toolkit.report.evaluation_folder import REPORT
+
+        return self.folder / REPORT
 
     @cached_property
     def document(self) -> dict[str, Any]:
         """metrics.json: every number of the evaluation; undefined ones are None."""
-        document: dict[str, Any] = json.loads((self.folder / _METRICS).read_text(encoding="utf-8"))
+        from slpd_toolkit.report.evaluation_folder import METRICS
+
+        document: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
         return document
 
     @property
@@ -226,12 +232,16 @@ class EvaluationResult(Folder):
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """predictions.csv: one row per test slide, model, aggregator and fold, with target and prediction."""
-        return _read_csv(self.folder / "predictions.csv")
+        from slpd_toolkit.report.evaluation_folder import PREDICTIONS
+
+        return _read_csv(self.folder / PREDICTIONS)
 
     @cached_property
     def folds(self) -> pd.DataFrame:
         """folds.csv: which part of each fold every slide belongs to."""
-        return _read_csv(self.folder / "folds.csv")
+        from slpd_toolkit.report.evaluation_folder import FOLDS
+
+        return _read_csv(self.folder / FOLDS)
 
 
 class Atlas(Folder):
@@ -293,7 +303,6 @@ class DemoResult(Folder):
     """Comparison of both with mean tokens and the planted truth."""
 
 
-_METRICS = "metrics.json"
 _TESTS = ("shared_training", "permutation", "corrected_t", "delong")
 _COMPARISON = (
     *("aggregator", "first", "second", "metric", "difference", "low", "high"),

@@ -27,6 +27,7 @@ from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
 from slpd_toolkit.demo.patients import plan_cohort
 from slpd_toolkit.embedding.slide_job import QC_FOLDER
 from slpd_toolkit.report import evaluation_folder
+from slpd_toolkit.training.run_folder import CURVES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -205,7 +206,7 @@ def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
         {
             "slides": out / SLIDES,
             "tissue and regions": out / CACHE / QC_FOLDER / "index.html",
-            "training": out / SLPD / "curves.svg",
+            "training": out / SLPD / CURVES,
             "prototypes": out / ATLAS / "index.html",
             "evaluation report": out / EVALUATION / evaluation_folder.REPORT,
         },

@@ -6,12 +6,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import compute, console
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.curves import draw_curves
 from slpd_toolkit.training.loop import train
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.processes import join_processes
 from slpd_toolkit.training.recorder import Recorder
-from slpd_toolkit.training.run_folder import CURVES, METRICS, REGION_VIT
+from slpd_toolkit.training.run_folder import CURVES, METRICS
 from slpd_toolkit.training.setup import announce, build_run
 from slpd_toolkit.training.signals import Stopped, stop_requests
 

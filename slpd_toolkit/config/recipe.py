@@ -15,6 +15,8 @@ from slpd_toolkit.core.errors import UsageError
 
 Config = TypeVar("Config")
 
+RECIPE = "recipe.toml"
+"""Name of the recipe that a run or an evaluation writes into its folder."""
 ABOUT = "about"
 """Table in recipes written by a run that describes its environment; ignored when the recipe is read."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
-FILENAME = "region_vit.pt"
+REGION_VIT = "region_vit.pt"
 """Name of the weights file in the run folder of `slpd pretrain`."""
 
 
@@ -147,4 +147,4 @@ class RegionViT(VisionTransformer):
 def _weights_file(path: str | os.PathLike[str]) -> Path:
     """Return the weights file of a run folder, or the path itself if it is a file."""
     path = Path(path)
-    return path / FILENAME if path.is_dir() else path
+    return path / REGION_VIT if path.is_dir() else path

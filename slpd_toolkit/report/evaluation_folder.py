@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
+from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
-from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
 from slpd_toolkit.report.scores import FILENAME as SCORES
 from slpd_toolkit.report.scores import write_scores
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.results import Evaluation
     from slpd_toolkit.report.thumbnails import Thumbnails
 
-REPORT, METRICS, PREDICTIONS, FOLDS, RECIPE = (
-    "report.html",
-    "metrics.json",
-    "predictions.csv",
-    "folds.csv",
-    "recipe.toml",
-)
+REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
 _FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
 _OWN_FOLDER = "Use a separate folder for the evaluation."
 

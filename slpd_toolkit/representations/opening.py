@@ -15,14 +15,14 @@ from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.encoders.encoder import digest_of_state
-from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
-from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.models import RegionModel, VectorTable
 from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_tables import read_vectors
 from slpd_toolkit.store.schema import COHORT_FIELDS
+from slpd_toolkit.training.run_folder import SLIDES
 from slpd_toolkit.training.sampling import Stream, generator
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.store.token_file import TokenStore
 
-_SLIDES = "slides.csv"
 _STORED = "region_embeddings"
 _GLOBAL_CROP, _OF_GRID = 14, 16
 _MUST_AGREE = ("encoder", "encoder_sha256", "embedding_dim", "target_mpp", "patch_px", "region_px")
@@ -156,7 +155,7 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
     network = RegionViT.from_file(source.path)
     _require_fit(str(source.path), network, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
     digest = sha256(source.path)
-    slides = source.path.parent / _SLIDES if source.path.name == REGION_VIT else None
+    slides = source.path.parent / SLIDES if source.path.name == REGION_VIT else None
     pretrained = _slides_seen(slides) if slides and slides.exists() else None
     model = RegionModel(
         source.name,

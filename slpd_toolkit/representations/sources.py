@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
-from slpd_toolkit.models.region_vit import FILENAME as REGION_VIT
+from slpd_toolkit.models.region_vit import REGION_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core.errors import TrainingError
 from slpd_toolkit.training.meter import Meter
-from slpd_toolkit.training.run_folder import RECIPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

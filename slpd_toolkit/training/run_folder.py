@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 import torch
 
-from slpd_toolkit.config.recipe import ABOUT
+from slpd_toolkit.config.recipe import ABOUT, RECIPE
 from slpd_toolkit.core import compute
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.checkpoint import describe_cohort, save_checkpoint
 from slpd_toolkit.training.metrics_file import MetricsLog
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.training.processes import Processes
     from slpd_toolkit.training.state import TrainingState
 
-LAST, REGION_VIT, PROTOTYPES = "last.pt", "region_vit.pt", "prototypes.h5"
-METRICS, RECIPE, SLIDES, CURVES = "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"
+LAST, PROTOTYPES = "last.pt", "prototypes.h5"
+METRICS, SLIDES, CURVES = "metrics.csv", "slides.csv", "curves.svg"
 TENSORBOARD = "tensorboard"
 
 

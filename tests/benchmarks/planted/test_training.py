@@ -17,12 +17,11 @@ from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
-from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.objectives.crops import cut_crops
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.run_folder import REGION_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""What `slpd export` writes for other tools: weights, tokens and embeddings."""

@@ -1,0 +1,42 @@
+"""Weights of the region ViT, as other tools load them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.core import console
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.weights import write_checkpoint, write_safetensors
+from slpd_toolkit.representations.exports.source import weights_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUFFIXES = {"hipt": ".pth", "safetensors": ".safetensors"}
+"""Formats, and the suffix of their files."""
+
+
+def write_weights(source: Path, to: str, out: Path) -> None:
+    """Write the weights of a region ViT.
+
+    Args:
+        source: Run folder or weights file.
+        to: One of `SUFFIXES`.
+        out: File to write.
+
+    Raises:
+        WeightsError: The source does not hold a region ViT.
+    """
+    source = weights_of(source)
+    model = RegionViT.from_file(source)
+    if to == "hipt":
+        # HIPT's loader takes the key "teacher" and strips "module." and "backbone.".
+        teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+        write_checkpoint({"teacher": teacher}, out)
+        if model.shape() != RegionViT(RegionViTConfig()).shape():
+            arguments = ", ".join(f"{name}={value}" for name, value in model.shape().items())
+            console.warn(f"{source} does not have HIPT's architecture: its loader needs the arguments {arguments}.")
+    else:
+        write_safetensors(model.state_dict(), model.shape(), out)
+    console.note(f"Wrote {out}.")
