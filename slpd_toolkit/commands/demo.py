@@ -22,9 +22,9 @@ from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_text
+from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
-from slpd_toolkit.demo.patients import plan_cohort
 from slpd_toolkit.embedding.slide_job import QC_FOLDER
 from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.training.run_folder import CURVES
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.config.demo import DemoConfig
-    from slpd_toolkit.demo.patients import PlannedSlide
+    from slpd_toolkit.demo.cohort_plan import PlannedSlide
 
 RECIPE = "demo.toml"
 CACHE, DINO, SLPD, EVALUATION, ATLAS = "cache", "dino", "slpd", "eval", "atlas"

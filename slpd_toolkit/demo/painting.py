@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from slpd_toolkit.demo.patients import PlannedSlide
+    from slpd_toolkit.demo.cohort_plan import PlannedSlide
 
 MANIFEST, TRUTH = "cohort.csv", "truth.csv"
 SLIDES = "slides"

@@ -14,8 +14,8 @@ from slpd_toolkit.core.files import atomic_path, write_text
 from slpd_toolkit.demo.anatomy import MAP_UM, REGION_UM, Anatomy, grow, outline
 from slpd_toolkit.demo.architectures import Architecture, Kind
 from slpd_toolkit.demo.artefacts import spoil
+from slpd_toolkit.demo.cohort_plan import plant
 from slpd_toolkit.demo.painter import Painter
-from slpd_toolkit.demo.patients import plant
 from slpd_toolkit.demo.stain import draw_stain
 from slpd_toolkit.demo.tiff import declare_jpeg, encode_jpeg, jpeg_tiles, write_jpeg_level
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.demo.patients import PlannedSlide
+    from slpd_toolkit.demo.cohort_plan import PlannedSlide
 
 SUFFIX, TRUTH_SUFFIX = ".tiff", ".truth.json"
 TILE_PX = 256

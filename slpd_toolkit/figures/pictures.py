@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from slpd_toolkit.figures.fonts import FAMILY, frames_without_warning, use_fonts
-from slpd_toolkit.figures.wording import short
+from slpd_toolkit.figures.number_format import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

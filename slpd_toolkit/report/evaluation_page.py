@@ -13,8 +13,8 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.figures.number_format import count
 from slpd_toolkit.figures.pictures import looks
-from slpd_toolkit.figures.wording import count
 from slpd_toolkit.mil.tasks.predictions import by_aggregator
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.figures.number_format import short
 from slpd_toolkit.figures.pictures import GREY, panels, picture
-from slpd_toolkit.figures.wording import short
 from slpd_toolkit.mil.fold_values import mean_and_sd
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.objectives.slpd import SlpdLosses
-    from slpd_toolkit.training.plan import Plan
     from slpd_toolkit.training.state import TrainingState
+    from slpd_toolkit.training.step_plan import Plan
     from slpd_toolkit.training.view_source import ViewSource
 
 

@@ -18,10 +18,10 @@ from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.checkpoint import load_checkpoint
 from slpd_toolkit.training.epoch_prototypes import make_prototypes
-from slpd_toolkit.training.plan import Plan, make_plan
 from slpd_toolkit.training.run_folder import RunFolder
 from slpd_toolkit.training.sampling import Stream, generator, read_batches
 from slpd_toolkit.training.state import TrainingState, make_state
+from slpd_toolkit.training.step_plan import Plan, make_plan
 from slpd_toolkit.training.token_statistics import sample_tokens
 from slpd_toolkit.training.view_source import ViewSource
 

@@ -12,15 +12,15 @@ from slpd_toolkit.commands import demo as command
 from slpd_toolkit.commands import mil_eval, pretrain
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import paint_cohort
-from slpd_toolkit.demo.patients import plan_cohort
 from slpd_toolkit.report import evaluation_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from slpd_toolkit.demo.patients import PlannedSlide
+    from slpd_toolkit.demo.cohort_plan import PlannedSlide
 
 
 @pytest.mark.parametrize("slides", [-1, 1, 9])

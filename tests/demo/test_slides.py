@@ -14,9 +14,9 @@ import pytest
 from slpd_toolkit.demo.anatomy import MAP_UM, REGION_UM
 from slpd_toolkit.demo.architectures import Architecture, Kind
 from slpd_toolkit.demo.artefacts import INKS, Artefact, spoil
+from slpd_toolkit.demo.cohort_plan import PlannedSlide, plan_cohort
 from slpd_toolkit.demo.nuclei import Cell
 from slpd_toolkit.demo.painter import Painter
-from slpd_toolkit.demo.patients import PlannedSlide, plan_cohort
 from slpd_toolkit.demo.slides import build_anatomy, paint_slide
 from slpd_toolkit.demo.stain import draw_stain
 from slpd_toolkit.slides.tissue import tissue_mask

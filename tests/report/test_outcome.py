@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slpd_toolkit.figures import wording as figure_wording
+from slpd_toolkit.figures import number_format
 from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
 from slpd_toolkit.mil.statistics.evaluation import Comparison
 from slpd_toolkit.mil.statistics.intervals import Interval
@@ -132,7 +132,7 @@ def test_noise_is_called_what_guessing_gives_and_signal_is_not() -> None:
 
 
 def test_numbers() -> None:
-    assert [figure_wording.number(value) for value in (0.1234, -0.5, -0.0001, NAN)] == [
+    assert [number_format.number(value) for value in (0.1234, -0.5, -0.0001, NAN)] == [
         "0.123",
         "−0.500",
         "0.000",
@@ -148,6 +148,6 @@ def test_numbers() -> None:
     assert wording.mean_sd(np.array([0.5, NAN])) == "0.500"
     assert wording.mean_sd(np.array([0.4, 0.6])) == "0.500 ± 0.141"
     assert wording.interval(Interval(NAN, NAN, 0)) == "undefined"
-    assert (figure_wording.count(1, "fold"), figure_wording.count(1200, "fold")) == ("1 fold", "1,200 folds")
-    assert len(figure_wording.short("x" * 100)) < 30
-    assert not figure_wording.short("_hidden").startswith("_")
+    assert (number_format.count(1, "fold"), number_format.count(1200, "fold")) == ("1 fold", "1,200 folds")
+    assert len(number_format.short("x" * 100)) < 30
+    assert not number_format.short("_hidden").startswith("_")

@@ -13,9 +13,9 @@ from slpd_toolkit.config.recipe import build
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.training.loop import train
-from slpd_toolkit.training.plan import make_plan
 from slpd_toolkit.training.processes import Processes
 from slpd_toolkit.training.state import make_state
+from slpd_toolkit.training.step_plan import make_plan
 from slpd_toolkit.training.view_source import ViewSource
 from tests.training.runs import TINY
 

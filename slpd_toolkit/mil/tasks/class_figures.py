@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from slpd_toolkit.figures.number_format import number, short
 from slpd_toolkit.figures.pictures import GREY, panels
-from slpd_toolkit.figures.wording import number, short
 from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
 from slpd_toolkit.mil.tasks.metrics import expected_calibration_error, reliability
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, times_tested
-from slpd_toolkit.mil.tasks.sections import CaptionedFigure, FigureSection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,21 +89,6 @@ def confusion_section(results: Sequence[ModelOutputs], task: Classification) -> 
             for name, group in by_aggregator(results).items()
         ],
     )
-
-
-def define_metrics(classes: int, predicted: str) -> dict[str, str]:
-    """Define the metrics of a classification, for the report.
-
-    Args:
-        classes: Number of classes.
-        predicted: Which class counts as the predicted one.
-    """
-    which = "of two classes" if classes == 2 else "each class against the rest, mean over classes"
-    return {
-        "AUC": f"Area under the ROC curve; {which}. Guessing gives 0.5.",
-        "Balanced accuracy, accuracy, F1, Cohen's kappa": f"At the {predicted}. Balanced accuracy is the mean recall "
-        "of the classes; F1 is the mean of their F1 scores; kappa is agreement beyond chance.",
-    }
 
 
 def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from slpd_toolkit.figures.number_format import short
 from slpd_toolkit.figures.pictures import panels
-from slpd_toolkit.figures.wording import short
+from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, relative_ranks, risk_ranks
-from slpd_toolkit.mil.tasks.sections import CaptionedFigure, FigureSection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

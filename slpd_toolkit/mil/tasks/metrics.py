@@ -41,6 +41,21 @@ def classification(targets: IntArray, probabilities: FloatArray, *, ordinal: boo
     return {name: float(value) for name, value in values.items()}
 
 
+def define_metrics(classes: int, predicted: str) -> dict[str, str]:
+    """Define the metrics of a classification, for the report.
+
+    Args:
+        classes: Number of classes.
+        predicted: Which class counts as the predicted one.
+    """
+    which = "of two classes" if classes == 2 else "each class against the rest, mean over classes"
+    return {
+        "AUC": f"Area under the ROC curve; {which}. Guessing gives 0.5.",
+        "Balanced accuracy, accuracy, F1, Cohen's kappa": f"At the {predicted}. Balanced accuracy is the mean recall "
+        "of the classes; F1 is the mean of their F1 scores; kappa is agreement beyond chance.",
+    }
+
+
 def auc(targets: IntArray, probabilities: FloatArray) -> float:
     """Area under the ROC curve of one class against the rest, mean over classes; of two classes both areas are equal.
 

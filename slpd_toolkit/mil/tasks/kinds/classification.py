@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from slpd_toolkit.figures.pictures import Look
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.cases import Choice
+    from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
-    from slpd_toolkit.mil.tasks.sections import FigureSection
 
 _LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
 """What programs write where a value is missing; it may still be the name of a class."""
@@ -153,7 +153,7 @@ class Classification(Task):
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
-        from slpd_toolkit.mil.tasks.class_figures import define_metrics
+        from slpd_toolkit.mil.tasks.metrics import define_metrics
 
         return define_metrics(len(self.classes), "most probable class")
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.mil_eval import MilEvalConfig
     from slpd_toolkit.figures.pictures import Look
     from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
-    from slpd_toolkit.mil.tasks.sections import FigureSection
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,8 @@ class Ordinal(Classification):
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
-        from slpd_toolkit.mil.tasks.class_figures import QUADRATIC_KAPPA, define_metrics
+        from slpd_toolkit.mil.tasks.class_figures import QUADRATIC_KAPPA
+        from slpd_toolkit.mil.tasks.metrics import define_metrics
 
         of_classes = define_metrics(len(self.classes), "median class of the predicted distribution")
         return of_classes | {"Quadratic kappa": QUADRATIC_KAPPA}

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from slpd_toolkit.figures.pictures import Look
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.cases import Choice
+    from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
-    from slpd_toolkit.mil.tasks.sections import FigureSection
 
 _TIME, _EVENT = "time", "event"
 METRICS = {

@@ -18,8 +18,8 @@ from slpd_toolkit.demo.architectures import (
     arrange,
     class_mixture,
 )
+from slpd_toolkit.demo.cohort_plan import plan_cohort, plant
 from slpd_toolkit.demo.fields import rank, smooth
-from slpd_toolkit.demo.patients import plan_cohort, plant
 
 
 def test_a_cohort_is_made_of_patients_of_one_class_with_one_to_three_slides() -> None:
