@@ -1,6 +1,6 @@
-"""The training step as the published SLPD code takes it, rewritten to be measured against: one thing at a time.
+"""The training step of the published SLPD code, reimplemented as a baseline for measurements.
 
-Crops are cut sample by sample, attention is written out, every (target, view) pair has its own log-softmax over all
+Crops are cut sample by sample, attention is explicit, every (target, view) pair has its own log-softmax over all
 prototypes, slide prototypes pass through the last layer one by one, parameters are clipped and averaged in a loop.
 """
 

@@ -1,11 +1,10 @@
-"""Stage one, end to end, against the encoder alone: same patches, batch and precision, measured in turns in one run.
+"""Stage one, end to end, vs. the encoder alone: same patches, batch size and precision, in alternation.
 
     python -m benchmarks.bench_embed SLIDE --mpp-l0 0.5 [--encoder random:vit_small]
 
-Encoder alone means batches of random bytes through `Encoder.embed`, normalisation included. The share that is missing
-from 100 % is what reading, decoding, resampling, tissue detection, pictures and writing cost that was not hidden behind
-the encoder. On a CPU the share of CPU time is given too: it says the same, and other work on the machine disturbs it
-less.
+The encoder alone processes batches of random bytes with `Encoder.embed`, including normalization. The difference to
+100 % is the cost of reading, decoding, resampling, tissue detection, images and writing that is not overlapped with the
+encoder. On a CPU, the ratio of CPU times is reported too, which is less affected by other work on the machine.
 """
 
 from __future__ import annotations

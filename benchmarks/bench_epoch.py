@@ -1,4 +1,4 @@
-"""The epoch boundary (embed all regions, cluster, match) against the epoch that it interrupts.
+"""Cost of prototypes between epochs (embed all regions, cluster, match) relative to the epoch.
 
     python -m benchmarks.bench_epoch --slides 1000 --regions 60
 

@@ -1,10 +1,10 @@
-"""`slpd import` on one core from page cache: megabytes of features a second, and memory, for each way they are stored.
+"""`slpd import` on one core from page cache: megabytes of features per second, and memory, for each storage layout.
 
     python -m benchmarks.bench_import [--slides 4] [--patches 20000]
 
-Each case writes slides of a cohort in shuffled order as its tool does, reads them once so that they are in memory's
-page cache, and imports them. For comparison: the same features read by h5py alone, and written by plain calls. Process
-and threads are held to one core.
+Each case writes the slides of a cohort in shuffled order as its tool does, reads them once so that they are in the page
+cache, and imports them. For comparison, the same features are read by h5py alone, and written by plain calls. Process
+and threads are pinned to one core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Neighbours of slides by optimal matching: ours against the published dense enumeration, and at sizes it cannot reach.
+"""Neighbors of slides by optimal matching vs. the published dense enumeration, and at sizes infeasible for the latter.
 
 python -m benchmarks.bench_matching
 """

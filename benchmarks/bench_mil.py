@@ -1,10 +1,10 @@
-"""Stage three as a user runs it: `slpd mil-eval` on cached embeddings, start, repeats and statistics included.
+"""Stage three as users run it: `slpd mil-eval` on cached embeddings, including start-up, repeats and statistics.
 
     python -m benchmarks.bench_mil [--slides 1000] [--regions 60] [--width 192] [--jobs 2] [--aggregator abmil knn]
 
-Wall and CPU seconds of the command with all its processes, and their peak memory together (proportional set size: pages
-that processes share count once). Regions are 1 x 1 tokens, so that `mean-tokens` gives bags of the asked width. The
-signal is planted, and weak enough that heads train for a realistic number of steps.
+Measures wall and CPU seconds of the command and all its processes, and their total peak memory (proportional set size:
+shared pages count once). Regions are 1 x 1 tokens, so that `mean-tokens` returns bags of the requested width. The
+planted signal is weak enough that heads train for a realistic number of steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One training step against the published one, side by side on the same tokens: time, and peak memory of the losses.
+"""One training step vs. the published implementation on the same tokens: time, and peak memory of the losses.
 
 python -m benchmarks.bench_step --batch 32 --repeats 5
 """

@@ -1,4 +1,4 @@
-"""Timing two things in turn, peak memory of one, and the facts of the machine that a figure needs."""
+"""Measure alternating timings of two functions and peak memory, and describe the machine."""
 
 from __future__ import annotations
 
