@@ -1,1 +1,1 @@
-"""What `--model` names: bags of region embeddings of a frozen region ViT, mean tokens, or vectors of whole slides."""
+"""Representations given with `--model`: region embeddings of a frozen region ViT, mean tokens, or slide vectors."""

@@ -1,4 +1,4 @@
-"""Bags of every model for the slides of an evaluation, and where they came from."""
+"""Bags of every model for the slides of an evaluation, and their provenance."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_cache(path: Path | None, device: torch.device, workers: int) -> Iterator[Cache | None]:
-    """Open a token cache for reading at random; None without one.
+    """Open a token cache for random access; None if there is none.
 
     Raises:
-        CacheError: It is empty, mixed or damaged.
+        CacheError: The cache is empty, inconsistent or damaged.
     """
     if path is None:
         yield None
@@ -42,14 +42,14 @@ def open_cache(path: Path | None, device: torch.device, workers: int) -> Iterato
 
 
 def warn_of_empty_slides(cache: Cache, listed_slides: Collection[str]) -> None:
-    """Warn of listed slides whose token file holds no region: they count as missing although their files exist."""
+    """Warn about listed slides whose token file has no regions; they count as missing."""
     empty = sorted((set(cache.store.slide_ids) - cache.files.keys()) & set(listed_slides))
     if empty:
-        console.warn(f"{len(empty)} slides have a token file without a region, and count as missing: {listed(empty)}.")
+        console.warn(f"{len(empty)} slides have a token file without regions and count as missing: {listed(empty)}.")
 
 
 def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, Sequence[str]]:
-    """Return the slides that each source of embeddings has, by what messages call it; the cache counts once."""
+    """Return the slides of each source of embeddings, by its name in messages; the cache counts as one source."""
     return {
         f"the cache {cache}" if model.of_cache else f"the table {model.source}": sorted(model.slides)
         for model in models
@@ -57,7 +57,7 @@ def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, S
 
 
 def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
-    """Embed these slides with every model."""
+    """Embed the slides with every model."""
     files = {} if cache is None else cache.files
     regions = sum(len(files[slide]) for slide in slides if slide in files)
     total = regions * sum(model.of_cache for model in models)
@@ -66,7 +66,7 @@ def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache |
 
 
 def provenance(manifest: Path, models: Sequence[Model], cache: Cache | None, device: torch.device) -> dict[str, object]:
-    """Return versions of the software, and digests of what was read."""
+    """Return software versions, and digests of the inputs."""
     encoder = {}
     if cache is not None:
         encoder = {"encoder": cache.store.meta.encoder, "encoder_sha256": cache.store.meta.encoder_sha256}

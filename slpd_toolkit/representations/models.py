@@ -1,4 +1,4 @@
-"""One `--model`, ready to represent slides: vectors that a table holds, or something computed from every region."""
+"""Opened models of `--model`: tables of slide vectors, or embeddings computed from every region."""
 
 from __future__ import annotations
 
@@ -37,47 +37,47 @@ _KEEP_EVERY_S = 60.0
 
 
 class Model(Protocol):
-    """One `--model`, opened and checked."""
+    """One opened and checked `--model`."""
 
     @property
     def name(self) -> str:
-        """Short and unique."""
+        """Short unique name."""
 
     @property
     def source(self) -> str:
-        """Where it comes from, in words."""
+        """Description of its origin."""
 
     @property
     def digest(self) -> str:
-        """Tells it from other models."""
+        """Digest that identifies the model."""
 
     @property
     def of_cache(self) -> bool:
-        """Whether it is computed from the token cache."""
+        """Whether embeddings are computed from the token cache."""
 
     @property
     def slides(self) -> Collection[str]:
-        """Ids of the slides that it can represent."""
+        """IDs of the slides that the model can represent."""
 
     def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
-        """Give the bags of these slides, in their order; counts their regions in `bar`."""
+        """Return the bags of these slides, in order; advances `bar` by their regions."""
 
 
 @dataclass(frozen=True, eq=False)
 class VectorTable:
-    """Vectors of whole slides: bags of one."""
+    """Vectors of whole slides: bags with one vector."""
 
     name: str
     source: str
     digest: str
     vectors: Mapping[str, Bag]
-    """(1, D) a slide."""
+    """(1, D) per slide."""
 
     of_cache: bool = False
 
     @property
     def slides(self) -> Collection[str]:
-        """Ids of the slides in the table."""
+        """IDs of the slides in the table."""
         return self.vectors.keys()
 
     def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
@@ -88,18 +88,18 @@ class VectorTable:
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A token cache: its files, and its regions as one list."""
+    """A token cache with its files and the list of all regions."""
 
     store: TokenStore
     tokens: CohortTokens
     device: torch.device
-    """Where regions are embedded."""
+    """Device on which regions are embedded."""
     workers: int
-    """Threads that read ahead."""
+    """Number of threads that read ahead."""
 
     @cached_property
     def files(self) -> dict[str, TokenFile]:
-        """Token files that hold a region, by slide id."""
+        """Token files with at least one region, by slide ID."""
         return {slide.meta.slide_id: slide for slide in self.store.files if len(slide)}
 
 
@@ -113,14 +113,14 @@ class RegionModel:
     cache: Cache
     embed: EmbedRegions
     stored: Path | None = None
-    """Where embeddings are kept for the next evaluation; None where making them costs no more than reading."""
+    """Storage of embeddings for later evaluations; None if computing them is as cheap as reading."""
     pretrained: frozenset[str] = frozenset()
     pretraining_known: bool = False
     of_cache: bool = True
 
     @property
     def slides(self) -> Collection[str]:
-        """Ids of the slides of the cache that have a region."""
+        """IDs of the slides in the cache that have regions."""
         return self.cache.files.keys()
 
     def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
@@ -134,7 +134,7 @@ class RegionModel:
             for slide, bag in self._make([slide for slide in slides if slide not in bags], bar):
                 bags[slide] = bag
                 keeper.add(slide, bag)
-        finally:  # an interrupt, or memory that ran out, costs none of the work before it
+        finally:  # keep finished work after an interrupt or an out-of-memory error
             keeper.write()
         packed = Bags.pack({slide: bags[slide] for slide in slides})
         metas = [files[slide].meta for slide in slides]
@@ -147,7 +147,7 @@ class RegionModel:
 
     @torch.inference_mode()
     def _make(self, slides: Sequence[str], bar: Progress) -> Iterator[tuple[str, Bag]]:
-        """Embed slide by slide, so that the numbers of one do not depend, in any bit, on which others there are."""
+        """Embed slide by slide, so that the result of a slide is bit-identical whatever other slides there are."""
         of_slide, ids = self.cache.tokens.slide_of_region, self.cache.store.slide_ids
         first = {slide: int(np.searchsorted(of_slide, index)) for index, slide in enumerate(ids)}
         parts = {
@@ -164,7 +164,7 @@ class RegionModel:
 
 
 class _Keeper:
-    """Keeps embeddings as they are made, if the folder lets us: without, only the next evaluation takes longer."""
+    """Stores embeddings as they are computed. If the folder is not writable, only the next evaluation takes longer."""
 
     def __init__(self, stored: StoredBags | None, files: Mapping[str, TokenFile]) -> None:
         self._stored, self._files = stored, files
@@ -172,7 +172,7 @@ class _Keeper:
         self._written = time.monotonic()
 
     def add(self, slide: str, bag: Bag) -> None:
-        """Take a slide's embeddings; they are written within a minute or so, as each time writes the whole file."""
+        """Add embeddings of a slide; written about once a minute, because each write rewrites the whole file."""
         if self._stored is None:
             return
         self._new[slide] = bag
@@ -180,13 +180,13 @@ class _Keeper:
             self.write()
 
     def write(self) -> None:
-        """Write what was added."""
+        """Write the added embeddings."""
         if self._stored is None or not self._new:
             return
         try:
             self._stored.add(self._new, self._files)
         except OSError as error:
-            console.note(f"Region embeddings are not kept, the next evaluation makes them anew: {error}.")
+            console.note(f"Region embeddings are not stored; the next evaluation will recompute them: {error}.")
             self._stored = None
         self._new = {}
         self._written = time.monotonic()

@@ -1,4 +1,4 @@
-"""From sources to models: everything about them is checked here, before anything is computed."""
+"""Opens the models of all sources, and checks them before anything is computed."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 _STORED = "region_embeddings"
 _GLOBAL_CROP, _OF_GRID = 14, 16
 _MUST_AGREE = ("encoder", "encoder_sha256", "embedding_dim", "target_mpp", "patch_px", "region_px")
-"""What a model's tokens and the cache's must share. Their precision, say, changes next to nothing."""
+"""Attributes that the model's tokens and those of the cache must share. Others, such as precision, hardly matter."""
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How region ViTs are applied."""
+    """Inference settings of region ViTs."""
 
     precision: Precision
-    """Resolved."""
+    """Resolved precision."""
     view: Literal["full", "centre"]
     seed: int
-    """Of the untrained one."""
+    """Seed of the untrained model."""
     out: Path
-    """Folder of the evaluation: the untrained one's embeddings are kept there, those of others beside the model."""
+    """Output folder. Stores the embeddings of the untrained model; those of others are stored next to the model."""
 
 
 def open_models(
@@ -64,24 +64,24 @@ def open_models(
 
     Args:
         sources: From `parse_sources`.
-        cache: The token cache; None where all sources are tables.
-        options: How region ViTs are applied.
-        no_features: Columns of tables that are no features, such as those of the manifest.
+        cache: The token cache; None if all sources are tables.
+        options: Inference settings of region ViTs.
+        no_features: Columns that are not features if they occur in tables, such as those of the manifest.
 
     Raises:
-        UsageError: Tables that cannot be read, models that do not fit the cache, or no cache; all at once.
-        WeightsError: The only thing wrong is a weights file.
+        UsageError: Unreadable tables, models that do not match the cache, or no cache; reported together.
+        WeightsError: A weights file is the only problem.
     """
     needy = [source.name for source in sources if source.needs_tokens]
     if needy and cache is None:
         raise UsageError(
-            f"Missing: the token cache, which {', '.join(needy)} is computed from.",
-            hint="Give it: slpd mil-eval CACHE ...",
+            f"Missing token cache, required by --model {', '.join(needy)}.",
+            hint="Pass it as the first argument: slpd mil-eval CACHE ...",
         )
     problems = Problems()
     models: list[Model] = []
     trained: RegionViT | None = None
-    for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it takes the others' shape
+    for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it uses the others' shape
         with problems.gathered():
             if source.kind is Kind.TABLE:
                 models.append(_open_table(source, no_features))
@@ -104,10 +104,10 @@ def open_models(
 
 
 def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) -> RegionModel:
-    """Apply a region ViT that is in memory; its embeddings are not stored.
+    """Wrap a region ViT in memory; its embeddings are not stored.
 
     Raises:
-        UsageError: It does not fit the tokens of the cache.
+        UsageError: The network does not match the tokens of the cache.
     """
     name = "the region ViT"
     _require_fit(name, network, cache.store.meta, {})
@@ -115,15 +115,15 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
 
 
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean of the tokens whose patch holds any tissue, each counting once; of all that are there where none does.
+    """Compute the unweighted mean of the tokens of tissue patches; without tissue patches, of all present tokens.
 
-    A patch of which 2 % is tissue counts like a full one: its token is of tissue. Patches without any tissue, and
-    missing ones (stored with tissue 0), do not count.
+    A patch counts as tissue if its tissue fraction is above 0, because its token then describes tissue. Missing patches
+    are stored with tissue 0 and do not count.
 
     Args:
         grids: (N, h, w, D) tokens.
         tissue: (N, h, w) tissue fraction of each patch.
-        present: (N, h, w) bool, patches that are there; None: all.
+        present: (N, h, w) bool, patches that have a token; None for all.
 
     Returns:
         (N, D) float32.
@@ -171,9 +171,9 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
 
 
 def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options: InferenceOptions) -> RegionModel:
-    """Open the network that `slpd pretrain --seed` starts from.
+    """Open the network with the initial weights of `slpd pretrain --seed`.
 
-    Its architecture is that of the trained model it is compared with, or ViT-4K-XS.
+    Its architecture is that of the trained model in the same evaluation, or else ViT-4K-XS.
     """
     store = cache.store
     config = RegionViTConfig(drop_path=0.0) if trained is None else trained.config
@@ -209,25 +209,25 @@ def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> Emb
 def _require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict[str, object]) -> None:
     if network.input_dim != meta.embedding_dim:
         raise UsageError(
-            f"{name} takes tokens of {network.input_dim} features, those of the cache have {meta.embedding_dim} "
-            f"({meta.encoder}).",
+            f"{name} expects tokens with {network.input_dim} features, but those in the cache have "
+            f"{meta.embedding_dim} ({meta.encoder}).",
             hint="Evaluate a model on tokens of the encoder that it was trained on.",
         )
     if network.grid > meta.grid:
         raise UsageError(
-            f"{name} was trained on {network.grid} x {network.grid} tokens, regions of the cache have "
+            f"{name} was trained on {network.grid} x {network.grid} tokens, but regions in the cache have "
             f"{meta.grid} x {meta.grid}.",
             hint="Evaluate a model on regions of the size that it was trained on.",
         )
     differences = [
-        f"{name}: {provenance[name]!r} there, {getattr(meta, name)!r} here"
+        f"{name}: {provenance[name]!r} in training, {getattr(meta, name)!r} in the cache"
         for name in _MUST_AGREE
         if name in provenance and provenance[name] != getattr(meta, name)
     ]
     if differences:
         raise UsageError(
-            f"{name} was trained on other tokens than those of the cache: {', '.join(differences)}.",
-            hint="Evaluate a model on tokens like those that it was trained on.",
+            f"{name} was trained on tokens that differ from those in the cache: {', '.join(differences)}.",
+            hint="Evaluate a model on the same kind of tokens that it was trained on.",
         )
 
 
@@ -238,7 +238,7 @@ def _slides_seen(path: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise UsageError(
             f"{path} does not list the slides of the run ({error}).",
-            hint="The leakage audit needs it: restore it, or copy region_vit.pt to another folder to go without.",
+            hint="The leakage audit needs it: restore it, or copy region_vit.pt to another folder to skip the audit.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Embedding every region of a token cache with a region ViT: bags of vectors with coordinates."""
+"""Embedding every region of a token cache with a region ViT: bags of embeddings with coordinates."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RegionEmbeddings:
-    """One vector per region of a cohort, with coordinates; the regions of a slide follow one another.
+    """One vector per region of a cohort, with coordinates; the regions of a slide are contiguous.
 
-    Slides without any region are left out.
+    Slides without regions are left out.
 
     >>> bags = slpd.region_embeddings("cache", "runs/slpd", device="cpu")
     >>> bags["slide001"].shape, bags.means.shape
@@ -47,16 +47,16 @@ class RegionEmbeddings:
     values: npt.NDArray[np.float32]
     """(R, E) region embeddings."""
     regions: pd.DataFrame
-    """R rows with the columns slide_id; x_l0 and y_l0 (top-left corner, level-0 px); region_l0 (side, level-0 px);
-    mpp_l0 (um/px of level 0); tissue (mean tissue fraction, 0-1)."""
+    """R rows with the columns slide_id; x_l0 and y_l0 (top-left corner, level-0 px); region_l0 (side length, level-0
+    px); mpp_l0 (um/px at level 0); tissue (mean tissue fraction, 0-1)."""
     lengths: npt.NDArray[np.int64]
     """(S,) number of regions of each slide."""
     slide_ids: tuple[str, ...]
-    """S slide ids."""
+    """S slide IDs."""
     model_name: str
-    """Name of the model: that of its run folder, or of the file without its suffix."""
+    """Name of the model: the name of its run folder, or the file name without suffix."""
     provenance: dict[str, str | int | float]
-    """Model, encoder and geometry that the embeddings were computed with."""
+    """Model, encoder and geometry of the embeddings."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -73,7 +73,7 @@ class RegionEmbeddings:
         return self.values[self.rows_of(slide_id)]
 
     def rows_of(self, slide_id: str) -> slice:
-        """Return which rows of `values` and `regions` belong to a slide.
+        """Return the rows of `values` and `regions` that belong to a slide.
 
         Raises:
             KeyError: The slide has no embeddings.
@@ -102,7 +102,7 @@ class RegionEmbeddings:
 
     @property
     def centres_l0(self) -> npt.NDArray[np.float64]:
-        """(R, 2) x and y of each region's centre, level-0 px."""
+        """(R, 2) x and y of the center of each region, level-0 px."""
         corners = self.regions[["x_l0", "y_l0"]].to_numpy(np.float64)
         return corners + self.regions[["region_l0"]].to_numpy(np.float64) / 2
 
@@ -113,7 +113,7 @@ class RegionEmbeddings:
         return pd.Index([f"{slide}_{x}_{y}" for slide, x, y in places])
 
     def to_anndata(self) -> AnnData:
-        """Convert to AnnData: embeddings in `X`, `regions` in `obs`, centres in `obsm["spatial"]`.
+        """Convert to AnnData: embeddings in `X`, `regions` in `obs`, centers in `obsm["spatial"]`.
 
         Raises:
             UsageError: anndata is not installed.
@@ -133,16 +133,16 @@ def embed_regions(
 
     Args:
         store: The token cache.
-        model: A region ViT; or its file, the run folder that contains it, or `mean-tokens` (mean of the tissue tokens).
-        precision: Arithmetic of the model.
-        device: Where the model runs.
-        workers: Threads that read tokens ahead of the model.
+        model: A region ViT, its weights file, its run folder, or `mean-tokens` (mean of the tissue tokens).
+        precision: Precision of the model.
+        device: Device of the model.
+        workers: Number of threads that read tokens ahead.
 
     Raises:
-        UsageError: The model does not fit the cache, or is not a model of regions.
+        UsageError: The model does not match the cache, or does not embed regions.
         WeightsError: The model's file cannot be read.
         CacheError: A token file can no longer be read.
-        DeviceMemoryError: Embedding regions does not fit the device.
+        DeviceMemoryError: The device does not have enough memory.
     """
     where = compute.resolve_device(device)
     arithmetic = compute.resolve_precision(precision, where)
@@ -169,7 +169,7 @@ def embed_regions(
 
 
 def about_regions(files: Sequence[TokenFile]) -> pd.DataFrame:
-    """Describe each region of some slides, see `RegionEmbeddings.regions`."""
+    """Describe each region of the given slides; see `RegionEmbeddings.regions`."""
     lengths = [len(file) for file in files]
     coords = np.concatenate([file.coords for file in files])
     return pd.DataFrame(
@@ -191,8 +191,8 @@ def _open(model: str | RegionViT, cache: Cache, precision: Precision) -> RegionM
     (source,) = parse_sources([model])
     if source.kind not in {Kind.REGION_VIT, Kind.MEAN_TOKENS}:
         raise UsageError(
-            f"--model: {model} is a {source.kind.value}, which embeds no region.",
-            hint="Give region_vit.pt, the run folder that holds it, or mean-tokens.",
+            f"--model: {model} is a {source.kind.value}, which does not embed regions.",
+            hint="Use a region_vit.pt, its run folder, or mean-tokens.",
         )
     (opened,) = open_models([source], cache, options)
     assert isinstance(opened, RegionModel)
@@ -201,7 +201,7 @@ def _open(model: str | RegionViT, cache: Cache, precision: Precision) -> RegionM
 
 @contextmanager
 def _in_eval_mode(model: str | RegionViT) -> Iterator[None]:
-    """Switch stochastic depth off for the duration of the block."""
+    """Disable stochastic depth for the duration of the block."""
     if isinstance(model, str) or not model.training:
         yield
         return

@@ -1,4 +1,4 @@
-"""`--model [name=]source`: what it names, found and told apart before anything is read."""
+"""Parsing of `--model [name=]source`, before anything is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 class Kind(Enum):
-    """What a source is."""
+    """Kind of a source."""
 
     REGION_VIT = "region ViT"
     MEAN_TOKENS = "mean of the tissue tokens of a region"
@@ -36,25 +36,26 @@ class Source:
     """One `--model`."""
 
     name: str
-    """Short and unique: it stands in tables and legends."""
+    """Short unique name for tables and legends."""
     kind: Kind
     path: Path | None = None
-    """The file, where there is one."""
+    """The file, if there is one."""
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether it is computed from a token cache."""
+        """Whether the source needs a token cache."""
         return self.kind is not Kind.TABLE
 
 
 def parse_sources(models: Sequence[str]) -> list[Source]:
-    """Find what each `--model` names.
+    """Parse the values of `--model`.
 
     Args:
-        models: `[name=]source`; the default name is that of the run folder, or of the file without its suffix.
+        models: `[name=]source`; the default name is that of the run folder, or the file name without suffix.
 
     Raises:
-        UsageError: Nothing is there, a folder is no run, a name is used twice or holds odd characters; all at once.
+        UsageError: A path does not exist, a folder is not a run folder, or a name is used twice or contains invalid
+            characters. All problems are reported together.
     """
     problems, sources = Problems(), []
     for model in models:
@@ -65,8 +66,8 @@ def parse_sources(models: Sequence[str]) -> list[Source]:
     if twice:
         problems.found.append(
             UsageError(
-                f"--model: {', '.join(twice)} names more than one model.",
-                hint=f"Give names: --model other-name={models[names.index(twice[0])].partition('=')[2] or '<source>'}.",
+                f"--model: the name {', '.join(twice)} is used more than once.",
+                hint=f"Rename one: --model other-name={models[names.index(twice[0])].partition('=')[2] or '<source>'}.",
             )
         )
     problems.raise_any()
@@ -84,8 +85,8 @@ def _parse(model: str) -> Source:
         path /= REGION_VIT
         if not path.is_file():
             raise UsageError(
-                f"--model: {text} is no run folder, it has no {REGION_VIT}.",
-                hint="`slpd pretrain` writes it at the end of the first epoch.",
+                f"--model: {text} is not a run folder: it has no {REGION_VIT}.",
+                hint="`slpd pretrain` writes this file at the end of the first epoch.",
             )
     if not path.is_file():
         near = get_close_matches(text, (_MEAN_TOKENS, _UNTRAINED), n=1)
@@ -96,13 +97,13 @@ def _parse(model: str) -> Source:
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES + _WEIGHT_SUFFIXES:
         raise UsageError(
-            f"--model: {text} is of no known kind.",
+            f"--model: {text} has an unknown file type.",
             hint=f"Weights: {', '.join(_WEIGHT_SUFFIXES)}; slide vectors: {', '.join(TABLE_SUFFIXES)}.",
         )
     name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem)
     if not is_safe_name(name):
         raise UsageError(
-            f"--model: {name!r} cannot be a name.",
-            hint=f"Give one of letters, digits, '.', '_' and '-': --model my-name={text}.",
+            f"--model: {name!r} is not a valid name.",
+            hint=f"Use letters, digits, '.', '_' and '-': --model my-name={text}.",
         )
     return Source(name, Kind.TABLE if suffix in TABLE_SUFFIXES else Kind.REGION_VIT, path)

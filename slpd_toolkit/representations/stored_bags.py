@@ -1,4 +1,4 @@
-"""Region embeddings kept beside the model that made them, so that a second evaluation need not embed again."""
+"""Region embeddings stored next to their model, so that later evaluations do not recompute them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SCHEMA, VERSION = "slpd-region-embeddings", 1
 
 
 class StoredBags:
-    """The embeddings of one model at one precision and view; each slide's holds as long as its token file is the same.
+    """Embeddings of one model at one precision and view. They are valid per slide while its token file is unchanged.
 
     Args:
-        path: The HDF5 file; read if it is there and of this model, else replaced on the next `add`.
-        digest: Of the model's weights.
+        path: HDF5 file. Read if it exists and belongs to this model, otherwise replaced by the next `add`.
+        digest: Digest of the model's weights.
     """
 
     def __init__(self, path: Path, digest: str) -> None:
@@ -38,7 +38,7 @@ class StoredBags:
         self._stamps, self._bags = _read(path, digest)
 
     def get(self, slide: TokenFile) -> Bag | None:
-        """Give a slide's (regions, E) embeddings, if they are of this very token file."""
+        """Return the (regions, E) embeddings of a slide, if they were computed from this token file."""
         slide_id = slide.meta.slide_id
         return self._bags[slide_id] if self._stamps.get(slide_id) == stamp(slide) else None
 
@@ -67,7 +67,7 @@ class StoredBags:
 
 
 def stamp(slide: TokenFile) -> str:
-    """Tell a slide's tokens from others without reading them: where its regions lie, and its file's size and time."""
+    """Identify a slide's tokens without reading them, by region coordinates and by size and time of the file."""
     status = slide.path.stat()
     digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} {slide.meta.slide_fingerprint}".encode())
     digest.update(slide.coords.tobytes())
@@ -75,7 +75,7 @@ def stamp(slide: TokenFile) -> str:
 
 
 def _read(path: Path, digest: str) -> tuple[dict[str, str], dict[str, Bag]]:
-    """Stamps and embeddings by slide; nothing where the file is absent, damaged or of another model."""
+    """Read stamps and embeddings by slide; empty if the file is missing, damaged or belongs to another model."""
     try:
         contents = describe_hdf5(path)
         names = ("schema", "schema_version", "model_sha256")
@@ -84,7 +84,7 @@ def _read(path: Path, digest: str) -> tuple[dict[str, str], dict[str, Bag]]:
         arrays = {name: read_hdf5(path, name) for name in contents.datasets}
         ids, lengths = arrays["slide_ids"].tolist(), arrays["lengths"]
         bags = np.split(arrays["embeddings"].astype(np.float32, copy=False), np.cumsum(lengths)[:-1])
-        checksums = arrays.get("checksums", ())  # files of versions before 0.2 have none
+        checksums = arrays.get("checksums", ())  # missing in files written before version 0.2
         damaged = any(zlib.crc32(bag.data) != checksum for bag, checksum in zip(bags, checksums, strict=False))
         if damaged or [len(bag) for bag in bags] != lengths.tolist():
             return {}, {}

@@ -1,4 +1,4 @@
-"""Vectors of whole slides from anywhere: CSV, npz or parquet to slide_id -> vector."""
+"""Reading slide vectors from CSV, npz or parquet files: slide_id -> vector."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 _ID, _IDS, _VECTORS = "slide_id", ("slide_id", "slide_ids"), "vectors"
 _UNNAMED = "Unnamed: "
 _NUMBERS = "biuf"
-_NPZ = f"npz: {_ID} and {_VECTORS}, or one vector a slide."
+_NPZ = f"npz: {_ID} and {_VECTORS}, or one vector per slide."
 
 
 def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
     """Read a table of slide vectors.
 
     Args:
-        path: .csv or .parquet with a column slide_id and numeric columns, one a feature (a parquet file may have one
-            column of lists instead); or .npz with the arrays `slide_id` (S,) and `vectors` (S, D), or one vector (D,)
-            a slide under its id.
-        no_features: Names of columns that are known to be none, such as those of the targets.
+        path: .csv or .parquet with a column slide_id and one numeric column per feature (a parquet file can have a
+            single column of lists instead); or .npz with the arrays `slide_id` (S,) and `vectors` (S, D), or with one
+            vector (D,) per slide, named by slide ID.
+        no_features: Columns known not to be features, such as those of the targets.
 
     Raises:
-        UsageError: It is no such table, a slide stands there twice or has no id, a value is no finite number, widths
-            differ, or a column is a row number or one of `no_features`.
+        UsageError: The file is not such a table, a slide ID is duplicate or empty, a value is not finite, vectors
+            differ in length, or a column contains row numbers or is one of `no_features`.
     """
     suffix = path.suffix.lower()
     if suffix == ".npz":
@@ -43,22 +43,22 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
     else:
         slides, vectors = _of_frame(path, _read_csv(path) if suffix == ".csv" else _read_parquet(path), no_features)
     if "" in slides:
-        raise UsageError(f"{path}: row {slides.index('') + 1} of the vectors has no slide id.", hint="Fill or drop it.")
+        raise UsageError(f"{path}: row {slides.index('') + 1} of the vectors has no slide_id.", hint="Fill or drop it.")
     names, counts = np.unique(slides, return_counts=True)
     if (counts > 1).any():
         raise UsageError(
-            f"{path}: {', '.join(names[counts > 1][:8])} stands there twice.", hint="Keep one row a slide."
+            f"{path}: duplicate slide_id {', '.join(names[counts > 1][:8])}.", hint="Keep one row per slide."
         )
     if vectors.ndim != 2 or vectors.shape[0] != len(slides) or not vectors.size:
         raise UsageError(
-            f"{path}: {len(slides)} slides and vectors of shape {vectors.shape} do not fit.",
-            hint=f"Needed: ({len(slides)}, features).",
+            f"{path}: {len(slides)} slides do not match vectors of shape {vectors.shape}.",
+            hint=f"Expected shape: ({len(slides)}, features).",
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are rejected
         features = vectors.astype(np.float32)
     if not np.isfinite(features).all():
         row = slides[int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])]
-        raise UsageError(f"{path}: the vector of {row} holds NaN or infinity.", hint="Redo or leave out that slide.")
+        raise UsageError(f"{path}: the vector of {row} contains NaN or infinity.", hint="Recompute or drop this slide.")
     return dict(zip(slides, features[:, None], strict=True))
 
 
@@ -86,30 +86,31 @@ def _of_frame(
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
-        raise UsageError(f"{path}: has no column {_ID}, but {found}.", hint="Name the column of slide ids so.")
+        raise UsageError(f"{path}: has no column {_ID}; found {found}.", hint="Rename the column with slide IDs.")
     if table.empty:
-        raise UsageError(f"{path}: has no row.", hint="Give one row a slide.")
+        raise UsageError(f"{path}: has no rows.", hint="Add one row per slide.")
     slides, features = [str(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)
     names = [str(name) for name in features.columns]
     known = [name for name in names if name in no_features]
     if known:
         raise UsageError(
-            f"{path}: column {', '.join(known)} is one of the manifest, and no feature: heads would learn from it.",
-            hint=f"Keep {_ID} and the features.",
+            f"{path}: column {', '.join(known)} belongs to the manifest, not to the features; heads would learn from "
+            "it.",
+            hint=f"Keep only {_ID} and the features.",
         )
     if any(name.startswith(_UNNAMED) for name in names):
         raise UsageError(
-            f"{path}: a column has no name, such as the row numbers that pandas writes: they are no feature.",
+            f"{path}: a column has no name; it may contain the row numbers that pandas writes.",
             hint="Write the table with index=False.",
         )
     if features.shape[1] == 1 and pd.api.types.is_object_dtype(features.iloc[:, 0]):
         return slides, _stacked(path, features.iloc[:, 0].tolist())
     texts = [str(name) for name in features.columns if not pd.api.types.is_numeric_dtype(features[name])]
     if texts or not features.shape[1]:
-        wrong = f"column {', '.join(texts[:8])} holds no numbers" if texts else "has no feature"
+        wrong = f"column {', '.join(texts[:8])} is not numeric" if texts else "has no features"
         raise UsageError(
             f"{path}: {wrong}.",
-            hint=f"Needed: {_ID}, and one numeric column a feature.",
+            hint=f"Expected: {_ID} and one numeric column per feature.",
         )
     return slides, features.to_numpy(np.float64)
 
@@ -118,12 +119,12 @@ def _read_npz(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
     try:
         arrays = read_npz(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as npz ({error}).", hint="Save plain arrays, no objects.") from error
+        raise UsageError(f"{path}: cannot be read as npz ({error}).", hint="Save arrays without objects.") from error
     ids = next((name for name in _IDS if name in arrays), None)
     paired = ids is not None and _VECTORS in arrays
     wrong = [name for name in ([_VECTORS] if paired else arrays) if arrays[name].dtype.kind not in _NUMBERS]
     if wrong:
-        raise UsageError(f"{path}: {', '.join(wrong[:8])} holds no numbers.", hint=_NPZ)
+        raise UsageError(f"{path}: {', '.join(wrong[:8])} is not numeric.", hint=_NPZ)
     if ids is not None and paired:
         return np.char.strip(arrays[ids].astype(np.str_)).tolist(), np.asarray(arrays[_VECTORS], np.float64)
     return list(arrays), _stacked(path, list(arrays.values()))
@@ -134,7 +135,7 @@ def _stacked(path: Path, vectors: list[object]) -> npt.NDArray[np.float64]:
         return np.stack([_flat(np.asarray(vector, np.float64)) for vector in vectors])
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"{path}: its vectors are no lists of numbers of one length ({error}).",
+            f"{path}: its vectors are not lists of numbers of equal length ({error}).",
             hint=_NPZ,
         ) from error
 

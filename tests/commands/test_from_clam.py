@@ -60,7 +60,7 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
     said = capsys.readouterr().err
     assert "Split 3: 1 slides are not in the table: elsewhere." in said
-    assert "Split 3: 1 patients are in train and in test: P1." in said
+    assert "Split 3: 1 patients are in both train and test: P1." in said
     (tmp_path / "splits_4.csv").write_text("train,val,test\nd,c,elsewhere\na,,b\n")
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
     assert "Splits 3, 4 are the same." in capsys.readouterr().err
@@ -103,9 +103,9 @@ def test_slides_outside_the_table_count_in_the_audit_by_their_barcode(
     )
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path / "splits_0.csv",)))
     said = capsys.readouterr().err
-    assert "1 patients are in train and in test: Q." in said
-    assert "1 patients are in train and in val: TCGA-B2-B0SB." in said
-    assert "in val and in test" not in said
+    assert "1 patients are in both train and test: Q." in said
+    assert "1 patients are in both train and val: TCGA-B2-B0SB." in said
+    assert "in both val and test" not in said
 
 
 def test_patients_shared_by_parts_of_real_splits(
@@ -115,8 +115,8 @@ def test_patients_shared_by_parts_of_real_splits(
     labels = data / "labels" / "tcga_brca_clam_style.csv"
     run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", splits=(data / "labels" / "tcga_brca_splits_0.csv",)))
     said = capsys.readouterr().err
-    for parts, count in {"train and in test": 12, "train and in val": 10, "val and in test": 1}.items():
-        assert f"{count} patients are in {parts}: " in said
+    for parts, count in {"train and test": 12, "train and val": 10, "val and test": 1}.items():
+        assert f"{count} patients are in both {parts}: " in said
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,12 @@ def test_tables_as_programs_write_them(tmp_path: Path, table: bytes, rows: list[
     [
         (b"", "cannot be read as CSV"),
         (b"case_id,slide_id\n\n,\n", "has no slides"),
-        (b"case_id;slide_id\nP;a\n", "it has case_id;slide_id. Separate the columns by commas"),
+        (b"case_id;slide_id\nP;a\n", "found case_id;slide_id. Separate the columns with commas"),
         (b"case_id,slide_id\nP,\xdc\n", "cannot be read as UTF-8.*Save it as CSV in UTF-8"),
         (b"case_id,slide_id,label,label\nP,a,x,y\n", "duplicate column label"),
         (b"case_id,slide_id\nP,a,more\n", "cannot be read as CSV.*Expected 2 fields in line 2, saw 3"),
         (b"case_id,slide_id\nP,a\n\nQ,\n", "slide_id is empty in row 4"),
-        (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 slides stand there twice: a"),
+        (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 duplicate slides: a"),
         (b"case_id,slide_id\nP,a\n\nP,dir/b\nQ,c d\n", r"row 4 \(dir/b\).*is not a valid file name[^$]*row 5 \(c d\)"),
         (b"case_id,slide_id\nP,a\0\n", "is not a valid file name"),
         (b"case_id,slide_id,survival_months,censorship\nP,a,1,0\n\nQ,b,nan,1\n", "survival_months is 'nan' in row 4"),

@@ -109,12 +109,12 @@ def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
     graded = plant(tmp_path, {"grade": grades}, [0.0] * 24)
     notes = graded.evaluate(tmp_path / "out", task="ordinal", target="grade", aggregator=("knn",))["notes"]
     assert any("nan counts as a class" in note for note in notes)
-    assert any("taken to be high < low < nan" in note for note in notes)
+    assert any("assumed to be ordered high < low < nan" in note for note in notes)
 
 
 def test_a_column_of_the_manifest_is_no_feature(separable: Planted, tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("slide_id,f0,label\n" + "".join(f"s{i:03},1,{i % 2}\n" for i in range(24)))
-    with pytest.raises(UsageError, match="column label is one of the manifest"):
+    with pytest.raises(UsageError, match="column label belongs to the manifest"):
         mil_eval.run(separable.config(tmp_path / "out", cache=None, model=(str(tmp_path / "v.csv"),)))
 
 
@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_written_to_costs_only_time(
     run = save_region_vit(tmp_path / "runs" / "tiny")
     (run / "region_embeddings").write_text("a file where the folder would be")
     separable.evaluate(tmp_path / "out", model=(str(run),))
-    assert "Region embeddings are not kept" in capsys.readouterr().err
+    assert "Region embeddings are not stored" in capsys.readouterr().err
 
 
 def test_what_pretraining_saw_is_told(separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,7 +291,7 @@ def test_a_slide_under_two_names_is_found(tmp_path: Path, capsys: pytest.Capture
     assert all(each["shared_vectors"] == [{"slides": ["s0", "twin"], "count": 1}] for each in findings)
     shown = " ".join(capsys.readouterr().out.split())
     assert "LEAK: identical embeddings stand in two parts" in shown
-    assert "every slide counts as a patient of its own" in found["notes"][0]
+    assert "every slide counts as a separate patient" in found["notes"][0]
 
 
 def test_hipt_s_splits_are_flagged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +321,7 @@ def test_hipt_s_splits_are_flagged(data: Path, tmp_path: Path, capsys: pytest.Ca
     shown = " ".join(capsys.readouterr().out.split())
     assert "LEAK: 2 of 2 splits have patients in two parts" in shown
     assert any("not in --classes: MDLC 25" in note for note in found["notes"])
-    assert any("slides of the splits are not evaluated" in note for note in found["notes"])
+    assert any("slides in the splits are not evaluated" in note for note in found["notes"])
 
 
 def write_split(path: Path, **parts: list[str]) -> None:
@@ -347,7 +347,7 @@ def test_a_split_counts_once_however_often_it_is_given(separable: Planted, tmp_p
     for number, ids in ((0, slides), (1, slides[1:] + slides[:1]), (4, slides)):
         train = ids[:12] if number < 4 else ids[11::-1]
         write_split(tmp_path / f"splits_{number}.csv", train=train, val=ids[12:18], test=ids[18:])
-    with pytest.raises(UsageError, match=r"Splits 0, 4 divide the slides in the same way, but would count as 2 folds"):
+    with pytest.raises(UsageError, match=r"Splits 0, 4 are identical, but would count as 2 folds"):
         mil_eval.run(separable.config(tmp_path / "out", splits=(tmp_path,)))
     assert not (tmp_path / "out").exists()
 
@@ -449,7 +449,7 @@ def test_a_token_file_without_a_region_is_told(tmp_path: Path, capsys: pytest.Ca
     write_slide(cohort.cache, "s003", np.zeros((0, 2, 2, 8)))
     with pytest.raises(UsageError, match=r"1 slides are not in the cache .*: s003"):
         mil_eval.run(cohort.config(tmp_path / "out"))
-    assert "1 slides have a token file without a region, and count as missing: s003." in capsys.readouterr().err
+    assert "1 slides have a token file without regions and count as missing: s003." in capsys.readouterr().err
 
 
 def one_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -480,22 +480,22 @@ def same(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("change", "settings", "said"),
     [
-        (one_class, {}, "The slides are of class a;"),
-        (rare_class, {}, "4 folds need at least 4 patients per class; c has 3. Use 3 folds or fewer"),
-        (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Find more patients, or leave"),
+        (one_class, {}, "Classes with slides: a;"),
+        (rare_class, {}, "4 folds require at least 4 patients per class; c has 3. Use 3 or fewer folds"),
+        (rare_class, {"classes": ("a", "b", "c"), "target": "rare"}, "c has 2. Add more patients, or exclude"),
         (two_labels, {}, r"12 patients have more than one label: p0 \(a, b\)"),
         (other_ids, {}, r"the manifest has s000\.svs, the cache .* has s000"),
         (twice, {}, "slide_id 's000' occurs in rows 2, 26"),
-        (same, {"target": "lable"}, r"no column lable \(did you mean label\?\)"),
-        (same, {"task": "survival"}, "no column time and no column event"),
-        (same, {"time_column": "label", "event_column": "label"}, "24 slides have no usable time"),
-        (same, {"by_site": True}, "no column site"),
+        (same, {"target": "lable"}, r"column lable \(did you mean label\?\)"),
+        (same, {"task": "survival"}, "column time and column event not found"),
+        (same, {"time_column": "label", "event_column": "label"}, "24 slides have no valid time"),
+        (same, {"by_site": True}, "column site not found"),
         (same, {"splits": (Path("nowhere"),)}, "--splits: nowhere does not exist"),
-        (same, {"cache": None}, "Missing: the token cache, which mean-tokens is computed from"),
+        (same, {"cache": None}, "Missing token cache, required by --model mean-tokens"),
         (same, {"model": ("mean_tokens",)}, r"did you mean mean-tokens\?"),
-        (same, {"target": "slide_id"}, "4 folds need at least 4 patients per class; s000 has 1"),
+        (same, {"target": "slide_id"}, "4 folds require at least 4 patients per class; s000 has 1"),
         (same, {"classes": ("a",)}, "12 slides have a label not in --classes: b 12"),
-        (same, {"classes": ("a", "b", "c")}, "to be told apart are a, b, c"),
+        (same, {"classes": ("a", "b", "c")}, "requested classes: a, b, c"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_before_anything_starts(
@@ -511,8 +511,8 @@ def test_what_cannot_be_evaluated_is_told_before_anything_starts(
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ({"input_dim": 5}, r"takes tokens of 5 features, those of the cache have 8 \(planted\)"),
-        ({"grid": 3}, "was trained on 3 x 3 tokens, regions of the cache have 2 x 2"),
+        ({"input_dim": 5}, r"expects tokens with 5 features, but those in the cache have 8 \(planted\)"),
+        ({"grid": 3}, "was trained on 3 x 3 tokens, but regions in the cache have 2 x 2"),
     ],
 )
 def test_a_model_of_other_tokens_is_refused(
@@ -532,7 +532,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert "3 problems found" in message
     assert "s003" in message
     assert "s000" in message
-    assert "of class a" in message
+    assert "Classes with slides: a" in message
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_many_classes_repeats_and_a_leak(tmp_path: Path) -> None:
     )
     assert "roc-classes-knn" in figures(tmp_path)
     assert "Leakage audit: the splits leak" in page.text
-    assert "patients are in train and in test" in page.text
+    assert "patients are in both train and test" in page.text
     assert "6 splits in 2 repeats" in page.text
     assert "DeLong's test" not in page.text
 
@@ -156,7 +156,7 @@ def test_ordinal_classes(tmp_path: Path) -> None:
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 2.0, "dino": 1.0}))
     assert figures(tmp_path) == {"intervals", "folds", "calibration", "confusion-knn", "confusion-abmil"}
     assert "Results: quadratic kappa" in page.text
-    assert "Agreement beyond chance, with disagreement weighted" in page.text
+    assert "Chance-corrected agreement; disagreement is weighted" in page.text
 
 
 def test_survival(tmp_path: Path) -> None:

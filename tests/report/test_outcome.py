@@ -104,7 +104,7 @@ def test_models_with_the_same_leaks_stand_together() -> None:
     dirty, clean = (audit(0, patients=2), audit(1)), (audit(0), audit(1))
     (found,) = leaks({"slpd": dirty, "dino": dirty, "other": clean})
     assert found.models == ["slpd", "dino"]
-    assert list(found.splits) == [("fold 0", ("2 patients are in train and in test: p0, p1.",))]
+    assert list(found.splits) == [("fold 0", ("2 patients are in both train and test: p0, p1.",))]
     repeated = leaks({"slpd": (audit(0, seen=1), audit(0, repeat=1))})
     assert [name for name, _ in repeated[0].splits] == ["repeat 0, fold 0"]
     assert leaks({"slpd": clean}) == []

@@ -127,10 +127,14 @@ def test_mean_tokens_of_a_cache_with_gaps_leave_them_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("shape", "provenance", "said"),
     [
-        ({"input_dim": 9}, None, "takes tokens of 9 features, those of the cache have 8"),
-        ({"grid": 7}, None, "was trained on 7 x 7 tokens, regions of the cache have 6 x 6"),
-        ({}, {"encoder_sha256": "1" * 64}, "was trained on other tokens .*encoder_sha256: '1111"),
-        ({}, {"patch_px": 128, "target_mpp": 0.25}, "target_mpp: 0.25 there, 0.5 here, patch_px: 128 there, 256 here"),
+        ({"input_dim": 9}, None, "expects tokens with 9 features, but those in the cache have 8"),
+        ({"grid": 7}, None, "was trained on 7 x 7 tokens, but regions in the cache have 6 x 6"),
+        ({}, {"encoder_sha256": "1" * 64}, "was trained on tokens that differ .*encoder_sha256: '1111"),
+        (
+            {},
+            {"patch_px": 128, "target_mpp": 0.25},
+            "target_mpp: 0.25 in training, 0.5 in the cache, patch_px: 128 in training, 256 in the cache",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_the_cache_is_refused(

@@ -47,13 +47,13 @@ def test_a_model_is_what_it_names(files: Path, model: str, name: str, kind: Kind
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        (["empty"], r"empty is no run folder, it has no region_vit\.pt"),
+        (["empty"], r"empty is not a run folder: it has no region_vit\.pt"),
         (["absent.pt"], r"absent\.pt does not exist\. Allowed: a run folder"),
         (["untraind"], r"untraind does not exist \(did you mean untrained\?\)"),
-        (["notes.txt"], r"notes\.txt is of no known kind"),
-        (["my titan.csv"], "'my titan' cannot be a name.*my-name=my titan"),
-        (["runs/slpd", "slpd=hipt.pth"], "slpd names more than one model"),
-        (["mean-tokens", "mean-tokens"], "mean-tokens names more than one model"),
+        (["notes.txt"], r"notes\.txt has an unknown file type"),
+        (["my titan.csv"], "'my titan' is not a valid name.*my-name=my titan"),
+        (["runs/slpd", "slpd=hipt.pth"], "the name slpd is used more than once"),
+        (["mean-tokens", "mean-tokens"], "the name mean-tokens is used more than once"),
         (["absent.pt", "notes.txt"], r"(?s)2 problems found:.*absent.*notes"),
     ],
 )
@@ -66,6 +66,6 @@ def test_what_is_no_model_is_told(files: Path, models: list[str], said: str) -> 
 
 
 def test_a_file_whose_name_looks_like_a_name_and_a_source_is_itself(files: Path) -> None:
-    with pytest.raises(UsageError, match="'a=b' cannot be a name"):
+    with pytest.raises(UsageError, match="'a=b' is not a valid name"):
         parse_sources(["a=b.npz"])
     assert parse_sources(["c=titan.csv"]) == [Source("c", Kind.TABLE, parse_sources(["titan.csv"])[0].path)]

@@ -62,16 +62,16 @@ def test_parquet_without_its_extra_says_how_to_get_it(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,f0\na,1\n", "has no column slide_id, but id, f0"),
-        ("slide_id,f0\na,1\na,2\n", "a stands there twice"),
-        ("slide_id,f0,f1\na,1,x\nb,1,y\n", "column f1 holds no numbers"),
-        ("slide_id\na\n", "has no feature"),
-        ("slide_id,f0\na,1\nb,\n", "the vector of b holds NaN or infinity"),
-        ("slide_id,f0\n", "has no row"),
-        ("slide_id,f0\na,1\n ,2\n", "row 2 of the vectors has no slide id"),
-        ("slide_id,f0\na,1\nb,1e300\n", "the vector of b holds NaN or infinity"),
+        ("id,f0\na,1\n", "has no column slide_id; found id, f0"),
+        ("slide_id,f0\na,1\na,2\n", "duplicate slide_id a"),
+        ("slide_id,f0,f1\na,1,x\nb,1,y\n", "column f1 is not numeric"),
+        ("slide_id\na\n", "has no features"),
+        ("slide_id,f0\na,1\nb,\n", "the vector of b contains NaN or infinity"),
+        ("slide_id,f0\n", "has no rows"),
+        ("slide_id,f0\na,1\n ,2\n", "row 2 of the vectors has no slide_id"),
+        ("slide_id,f0\na,1\nb,1e300\n", "the vector of b contains NaN or infinity"),
         (",slide_id,f0\n0,a,1\n1,b,2\n", "a column has no name"),
-        ("slide_id,f0,grade\na,1,0\nb,2,1\n", "column grade is one of the manifest"),
+        ("slide_id,f0,grade\na,1,0\nb,2,1\n", "column grade belongs to the manifest"),
     ],
 )
 def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -83,12 +83,15 @@ def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str,
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"a": np.zeros(2), "b": np.zeros(3)}, "no lists of numbers of one length"),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "not lists of numbers of equal length"),
         ({"a": np.zeros((4, 2))}, r"one has shape \(4, 2\)"),
-        ({"slide_id": np.array(["a"]), "vectors": np.zeros((2, 3))}, r"1 slides and vectors of shape \(2, 3\)"),
-        ({"slide_id": np.array(["a"]), "vectors": np.zeros(3)}, r"1 slides and vectors of shape \(3,\)"),
-        ({"slide_id": np.array(["a"]), "vectors": np.array([["x"]])}, "vectors holds no numbers"),
-        ({"slide_id": np.array(["a"]), "vectors": np.array([[1j]])}, "vectors holds no numbers"),
+        (
+            {"slide_id": np.array(["a"]), "vectors": np.zeros((2, 3))},
+            r"1 slides do not match vectors of shape \(2, 3\)",
+        ),
+        ({"slide_id": np.array(["a"]), "vectors": np.zeros(3)}, r"1 slides do not match vectors of shape \(3,\)"),
+        ({"slide_id": np.array(["a"]), "vectors": np.array([["x"]])}, "vectors is not numeric"),
+        ({"slide_id": np.array(["a"]), "vectors": np.array([[1j]])}, "vectors is not numeric"),
     ],
 )
 def test_an_npz_that_is_no_table_of_vectors_is_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:

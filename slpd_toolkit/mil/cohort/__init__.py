@@ -1,1 +1,1 @@
-"""Who is evaluated: patients, targets, splits and their audit."""
+"""Evaluation cohorts: patients, targets, splits and leakage audits."""

@@ -1,4 +1,4 @@
-"""Does a split leak? Patients on two sides, test slides that pretraining saw, embeddings that stand on two sides."""
+"""Leakage audit of splits: patients, pretraining slides and identical embeddings in more than one part."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedVectors:
-    """Slides that hold bit-identical region embeddings: one slide under two names, or regions without any tissue."""
+    """Slides with bit-identical region embeddings: duplicates of a slide, or regions without tissue."""
 
     slides: tuple[str, ...]
-    """The slides that all hold them, sorted."""
+    """The slides that share them, sorted."""
     count: int
-    """How many different embeddings exactly these slides share."""
+    """Number of distinct embeddings shared by exactly these slides."""
 
 
 @dataclass(frozen=True)
 class SplitAudit:
-    """What leaks in one split. All empty: nothing found."""
+    """Leakage found in one split; all fields are empty if there is none."""
 
     repeat: int
     fold: int
     shared_patients: Mapping[tuple[str, str], tuple[str, ...]]
-    """Patients with slides in both of two parts, for each pair of parts that shares any."""
+    """Patients with slides in both parts, for each pair of parts that has any."""
     pretrained_slides: tuple[str, ...]
-    """Test slides that the pretraining saw."""
+    """Test slides used in pretraining."""
     pretrained_patients: tuple[str, ...]
-    """Patients whose test slides the pretraining did not see, but another slide of theirs."""
+    """Patients whose test slides were not used in pretraining, but another of their slides was."""
     shared_vectors: tuple[SharedVectors, ...]
-    """Identical embeddings held by slides of different parts."""
+    """Identical embeddings shared by slides of different parts."""
     near_copies: tuple[NearCopies, ...] = ()
     """Slides of different parts that are closer than any two different slides of the cohort."""
 
     @property
     def clean(self) -> bool:
-        """Whether nothing leaks."""
+        """Whether no leaks were found."""
         return not (
             self.shared_patients
             or self.pretrained_slides
@@ -59,20 +59,22 @@ class SplitAudit:
 
     @property
     def findings(self) -> list[str]:
-        """One sentence a finding, with its number and the first names."""
+        """One sentence per finding, with a count and the first names."""
         lines = [
-            f"{len(patients)} patients are in {first} and in {second}: {listed(patients)}."
+            f"{len(patients)} patients are in both {first} and {second}: {listed(patients)}."
             for (first, second), patients in self.shared_patients.items()
         ]
         if self.pretrained_slides:
             lines.append(
-                f"{len(self.pretrained_slides)} test slides were pretrained on: {listed(self.pretrained_slides)}."
+                f"{len(self.pretrained_slides)} test slides were used in pretraining: {listed(self.pretrained_slides)}."
             )
         if self.pretrained_patients:
             names = listed(self.pretrained_patients)
-            lines.append(f"Of {len(self.pretrained_patients)} test patients other slides were pretrained on: {names}.")
+            lines.append(
+                f"Other slides of {len(self.pretrained_patients)} test patients were used in pretraining: {names}."
+            )
         lines += [
-            f"{shared.count} identical embeddings are in different parts, in the slides {listed(shared.slides)}."
+            f"{shared.count} identical embeddings occur in different parts, in the slides {listed(shared.slides)}."
             for shared in self.shared_vectors
         ]
         lines += [f"Near-copies are in different parts: {copies.description}." for copies in self.near_copies]
@@ -87,22 +89,22 @@ def audit_split(
     shared_vectors: Sequence[SharedVectors] = (),
     near_copies: Sequence[NearCopies] = (),
 ) -> SplitAudit:
-    """Look for leaks in one split.
+    """Check one split for leakage.
 
     Args:
-        split: The split, from wherever.
-        patient_of: Patient of every slide of the split, and of any other slide that is known (pretraining's, say).
-        pretrained: Slide ids that the pretraining of the representation saw.
-        shared_vectors: From `find_shared_vectors`, on all slides.
-        near_copies: From `near_copies.find_near_copies`, on all slides.
+        split: The split, from any source.
+        patient_of: Patient of every slide in the split, and of other known slides (such as those of pretraining).
+        pretrained: IDs of the slides used to pretrain the representation.
+        shared_vectors: Result of `find_shared_vectors` for all slides.
+        near_copies: Result of `near_copies.find_near_copies` for all slides.
 
     Raises:
-        UsageError: A slide of the split has no patient.
+        UsageError: A slide in the split has no patient.
     """
     unknown = [slide for part in split.parts.values() for slide in part if slide not in patient_of]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} slides of the split have no patient: {listed(unknown)}.", hint="Add them to the table."
+            f"{len(unknown)} slides in the split have no patient: {listed(unknown)}.", hint="Add them to the table."
         )
     patients = {name: {patient_of[slide] for slide in part} for name, part in split.parts.items()}
     shared = {pair: tuple(sorted(patients[pair[0]] & patients[pair[1]])) for pair in combinations(patients, 2)}
@@ -125,9 +127,9 @@ def audit_split(
 
 
 def find_shared_vectors(bags: Bags) -> list[SharedVectors]:
-    """Find region embeddings that stand, bit for bit, in more than one slide, the most shared ones first.
+    """Find bit-identical region embeddings that occur in more than one slide, most frequent first.
 
-    Vectors are compared by 128-bit digests: linear in their number, where comparing pairs is quadratic.
+    Vectors are compared by 128-bit digests, which takes linear instead of quadratic time.
     """
     owners: defaultdict[bytes, set[str]] = defaultdict(set)
     for slide, start, stop in zip(bags.slides, bags.offsets[:-1], bags.offsets[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Tables of CLAM, HIPT and their relatives: label CSVs to manifest columns, `splits_*.csv` to splits."""
+"""Reading CLAM and HIPT tables: label CSVs as manifest columns, `splits_*.csv` as splits."""
 
 from __future__ import annotations
 
@@ -26,32 +26,31 @@ _HEADER_ROWS = 1
 
 
 def read_labels(path: Path) -> pd.DataFrame:
-    """Turn a CLAM or HIPT label table into the columns of a manifest.
+    """Convert a CLAM or HIPT label table to manifest columns.
 
-    Read are `case_id`, `slide_id` (with or without `.svs` or another suffix of slides), and where present `label` (else
-    `oncotree_code`), `site`, and `survival_months` with `censorship`, where 1 means censored: `event` is its opposite.
+    Reads `case_id`, `slide_id` (with or without a slide suffix such as `.svs`) and, if present, `label` (otherwise
+    `oncotree_code`), `site`, and `survival_months` with `censorship`, where 1 means censored, the inverse of `event`.
 
-    Sites stay text. Spreadsheets turn the TCGA site 05 into 5; where a TCGA barcode says so, the zero is put back.
+    Sites are read as text. Spreadsheets turn the TCGA site 05 into 5; the zero is restored if a TCGA barcode shows it.
 
     Returns:
-        One row a slide: `slide_id`, `slide_path`, `patient_id`, and of `site`, `label`, `time` (float) and `event`
-        (Int64) those that the table can fill. Empty cells are missing values. The index is the row number in the file.
+        One row per slide: `slide_id`, `slide_path`, `patient_id`, and those of `site`, `label`, `time` (float) and
+        `event` (Int64) that the table provides. Empty cells are missing values. The index is the row number in the
+        file.
 
     Raises:
-        UsageError: The file is no such table, a slide stands there twice, or times or censorship are not numbers.
+        UsageError: The file is not such a table, has duplicate slides, or times or censorship are not numbers.
     """
     table = _read_text(path, required=("case_id", "slide_id"))
     if table.empty:
-        raise UsageError(f"{path}: has no slides.", hint="Give a table of CLAM or HIPT.")
+        raise UsageError(f"{path}: has no slides.", hint="Use a CLAM or HIPT table.")
     slide_ids = table["slide_id"].map(_without_suffix)
     bare = table.index[slide_ids == ""]
     if len(bare):
         raise UsageError(f"{path}: slide_id is empty in row {listed(map(str, bare))}.", hint="Fill or drop these rows.")
     twice = slide_ids[slide_ids.duplicated()]
     if len(twice):
-        raise UsageError(
-            f"{path}: {len(twice)} slides stand there twice: {listed(twice)}.", hint="Keep one row a slide."
-        )
+        raise UsageError(f"{path}: {len(twice)} duplicate slides: {listed(twice)}.", hint="Keep one row per slide.")
     manifest = pd.DataFrame(
         {
             "slide_id": slide_ids,
@@ -66,7 +65,7 @@ def read_labels(path: Path) -> pd.DataFrame:
         manifest["label"] = table[label].mask(table[label] == "")
     survival = [name for name in ("survival_months", "censorship") if name in table]
     if len(survival) == 1:
-        raise UsageError(f"{path}: has {survival[0]} only.", hint="Survival needs survival_months and censorship.")
+        raise UsageError(f"{path}: has only {survival[0]}.", hint="Survival needs both survival_months and censorship.")
     if survival:
         times, censored = (_numbers(table, name, path) for name in survival)
         _require(
@@ -76,7 +75,7 @@ def read_labels(path: Path) -> pd.DataFrame:
             "a number of months, 0 or more",
         )
         _require(
-            censored.isna() | censored.isin([0, 1]), table["censorship"], path, "1 (censored) or 0 (the event was seen)"
+            censored.isna() | censored.isin([0, 1]), table["censorship"], path, "1 (censored) or 0 (event observed)"
         )
         manifest["time"] = times
         manifest["event"] = (1 - censored).astype("Int64")
@@ -84,17 +83,17 @@ def read_labels(path: Path) -> pd.DataFrame:
 
 
 def read_split(path: Path, fold: int) -> Split:
-    """Read one of CLAM's or HIPT's `splits_*.csv`: columns train, val and test hold slide ids, of unequal length.
+    """Read a `splits_*.csv` of CLAM or HIPT, whose columns train, val and test list slide IDs.
 
     Raises:
-        UsageError: The file is no such table, a part is empty, or a slide stands in one part twice.
+        UsageError: The file is not such a table, a part is empty, or a slide is listed twice in a part.
     """
     table = _read_text(path, required=_PARTS)
     train, val, test = (tuple(_without_suffix(cell) for cell in table[name] if cell) for name in _PARTS)
     if {cell.lower() for cell in (*train, *val, *test)} == {"true", "false"}:
         raise UsageError(
-            f"{path}: holds no slide ids but true and false.",
-            hint="Take CLAM's splits_N.csv, not its splits_N_bool.csv.",
+            f"{path}: contains true and false instead of slide IDs.",
+            hint="Use CLAM's splits_N.csv, not its splits_N_bool.csv.",
         )
     empty = [name for name, part in zip(_PARTS, (train, val, test), strict=True) if not part]
     if empty:
@@ -103,21 +102,21 @@ def read_split(path: Path, fold: int) -> Split:
         twice = sorted(slide for slide, count in Counter(part).items() if count > 1)
         if twice:
             raise UsageError(
-                f"{path}: {len(twice)} slides stand in {name} twice: {listed(twice)}.",
-                hint="They would count twice: keep each once.",
+                f"{path}: {len(twice)} slides are listed twice in {name}: {listed(twice)}.",
+                hint="List each slide once; duplicates would count twice.",
             )
     return Split(fold, train, val, test)
 
 
 def patients_of_unlisted(slides: Iterable[str], patient_of: Mapping[str, str]) -> dict[str, str]:
-    """Return the patient of slides that a split names and the label table does not.
+    """Return the patients of slides that are in a split but not in the label table.
 
-    TCGA barcodes name the patient in their first three parts (`TCGA-A8-A06P-01Z-00-DX1` is of TCGA-A8-A06P). Where the
-    table has another slide of that patient, its name of the patient is used. Slides without a barcode count as patients
-    of their own.
+    The first three parts of a TCGA barcode are the patient (TCGA-A8-A06P for `TCGA-A8-A06P-01Z-00-DX1`). If the table
+    has another slide of that patient, the table's patient ID is used. Every slide without a barcode counts as a
+    separate patient.
 
     Args:
-        slides: Slide ids that are not in the table.
+        slides: Slide IDs that are not in the table.
         patient_of: Patient of every slide in the table.
     """
     names = {barcode: patient for slide, patient in patient_of.items() if (barcode := _tcga_patient(slide))}
@@ -131,10 +130,10 @@ def _tcga_patient(slide: str) -> str:
 
 
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    """All cells as text: pandas must not read the TCGA site NA as a missing value, nor 05 as a number.
+    """Read all cells as text, so that pandas does not read the TCGA site NA as a missing value or 05 as a number.
 
-    The header is read as a row, so that pandas neither renames a column that stands there twice nor cuts off a row that
-    is too long. The index is the row number in the file; empty rows are left out.
+    The header is read as a row, so that pandas neither renames duplicate columns nor truncates overlong rows. The index
+    is the row number in the file; empty rows are left out.
     """
     try:
         cells = pd.read_csv(
@@ -143,15 +142,15 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 ({error}).", hint="Save it as CSV in UTF-8.") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Give a table of CLAM or HIPT.") from error
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Use a CLAM or HIPT table.") from error
     cells = cells.fillna("").apply(lambda column: column.str.strip())
     table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0], axis=1)
     missing = [name for name in required if name not in table]
     if missing:
         alone = len(table.columns) == 1
         raise UsageError(
-            f"{path}: column {', '.join(missing)} is missing; it has {listed(table.columns)}.",
-            hint="Separate the columns by commas." if alone else "Give a table of CLAM or HIPT.",
+            f"{path}: column {', '.join(missing)} is missing; found {listed(table.columns)}.",
+            hint="Separate the columns with commas." if alone else "Use a CLAM or HIPT table.",
         )
     twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
     if twice:
@@ -162,7 +161,7 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _without_suffix(name: str) -> str:
-    """Give a slide's id: its file without the suffix of a slide."""
+    """Return the slide ID: the file name without its slide suffix."""
     return _SLIDE_SUFFIX.sub("", name)
 
 

@@ -1,4 +1,4 @@
-"""From a manifest's cells to a cohort and a task: who can be evaluated, who cannot, and why."""
+"""Converting a manifest to a cohort and a task, and reporting slides that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _PATIENT = "patient_id"
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The slides that an evaluation can use, sorted by id, and what is known of them."""
+    """The slides that can be evaluated, sorted by ID, with their targets and patients."""
 
     target: str
-    """The column or columns that are predicted."""
+    """Names of the target columns."""
     task: Task
     cohort: Cohort
     split_cells: Mapping[str, StrArray]
-    """For each column that the split kind uses its (N,) cells."""
+    """(N,) cells of each column that the split kind uses."""
     patient_of: Mapping[str, str]
-    """Patient of every slide of the manifest, those that are left out included."""
+    """Patient of every slide in the manifest, including those that are left out."""
     notes: tuple[str, ...]
-    """What was left out or assumed."""
+    """Notes on what was left out or assumed."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read a manifest that need not name slide files.
+    """Read a manifest, which may lack slide files.
 
     Raises:
-        UsageError: It cannot be read, or slide ids are missing, repeated or not usable.
+        UsageError: The file cannot be read, or slide IDs are missing, duplicate or invalid.
     """
     table = read_table(path, required=("slide_id",))
     problems = check_ids(table)
@@ -61,14 +61,14 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     """Check a manifest against its embeddings, and read its targets.
 
     Args:
-        table: From `manifest.read_table`, its slide ids checked.
-        embedded: The slides that each source of embeddings has, by what the source is called in messages.
+        table: Result of `manifest.read_table`, with checked slide IDs.
+        embedded: The slides of each source of embeddings, by the name of the source in messages.
         config: Names of the columns, the task, and whether slides may be missing.
 
     Raises:
-        UsageError: Columns that are not there; slides without target or embedding, unless they may be missing, and
-            embeddings of slides that are not listed; targets that cannot be used; a patient with two targets. All that
-            can be told at once is.
+        UsageError: Missing columns; slides without target or embedding and embeddings of unlisted slides, unless slides
+            may be missing; invalid targets; a patient with two targets. As many problems as possible are reported
+            together.
     """
     kind = task_class(config.kind)
     columns = kind.columns(config)
@@ -77,7 +77,7 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     patients = _patients(table)
     problems, notes = Problems(), []
     if _PATIENT not in table:
-        notes.append("The manifest has no column patient_id: every slide counts as a patient of its own.")
+        notes.append("The manifest has no column patient_id: every slide counts as a separate patient.")
     labelled = (table[columns] != "").all(axis=1)
     labelled &= kind.is_wanted(table[columns], config)
     usable = labelled & table.index.isin(set.intersection(*map(set, embedded.values())))
@@ -107,8 +107,8 @@ def _require_columns(table: pd.DataFrame, targets: list[str], config: MilEvalCon
         near = {name: get_close_matches(name, table.columns, n=1) for name in absent}
         named = [f"{name}{f' (did you mean {near[name][0]}?)' if near[name] else ''}" for name in absent]
         raise UsageError(
-            f"Manifest: there is no column {' and no column '.join(named)}.",
-            hint=f"It has {', '.join(table.columns)}.",
+            f"Manifest: column {' and column '.join(named)} not found.",
+            hint=f"Found: {', '.join(table.columns)}.",
         )
 
 
@@ -120,8 +120,8 @@ def _patients(table: pd.DataFrame) -> pd.Series[str]:
 def _findings(
     table: pd.DataFrame, labelled: pd.Series[bool], columns: list[str], embedded: Mapping[str, Collection[str]]
 ) -> list[UsageError]:
-    """Slides that cannot be used, source by source."""
-    go_on = "--allow-missing leaves them out."
+    """Return errors for slides that cannot be used, per source."""
+    go_on = "Use --allow-missing to leave them out."
     found = []
     empty = (table[columns] == "").any(axis=1)
     bare, other = table.index[empty], table[~labelled & ~empty]
@@ -149,7 +149,7 @@ def _no_slide(table: pd.DataFrame, embedded: Mapping[str, Collection[str]]) -> U
     examples = [f"{source} has {min(slides)}" for source, slides in embedded.items() if slides]
     return UsageError(
         f"No slide has both a target and an embedding: the manifest has {table.index[0]}, {listed(examples)}.",
-        hint="Compare the slide ids: both sides must spell them alike.",
+        hint="Compare the slide IDs: they must be spelled identically.",
     )
 
 
@@ -162,7 +162,7 @@ def _read_task(chosen: pd.DataFrame, columns: list[str], config: MilEvalConfig) 
 def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEvalConfig) -> Cohort:
     slides = chosen.index.to_numpy(np.str_)
     task.check_patients(patients)
-    # With a single stratum, as when nobody is censored, there is nothing to balance.
+    # With a single stratum, for example without censored cases, there is nothing to balance.
     strata = task.strata if len(np.unique(task.strata)) > 1 else None
     sites = chosen[config.site_column].to_numpy(np.str_) if config.by_site else None
     if sites is not None and (sites == "").any():

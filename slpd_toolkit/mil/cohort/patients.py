@@ -1,4 +1,4 @@
-"""Who is in the evaluation: slides, the patients they come from, and what splits must balance or keep whole."""
+"""Slides and patients of an evaluation, with the strata that splits balance and the sites that they keep together."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The slides of an evaluation. The patient is the unit that is split, resampled and permuted; slides follow.
+    """The slides of an evaluation. Patients are the unit of splitting, resampling and permutation.
 
     Raises:
-        UsageError: A slide stands there twice, a patient has two strata or two sites, or there is a single stratum.
+        UsageError: A slide is duplicate, a patient has two strata or two sites, or there is only one stratum.
     """
 
     slides: StrArray
-    """(N,) unique slide ids."""
+    """(N,) unique slide IDs."""
     patients: StrArray
     """(N,) patient of each slide."""
     strata: StrArray | None = None
-    """(N,) what every part should hold in the cohort's proportions: the label, or event/censored. None: nothing."""
+    """(N,) strata to balance between parts: the label, or event/censored; None for no balancing."""
     sites: StrArray | None = None
-    """(N,) tissue source site of each slide, needed only to keep sites whole."""
+    """(N,) tissue source site of each slide, needed only to keep sites together."""
 
     def __post_init__(self) -> None:
         names, counts = np.unique(self.slides, return_counts=True)
         if (counts > 1).any():
-            raise UsageError(f"Slides listed twice: {listed(names[counts > 1])}.", hint="Keep one row a slide.")
+            raise UsageError(f"Duplicate slides: {listed(names[counts > 1])}.", hint="Keep one row per slide.")
         if self.strata is not None:
             _require_one_each(
-                self.patients, self.strata, "label", "Labels belong to patients here: correct or drop these patients."
+                self.patients, self.strata, "label", "A patient needs a single label: correct or drop these patients."
             )
             classes = np.unique(self.strata)
             if len(classes) < 2:
                 found = listed(classes) or "nothing"
                 raise UsageError(
-                    f"All {len(self.slides)} slides have one label: {found}.", hint="A task needs two classes or more."
+                    f"All {len(self.slides)} slides have the same label: {found}.",
+                    hint="A task needs two or more classes.",
                 )
         if self.sites is not None:
             _require_one_each(
-                self.patients, self.sites, "site", "Without one site a patient, sites cannot be kept whole."
+                self.patients, self.sites, "site", "Sites can be kept together only if each patient has a single site."
             )
 
     def patient_table(self) -> PatientTable:
-        """Reduce the cohort to one row a patient, sorted by id, so that the order of the slides has no influence."""
+        """Reduce the cohort to one row per patient, sorted by ID, so that the order of the slides has no influence."""
         ids, first, of_slide = np.unique(self.patients, return_index=True, return_inverse=True)
         strata = np.zeros(len(ids), dtype=np.str_) if self.strata is None else self.strata[first]
         sites = None if self.sites is None else self.sites[first]
@@ -62,28 +63,28 @@ class Cohort:
 
 @dataclass(frozen=True, eq=False)
 class PatientTable:
-    """One row a patient."""
+    """One row per patient."""
 
     ids: StrArray
     """(P,) sorted."""
     strata: StrArray
-    """(P,) label of each patient; all equal where the cohort has no strata."""
+    """(P,) label of each patient; all equal if the cohort has no strata."""
     sites: StrArray | None
     """(P,)"""
     of_slide: IntArray
-    """(N,) row in this table of each slide of the cohort."""
+    """(N,) row of each slide's patient in this table."""
 
 
 def pick_patients(
     candidates: IntArray, strata: StrArray, wanted: Callable[[int], int], rng: np.random.Generator
 ) -> IntArray:
-    """Draw patients class by class.
+    """Draw patients from each class.
 
     Args:
         candidates: (Q,) rows of the patient table to draw from, sorted.
-        strata: (P,) class of every patient of the table.
-        wanted: How many to draw from a class with so many candidates.
-        rng: Source of the draw.
+        strata: (P,) class of every patient in the table.
+        wanted: Maps the number of candidates of a class to the number of patients to draw.
+        rng: Random generator.
 
     Returns:
         Rows of the patient table, sorted.

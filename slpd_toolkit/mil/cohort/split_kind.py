@@ -1,4 +1,4 @@
-"""Ways to divide a cohort, and the one that an evaluation uses."""
+"""Base class of split kinds, and splitting of a cohort according to the settings."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 
 class SplitKind(ABC):
-    """A way to divide a cohort: one subclass in one file of `split_kinds/`, whose module names it as `SPLIT_KIND`.
+    """A method to split a cohort: a subclass in a file of `split_kinds/`, whose module defines it as `SPLIT_KIND`.
 
-    That file is imported when settings are checked: it imports scikit-learn inside functions only.
+    The file is imported when settings are checked, so it must import scikit-learn inside functions only.
     """
 
     settings: ClassVar[frozenset[str]]
-    """Settings of `slpd mil-eval` that only some split kinds use, and this one does."""
+    """Settings of `slpd mil-eval` that are specific to some split kinds and used by this one."""
     makes_folds: ClassVar[bool] = False
-    """Whether it divides into --folds folds itself."""
+    """Whether it creates --folds folds itself."""
 
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:  # noqa: ARG003
-        """Return the manifest columns that are needed."""
+        """Return the required manifest columns."""
         return []
 
     @classmethod
     @abstractmethod
     def divide(cls, inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
-        """Make or read the splits.
+        """Create or read the splits.
 
         Returns:
-            The splits, and notes on them for the reader.
+            The splits, and notes about them for the user.
 
         Raises:
-            UsageError: They cannot be made or read.
+            UsageError: The splits cannot be created or read.
         """
 
 
@@ -47,21 +47,21 @@ def split_kind(name: str) -> type[SplitKind]:
     """Import a split kind.
 
     Raises:
-        UsageError: There is none of this name; the message lists those that exist.
+        UsageError: There is none with this name; the message lists those that exist.
     """
     found: type[SplitKind] = SPLIT_KINDS.load(name).SPLIT_KIND
     return found
 
 
 def divide(inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
-    """Make or read the splits, and thin their training parts if fewer labels are asked for.
+    """Create or read the splits, and reduce their training parts if fewer labels are requested.
 
     Returns:
-        The splits, and notes on them for the reader.
+        The splits, and notes about them for the user.
 
     Raises:
-        UsageError: They cannot be made or read, name slides that are not evaluated (unless slides may be missing), or
-            leave a part that nothing can be learnt from.
+        UsageError: The splits cannot be created or read, contain slides that are not evaluated (unless slides may be
+            missing), or have a training part from which the task cannot be learned.
     """
     cohort = inputs.cohort
     splits, notes = split_kind(settings.kind_of_split).divide(inputs, settings)

@@ -18,7 +18,7 @@ MIN_FOLDS = 3
 
 @dataclass(frozen=True)
 class Split:
-    """One division of slides. Heads learn from train and are selected on val; test only measures them."""
+    """One division of slides. Heads are trained on train, selected on val and evaluated on test."""
 
     fold: int
     train: tuple[str, ...]
@@ -28,18 +28,18 @@ class Split:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Slide ids by the name of their part."""
+        """Slide IDs by name of the part."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def restricted_to(self, known: Collection[str]) -> Split:
-        """Leave out the slides that are not in `known`, for splits that name slides without a label or embedding."""
+        """Return the split without slides that are not in `known`, such as slides without a label or embedding."""
         known = set(known)
         train, val, test = (tuple(slide for slide in part if slide in known) for part in self.parts.values())
         return Split(self.fold, train, val, test, self.repeat)
 
 
 def rotate_folds(cohort: Cohort, fold_of_slide: IntArray, folds: int, repeat: int) -> list[Split]:
-    """Make one split per fold k: fold k is the test set, fold k + 1 the validation set, the rest train."""
+    """Return one split per fold k: fold k is the test set, fold k + 1 the validation set, the rest train."""
 
     def split(fold: int) -> Split:
         is_test, is_val = fold_of_slide == fold, fold_of_slide == (fold + 1) % folds
@@ -49,12 +49,12 @@ def rotate_folds(cohort: Cohort, fold_of_slide: IntArray, folds: int, repeat: in
 
 
 def ids_of(cohort: Cohort, chosen: BoolArray) -> tuple[str, ...]:
-    """(N,) mask to sorted slide ids."""
+    """Return the sorted IDs of the slides selected by an (N,) mask."""
     return tuple(sorted(cohort.slides[chosen].tolist()))
 
 
 def find_equal(splits: Sequence[Split]) -> list[list[int]]:
-    """Find splits that divide the slides in the same way: the fold numbers of each such group."""
+    """Find groups of identical splits, and return the fold numbers of each group."""
     numbers: defaultdict[tuple[frozenset[str], ...], list[int]] = defaultdict(list)
     for split in splits:
         numbers[tuple(map(frozenset, split.parts.values()))].append(split.fold)

@@ -1,4 +1,4 @@
-"""Fewer training labels: a fraction of the training patients, or a few of each class."""
+"""Training subsets with fewer labels: a fraction of the training patients, or a few of each class."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def keep_fraction(splits: Sequence[Split], cohort: Cohort, fraction: float, *, seed: int = 0) -> list[Split]:
-    """Keep a fraction of the training patients of each class, one at least.
+    """Keep a fraction of the training patients of each class, at least one.
 
-    Val and test stay whole, as in CLAM and HIPT. With one seed, a fraction is part of every larger one.
+    Val and test are unchanged, as in CLAM and HIPT. For a given seed, each fraction is a subset of every larger one.
 
     Raises:
         UsageError: `fraction` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise UsageError(f"The training fraction is {fraction}.", hint="Allowed: above 0, up to 1.")
+        raise UsageError(f"Got training fraction {fraction}.", hint="Allowed: above 0, up to 1.")
     return [_thin(split, cohort, lambda count: max(1, round(fraction * count)), seed) for split in splits]
 
 
 def keep_shots(splits: Sequence[Split], cohort: Cohort, shots: int, *, seed: int = 0) -> list[Split]:
-    """Keep `shots` training patients of each class; val and test stay whole. With one seed the shots are nested.
+    """Keep `shots` training patients of each class; val and test are unchanged. For a given seed, shots are nested.
 
     Raises:
         UsageError: `shots` is below 1, or a class has fewer training patients.
@@ -42,7 +42,7 @@ def keep_shots(splits: Sequence[Split], cohort: Cohort, shots: int, *, seed: int
     def wanted(count: int) -> int:
         if count < shots:
             raise UsageError(
-                f"{shots} shots, but a class has {count} training patients in one of the folds.",
+                f"Got {shots} shots, but a class has only {count} training patients in one of the folds.",
                 hint="Use fewer shots.",
             )
         return shots

@@ -1,1 +1,1 @@
-"""Heads on bags of region embeddings: probes, aggregators, and their training on folds."""
+"""Heads on bags of region embeddings: probes, aggregators, and their cross-validated training."""

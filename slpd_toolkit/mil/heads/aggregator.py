@@ -1,4 +1,4 @@
-"""Networks from bags of region embeddings to the logits of slides."""
+"""Base class of networks that map bags of region embeddings to slide logits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class BagOutput(NamedTuple):
     logits: Tensor
     """(B, outputs)"""
     attention: Tensor
-    """(B, N) share of each region in the slide's representation: sums to 1, and is 0 in the padding."""
+    """(B, N) attention weight of each region: sums to 1, and is 0 for padding."""
 
 
 class Aggregator(nn.Module, ABC):
-    """A bag to logits. Neither the padding nor the other bags of the batch ever change a bag's output."""
+    """Maps a bag to logits. The output for a bag depends neither on padding nor on the other bags in the batch."""
 
     @abstractmethod
     def forward(self, bags: Tensor, mask: Tensor) -> BagOutput:
@@ -33,33 +33,33 @@ class Aggregator(nn.Module, ABC):
 
         Args:
             bags: (B, N, width) region embeddings, padded to the largest bag.
-            mask: (B, N) bool, true where there is a region: at least one per bag.
+            mask: (B, N) bool, True for regions, at least one per bag; False for padding.
         """
 
     @classmethod
     def check(cls, objective: Objective) -> None:
-        """Check that the aggregator can learn an objective.
+        """Check that the aggregator supports an objective.
 
         Raises:
-            UsageError: It cannot.
+            UsageError: It does not.
         """
 
     @classmethod
     def for_objective(cls, width: int, objective: Objective) -> Self:
-        """Build the aggregator with initial weights from torch's global generator.
+        """Build the aggregator, with initial weights from PyTorch's global generator.
 
         Args:
-            width: Width of a region embedding.
-            objective: What it will be trained on.
+            width: Width of the region embeddings.
+            objective: Training objective.
         """
         return cls(width, objective.outputs)
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
-        """(B,) loss of these bags; `rows` (B,) says which slides they are. Overridden where it has several terms."""
+        """Compute the loss of the bags of slides `rows`, (B,). Overridden by aggregators with several loss terms."""
         return objective.loss(self(bags, mask).logits, rows)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the regions of each bag: (B, N, ...) scores and (B, N) mask to weights that are 0 in the padding."""
+    """Compute the softmax over regions from (B, N, ...) scores and a (B, N) mask; weights are 0 for padding."""
     outside = ~mask.reshape(*mask.shape, *([1] * (scores.ndim - mask.ndim)))
     return scores.masked_fill(outside, float("-inf")).softmax(dim=1)

@@ -23,10 +23,10 @@ class GatedAttention(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, bags: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, width) and (B, N) -> (B, N) attention."""
+        """Compute attention weights, (B, N), from bags (B, N, width) and a mask (B, N)."""
         return masked_softmax(self.score(self.content(bags) * self.gate(bags)).squeeze(2), mask)
 
 
 def pool(bags: Tensor, attention: Tensor) -> Tensor:
-    """(B, N, D) bags, weighted by (B, N) attention -> (B, D)."""
+    """Compute the mean of (B, N, D) bags weighted by (B, N) attention, (B, D)."""
     return torch.bmm(attention.unsqueeze(1), bags).squeeze(1)

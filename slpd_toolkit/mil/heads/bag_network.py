@@ -1,4 +1,4 @@
-"""A network on bags, trained in steps, on one split. Worker processes run it: it imports only what a network needs."""
+"""Head with a network on bags, trained by gradient descent. Runs in worker processes, so imports are kept minimal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BagNetwork(Head):
-    """An aggregator, stopped by the validation loss."""
+    """An aggregator trained with early stopping on the validation loss."""
 
     in_workers: ClassVar = True
 
@@ -56,7 +56,7 @@ class BagNetwork(Head):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator, which initial weights and dropout draw from, and restore it afterwards."""
+    """Seed PyTorch's global CPU generator, used for initial weights and dropout, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""From splits to predictions of their test parts, one head per split."""
+"""Predictions for the test parts of splits, with one head per split."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FoldPrediction:
-    """Predictions of one split's test part."""
+    """Predictions for the test part of one split."""
 
     repeat: int
     fold: int
     rows: IntArray
-    """(n,) positions of the test slides in the bags and the task."""
+    """(n,) positions of the test slides in the bags and in the task."""
     outputs: FloatArray
-    """(n, C) class probabilities, (n, 1) risks, or what else the task's objective predicts."""
+    """(n, C) class probabilities, (n, 1) risks, or other predictions of the task's objective."""
     train_size: int
     """Number of training slides."""
     setting: str
-    """What the validation part chose."""
+    """Setting selected on the validation part."""
     attention: tuple[FloatArray, ...] = ()
-    """For each test slide the share of each of its regions; empty for heads without attention."""
+    """Attention weights of the regions of each test slide; empty for heads without attention."""
     checks: tuple[Check, ...] = ()
-    """The checks of the validation loss; empty for heads that are not trained in steps."""
+    """Checks of the validation loss; empty for heads that are not trained in steps."""
 
 
 def run_folds(
     bags: Bags, task: Task, splits: Sequence[Split], aggregator: str, *, training: HeadTraining, seed: int, jobs: int
 ) -> Iterator[FoldPrediction]:
-    """Train and apply a head for each split, in parallel processes of one thread each.
+    """Train and apply a head for each split, in parallel single-threaded processes.
 
-    The result does not depend on `jobs`. Heads that take less time than a process needs to start run in this one.
+    The result does not depend on `jobs`. Heads that take less time than starting a process run in this one.
 
     Args:
-        bags: Slides in the order of the task's targets; workers map the embeddings, they do not copy them.
-        task: What is predicted.
-        splits: Which slides train, select and test.
+        bags: Slides in the order of the task's targets; workers memory-map the embeddings instead of copying them.
+        task: Prediction task.
+        splits: Train, val and test slides.
         aggregator: Name of a file in `aggregators/`.
-        training: How networks are trained.
-        seed: With the split's repeat and fold, the source of weights, dropout and order. It is the same for every
-            representation, so that their comparison is paired.
+        training: Training settings of networks.
+        seed: Together with the split's repeat and fold, the seed of weights, dropout and order. It is the same for
+            every representation, so that comparisons are paired.
         jobs: Number of processes.
 
     Yields:
-        One prediction per split, in their order, as they are ready.
+        One prediction per split, in order.
 
     Raises:
-        UsageError: An unknown aggregator, or one that cannot learn the task; a split with an empty part or with slides
-            that have no bag; a training part that the task cannot be learnt from.
+        UsageError: The aggregator is unknown or does not support the task; a split has an empty part or slides without
+            a bag; the task cannot be learned from a training part.
         SlpdError: A process was killed.
     """
     head = load_head(aggregator)
@@ -98,13 +98,13 @@ def check_heads(task: Task, slides: Sequence[str], splits: Sequence[Split], aggr
     """Check that each aggregator can learn the task from each training part, before anything is computed.
 
     Args:
-        task: What is predicted.
-        slides: Slide ids in the order of the task's targets.
-        splits: Which slides train.
+        task: Prediction task.
+        slides: Slide IDs in the order of the task's targets.
+        splits: Splits with the training parts.
         aggregators: Names of files in `aggregators/`.
 
     Raises:
-        UsageError: One cannot.
+        UsageError: An aggregator cannot.
     """
     row = {slide: index for index, slide in enumerate(slides)}
     heads = [load_head(name) for name in aggregators]
@@ -122,7 +122,7 @@ def _train_and_predict(
     training: HeadTraining,
     seeds: tuple[int, int],
 ) -> HeadResult:
-    """Run one head on one split; a worker process imports the head by its name."""
+    """Run one head on one split; worker processes import the head by name."""
     return load_head(aggregator).train_and_predict(bags, objective, rows, training, seeds)
 
 

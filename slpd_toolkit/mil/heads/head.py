@@ -1,4 +1,4 @@
-"""What every head does: learn from the training part of one split, and predict its test part."""
+"""Base class of heads, which learn from the training part of a split and predict its test part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PartRows:
-    """The parts of a split as positions in the bags and the targets."""
+    """Parts of a split as positions in the bags and targets."""
 
     train: IntArray
     val: IntArray
@@ -33,43 +33,43 @@ class PartRows:
 
 @dataclass(frozen=True, eq=False)
 class HeadResult:
-    """What a trained head predicts for the test part."""
+    """Predictions of a trained head for the test part."""
 
     logits: Tensor
     """(n, outputs)"""
     setting: str
-    """What the validation part chose: a number of steps, of neighbours, a penalty."""
+    """Setting selected on the validation part: number of steps, number of neighbors, or penalty."""
     attention: tuple[FloatArray, ...] = ()
-    """For each test slide the share of each of its regions; empty for heads without attention."""
+    """Attention weights of the regions of each test slide; empty for heads without attention."""
     checks: tuple[Check, ...] = ()
-    """The checks of the validation loss; empty for heads that are not trained in steps."""
+    """Checks of the validation loss; empty for heads that are not trained in steps."""
 
 
 class Head(ABC):
-    """How slides are predicted from their regions. Each file of `aggregators/` names one as `HEAD`."""
+    """Predicts slides from their regions. Each file of `aggregators/` defines one as `HEAD`."""
 
     in_workers: ClassVar[bool]
-    """Whether folds run in worker processes; not worth it where a fold takes less time than a process's start."""
+    """Whether folds run in worker processes, which does not pay off if a fold is faster than starting a process."""
 
     def check(self, objective: Objective) -> None:  # noqa: B027
-        """Check that the head can learn an objective.
+        """Check that the head supports an objective.
 
         Raises:
-            UsageError: It cannot.
+            UsageError: It does not.
         """
 
     @abstractmethod
     def train_and_predict(
         self, bags: Bags, objective: Objective, rows: PartRows, training: HeadTraining, seeds: tuple[int, int]
     ) -> HeadResult:
-        """Learn from train, select on val, predict test. Equal arguments give equal results in any process.
+        """Train on train, select on val, predict test. Deterministic: equal arguments give equal results.
 
         Args:
             bags: All slides.
-            objective: From `Task.objective` of the training rows.
+            objective: Result of `Task.objective` for the training rows.
             rows: The split.
-            training: How networks are trained.
-            seeds: Source of initial weights and dropout (or of clustering), and source of the order of slides.
+            training: Training settings of networks.
+            seeds: Seed of initial weights and dropout (or of clustering), and seed of the order of slides.
         """
 
 
@@ -77,7 +77,7 @@ def load_head(name: str) -> Head:
     """Import an aggregator.
 
     Raises:
-        UsageError: There is none of this name; the message lists those that exist.
+        UsageError: There is none with this name; the message lists those that exist.
     """
     found: Head = AGGREGATORS.load(name).HEAD
     return found
@@ -85,7 +85,7 @@ def load_head(name: str) -> Head:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Let torch use one thread: sums depend on the number of threads, and workers must not compete for cores."""
+    """Limit PyTorch to one thread: sums depend on the number of threads, and workers must not compete for cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""AdamW for the many small processes that train heads."""
+"""AdamW for the short-lived processes that train heads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class AdamW:
-    """torch's AdamW, by its function instead of its class: the class's first use imports torch's compiler.
+    """PyTorch's AdamW, using its function instead of its class, whose first use imports PyTorch's compiler.
 
-    That import costs each process 90 MB and more seconds than many a head takes to train. The numbers are the same.
+    That import costs each process 90 MB, and often more time than training a head. Results are identical.
 
     Args:
-        parameters: What is optimised.
-        learning_rate: Constant.
-        weight_decay: Decoupled.
+        parameters: Parameters to optimize.
+        learning_rate: Constant learning rate.
+        weight_decay: Decoupled weight decay.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float) -> None:
@@ -32,7 +32,7 @@ class AdamW:
         self._steps = [torch.zeros(()) for _ in self._parameters]
 
     def zero_grad(self) -> None:
-        """Forget gradients."""
+        """Reset the gradients."""
         for parameter in self._parameters:
             parameter.grad = None
 

@@ -1,4 +1,4 @@
-"""Training one head on one split: stopped by the validation part, blind to the test part."""
+"""Training one head on one split, with early stopping on the validation part and without access to the test part."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _PREDICT_BATCH = 64
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How heads are trained: in steps, so that large cohorts cost no more and small ones learn enough."""
+    """Training settings of heads. Counted in steps, so that the cost does not grow with the cohort."""
 
     steps: int = 1000
-    """Most optimiser steps."""
+    """Maximum number of optimizer steps."""
     batch_size: int = 32
-    """Slides a step."""
+    """Batch size, in slides."""
     check_every: int = 20
-    """Steps between two looks at the validation loss."""
+    """Number of steps between checks of the validation loss."""
     patience: int = 8
-    """Looks without improvement before training stops."""
+    """Number of checks without improvement before training stops."""
     least_gain: float = 1e-3
-    """How much lower the validation loss must be to count as improvement."""
+    """Minimum decrease of the validation loss that counts as improvement."""
     learning_rate: float = 1e-3
-    """Of AdamW, constant."""
+    """Constant learning rate of AdamW."""
     weight_decay: float = 1e-2
-    """Of AdamW."""
+    """Weight decay of AdamW."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One look at the validation loss."""
+    """One check of the validation loss."""
 
     step: int
     train_loss: float
-    """Mean over the steps since the last look."""
+    """Mean over the steps since the last check."""
     val_loss: float
 
 
@@ -66,22 +66,22 @@ def train_head(
     config: HeadTraining,
     rng: np.random.Generator,
 ) -> tuple[list[Check], int]:
-    """Train a head in place and leave it with the weights of its lowest validation loss.
+    """Train a head in place, and restore the weights with the lowest validation loss.
 
-    Dropout draws from torch's global generator: the caller seeds it.
+    Dropout uses PyTorch's global generator, which the caller must seed.
 
     Args:
-        head: Freshly initialised.
-        bags: All slides; only those of train and val are looked at.
-        objective: From `Task.objective` of the same training rows.
-        train: Rows to learn from.
-        val: Rows that say when to stop.
-        scaler: From `Bags.scaler` of the same training rows.
-        config: Steps, batch size, patience and optimiser.
-        rng: Source of the order of slides.
+        head: Newly initialized head.
+        bags: All slides; only those of train and val are used.
+        objective: Result of `Task.objective` for the same training rows.
+        train: Training rows.
+        val: Validation rows, for early stopping.
+        scaler: Result of `Bags.scaler` for the same training rows.
+        config: Steps, batch size, patience and optimizer.
+        rng: Random generator of the order of slides.
 
     Returns:
-        The looks at the validation loss, in their order, and the step whose weights were kept.
+        The checks of the validation loss, in order, and the step whose weights were kept.
     """
     optimiser = AdamW(head.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     best_loss, best_weights, best_step = float("inf"), copy.deepcopy(head.state_dict()), 0
@@ -128,15 +128,15 @@ def predict(head: Aggregator, bags: Bags, rows: IntArray, scaler: Scaler) -> tup
 
 
 def batches(sizes: IntArray, rows: IntArray, batch_size: int, rng: np.random.Generator) -> Iterator[IntArray]:
-    """Random batches without end: every row once, then every row again.
+    """Yield random batches indefinitely, using every row once per pass.
 
-    Slides are sorted by size within windows of eight batches, so that a batch holds little padding.
+    Slides are sorted by size within windows of eight batches, to reduce padding.
 
     Args:
         sizes: (S,) number of regions of each slide.
         rows: Rows to draw from.
-        batch_size: Rows a batch; the last batch of a pass may be smaller.
-        rng: Source of the order.
+        batch_size: Rows per batch; the last batch of a pass may be smaller.
+        rng: Random generator of the order.
     """
     while True:
         shuffled = rng.permutation(rows)
@@ -149,6 +149,6 @@ def batches(sizes: IntArray, rows: IntArray, batch_size: int, rng: np.random.Gen
 
 
 def to_tensors(bags: Bags, rows: IntArray, scaler: Scaler) -> tuple[Tensor, Tensor]:
-    """A standardised, padded batch (B, N, D) and its mask (B, N)."""
+    """Return a standardized, padded batch, (B, N, D), and its mask, (B, N)."""
     batch, mask = bags.padded(rows, scaler)
     return torch.from_numpy(batch), torch.from_numpy(mask)

@@ -1,4 +1,4 @@
-"""Probes: a simple model on one vector per slide. What a representation shows without multiple instance learning."""
+"""Probes: simple models on one vector per slide, which evaluate a representation without multiple instance learning."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VectorProbe(Head):
-    """A model of slide vectors whose one setting the validation part selects."""
+    """A model of slide vectors with one setting, selected on the validation part."""
 
     in_workers: ClassVar = False
 
     vectors: Callable[[Bags, IntArray, int], NDArray[np.float32]]
-    """Bags, training rows and a seed to the (S, D) vector of every slide."""
+    """Function of bags, training rows and a seed that returns the vectors of all slides, (S, D)."""
     fit: Callable[[FloatArray, Objective, Tensor], Iterator[tuple[str, Fitted]]]
-    """(n, D) standardised training vectors, an objective and their (n,) rows to a fitted model for each setting."""
+    """Function of standardized training vectors (n, D), an objective and (n,) rows that fits a model per setting."""
 
     def train_and_predict(
         self,
@@ -43,16 +43,16 @@ class VectorProbe(Head):
         training: HeadTraining,  # noqa: ARG002
         seeds: tuple[int, int],
     ) -> HeadResult:
-        """Fit a model on train with each setting, take the one of least loss on val, apply it to test."""
+        """Fit a model on train for each setting, select the one with the lowest loss on val, and apply it to test."""
         with single_thread(), threadpool_limits(1):
             return self.select(self.vectors(bags, rows.train, seeds[0]), objective, rows)
 
     def select(self, vectors: NDArray[np.float32], objective: Objective, rows: PartRows) -> HeadResult:
-        """Fit and select on given vectors.
+        """Fit and select on the given vectors.
 
         Args:
-            vectors: (S, D) vector of every slide; standardised by those of train.
-            objective: From `Task.objective` of the same training rows.
+            vectors: (S, D) vectors of all slides; standardized with those of train.
+            objective: Result of `Task.objective` for the same training rows.
             rows: The split.
         """
         scaler = StandardScaler().fit(vectors[rows.train].astype(np.float64))
@@ -68,5 +68,5 @@ class VectorProbe(Head):
 
 
 def mean_vectors(bags: Bags, train: IntArray, seed: int) -> NDArray[np.float32]:  # noqa: ARG001
-    """(S, D) mean embedding of each slide."""
+    """Return the mean embedding of each slide, (S, D)."""
     return bags.mean()

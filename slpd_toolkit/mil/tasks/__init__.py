@@ -1,1 +1,1 @@
-"""What is predicted per slide: columns, objective, metrics and figures of each kind of target."""
+"""Prediction tasks: columns, objective, metrics and figures of each kind of target."""

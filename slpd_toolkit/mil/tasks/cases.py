@@ -1,4 +1,4 @@
-"""Slides to look at: the hardest, and those predicted correctly with most confidence."""
+"""Slides to review: the hardest, and those predicted correctly with the highest confidence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FEWEST_PAIRS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One slide as a row of a table."""
+    """One slide, as a table row."""
 
     row: int
     """Position in the cohort."""
@@ -35,7 +35,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Choice:
-    """The slides to show of one result."""
+    """The slides to show for one result."""
 
     hardest: Sequence[Case]
     """Lowest first."""
@@ -44,7 +44,7 @@ class Choice:
 
 
 def wrong_in(results: Sequence[ModelOutputs], task: Classification) -> IntArray:
-    """(N,) under how many results each slide of the cohort is misclassified."""
+    """Return the number of results that misclassify each slide of the cohort, (N,)."""
     wrong = np.zeros(len(task.targets), np.int64)
     for result in results:
         found = mean_outputs(result)
@@ -62,16 +62,16 @@ def choose_classified(
     results: int,
     limit: int,
 ) -> Choice:
-    """Choose by the mean probability of the true class.
+    """Choose slides by the mean probability of the true class.
 
     Args:
-        result: Whose predictions.
-        task: With the true classes.
-        slides: (N,) slide ids.
+        result: Predictions to choose from.
+        task: Task with the true classes.
+        slides: (N,) slide IDs.
         patients: (N,) patient of each slide.
-        wrong: From `wrong_in`.
-        results: Number of results that `wrong` counts.
-        limit: Most slides of either sort.
+        wrong: Result of `wrong_in`.
+        results: Number of results counted in `wrong`.
+        limit: Maximum number of slides of each kind.
     """
     found = mean_outputs(result)
     targets = task.targets[found.rows]
@@ -101,10 +101,10 @@ def choose_classified(
 
 
 def choose_survival(result: ModelOutputs, task: Survival, slides: StrArray, patients: StrArray, limit: int) -> Choice:
-    """Choose by concordance.
+    """Choose slides by concordance.
 
-    A slide's concordance is the share of its pairs that the risks put in the right order, among pairs of a test fold
-    whose order is known.
+    The concordance of a slide is the fraction of its comparable pairs within a test fold that the risks order
+    correctly.
     """
     pairs, right = slide_concordance(result, task)
     found = mean_outputs(result)
@@ -138,7 +138,7 @@ def choose_survival(result: ModelOutputs, task: Survival, slides: StrArray, pati
 
 
 def slide_concordance(result: ModelOutputs, task: Survival) -> tuple[FloatArray, FloatArray]:
-    """(N,) comparable pairs that each slide is in, and how many of them are in order, over all its test folds."""
+    """Return, over all test folds, the comparable pairs of each slide and how many are concordant, both (N,)."""
     pairs, right = np.zeros((2, len(task.times)))
     for fold in result.folds:
         times, events, risks = task.times[fold.rows], task.events[fold.rows], fold.outputs[:, 0]

@@ -1,4 +1,4 @@
-"""Figures of classifications: ROC curves, calibration, confusion."""
+"""Figures for classification: ROC curves, calibration, confusion matrices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
 QUADRATIC_KAPPA = (
-    "Agreement beyond chance, with disagreement weighted by the squared distance of the classes. 0 is chance, 1 is "
+    "Chance-corrected agreement; disagreement is weighted by the squared distance between classes. 0 is chance, 1 is "
     "perfect."
 )
 _ROC = (
@@ -38,15 +38,15 @@ _MACRO_ROC = (
     "AUC: macro one-vs-rest, mean over folds."
 )
 _BINARY_CALIBRATION = "Predictions of all test folds, in ten bins of probability"
-_TOP_CALIBRATION = "Probability of the most probable class against how often it was right, all test folds, in ten bins"
+_TOP_CALIBRATION = "Probability of the most probable class against its accuracy, all test folds, in ten bins"
 _CALIBRATION = (
-    "; the area of a point is its number of predictions. On the dotted line probabilities are frequencies; below it "
-    "they are too high. ECE: expected calibration error of the most probable class. Heads are trained with equal "
-    "weight for each class, so unequal classes shift probabilities."
+    "; marker area is proportional to the number of predictions. Perfectly calibrated probabilities lie on the dotted "
+    "line; below it they are too high. ECE: expected calibration error of the most probable class. Heads are trained "
+    "with equal class weights, which shifts probabilities when classes are unbalanced."
 )
 _CONFUSION = (
-    "Slides, and share of the true class (rows sum to 100 %). A slide that several folds tested counts once, divided "
-    "among them."
+    "Number of slides, and percentage of the true class (rows sum to 100 %). A slide tested in several folds counts "
+    "once, divided equally among them."
 )
 _WIDE_CLASSES = 5
 _ROOMY_CLASSES = 10
@@ -55,7 +55,7 @@ _LABEL_ROOM = 24
 
 
 def roc_section(results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]) -> FigureSection:
-    """Draw ROC curves; for several classes also those of each class, aggregator by aggregator."""
+    """Draw ROC curves; with more than two classes also one-vs-rest curves of each class, per aggregator."""
     groups = by_aggregator(results)
     drawn = draw_roc(groups, task, styles)
     if len(task.classes) == 2:
@@ -74,7 +74,7 @@ def roc_section(results: Sequence[ModelOutputs], task: Classification, styles: M
 def calibration_section(
     results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]
 ) -> FigureSection:
-    """Draw calibration."""
+    """Draw calibration plots."""
     what = _BINARY_CALIBRATION if len(task.classes) == 2 else _TOP_CALIBRATION
     drawn = draw_calibration(by_aggregator(results), task, styles)
     return FigureSection("Calibration", [CaptionedFigure(drawn, f"{what}{_CALIBRATION}")])
@@ -92,9 +92,9 @@ def confusion_section(results: Sequence[ModelOutputs], task: Classification) -> 
 
 
 def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:
-    """(201,) true positive rate at each of `FALSE_POSITIVE_RATES`; None where a class has no case.
+    """Return the true positive rate at each of `FALSE_POSITIVE_RATES`, (201,); None if a class has no cases.
 
-    Between scikit-learn's points the curve is a straight line; where it is a step, the step's upper end counts.
+    The curve is interpolated linearly between scikit-learn's points; at vertical steps the upper end is used.
     """
     if positive.all() or not positive.any():
         return None
@@ -104,9 +104,9 @@ def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:
 
 
 def fold_rocs(result: ModelOutputs, task: Classification, classes: Sequence[int]) -> FloatArray:
-    """(F, 201) ROC curve of each fold, one class against the rest, mean over `classes`.
+    """Return the one-vs-rest ROC curve of each fold, averaged over `classes`: (F, 201).
 
-    Folds in which one of these curves is undefined are left out.
+    Folds in which any of these curves is undefined are left out.
     """
     curves = []
     for fold in result.folds:
@@ -119,7 +119,7 @@ def fold_rocs(result: ModelOutputs, task: Classification, classes: Sequence[int]
 
 
 def draw_roc(groups: Mapping[str, Sequence[ModelOutputs]], task: Classification, styles: Mapping[str, Look]) -> Picture:
-    """Draw a panel for each aggregator: mean ROC curve over folds, and a band of one standard deviation."""
+    """Draw one panel per aggregator: mean ROC curve over folds with a band of one standard deviation."""
     binary = len(task.classes) == 2
     classes = [1] if binary else list(range(len(task.classes)))
     names = list(groups)
@@ -137,7 +137,7 @@ def draw_roc(groups: Mapping[str, Sequence[ModelOutputs]], task: Classification,
 def draw_class_rocs(
     name: str, results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]
 ) -> Picture:
-    """Draw a panel for each class against the rest, for the models under one aggregator."""
+    """Draw one one-vs-rest panel per class, for the models with one aggregator."""
 
     def fill(index: int, axes: Axes) -> None:
         for result in results:
@@ -153,7 +153,7 @@ def draw_class_rocs(
 def draw_calibration(
     groups: Mapping[str, Sequence[ModelOutputs]], task: Classification, styles: Mapping[str, Look]
 ) -> Picture:
-    """Draw a panel for each aggregator: observed against predicted frequency, all test predictions pooled."""
+    """Draw one panel per aggregator: observed against predicted frequency, all test predictions pooled."""
     binary = len(task.classes) == 2
     names = list(groups)
 
@@ -176,8 +176,8 @@ def draw_calibration(
             axes.scatter(curve.predicted, curve.observed, areas, color=look.colour, marker=look.marker, alpha=0.7)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel(f"predicted probability of {short(task.classes[1])}" if binary else "probability given")
-        axes.set_ylabel(f"observed share of {short(task.classes[1])}" if binary else "share that was right")
+        axes.set_xlabel(f"predicted probability of {short(task.classes[1])}" if binary else "predicted probability")
+        axes.set_ylabel(f"observed share of {short(task.classes[1])}" if binary else "accuracy")
         axes.set_title(short(names[index]))
         axes.legend(loc="upper left")
 
@@ -185,7 +185,7 @@ def draw_calibration(
 
 
 def confusion(result: ModelOutputs, task: Classification) -> FloatArray:
-    """(C, C) slides by true (rows) and predicted class; a slide that r folds tested counts 1/r in each."""
+    """Return the (C, C) confusion matrix, true classes in rows. A slide tested in r folds counts 1/r in each."""
     targets = np.concatenate([task.targets[fold.rows] for fold in result.folds])
     outputs = np.concatenate([fold.outputs for fold in result.folds])
     predicted = task.predicted(outputs)
@@ -195,9 +195,9 @@ def confusion(result: ModelOutputs, task: Classification) -> FloatArray:
 
 
 def draw_confusion(name: str, results: Sequence[ModelOutputs], task: Classification) -> Picture:
-    """Draw a panel for each model under one aggregator: counts and shares of the true class.
+    """Draw one panel per model with one aggregator: counts and fractions of the true class.
 
-    Where classes are many, cells have room for counts above 0 only; their colour is the share.
+    With many classes, cells show only counts above 0; color encodes the fraction.
     """
     labels = [short(each) for each in task.classes]
     crowded, packed = (len(labels) > most for most in (_WIDE_CLASSES, _ROOMY_CLASSES))
@@ -240,7 +240,7 @@ def _draw_mean_roc(axes: Axes, curves: FloatArray, look: Look, area: str) -> Non
         axes.plot([], [], color=look.colour, linestyle=look.line, label=label)
         return
     mean, sd = curves.mean(axis=0), curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(curves.shape[1])
-    # The curve begins in the corner; its mean at rate 0 is the mean height of the first step.
+    # The curve starts in the corner; its mean at rate 0 is the mean height of the first step.
     x, y = np.concatenate([[0], FALSE_POSITIVE_RATES]), np.concatenate([[0], mean])
     axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.5, label=label)
     low, high = np.clip(mean - sd, 0, 1), np.clip(mean + sd, 0, 1)

@@ -1,4 +1,4 @@
-"""Harrell's concordance index, exact and vectorised: scikit-learn has none."""
+"""Harrell's concordance index, exact and vectorized; scikit-learn does not provide it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _BLOCK = 512
 
 
 def concordance_index(times: FloatArray, events: BoolArray, risks: FloatArray) -> float:
-    """Harrell's concordance index: of all pairs whose order is known, the share that the risks put in that order.
+    """Compute Harrell's concordance index: the fraction of comparable pairs that the risks order correctly.
 
-    A pair's order is known when the shorter time ends with the event, and when of two equal times one ends with the
-    event and the other is censored (that one lives longer). Equal risks count half.
+    A pair is comparable if the shorter time ends with the event, or if the times are equal and only one ends with the
+    event (the censored case survives longer). Pairs with equal risks count half.
     (Harrell et al., JAMA 1982;247:2543.)
 
     Args:
         times: (N,) follow-up times.
-        events: (N,) true where the event was seen, false where the time is censored.
+        events: (N,) True if the event was observed, False if the time is censored.
         risks: (N,) higher means an earlier event.
 
     Returns:
@@ -38,10 +38,10 @@ def weighted_concordance(
     *,
     of_first: FloatArray | None = None,
 ) -> FloatArray:
-    """(R,) concordance index for R weightings (R, N) of the cases; the weight of a pair is the product of its weights.
+    """Compute the concordance index, (R,), for R weightings (R, N) of the cases; a pair has the product of the weights.
 
-    Pairs are compared once for all weightings, in blocks that bound memory; the sums over pairs are matrix products.
-    With `of_first` (N,), each pair is weighted in addition by that of the case whose event comes first.
+    Pairs are compared once for all weightings, in blocks of bounded memory; sums over pairs are matrix products. With
+    `of_first` (N,), each pair is also weighted by the value of the case whose event comes first.
     """
     known, right = np.zeros((2, len(weights)))
     seen = np.flatnonzero(events)

@@ -1,4 +1,4 @@
-"""What a task's figures hand to the report."""
+"""Figure sections that a task adds to the report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class CaptionedFigure:
     picture: Picture
     caption: str
     folded: str = ""
-    """Title of the fold that hides it; empty shows it at once."""
+    """Title of the collapsible block that contains the figure; empty to always show it."""
     aggregator: str = ""
-    """The aggregator it belongs to: the fold of the best one is open."""
+    """Aggregator of the figure: the block of the best one is expanded."""
 
 
 @dataclass(frozen=True)
 class FigureSection:
-    """Figures under one heading."""
+    """Figures under a common heading."""
 
     title: str
     figures: Sequence[CaptionedFigure]

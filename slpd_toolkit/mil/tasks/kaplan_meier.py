@@ -1,4 +1,4 @@
-"""Survival of patients with low and high predicted risk: the Kaplan-Meier estimate, and its figure."""
+"""Kaplan-Meier estimate and figure for patients with low and high predicted risk."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 _HALVES = (("low", "#4477aa", "-"), ("high", "#ee6677", "--"))
 _CAPTION = (
     "Patients are ranked by predicted risk within their test fold (risks of different heads are never compared; ranks "
-    "are averaged over repeats) and divided at the median. Lines: Kaplan–Meier estimate; bands: 95 %, log-log; ticks: "
-    "censored. The figure is not a test: the concordance index and its interval are what was tested."
+    "are averaged over repeats) and split at the median. Lines: Kaplan–Meier estimate; bands: 95 % log-log confidence "
+    "bands; ticks: censored. The figure is descriptive; inference is based on the concordance index and its interval."
 )
 _Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, eq=False)
 class SurvivalCurve:
-    """Kaplan-Meier estimate: a step function that starts at time 0 and probability 1, with its 95 % band."""
+    """Kaplan-Meier estimate: a step function starting at time 0 and probability 1, with a 95 % confidence band."""
 
     times: FloatArray
-    """(T,) 0, then the times of events."""
+    """(T,) 0, followed by the event times."""
     survival: FloatArray
-    """(T,) probability to live beyond each time."""
+    """(T,) probability of surviving beyond each time."""
     low: FloatArray
     high: FloatArray
-    """(T,) log-log band from Greenwood's variance; where the estimate is 1 or 0 it has no width."""
+    """(T,) log-log band from Greenwood's variance; its width is 0 where the estimate is 1 or 0."""
 
 
 def kaplan_meier(times: FloatArray, events: BoolArray) -> SurvivalCurve:
@@ -50,11 +50,11 @@ def kaplan_meier(times: FloatArray, events: BoolArray) -> SurvivalCurve:
 
         S(t) = product over event times t_i <= t of (1 - d_i / n_i),  d_i events among n_i at risk.
 
-    Who is censored at a time counts as at risk then. (Kaplan & Meier, J Am Stat Assoc 1958;53:457.)
+    Cases censored at an event time count as at risk. (Kaplan & Meier, J Am Stat Assoc 1958;53:457.)
 
     Args:
         times: (N,) follow-up times.
-        events: (N,) true where the event was seen.
+        events: (N,) True if the event was observed.
     """
     at = np.unique(times[events])
     deaths = np.array([(events & (times == time)).sum() for time in at], np.float64)
@@ -75,14 +75,14 @@ def kaplan_meier(times: FloatArray, events: BoolArray) -> SurvivalCurve:
 
 
 def patient_risk_ranks(result: ModelOutputs, patients: StrArray) -> tuple[IntArray, FloatArray]:
-    """(n,) a slide of each tested patient, and the patient's mean rank of risk within its test folds."""
+    """Return one slide of each tested patient, (n,), and the patient's mean rank of risk within its test folds."""
     rows, ranks = risk_ranks(result)
     _, first, index = np.unique(patients[rows], return_index=True, return_inverse=True)
     return rows[first], np.bincount(index, ranks) / np.bincount(index)
 
 
 def kaplan_meier_section(results: Sequence[ModelOutputs], task: Survival, patients: StrArray) -> FigureSection:
-    """Draw the curves of each aggregator."""
+    """Draw the Kaplan-Meier curves of each aggregator."""
     return FigureSection(
         "Survival by predicted risk",
         [
@@ -93,7 +93,7 @@ def kaplan_meier_section(results: Sequence[ModelOutputs], task: Survival, patien
 
 
 def draw_kaplan_meier(name: str, results: Sequence[ModelOutputs], task: Survival, patients: StrArray) -> Picture:
-    """Draw a panel for each model under one aggregator: patients of low and of high predicted risk, half each."""
+    """Draw one panel per model with one aggregator: the halves of patients with low and high predicted risk."""
 
     def fill(index: int, axes: Axes) -> None:
         result = results[index]
@@ -112,7 +112,7 @@ def draw_kaplan_meier(name: str, results: Sequence[ModelOutputs], task: Survival
         axes.set_xlim(0, end or 1)
         rows = zip(ticks, *at_risk, strict=True)
         axes.set_xticks(ticks, [f"{tick:,g}\n{low}\n{top}" for tick, low, top in rows])
-        axes.set_xlabel("time; below it patients at risk, low and high")
+        axes.set_xlabel("time; numbers below: patients at risk (low, high)")
         axes.set_ylabel("probability of survival")
         axes.set_title(short(result.model))
         axes.legend(loc="upper right")

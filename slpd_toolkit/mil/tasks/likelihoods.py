@@ -1,6 +1,6 @@
-"""What heads are trained on: the likelihood of a task's targets, class weights included.
+"""Training objectives of heads: likelihoods of a task's targets, including class weights.
 
-An objective holds the targets of all N slides, encoded with what the training part provided (weights, time bins).
+An objective contains the targets of all N slides, encoded with class weights or time bins from the training part.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 
     Fitted = Callable[[FloatArray], Tensor]
-    """(n, D) standardised embeddings to (n, outputs) logits."""
+    """(n, D) standardized embeddings -> (n, outputs) logits."""
 
 _LEAST_SHARE = 1e-4
 _MOST_ITERATIONS = 2000
-# Columns that stand for intervals are this large, so that the penalty hardly touches their coefficients.
+# Indicator columns of intervals have this large value, so that the penalty hardly affects their coefficients.
 _INTERVAL_SCALE = 10.0
 
 
@@ -40,18 +40,18 @@ class Objective(ABC):
     outputs: int
     """Number of logits per slide."""
     labels: Tensor | None
-    """(N,) class indices, where the target has classes."""
+    """(N,) class indices, if the target has classes."""
 
     @abstractmethod
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Loss of B slides: logits (B, outputs) and positions (B,) to (B,)."""
+        """Compute the loss of B slides from logits (B, outputs) and positions (B,): (B,)."""
 
     @abstractmethod
     def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """Logits of least loss for mixtures of slides, which is what nearest neighbours predict.
+        """Return the logits of least loss for mixtures of slides, which is what nearest neighbors predict.
 
         Args:
-            shares: (Q, n) weights of n slides in Q mixtures.
+            shares: (Q, n) weights of the n slides in Q mixtures.
             rows: (n,) positions of these slides.
 
         Returns:
@@ -60,21 +60,21 @@ class Objective(ABC):
 
     @abstractmethod
     def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
-        """Fit an L2-penalised linear model.
+        """Fit an L2-penalized linear model.
 
         Args:
-            known: (n, D) standardised embeddings of the training slides.
+            known: (n, D) standardized embeddings of the training slides.
             rows: (n,) positions of these slides.
-            inverse_penalty: Weight of the summed loss against half the squared norm of the coefficients.
+            inverse_penalty: Weight of the summed loss relative to half the squared norm of the coefficients.
         """
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
-        """Logits (B, outputs) to what the task's metrics take, such as class probabilities or risks."""
+        """Convert logits (B, outputs) to the input of the task's metrics, such as class probabilities or risks."""
 
 
 def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) -> tuple[Tensor, Tensor]:
-    """Give each class the same weight in the training part.
+    """Return labels and weights that balance the classes in the training part.
 
     Args:
         classes: Names of the C classes.
@@ -82,7 +82,7 @@ def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) 
         train: Rows of the training part.
 
     Returns:
-        (N,) labels, and the (N,) weight of each slide.
+        The labels, (N,), and the weight of each slide, (N,).
 
     Raises:
         UsageError: A class has no training slide.
@@ -90,7 +90,9 @@ def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) 
     counts = np.bincount(targets[train], minlength=len(classes))
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
     if absent:
-        raise UsageError(f"A training part has no slide of {listed(absent)}.", hint="Use other folds, or leave it out.")
+        raise UsageError(
+            f"A training part has no slides of {listed(absent)}.", hint="Use other folds, or exclude this class."
+        )
     balance = len(train) / (len(classes) * counts)
     return torch.tensor(targets), torch.tensor(balance[targets]).float()
 
@@ -110,12 +112,12 @@ class CrossEntropy(Objective):
         return F.cross_entropy(logits, self.labels[rows], reduction="none") * self.weights[rows]
 
     def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """(Q, n) shares of n slides -> (Q, C) log of each class's weighted share."""
+        """Return the log of each class's weighted share: (Q, n) shares of n slides -> (Q, C)."""
         of_class = F.one_hot(self.labels[rows], self.outputs) * self.weights[rows].unsqueeze(1)
         return (shares @ of_class).clamp(min=_LEAST_SHARE).log()
 
     def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
-        """Logistic regression."""
+        """Fit a logistic regression."""
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS)
@@ -123,13 +125,13 @@ class CrossEntropy(Objective):
 
         def fitted(embeddings: FloatArray) -> Tensor:
             scores = torch.tensor(model.decision_function(embeddings), dtype=torch.float32)
-            # For two classes scikit-learn returns the logit of the second against the first.
+            # For two classes, scikit-learn returns only the logit of the second class.
             return scores if scores.ndim == 2 else torch.stack([torch.zeros_like(scores), scores], dim=1)
 
         return fitted
 
     def predict(self, logits: Tensor) -> Tensor:
-        """(B, C) -> (B, C) probabilities."""
+        """Return class probabilities: (B, C) -> (B, C)."""
         return logits.softmax(dim=1)
 
 
@@ -153,14 +155,14 @@ class Hazards(Objective):
         return hazard_loss(logits, self.interval[rows], self.stopped[rows]) * self.weights[rows]
 
     def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """(Q, n) shares of n slides -> (Q, J) log odds of stopping: a life table of each mixture."""
+        """Return the log odds of stopping, a life table of each mixture: (Q, n) shares of n slides -> (Q, J)."""
         stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
         weighted = shares * self.weights[rows]
         odds = [(weighted @ each).clamp(min=_LEAST_SHARE).log() for each in (stops, passes)]
         return odds[0] - odds[1]
 
     def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
-        """Logistic regression on the person-period table: a row for each interval that a slide reached.
+        """Fit a logistic regression on the person-period table, with a row for each interval that a slide reached.
 
         Each interval has an intercept (Singer & Willett, J Educ Stat 1993;18:155).
         """
@@ -184,9 +186,9 @@ class Hazards(Objective):
         return fitted
 
     def predict(self, logits: Tensor) -> Tensor:
-        """(B, J) -> (B, C) class probabilities, or (B, 1 + G) risks and survival probabilities at G evaluation times.
+        """Return class probabilities, (B, C), or risks and survival probabilities at G evaluation times, (B, 1 + G).
 
-        The risk is minus the expected number of bins survived. Without a grid there are risks only.
+        The risk is minus the expected number of bins survived. Without a grid, only risks are returned.
         """
         if self.labels is not None:
             return class_probabilities(logits)

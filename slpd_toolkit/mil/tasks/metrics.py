@@ -1,4 +1,4 @@
-"""How good predictions are: scikit-learn's metrics, NaN instead of warnings where they are undefined."""
+"""Metrics of predictions, from scikit-learn, with NaN instead of warnings where they are undefined."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def classification(targets: IntArray, probabilities: FloatArray, *, ordinal: bool = False) -> dict[str, float]:
-    """All metrics of a classification.
+    """Compute all metrics of a classification.
 
     Args:
         targets: (N,) class indices.
         probabilities: (N, C), rows sum to 1.
-        ordinal: Classes are ordered: predict the median class, and report the quadratic kappa too.
+        ordinal: Classes are ordered: predict the median class, and also report the quadratic kappa.
 
     Returns:
         `auc` (macro one-vs-rest), `balanced_accuracy`, `accuracy`, `f1` (macro), `kappa` (Cohen), and for ordinal
-        classes `quadratic_kappa`. NaN where a metric is undefined, such as the AUC without a case of every class.
+        classes `quadratic_kappa`. NaN where a metric is undefined, such as the AUC if a class has no cases.
     """
     predicted = predicted_classes(probabilities, ordinal=ordinal)
     values = {
         "auc": auc(targets, probabilities),
-        # Recall over the classes that occur is the balanced accuracy, without its warning for classes that do not.
+        # Mean recall over the classes that occur is the balanced accuracy, without its warning for absent classes.
         "balanced_accuracy": recall_score(
             targets, predicted, labels=np.unique(targets), average="macro", zero_division=0.0
         ),
@@ -57,9 +57,9 @@ def define_metrics(classes: int, predicted: str) -> dict[str, str]:
 
 
 def auc(targets: IntArray, probabilities: FloatArray) -> float:
-    """Area under the ROC curve of one class against the rest, mean over classes; of two classes both areas are equal.
+    """Compute the one-vs-rest area under the ROC curve, averaged over classes; for two classes both areas are equal.
 
-    NaN where a class has no case.
+    NaN if a class has no cases.
     """
     is_class = np.eye(probabilities.shape[1], dtype=np.bool_)[targets]
     if not is_class.any(axis=0).all():
@@ -68,14 +68,14 @@ def auc(targets: IntArray, probabilities: FloatArray) -> float:
 
 
 def kappa(targets: IntArray, predicted: IntArray, classes: int, weights: str | None = None) -> float:
-    """Cohen's kappa, or with weights `quadratic` the weighted kappa. NaN where one class is all there is."""
+    """Compute Cohen's kappa, or with weights `quadratic` the weighted kappa. NaN if only one class occurs."""
     if len(np.union1d(targets, predicted)) < 2:
         return float("nan")
     return float(cohen_kappa_score(targets, predicted, labels=np.arange(classes), weights=weights))
 
 
 def predicted_classes(probabilities: FloatArray, *, ordinal: bool = False) -> IntArray:
-    """(N, C) -> (N,) the most probable class, or for ordered classes the median of their distribution."""
+    """Return the most probable class, or for ordered classes the median of the distribution: (N, C) -> (N,)."""
     if ordinal:
         return np.asarray((np.cumsum(probabilities, axis=1) < 0.5).sum(axis=1), dtype=np.int64)
     return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
@@ -83,22 +83,22 @@ def predicted_classes(probabilities: FloatArray, *, ordinal: bool = False) -> In
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """What a calibration plot shows: predicted against observed frequency, for the bins that hold cases."""
+    """Data of a calibration plot: predicted and observed frequency of the non-empty bins."""
 
     predicted: FloatArray
     """(B,) mean predicted probability of each bin."""
     observed: FloatArray
-    """(B,) share of cases that were positive."""
+    """(B,) fraction of positive cases in each bin."""
     counts: IntArray
-    """(B,) cases."""
+    """(B,) number of cases in each bin."""
 
 
 def reliability(positive: BoolArray, probabilities: FloatArray, *, bins: int = 10) -> Reliability:
-    """Reliability curve over equally wide bins.
+    """Compute a reliability curve over bins of equal width.
 
     Args:
-        positive: (N,) what happened; for several classes whether the predicted class was right.
-        probabilities: (N,) predicted probability of it; for several classes that of the predicted class.
+        positive: (N,) whether each case is positive; for several classes, whether the predicted class is correct.
+        probabilities: (N,) predicted probability of being positive; for several classes, that of the predicted class.
         bins: Number of bins.
     """
     observed, predicted = calibration_curve(positive, probabilities, pos_label=True, n_bins=bins)
@@ -108,12 +108,12 @@ def reliability(positive: BoolArray, probabilities: FloatArray, *, bins: int = 1
 
 
 def expected_calibration_error(targets: IntArray, probabilities: FloatArray, *, bins: int = 10) -> float:
-    """Mean distance of the predicted class's probability from its accuracy, over bins (Guo et al., ICML 2017).
+    """Compute the expected calibration error of the most probable class (Guo et al., ICML 2017).
 
     Args:
         targets: (N,) class indices.
         probabilities: (N, C).
-        bins: Number of equally wide bins.
+        bins: Number of bins of equal width.
     """
     curve = reliability(targets == probabilities.argmax(axis=1), probabilities.max(axis=1), bins=bins)
     return float(np.average(np.abs(curve.observed - curve.predicted), weights=curve.counts))

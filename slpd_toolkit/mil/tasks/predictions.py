@@ -1,4 +1,4 @@
-"""Predictions of one model, and what they amount to for each slide over all folds that tested it."""
+"""Predictions of one model, and their aggregation per slide over all folds that tested it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FoldOutputs(Protocol):
-    """Predictions of one split's test part."""
+    """Predictions for the test part of one split."""
 
     @property
     def repeat(self) -> int:
@@ -30,11 +30,11 @@ class FoldOutputs(Protocol):
 
     @property
     def outputs(self) -> FloatArray:
-        """(n, C) class probabilities, (n, 1) risks, or what else the task's objective predicts."""
+        """(n, C) class probabilities, (n, 1) risks, or other predictions of the task's objective."""
 
 
 class ModelOutputs(Protocol):
-    """Predictions of one model under one aggregator, and their metrics."""
+    """Predictions of one model with one aggregator, and their metrics."""
 
     @property
     def model(self) -> str:
@@ -50,7 +50,7 @@ class ModelOutputs(Protocol):
 
     @property
     def values(self) -> Mapping[str, FloatArray]:
-        """For each metric its (J,) values, one per fold."""
+        """(J,) values of each metric, one per fold."""
 
 
 Outputs = TypeVar("Outputs", bound=ModelOutputs)
@@ -61,15 +61,15 @@ class SlideOutputs:
     """Mean outputs of the n slides that were tested at least once."""
 
     rows: IntArray
-    """(n,) positions in the cohort, rising."""
+    """(n,) positions in the cohort, ascending."""
     outputs: FloatArray
     """(n, C) mean class probabilities, or (n, 1) mean risks."""
     folds: tuple[str, ...]
-    """For each slide the folds that tested it, in words."""
+    """Text listing the folds that tested each slide."""
 
 
 def by_aggregator(results: Sequence[Outputs]) -> dict[str, list[Outputs]]:
-    """Group results by aggregator; both keep their order."""
+    """Group results by aggregator, preserving the order of both."""
     groups: dict[str, list[Outputs]] = {}
     for result in results:
         groups.setdefault(result.aggregator, []).append(result)
@@ -92,19 +92,19 @@ def mean_outputs(result: ModelOutputs) -> SlideOutputs:
 
 
 def times_tested(result: ModelOutputs) -> IntArray:
-    """For each prediction, fold after fold, how many folds tested its slide."""
+    """Return, for each prediction in the order of folds, how many folds tested its slide."""
     stacked = np.concatenate([fold.rows for fold in result.folds])
     counts: IntArray = np.bincount(stacked)[stacked].astype(np.int64)
     return counts
 
 
 def risk_ranks(result: ModelOutputs) -> tuple[IntArray, FloatArray]:
-    """Rank each slide's risk within its test fold (0 lowest, 1 highest), mean over the folds that tested it.
+    """Rank each slide's risk within its test fold (0 lowest, 1 highest), averaged over the folds that tested it.
 
-    Risks of different folds come from different heads and are never compared; ranks may be.
+    Risks of different folds come from different heads and are not comparable; ranks are.
 
     Returns:
-        (n,) rows of the slides, rising, and (n,) their ranks.
+        Rows of the slides, ascending, and their ranks, both (n,).
     """
     rows = np.concatenate([fold.rows for fold in result.folds])
     ranks = np.concatenate([relative_ranks(fold.outputs[:, 0]) for fold in result.folds])
@@ -113,7 +113,7 @@ def risk_ranks(result: ModelOutputs) -> tuple[IntArray, FloatArray]:
 
 
 def relative_ranks(values: FloatArray) -> FloatArray:
-    """Rank (n,) values from 0 to 1, equal ones in the middle of their places; 0.5 where all are equal."""
+    """Rank (n,) values from 0 to 1; ties get the mean of their ranks, and 0.5 if all values are equal."""
     if len(values) < 2:
         return np.full(len(values), 0.5)
     below = np.searchsorted(np.sort(values), values, side="left")

@@ -1,4 +1,4 @@
-"""Manifest cells to targets: every cell is checked before anything starts."""
+"""Converting manifest cells to targets, with checks of every cell before any work starts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def read_classes(slides: StrArray, labels: StrArray, classes: Sequence[str] = ()
     """Read a column of labels.
 
     Args:
-        slides: (N,) slide ids, for messages.
+        slides: (N,) slide IDs, for messages.
         labels: (N,) cells of the column.
-        classes: The classes in their order. Empty: those that occur, sorted as numbers where they are numbers.
+        classes: The classes in order. If empty, all that occur, with numbers sorted by value.
 
     Returns:
-        The classes, and the (N,) class index of each slide.
+        The classes, and the class index of each slide, (N,).
 
     Raises:
-        UsageError: Empty cells, labels that are not among `classes`, or fewer than two classes; without `classes` also
-            labels that differ only in spelling.
+        UsageError: Empty cells, labels not in `classes`, or fewer than two classes; without `classes` also labels that
+            differ only in spelling.
     """
     cells = np.char.strip(labels)
     require_cells(cells != "", slides, cells, "label", "a class")
@@ -42,8 +42,8 @@ def read_classes(slides: StrArray, labels: StrArray, classes: Sequence[str] = ()
     present = sorted(set(cells.tolist()), key=natural_key)
     if len(present) < 2 or len(present) < len(names):
         raise UsageError(
-            f"The slides are of class {listed(present) or 'none'}; to be told apart are {listed(names) or 'none'}.",
-            hint="There must be two classes or more, and each needs slides.",
+            f"Classes with slides: {listed(present) or 'none'}; requested classes: {listed(names) or 'none'}.",
+            hint="There must be two or more classes, each with slides.",
         )
     index = {name: position for position, name in enumerate(names)}
     return names, np.array([index[cell] for cell in cells.tolist()], dtype=np.int64)
@@ -53,27 +53,27 @@ def read_follow_up(slides: StrArray, times: StrArray, events: StrArray) -> tuple
     """Read columns of times and events.
 
     Args:
-        slides: (N,) slide ids, for messages.
+        slides: (N,) slide IDs, for messages.
         times: (N,) cells: numbers, 0 or more.
-        events: (N,) cells: 1 where the event was seen, 0 where the time is censored.
+        events: (N,) cells: 1 if the event was observed, 0 if the time is censored.
 
     Returns:
-        (N,) times, and (N,) whether the event was seen.
+        The times, and whether the event was observed, both (N,).
 
     Raises:
-        UsageError: Cells that are not such numbers, or no event at all.
+        UsageError: Invalid cells, or no events.
     """
     numbers, words = read_numbers(times), np.char.lower(np.char.strip(events))
     require_cells(np.isfinite(numbers) & (numbers >= 0), slides, times, "time", "a number, 0 or more")
-    require_cells(np.isin(words, list(_EVENT_WORDS)), slides, events, "event", "1 (seen) or 0 (censored)")
+    require_cells(np.isin(words, list(_EVENT_WORDS)), slides, events, "event", "1 (observed) or 0 (censored)")
     seen = np.array([_EVENT_WORDS[word] for word in words.tolist()], dtype=np.bool_)
     if not seen.any():
-        raise UsageError("No slide has event 1: all times are censored.", hint="Check that 1 means the event was seen.")
+        raise UsageError("No slide has event 1: all times are censored.", hint="Check that 1 codes an observed event.")
     return numbers, seen
 
 
 def read_numbers(cells: StrArray) -> FloatArray:
-    """(N,) cells to (N,) numbers, NaN where a cell is not a number."""
+    """Convert cells to numbers, (N,); NaN if a cell is not a number."""
 
     def number(cell: str) -> float:
         try:
@@ -85,14 +85,14 @@ def read_numbers(cells: StrArray) -> FloatArray:
 
 
 def require_cells(fine: BoolArray, slides: StrArray, cells: StrArray, name: str, allowed: str) -> None:
-    """Raise a `UsageError` that lists the slides whose cells are not fine, if there are any."""
+    """Raise a `UsageError` that lists the slides with invalid cells, if there are any."""
     if not fine.all():
         wrong = [f"{slide} ({cell!r})" for slide, cell in zip(slides[~fine], cells[~fine].tolist(), strict=True)]
-        raise UsageError(f"{len(wrong)} slides have no usable {name}: {listed(wrong)}.", hint=f"Allowed: {allowed}.")
+        raise UsageError(f"{len(wrong)} slides have no valid {name}: {listed(wrong)}.", hint=f"Allowed: {allowed}.")
 
 
 def _require_one_spelling(names: Sequence[str]) -> None:
-    """Refuse classes that are the same number or the same word: 1 and 1.0, LUAD and luad."""
+    """Raise an error for classes that are the same number or word in different spellings: 1 and 1.0, LUAD and luad."""
     alike: dict[tuple[bool, float, str], list[str]] = {}
     for name in names:
         is_word, value, _ = natural_key(name)

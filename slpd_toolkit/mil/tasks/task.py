@@ -1,4 +1,4 @@
-"""What is predicted per slide, and all that the evaluation asks about it."""
+"""Base class of tasks: what is predicted per slide, and how it is evaluated and reported."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ class Metric:
     """A metric of a task; higher is better if models are compared by it."""
 
     words: str
-    """Its name in tables and figures."""
+    """Name in tables and figures."""
     chance: float | None = None
-    """What guessing reaches, whatever the shares of the classes."""
+    """Chance level, independent of class proportions."""
     scale: Scale = "share"
-    """Its ends: a share lies from 0 to 1, an agreement from -1 to 1, a ratio above 0."""
+    """Range of values: 0 to 1 for shares, -1 to 1 for agreement, above 0 for ratios."""
 
 
 class Task(ABC):
-    """What is predicted, for N slides in a fixed order. Rows index these slides.
+    """Targets of N slides in a fixed order, indexed by row.
 
-    A kind of target is one subclass in one file of `tasks/kinds/`, whose module names it as `TASK`. That file is
-    imported when settings are checked: it imports torch, scikit-learn and matplotlib inside functions only.
+    Each kind of target is a subclass in a file of `tasks/kinds/`, whose module defines it as `TASK`. The file is
+    imported when settings are checked, so it must import torch, scikit-learn and matplotlib inside functions only.
     """
 
     settings: ClassVar[frozenset[str]]
-    """Settings of `slpd mil-eval` that only some kinds of target use, and this one does."""
+    """Settings of `slpd mil-eval` that are specific to some kinds of target and used by this one."""
     headline: ClassVar[str]
-    """Name of the metric that models are compared by."""
+    """Name of the metric used to compare models."""
     known_metrics: ClassVar[Mapping[str, Metric]]
     """All metrics by name, in the order of tables."""
     rank_metrics: ClassVar[frozenset[str]] = frozenset()
-    """Metrics that depend on the order of outputs within a fold only, column by column."""
+    """Metrics that depend only on the order of outputs within a fold, column by column."""
     figures: ClassVar[tuple[str, ...]] = ()
-    """Stems of figures that all aggregators share."""
+    """Stems of figures shared by all aggregators."""
     aggregator_figures: ClassVar[tuple[str, ...]] = ()
-    """Stems of figures of which each aggregator has one, `<stem>-<aggregator>`."""
+    """Stems of figures drawn per aggregator, `<stem>-<aggregator>`."""
     strata_title: ClassVar[tuple[str, str]] = ("Classes", "class")
     """Heading and first column of the table of strata."""
     hardest: ClassVar[str]
-    """How the report's hardest slides are chosen, in a sentence."""
+    """Sentence that explains how the hardest slides of the report are chosen."""
 
     @classmethod
     @abstractmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
-        """Return the manifest columns that are predicted."""
+        """Return the manifest columns with the targets."""
 
     @classmethod
     def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:  # noqa: ARG003
-        """Return which rows of the manifest, none of whose cells is empty, belong to the task."""
+        """Return which rows of the manifest, all without empty cells, belong to the task."""
         return cells.notna().all(axis=1)
 
     @classmethod
@@ -79,29 +79,29 @@ class Task(ABC):
         """Read the columns.
 
         Args:
-            slides: (N,) slide ids, for messages.
-            cells: For each of `columns` its (N,) cells.
-            settings: Further settings.
+            slides: (N,) slide IDs, for messages.
+            cells: (N,) cells of each of `columns`.
+            settings: Settings of the evaluation.
 
         Raises:
-            UsageError: Cells that cannot be used, or targets that nothing can be learnt from.
+            UsageError: Invalid cells, or targets that cannot be learned.
         """
 
     def check_patients(self, patients: StrArray) -> None:  # noqa: B027
-        """Check targets that belong to patients, given the (N,) patient of each slide.
+        """Check targets that are defined per patient, given the (N,) patient of each slide.
 
         Raises:
-            UsageError: A patient has two targets.
+            UsageError: A patient has more than one target.
         """
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:  # noqa: ARG002
-        """Return notes on what was assumed about the targets because no setting said it."""
+        """Return notes on assumptions about the targets that no setting specifies."""
         return []
 
     @property
     @abstractmethod
     def strata(self) -> StrArray:
-        """(N,) what splits and resampling balance."""
+        """(N,) strata that splits and resampling balance."""
 
     @property
     def strata_names(self) -> Sequence[str]:
@@ -110,36 +110,36 @@ class Task(ABC):
 
     @abstractmethod
     def objective(self, train: IntArray) -> Objective:
-        """Fix class weights, time bins and the like from the training rows alone.
+        """Return the training objective, with class weights, time bins and the like from the training rows only.
 
         Raises:
-            UsageError: Nothing can be learnt from these rows.
+            UsageError: The task cannot be learned from these rows.
         """
 
     @abstractmethod
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """Compute all metrics of the outputs (n, ...) for these n rows."""
+        """Compute all metrics of the outputs (n, ...) of n rows."""
 
     @abstractmethod
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """Compute `metrics` for R weightings (R, n) of the rows."""
 
     def scores(self, outputs: FloatArray) -> FloatArray:
-        """Reduce outputs (n, ...) to columns (n, S) whose order within a fold is what the headline metric judges."""
+        """Reduce outputs (n, ...) to columns (n, S) whose order within a fold determines the headline metric."""
         return outputs
 
     @abstractmethod
     def contrasts(self) -> FloatArray:
-        """Return (N, S) for each column of `scores` which slides should rank high (above 0) and low (below 0)."""
+        """Return which slides should rank high (above 0) and low (below 0) in each column of `scores`, (N, S)."""
 
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:  # noqa: ARG002
-        """Return which rows are positive, and the score of each, if `auc` compares two classes: for DeLong's test."""
+        """Return which rows are positive, and their scores, for DeLong's test; None unless there are two classes."""
         return None
 
     @property
     @abstractmethod
     def prediction_columns(self) -> list[str]:
-        """Columns of predictions.csv that this kind of target fills."""
+        """Columns of predictions.csv specific to this kind of target."""
 
     @abstractmethod
     def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
@@ -147,15 +147,15 @@ class Task(ABC):
 
     @abstractmethod
     def document(self) -> dict[str, object]:
-        """Return what metrics.json says of the task."""
+        """Return the description of the task in metrics.json."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """Return lines of the report's table of what was evaluated; `task` is one of them."""
+        """Return rows of the report's summary table; `task` is one of them."""
 
     @abstractmethod
     def definitions(self) -> dict[str, str]:
-        """Return the report's definitions of the metrics: term and text."""
+        """Return the definitions of the metrics for the report: term -> text."""
 
     def draw(
         self,
@@ -166,8 +166,8 @@ class Task(ABC):
         """Draw the figures of this kind of target.
 
         Args:
-            results: Every model under every aggregator.
-            styles: How each model is drawn.
+            results: Every model with every aggregator.
+            styles: Drawing style of each model.
             patients: (N,) patient of each slide.
         """
         return []
@@ -176,13 +176,13 @@ class Task(ABC):
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
     ) -> list[Choice]:
-        """Choose the hardest and the surest slides of each result.
+        """Choose the hardest and the most confidently correct slides of each result.
 
         Args:
-            results: Every model under every aggregator.
-            slides: (N,) slide ids.
+            results: Every model with every aggregator.
+            slides: (N,) slide IDs.
             patients: (N,) patient of each slide.
-            limit: Most slides of either sort.
+            limit: Maximum number of slides of each kind.
         """
 
 
@@ -190,7 +190,7 @@ def task_class(name: str) -> type[Task]:
     """Import a kind of target.
 
     Raises:
-        UsageError: There is none of this name; the message lists those that exist.
+        UsageError: There is none with this name; the message lists those that exist.
     """
     found: type[Task] = TASKS.load(name).TASK
     return found

@@ -1,7 +1,7 @@
-"""The metrics of `metrics` for many weightings of the cases at once: the inner loop of bootstrap and permutation.
+"""Weighted versions of `metrics` for many weightings of the cases at once: the inner loop of bootstrap and permutation.
 
-A bootstrap replicate is a weighting (how often each case was drawn), a permutation too (whose prediction stands in for
-a case). Thousands of calls of scikit-learn take minutes, these a second; the tests hold them to scikit-learn's values.
+A bootstrap replicate is a weighting (how often each case was drawn), and so is a permutation (whose prediction replaces
+that of a case). Thousands of scikit-learn calls take minutes, these functions a second; tests compare the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def classification(
     targets: IntArray, probabilities: FloatArray, weights: FloatArray, *, ordinal: bool = False
 ) -> dict[str, FloatArray]:
-    """`metrics.classification` for R weightings.
+    """Compute `metrics.classification` for R weightings.
 
     Args:
         targets: (N,) class indices.
@@ -45,13 +45,13 @@ def classification(
 
 
 def auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
-    """(R,) area under the ROC curve of one class against the rest, mean over classes."""
+    """Compute the one-vs-rest area under the ROC curve, averaged over classes, (R,)."""
     areas = [_binary_auc(targets == index, scores, weights) for index, scores in enumerate(probabilities.T)]
     return np.asarray(np.stack(areas).mean(axis=0))
 
 
 def _binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """Mann-Whitney: over positives the weight of negatives below, and half of those level with them."""
+    """Compute the AUC as a Mann-Whitney statistic: weight of negatives below each positive, plus half of the ties."""
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
     ties = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
@@ -62,21 +62,21 @@ def _binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) ->
 
 
 def confusion_matrices(targets: IntArray, predicted: IntArray, classes: int, weights: FloatArray) -> FloatArray:
-    """(R, C, C) weight of each target (row) and prediction (column)."""
+    """Return the total weight of each pair of target (row) and prediction (column), (R, C, C)."""
     cells = np.eye(classes * classes)[targets * classes + predicted]
     sums: FloatArray = weights @ cells
     return sums.reshape(-1, classes, classes)
 
 
 def balanced_accuracy(confusions: FloatArray) -> FloatArray:
-    """(R, C, C) -> (R,) mean recall of the classes that occur."""
+    """Compute the mean recall of the classes that occur: (R, C, C) -> (R,)."""
     cases = confusions.sum(axis=2)
     recall = np.divide(np.diagonal(confusions, axis1=1, axis2=2), cases, out=np.zeros_like(cases), where=cases > 0)
     return _ratio(recall.sum(axis=1), (cases > 0).sum(axis=1))
 
 
 def macro_f1(confusions: FloatArray) -> FloatArray:
-    """(R, C, C) -> (R,) mean F1 of the classes that occur or are predicted."""
+    """Compute the mean F1 of the classes that occur or are predicted: (R, C, C) -> (R,)."""
     named = confusions.sum(axis=2) + confusions.sum(axis=1)
     hits = 2 * np.diagonal(confusions, axis1=1, axis2=2)
     f1 = np.divide(hits, named, out=np.zeros_like(named), where=named > 0)
@@ -84,7 +84,7 @@ def macro_f1(confusions: FloatArray) -> FloatArray:
 
 
 def kappa(confusions: FloatArray, *, quadratic: bool = False) -> FloatArray:
-    """(R, C, C) -> (R,) 1 - disagreement / disagreement by chance (Cohen 1960; weighted: Cohen 1968)."""
+    """Compute 1 - disagreement / chance disagreement (Cohen 1960; weighted: Cohen 1968): (R, C, C) -> (R,)."""
     index = np.arange(confusions.shape[1])
     distance = index[:, None] - index[None, :]
     costs = distance.astype(np.float64) ** 2 if quadratic else (distance != 0).astype(np.float64)

@@ -42,12 +42,12 @@ def test_a_patient_with_two_sites_is_refused_by_name() -> None:
 @pytest.mark.parametrize(("strata", "found"), [([], "nothing"), (["LUAD", "LUAD"], "LUAD")])
 def test_a_single_class_is_refused(strata: list[str], found: str) -> None:
     names = np.array([f"s{i}" for i in range(len(strata))], dtype=np.str_)
-    with pytest.raises(UsageError, match=f"have one label: {found}"):
+    with pytest.raises(UsageError, match=f"have the same label: {found}"):
         Cohort(names, names, np.array(strata, dtype=np.str_))
 
 
 def test_a_slide_that_stands_there_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"listed twice: a\."):
+    with pytest.raises(UsageError, match=r"Duplicate slides: a\."):
         Cohort(np.array(["a", "b", "a"]), np.array(["p", "p", "q"]))
 
 

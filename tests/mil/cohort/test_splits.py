@@ -124,7 +124,7 @@ def test_a_class_in_fewer_sites_than_folds_is_refused() -> None:
     cohort = make_cohort(
         [1] * 8, ["a", "a", "b", "b", "b", "a", "b", "a"], ["s0", "s1", "s2", "s2", "s2", "s2", "s3", "s3"]
     )
-    with pytest.raises(UsageError, match="3 folds need at least 3 sites per class; b has 2"):
+    with pytest.raises(UsageError, match="3 folds require at least 3 sites per class; b has 2"):
         cross_validation(cohort, folds=3, by_site=True)
 
 
@@ -132,18 +132,18 @@ def test_a_fold_that_sites_leave_without_a_class_is_refused() -> None:
     patients_of_site = {"s0": "aaaaaaaa", "s1": "aaaaabbbb", "s2": "bbbb", "s3": "aaaaaabbbbbb"}
     labels = [label for members in patients_of_site.values() for label in members]
     sites = [site for site, members in patients_of_site.items() for _ in members]
-    with pytest.raises(UsageError, match=r"Fold \d has no patient of [ab]: its sites hold none"):
+    with pytest.raises(UsageError, match=r"Fold \d has no patients of [ab], because its sites have none"):
         cross_validation(make_cohort([1] * len(labels), labels, sites), folds=3, by_site=True)
 
 
 def test_by_site_needs_sites() -> None:
-    with pytest.raises(UsageError, match="needs a site"):
+    with pytest.raises(UsageError, match="requires a site"):
         cross_validation(make_cohort([1] * 12, ["a", "b"] * 6), folds=3, by_site=True)
 
 
 def test_a_class_with_fewer_patients_than_folds_is_refused_however_many_slides_it_has() -> None:
     cohort = make_cohort([1] * 10 + [9, 9], ["IDC"] * 10 + ["ILC"] * 2)
-    with pytest.raises(UsageError, match="5 folds need at least 5 patients per class; ILC has 2"):
+    with pytest.raises(UsageError, match="5 folds require at least 5 patients per class; ILC has 2"):
         cross_validation(cohort, folds=5)
 
 
@@ -183,8 +183,8 @@ def test_without_val_a_tenth_of_the_training_patients_of_each_class_is_carved_ou
     ("column", "message"),
     [
         (["train", " ", "test"], "1 slides have no fold: p001-0"),
-        (["1", "2", "2"], "fold column holds 1, 2"),
-        (["train", "train", "val"], "split column holds train, val only"),
+        (["1", "2", "2"], "fold column contains 1, 2"),
+        (["train", "train", "val"], "split column contains only train, val"),
     ],
 )
 def test_a_column_that_gives_no_split_is_refused(column: list[str], message: str) -> None:

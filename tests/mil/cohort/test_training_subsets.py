@@ -68,12 +68,12 @@ def test_fractions_are_nested() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, float("nan")])
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
-    with pytest.raises(UsageError, match=f"training fraction is {fraction}"):
+    with pytest.raises(UsageError, match=f"Got training fraction {fraction}"):
         keep_fraction(SPLITS, COHORT, fraction)
 
 
 def test_more_shots_than_patients_are_refused() -> None:
-    with pytest.raises(UsageError, match="13 shots, but a class has 12 training patients"):
+    with pytest.raises(UsageError, match="13 shots, but a class has only 12 training patients"):
         keep_shots(SPLITS, COHORT, 13)
     with pytest.raises(UsageError, match="Got 0 shots"):
         keep_shots(SPLITS, COHORT, 0)

@@ -68,5 +68,5 @@ def test_equal_event_times_merge_bins() -> None:
 
 
 def test_a_training_part_without_events_is_refused() -> None:
-    with pytest.raises(UsageError, match="No event in a training part"):
+    with pytest.raises(UsageError, match="A training part has no events"):
         time_bin_edges(np.array([1.0]), np.array([False]), 4)

@@ -26,10 +26,10 @@ def test_the_order_of_classes_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        (["a", "", "b", " "], [], r"2 slides have no usable label: s1 \(''\), s3 \(''\).*Allowed: a class"),
-        (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no usable label: s1 \('c'\).*Allowed: a or b"),
-        (["a", "a", "a", "a"], [], "of class a; to be told apart are a"),
-        (["a", "a", "b", "a"], ["a", "b", "c"], "of class a, b; to be told apart are a, b, c"),
+        (["a", "", "b", " "], [], r"2 slides have no valid label: s1 \(''\), s3 \(''\).*Allowed: a class"),
+        (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no valid label: s1 \('c'\).*Allowed: a or b"),
+        (["a", "a", "a", "a"], [], "Classes with slides: a; requested classes: a"),
+        (["a", "a", "b", "a"], ["a", "b", "c"], "Classes with slides: a, b; requested classes: a, b, c"),
         (["0", "1", "1.0", "0"], [], "differ only in spelling: 1 and 1.0.*--classes"),
         (["LUAD", "luad", "x", "x"], [], "differ only in spelling: LUAD and luad"),
     ],
@@ -45,7 +45,7 @@ def test_spellings_that_are_named_are_classes() -> None:
 
 def test_no_labels_at_all_are_refused() -> None:
     empty = np.array([], dtype=np.str_)
-    with pytest.raises(UsageError, match="of class none"):
+    with pytest.raises(UsageError, match="Classes with slides: none"):
         Classification.from_labels(empty, empty)
 
 
@@ -61,9 +61,9 @@ def test_times_and_events_are_read() -> None:
 @pytest.mark.parametrize(
     ("times", "events", "message"),
     [
-        (["1", "soon", "", "-1"], ["1"] * 4, r"3 slides have no usable time: s1 \('soon'\), s2 \(''\), s3 \('-1'\)"),
-        (["1", "nan", "inf", "2"], ["1"] * 4, r"2 slides have no usable time: s1 \('nan'\), s2 \('inf'\)"),
-        (["1"] * 4, ["1", "2", "", "dead"], r"3 slides have no usable event: s1 \('2'\), s2 \(''\), s3 \('dead'\)"),
+        (["1", "soon", "", "-1"], ["1"] * 4, r"3 slides have no valid time: s1 \('soon'\), s2 \(''\), s3 \('-1'\)"),
+        (["1", "nan", "inf", "2"], ["1"] * 4, r"2 slides have no valid time: s1 \('nan'\), s2 \('inf'\)"),
+        (["1"] * 4, ["1", "2", "", "dead"], r"3 slides have no valid event: s1 \('2'\), s2 \(''\), s3 \('dead'\)"),
         (["1"] * 4, ["0"] * 4, "all times are censored"),
     ],
 )

@@ -58,7 +58,7 @@ def test_merged_bins_make_fewer_outputs() -> None:
 
 
 def test_a_training_part_without_a_class_is_refused() -> None:
-    with pytest.raises(UsageError, match="no slide of c"):
+    with pytest.raises(UsageError, match="no slides of c"):
         Classification(("a", "b", "c"), TARGETS).objective(np.array([0, 1, 2]))
 
 

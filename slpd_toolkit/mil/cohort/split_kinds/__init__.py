@@ -1,1 +1,1 @@
-"""Ways to divide a cohort, one file each: `--split-kind` lists them. Each module names its class as `SPLIT_KIND`."""
+"""Split kinds, one file each, listed by `--split-kind`. Each module defines its class as `SPLIT_KIND`."""

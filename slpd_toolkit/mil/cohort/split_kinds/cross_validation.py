@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class CrossValidation(SplitKind):
-    """Folds that this command makes."""
+    """Folds created by this command."""
 
     settings: ClassVar = frozenset({"repeats", "by_site"})
     makes_folds: ClassVar = True
 
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
-        """The site, if sites are kept whole."""
+        """Return the site column, if sites are kept together."""
         return [settings.site_column] if settings.by_site else []
 
     @classmethod
@@ -50,32 +50,34 @@ def cross_validation(
 ) -> list[Split]:
     """Split patients into folds: fold k is the test set, fold k + 1 the validation set, the rest train.
 
-    Each class has the same share of train, val and test, and every patient is in val once and in test once per repeat.
+    Classes are balanced over train, val and test, and every patient is in val once and in test once per repeat.
 
     Args:
-        cohort: Who is split. Patients are the unit: classes are balanced over patients, not over slides.
+        cohort: The cohort. Patients are the unit: classes are balanced over patients, not over slides.
         folds: Number of folds, three or more.
-        repeats: Number of divisions.
-        seed: Source of the divisions. They do not depend on the order of the slides.
-        by_site: Keep every site within one fold, so that test sites were not trained on. Large sites leave little to
-            shuffle.
+        repeats: Number of random divisions into folds.
+        seed: Random seed. The folds do not depend on the order of the slides.
+        by_site: Keep every site within one fold, so that test sites are not trained on. With large sites there is
+            little to shuffle.
         at_most: Make fewer repeats instead of raising an error where a small cohort has no more different divisions.
 
     Returns:
         `repeats` x `folds` splits, repeat by repeat.
 
     Raises:
-        UsageError: Fewer than three folds, a class with fewer patients (or sites) than folds, a fold that sites leave
-            without a class, or repeats that sites force to be equal.
+        UsageError: Fewer than three folds, a class with fewer patients (or sites) than folds, a fold without a class
+            because of its sites, or repeats that are equal because of too few sites.
     """
     if folds < MIN_FOLDS or repeats < 1:
         raise UsageError(
             f"Got {folds} folds and {repeats} repeats.",
-            hint=f"Allowed: {MIN_FOLDS} folds or more (one each for train, val and test), 1 repeat or more.",
+            hint=f"Allowed: {MIN_FOLDS} or more folds (one each for train, val and test), 1 or more repeats.",
         )
     table = cohort.patient_table()
     if by_site and table.sites is None:
-        raise UsageError("Splitting by site needs a site for every slide.", hint="Add a column `site` to the manifest.")
+        raise UsageError(
+            "Splitting by site requires a site for every slide.", hint="Add a column `site` to the manifest."
+        )
     units = table.sites if by_site else None
     _require_enough(table, units, folds)
     splits: list[Split] = []
@@ -98,7 +100,7 @@ def cross_validation(
 
 
 def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.random.Generator) -> IntArray:
-    """(P,) the test fold of each patient."""
+    """Return the test fold of each patient, (P,)."""
     fold_of_patient = np.empty(len(table.ids), dtype=np.int64)
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -107,8 +109,8 @@ def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.ran
             table.ids, table.strata
         )
     else:
-        # Up to scikit-learn 1.7 its own shuffle mixes up the groups and loses the stratification (scikit-learn #32478).
-        # Renaming the groups at random shuffles as well: ties between groups are broken by name.
+        # Up to scikit-learn 1.7, its own shuffle mixes up the groups and loses stratification (scikit-learn #32478).
+        # Randomly renaming the groups also shuffles, because ties between groups are broken by name.
         names, codes = np.unique(units, return_inverse=True)
         renamed = rng.permutation(len(names))[codes]
         divisions = StratifiedGroupKFold(folds).split(table.ids, table.strata, renamed)
@@ -123,10 +125,10 @@ def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> 
     few = [f"{name or 'the cohort'} has {count}" for name, count in counts.items() if count < folds]
     if few:
         most = min(counts.values())
-        fewer = f"Use {most} folds or fewer (at least {MIN_FOLDS})" if most >= MIN_FOLDS else f"Find more {kind}"
+        fewer = f"Use {most} or fewer folds (at least {MIN_FOLDS})" if most >= MIN_FOLDS else f"Add more {kind}"
         raise UsageError(
-            f"{folds} folds need at least {folds} {kind} per class; {listed(few)}.",
-            hint=f"{fewer}, or leave these classes out.",
+            f"{folds} folds require at least {folds} {kind} per class; {listed(few)}.",
+            hint=f"{fewer}, or exclude these classes.",
         )
 
 
@@ -135,7 +137,7 @@ def _require_all_classes(table: PatientTable, fold_of_patient: IntArray) -> None
         absent = np.setdiff1d(table.strata, table.strata[fold_of_patient == fold])
         if len(absent):
             raise UsageError(
-                f"Fold {fold} has no patient of {listed(absent)}: its sites hold none.",
+                f"Fold {fold} has no patients of {listed(absent)}, because its sites have none.",
                 hint="Use fewer folds, or do not split by site.",
             )
 

@@ -1,4 +1,4 @@
-"""A manifest column with the fold or part of each slide."""
+"""Manifest column with the fold or part of each slide."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _CARVED_PARTS = 10
 
 
 class FoldColumn(SplitKind):
-    """Splits that the manifest defines."""
+    """Splits defined by the manifest."""
 
     settings: ClassVar = frozenset({"fold_column"})
 
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
-        """The fold column."""
+        """Return the fold column."""
         return [settings.fold_column or _COLUMN]
 
     @classmethod
@@ -43,29 +43,29 @@ def from_column(cohort: Cohort, values: StrArray, *, seed: int = 0) -> list[Spli
     """Read splits from a manifest column.
 
     Args:
-        cohort: Who is split.
-        values: (N,) for each slide its fold (any names, sorted as numbers where they are numbers; the next fold is the
-            validation part) or its part: `train`, `test` and `val`. Without `val`, a tenth of the training patients
-            become the validation part.
-        seed: Source of a carved validation part.
+        cohort: The cohort.
+        values: (N,) fold of each slide (any names; numbers are sorted by value; the next fold is the validation part),
+            or its part: `train`, `test` or `val`. Without `val`, a tenth of the training patients become the validation
+            part.
+        seed: Random seed for drawing the validation part.
 
     Returns:
-        One split per fold, or a single one. Patients stay where the column puts them; `audit` finds leaks.
+        One split per fold, or a single one. The column is followed even if it splits patients; `audit` detects that.
 
     Raises:
-        UsageError: Empty cells, fewer than three folds, or parts without train or test.
+        UsageError: Empty cells, fewer than three folds, or no train or test part.
     """
     empty = cohort.slides[np.char.strip(values) == ""]
     if len(empty):
         raise UsageError(
-            f"{len(empty)} slides have no fold: {listed(empty)}.", hint="Fill the column, or leave these slides out."
+            f"{len(empty)} slides have no fold: {listed(empty)}.", hint="Fill in the column, or leave these slides out."
         )
     names = sorted(set(values.tolist()), key=natural_key)
     if set(names) <= {"train", "val", "test"}:
         return [_named(cohort, values, seed)]
     if len(names) < MIN_FOLDS:
         raise UsageError(
-            f"The fold column holds {listed(names)}.", hint="Needed: three folds or more, or train, val and test."
+            f"The fold column contains {listed(names)}.", hint="Expected: three or more folds, or train, val and test."
         )
     fold_of_slide = np.array([names.index(value) for value in values.tolist()])
     return rotate_folds(cohort, fold_of_slide, len(names), repeat=0)
@@ -75,8 +75,8 @@ def _named(cohort: Cohort, values: StrArray, seed: int) -> Split:
     train, val, test = (values == name for name in ("train", "val", "test"))
     if not train.any() or not test.any():
         raise UsageError(
-            f"The split column holds {listed(np.unique(values))} only.",
-            hint="Needed: train and test, and val if you have it.",
+            f"The split column contains only {listed(np.unique(values))}.",
+            hint="Expected: train and test, and optionally val.",
         )
     if not val.any():
         table = cohort.patient_table()

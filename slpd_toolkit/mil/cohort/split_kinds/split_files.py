@@ -23,20 +23,20 @@ _NUMBER = re.compile(r"splits_(\d+)\.csv$")
 
 
 class SplitFiles(SplitKind):
-    """Splits of --splits."""
+    """Splits read from --splits."""
 
     settings: ClassVar = frozenset({"splits"})
 
     @classmethod
     def divide(cls, inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
-        """Read the files, and leave out slides that are not evaluated if slides may be missing.
+        """Read the files; if slides may be missing, leave out those that are not evaluated.
 
         Raises:
-            UsageError: No files; slides that are not evaluated; an empty part; splits that are equal.
+            UsageError: No files, slides that are not evaluated, an empty part, or duplicate splits.
         """
         if not settings.splits:
             raise UsageError(
-                "--split-kind split-files needs --splits.", hint="Give a splits_*.csv, or a folder of them."
+                "--split-kind split-files requires --splits.", hint="Pass a splits_*.csv, or a folder with such files."
             )
         splits = read_splits(settings.splits)
         known = set(inputs.cohort.slides.tolist())
@@ -44,9 +44,11 @@ class SplitFiles(SplitKind):
         notes = []
         absent = sorted(named - known)
         if absent:
-            message = f"{len(absent)} slides of the splits are not evaluated: {listed(absent)}."
+            message = f"{len(absent)} slides in the splits are not evaluated: {listed(absent)}."
             if not settings.allow_missing:
-                raise UsageError(message, hint="They need a target and an embedding; --allow-missing leaves them out.")
+                raise UsageError(
+                    message, hint="They lack a target or an embedding. Use --allow-missing to leave them out."
+                )
             notes.append(message)
             splits = [split.restricted_to(known) for split in splits]
         unused = sorted(known - named)
@@ -56,25 +58,24 @@ class SplitFiles(SplitKind):
             empty = [name for name, part in split.parts.items() if not part]
             if empty:
                 raise UsageError(
-                    f"Split {split.fold}: no slide of {', '.join(empty)} has a target and an embedding.",
+                    f"Split {split.fold}: no slide in {', '.join(empty)} has both a target and an embedding.",
                     hint="Embed and label more slides, or use other splits.",
                 )
         for numbers in find_equal(splits):
             raise UsageError(
-                f"Splits {listed(map(str, numbers))} divide the slides in the same way, but would count as "
-                f"{len(numbers)} folds.",
-                hint="Give each split once.",
+                f"Splits {listed(map(str, numbers))} are identical, but would count as {len(numbers)} folds.",
+                hint="Pass each split only once.",
             )
         return splits, notes
 
 
 def split_files(paths: Sequence[Path]) -> list[Path]:
-    """Find split files and those of folders, in the order of their numbers.
+    """Return the split files among paths and in folders, sorted by number.
 
     CLAM's `_bool` and descriptor tables are skipped.
 
     Raises:
-        UsageError: A path that does not exist, or a folder without splits.
+        UsageError: A path does not exist, or a folder has no splits.
     """
     found = []
     for path in paths:
@@ -82,18 +83,18 @@ def split_files(paths: Sequence[Path]) -> list[Path]:
             inside = [each for each in path.glob("*.csv") if _number_in(each)]
             if not inside:
                 raise UsageError(
-                    f"--splits: {path} has no splits_<number>.csv.", hint="Give the folder that holds CLAM's splits."
+                    f"--splits: {path} contains no splits_<number>.csv.", hint="Pass the folder with CLAM's splits."
                 )
             found += sorted(inside, key=lambda each: natural_key(_number_in(each)))
         elif path.exists():
             found.append(path)
         else:
-            raise UsageError(f"--splits: {path} does not exist.", hint="Give a splits_*.csv, or a folder of them.")
+            raise UsageError(f"--splits: {path} does not exist.", hint="Pass a splits_*.csv or a folder of them.")
     return found
 
 
 def read_splits(paths: Sequence[Path]) -> list[Split]:
-    """Read split files; a split's number is the one in its file name if these are unique, else its position.
+    """Read split files. Splits are numbered by their file names if these numbers are unique, otherwise by position.
 
     Raises:
         UsageError: A file is not a table of splits.

@@ -1,1 +1,1 @@
-"""Aggregators, one file each: `--aggregator` lists them. Each module names its head as `HEAD`."""
+"""Aggregators, one file each, listed by `--aggregator`. Each module defines its head as `HEAD`."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AttentionMil(Aggregator):
-    """Gated ABMIL (Ilse et al., ICML 2018): regions through one layer, gated attention, one linear layer."""
+    """Gated ABMIL (Ilse et al., ICML 2018): one layer per region, gated attention, and a linear classifier."""
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 64, dropout: float = 0.25) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class AttentionMil(Aggregator):
         return self.aggregate(self.embed(bags), mask)
 
     def aggregate(self, regions: Tensor, mask: Tensor) -> BagOutput:
-        """(B, N, hidden) embedded regions to logits."""
+        """Compute logits from embedded regions, (B, N, hidden)."""
         attention = self.attention(regions, mask)
         return BagOutput(self.classifier(pool(regions, attention)), attention)
 

@@ -1,4 +1,4 @@
-"""CLAM-SB, gated attention with region classifiers that learn from the attention."""
+"""CLAM-SB, gated attention with region classifiers trained on attention-based pseudo-labels."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ _MARGIN = 1.0
 
 
 class ClamSb(AttentionMil):
-    """CLAM-SB (Lu et al., Nat Biomed Eng 2021;5:555), with its published weights of the two losses.
+    """CLAM-SB (Lu et al., Nat Biomed Eng 2021;5:555), with the published weights of its two losses.
 
-    At test it is gated ABMIL. In training the regions of highest attention count as evidence for the slide's class and
-    against the others, those of lowest attention as no evidence for it. Needs classes: survival has none.
+    At test time it is gated ABMIL. In training, the regions with the highest attention are positives for the slide's
+    class and negatives for the others, and those with the lowest attention are negatives for the slide's class.
+    Requires classes, so it does not support survival.
 
     Args:
-        width: Width of a region embedding.
+        width: Width of the region embeddings.
         outputs: Number of logits.
-        classes: Number of classes; ordered classes have one more than logits.
+        classes: Number of classes; for ordered classes one more than logits.
         hidden: Width of the embedded regions.
-        dropout: On the embedded regions.
-        sampled: Most regions taken from either end of the attention; half a bag at most.
+        dropout: Dropout on the embedded regions.
+        sampled: Maximum number of regions from either end of the attention ranking; at most half a bag.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ClamSb(AttentionMil):
         """Check that the objective has classes.
 
         Raises:
-            UsageError: It has none.
+            UsageError: The objective has no classes.
         """
         if objective.labels is None:
             raise UsageError(
@@ -60,31 +61,31 @@ class ClamSb(AttentionMil):
 
     @classmethod
     def for_objective(cls, width: int, objective: Objective) -> Self:
-        """Build it with a region classifier per class."""
+        """Build the aggregator with one region classifier per class."""
         cls.check(objective)
         assert objective.labels is not None
         return cls(width, objective.outputs, classes=int(objective.labels.max()) + 1)
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
-        """(B,) 0.7 x loss of the slides + 0.3 x loss of the sampled regions."""
+        """Compute 0.7 x slide loss + 0.3 x loss of the sampled regions, (B,)."""
         if objective.labels is None:
-            raise ValueError("CLAM-SB needs class labels")
+            raise ValueError("CLAM-SB requires class labels")
         regions = self.embed(bags)
         output = self.aggregate(regions, mask)
         of_regions = self.region_loss(regions, output.attention, mask, objective.labels[rows])
         return _BAG_SHARE * objective.loss(output.logits, rows) + (1 - _BAG_SHARE) * of_regions
 
     def region_loss(self, regions: Tensor, attention: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        """Loss of the region classifiers, mean over classes and sampled regions.
+        """Compute the loss of the region classifiers, averaged over classes and sampled regions.
 
         Args:
             regions: (B, N, hidden).
-            attention: (B, N); chooses regions, is not taught by this loss.
+            attention: (B, N); selects regions, and receives no gradient from this loss.
             mask: (B, N).
             labels: (B,) class of each slide.
 
         Returns:
-            (B,); 0 for a bag of one region, which has no two ends.
+            (B,); 0 for a bag with a single region.
         """
         counts = torch.clamp(mask.sum(dim=1) // 2, max=self.sampled)
         reach = max(int(counts.max()), 1)
@@ -94,15 +95,14 @@ class ClamSb(AttentionMil):
         own = F.one_hot(labels, self.classes).unsqueeze(1)
         of_highest = self._margin_loss(regions, highest, own)
         of_lowest = self._margin_loss(regions, lowest, torch.zeros_like(own))
-        # A slide's own class is taught from both ends, the others, which it cannot be as well, from the highest.
+        # The slide's class learns from both ends of the ranking; the other classes only from the highest attention.
         per_class = own * (of_highest + of_lowest) / 2 + (1 - own) * of_highest
         return (per_class.mean(dim=2) * sampled).sum(dim=1) / counts.clamp(min=1)
 
     def _margin_loss(self, regions: Tensor, chosen: Tensor, positive: Tensor) -> Tensor:
-        """(B, K, classes) smooth SVM loss of the chosen (B, K) regions, for targets (B, 1, classes) of 0 or 1.
+        """Compute the smooth SVM loss of the chosen (B, K) regions for targets (B, 1, classes): (B, K, classes).
 
-        With temperature 1 it is the logistic loss, the right answer handicapped by a margin of 1 (Berrada et al., ICLR
-        2018).
+        With temperature 1 it is the logistic loss with a margin of 1 (Berrada et al., ICLR 2018).
         """
         picked = regions.gather(1, chosen.unsqueeze(2).expand(-1, -1, regions.shape[2]))
         return F.softplus(self.region_classifier(picked) * (1 - 2 * positive) + _MARGIN)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class DsMil(Aggregator):
-    """Dual-stream MIL (Li et al., CVPR 2021): mean of a max-pooled region classifier and of an attention stream.
+    """Dual-stream MIL (Li et al., CVPR 2021): mean of a max-pooled region classifier and an attention stream.
 
     Args:
-        width: Width of a region embedding.
+        width: Width of the region embeddings.
         outputs: Number of logits.
         hidden: Width of the queries.
-        dropout: On the values.
+        dropout: Dropout on the values.
     """
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25) -> None:
@@ -35,21 +35,21 @@ class DsMil(Aggregator):
         self.bag_classifier = nn.Linear(outputs * width, outputs)
 
     def forward(self, bags: Tensor, mask: Tensor) -> BagOutput:
-        """See `Aggregator.forward`. The attention is the mean over the logits' own attentions."""
+        """See `Aggregator.forward`. The attention is the mean over the attentions of all logits."""
         of_regions, of_bag, attention = self.streams(bags, mask)
         return BagOutput((of_regions + of_bag) / 2, attention.mean(dim=2))
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
-        """(B,) mean of the two streams' losses."""
+        """Compute the mean loss of the two streams, (B,)."""
         of_regions, of_bag, _ = self.streams(bags, mask)
         return (objective.loss(of_regions, rows) + objective.loss(of_bag, rows)) / 2
 
     def streams(self, bags: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both streams of B bags.
+        """Compute both streams of B bags.
 
         Returns:
-            (B, outputs) highest logit over regions, (B, outputs) logits of the attention stream, and its attention
-            (B, N, outputs): for each logit, likeness of a region's query to that of the region with the highest logit.
+            The highest logit over regions, (B, outputs); the logits of the attention stream, (B, outputs); and its
+            attention, (B, N, outputs): per logit, the similarity of a region's query to that of the critical region.
         """
         scores = self.region_classifier(bags).masked_fill(~mask.unsqueeze(2), float("-inf"))
         of_regions, critical = scores.max(dim=1)

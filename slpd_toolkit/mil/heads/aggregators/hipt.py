@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class SlideTransformer(Aggregator):
-    """The third stage of HIPT (Chen et al., CVPR 2022), in its published sizes.
+    """Third stage of HIPT (Chen et al., CVPR 2022), with its published layer sizes.
 
-    A layer, two transformer blocks without positions, gated attention, a layer, a linear classifier.
+    One layer, two transformer blocks without position encoding, gated attention, one layer, and a linear classifier.
     """
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 192, dropout: float = 0.25) -> None:

@@ -22,14 +22,14 @@ _NEIGHBOURS = (5, 10, 20, 40)
 
 
 def fit_neighbours(known: FloatArray, objective: Objective, rows: Tensor) -> Iterator[tuple[str, Fitted]]:
-    """K nearest neighbours by Euclidean distance, for several K: the estimate of least loss for these K slides.
+    """Fit K nearest neighbors by Euclidean distance, for several K; predicts the estimate of least loss for K slides.
 
-    One more neighbour represents the average slide, so that no prediction is ever certain.
+    One additional neighbor represents the average slide, so that no prediction is certain.
 
     Args:
         known: (n, D) embeddings of the training slides.
-        objective: What is estimated from neighbours.
-        rows: (n,) which slides they are.
+        objective: Objective to estimate from neighbors.
+        rows: (n,) positions of these slides.
     """
     index = NearestNeighbors().fit(known)
 
@@ -39,7 +39,7 @@ def fit_neighbours(known: FloatArray, objective: Objective, rows: Tensor) -> Ite
         shares.scatter_add_(1, nearest, torch.ones(nearest.shape))
         return objective.estimate(shares / (count + 1), rows)
 
-    # With more than half of the slides as neighbours, all slides look alike.
+    # With more than half of the slides as neighbors, predictions hardly differ between slides.
     for count in [count for count in _NEIGHBOURS if 2 * count <= len(rows)] or [max(1, len(rows) // 2)]:
         yield f"{count} neighbours", partial(fitted, count=count)
 

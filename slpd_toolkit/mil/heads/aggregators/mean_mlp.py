@@ -1,4 +1,4 @@
-"""Mean pooling, then a two-layer MLP."""
+"""Mean pooling and a two-layer MLP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MeanPoolMlp(Aggregator):
-    """The mean of a bag through a two-layer MLP: the baseline of attention pooling."""
+    """Two-layer MLP on the mean of a bag: the baseline for attention pooling."""
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 64, dropout: float = 0.25) -> None:
         super().__init__()

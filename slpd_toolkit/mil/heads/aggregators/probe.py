@@ -18,12 +18,12 @@ _INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def fit_linear(known: FloatArray, objective: Objective, rows: Tensor) -> Iterator[tuple[str, Fitted]]:
-    """L2-penalised linear model of an objective (`Objective.fit_linear`), for several penalties.
+    """Fit an L2-penalized linear model of an objective (`Objective.fit_linear`), for several penalties.
 
     Args:
         known: (n, D) embeddings of the training slides.
-        objective: Which likelihood.
-        rows: (n,) which slides they are.
+        objective: Objective with the likelihood.
+        rows: (n,) positions of these slides.
     """
     for inverse_penalty in _INVERSE_PENALTIES:
         yield f"C = {inverse_penalty:g}", objective.fit_linear(known, rows, inverse_penalty)

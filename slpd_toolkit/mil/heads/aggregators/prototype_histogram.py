@@ -1,7 +1,7 @@
 """Logistic regression on a histogram of the slide's regions over 16 clusters of the training regions.
 
-A slide's mean embedding loses what is not linear in its regions: two slides of different regions may have equal means.
-The histogram keeps it, and a logistic regression on it needs few labels.
+The mean embedding of a slide discards nonlinear information: slides with different regions can have equal means. The
+histogram retains it, and a logistic regression on it needs few labels.
 """
 
 from __future__ import annotations
@@ -31,28 +31,31 @@ _REGIONS_AT_ONCE = 8192
 def prototype_histogram(
     bags: Bags, train: IntArray, *, prototypes: int = PROTOTYPES, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Soft histogram of every slide over K' prototypes, which are k-means centroids of the training regions alone.
+    """Compute soft histograms of all slides over K' prototypes, the k-means centroids of the training regions only.
 
-    With x the standardised region and m_k the centroids, a region's shares and a slide's histogram are
+    With standardized regions x and centroids m_k, the assignment of a region and the histogram of a slide are
 
         a_k = softmax_k(-|x - m_k|^2 / s),   s = mean over training regions of min_k |x - m_k|^2,
         h_k = mean of a_k over the slide's regions.
 
-    Regions are assigned to one prototype where clusters are far apart relative to their width, and shared otherwise.
+    Regions are assigned to a single prototype if clusters are well separated relative to their width; otherwise the
+    assignment is shared.
 
     Args:
         bags: All slides.
-        train: Slides whose regions prototypes, standardisation and width come from.
+        train: Slides whose regions determine prototypes, standardization and width.
         prototypes: K'; fewer if there are fewer training regions.
-        seed: Source of the k-means' starts.
+        seed: Random seed of k-means.
 
     Returns:
-        (S, K') shares that sum to 1, slides in the order of the bags.
+        Histograms that sum to 1, (S, K'), in the order of the bags.
     """
     scaler = bags.scaler(train)
     known = (bags.features[bags.regions_of(train)] - scaler.mean) / scaler.sd
-    with threadpool_limits(1), warnings.catch_warnings():  # sums depend on the number of threads
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different regions than prototypes: some coincide
+    with threadpool_limits(1), warnings.catch_warnings():  # results depend on the number of threads
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # with fewer distinct regions than prototypes, some coincide
         model = KMeans(min(prototypes, len(known)), n_init=_RESTARTS, random_state=seed).fit(known)
     centroids = model.cluster_centers_.astype(np.float32)
     width = max(float(_squared_distances(known, centroids).min(axis=1).mean()), float(np.finfo(np.float32).tiny))

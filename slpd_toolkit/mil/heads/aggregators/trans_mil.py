@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 class TransMil(Aggregator):
     """TransMIL (Shao et al., NeurIPS 2021), for bags of up to a few thousand regions.
 
-    Deviations: attention is exact, where the paper approximates it (Nystroem) for bags of 10 000 patches and thereby
-    ties a bag's output to its padding; and the last layer computes the class token only, the one that is used.
+    Deviations: attention is exact. The paper uses the Nystroem approximation for bags of 10 000 patches, which makes
+    the output depend on padding. The last layer computes only the class token, because no other token is used.
 
-    The order of regions matters, by design: the bag is laid out row by row in a square, filled up with its own start.
+    The order of regions matters, by design: the bag is arranged in a square in row-major order, padded with its first
+    regions.
 
     Args:
-        width: Width of a region embedding.
+        width: Width of the region embeddings.
         outputs: Number of logits.
-        hidden: Width of the tokens; eight heads.
-        dropout: Of the attention weights.
+        hidden: Width of the tokens, with eight heads.
+        dropout: Dropout on the attention weights.
     """
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 128, dropout: float = 0.1) -> None:
@@ -41,7 +42,7 @@ class TransMil(Aggregator):
         self.classifier = nn.Linear(hidden, outputs)
 
     def forward(self, bags: Tensor, mask: Tensor) -> BagOutput:
-        """See `Aggregator.forward`. The attention is the class token's in the last layer, mean over heads."""
+        """See `Aggregator.forward`. The attention is that of the class token in the last layer, averaged over heads."""
         sizes = mask.sum(dim=1)
         sides = torch.ceil(sizes.sqrt()).long()
         place = torch.arange(int(sides.max()) ** 2).expand(len(bags), -1)
@@ -64,7 +65,7 @@ class TransMil(Aggregator):
 
 
 class SquareConvolution(nn.Module):
-    """TransMIL's position encoding: depth-wise convolutions of three sizes over each bag's own square, added to it."""
+    """TransMIL's position encoding: depth-wise convolutions of three sizes over each bag's square, added to it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,16 +77,16 @@ class SquareConvolution(nn.Module):
         """Encode positions.
 
         Args:
-            tokens: (B, L, width), of which the first sides[b]^2 are bag b's square, row by row.
-            sides: (B,) side of each bag's square; L is the largest one's area.
+            tokens: (B, L, width); the first sides[b]^2 tokens are the square of bag b in row-major order.
+            sides: (B,) side length of each bag's square; L is the area of the largest one.
 
         Returns:
-            (B, L, width); what follows a bag's square is arbitrary.
+            (B, L, width); values after a bag's square are arbitrary.
         """
         side = int(sides.max())
         place = torch.arange(side * side)
-        # Where place p of a bag's own square lies in the common one: all that lies outside the own square stays zero,
-        # just as a convolution's padding does.
+        # Position in the common square of each position p in a bag's own square; everything outside the own square
+        # stays zero, like the padding of a convolution.
         own = sides.unsqueeze(1)
         row, column = place // own, place % own
         outside = place >= own**2

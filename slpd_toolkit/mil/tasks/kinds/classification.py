@@ -1,4 +1,4 @@
-"""Two or more classes without an order."""
+"""Two or more unordered classes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 _LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
-"""What programs write where a value is missing; it may still be the name of a class."""
+"""Common spellings of missing values, which may still be names of classes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Classification(Task):
-    """Classes without an order."""
+    """Unordered classes."""
 
     settings: ClassVar = frozenset({"classes"})
     headline: ClassVar = "auc"
@@ -46,8 +46,8 @@ class Classification(Task):
     figures: ClassVar[tuple[str, ...]] = ("roc", "calibration")
     aggregator_figures: ClassVar[tuple[str, ...]] = ("confusion", "roc-classes")
     hardest: ClassVar = (
-        "Slides with the lowest probability of their true class, mean over the folds that tested them. “Wrong in” "
-        "counts the results (model and aggregator) that misclassify the slide: if all of them do, check its label."
+        "Slides with the lowest probability of their true class, averaged over the folds that tested them. “Wrong in” "
+        "counts the results (model and aggregator) that misclassify the slide; if all of them do, check its label."
     )
     kind: ClassVar = "classification"
 
@@ -63,7 +63,7 @@ class Classification(Task):
 
     @classmethod
     def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:
-        """Slides of the classes that were named."""
+        """Return which slides belong to the selected classes."""
         return cells[settings.target].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
 
     @classmethod
@@ -77,11 +77,11 @@ class Classification(Task):
         return cls(*read_classes(slides, labels, classes))
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:
-        """Classes whose names look like missing values."""
+        """Note classes whose names look like missing values."""
         odd = [name for name in self.classes if name.lower() in _LIKE_NOTHING]
         if settings.classes or not odd:
             return []
-        return [f"{listed(odd)} counts as a class. Only empty cells are missing; --classes leaves classes out."]
+        return [f"{listed(odd)} counts as a class. Only empty cells are missing; use --classes to exclude classes."]
 
     @property
     def strata(self) -> StrArray:
@@ -94,7 +94,7 @@ class Classification(Task):
         return self.classes
 
     def objective(self, train: IntArray) -> Objective:
-        """Cross entropy in which each class has the same weight.
+        """Return cross entropy with balanced class weights.
 
         Raises:
             UsageError: A class has no training slide.
@@ -104,7 +104,7 @@ class Classification(Task):
         return CrossEntropy(*balance_classes(self.classes, self.targets, train), len(self.classes))
 
     def predicted(self, outputs: FloatArray) -> IntArray:
-        """(n, C) probabilities -> (n,) most probable class."""
+        """Return the most probable class: (n, C) probabilities -> (n,)."""
         from slpd_toolkit.mil.tasks.metrics import predicted_classes
 
         return predicted_classes(outputs)
@@ -122,7 +122,7 @@ class Classification(Task):
         return weighted_metrics.classification(self.targets[rows], outputs, weights)
 
     def contrasts(self) -> FloatArray:
-        """(N, C) each class against the rest, both sides with the same weight."""
+        """Return contrasts of each class against the rest, (N, C); both sides have equal weight."""
         of_class = np.eye(len(self.classes), dtype=np.bool_)[self.targets]
         counts = np.maximum(of_class.sum(axis=0), 1)
         others = np.maximum((~of_class).sum(axis=0), 1)
@@ -130,7 +130,7 @@ class Classification(Task):
         return contrasts
 
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:
-        """Scores of the second of two classes."""
+        """Return the scores of the second of two classes."""
         return (self.targets[rows] == 1, outputs[:, 1]) if len(self.classes) == 2 else None
 
     @property
@@ -163,7 +163,7 @@ class Classification(Task):
         styles: Mapping[str, Look],
         patients: StrArray,  # noqa: ARG002
     ) -> list[FigureSection]:
-        """ROC curves, calibration, confusion."""
+        """Draw ROC curves, calibration plots and confusion matrices."""
         from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section, roc_section
 
         return [
@@ -175,7 +175,7 @@ class Classification(Task):
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
     ) -> list[Choice]:
-        """Slides with the lowest and the highest probability of their true class."""
+        """Choose the slides with the lowest and highest probability of their true class."""
         from slpd_toolkit.mil.tasks.cases import choose_classified, wrong_in
 
         wrong = wrong_in(results, self)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Ordinal(Classification):
-    """Ordered classes, from low to high: learnt as hazards, predicted as the median of their distribution."""
+    """Ordered classes, from low to high: trained as discrete hazards, predicted as the median of the distribution."""
 
     headline: ClassVar = "quadratic_kappa"
     known_metrics: ClassVar = {
@@ -36,16 +36,16 @@ class Ordinal(Classification):
     kind: ClassVar = "ordinal"
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:
-        """Also the order of classes that are not all numbers."""
+        """Also note the assumed order of classes whose names are not all numbers."""
         notes = super().assumptions(settings)
         if not settings.classes and any(natural_key(name)[0] for name in self.classes):
             notes.append(
-                f"The order of the classes is taken to be {' < '.join(self.classes)}; --classes sets another order."
+                f"Classes are assumed to be ordered {' < '.join(self.classes)}; use --classes for another order."
             )
         return notes
 
     def objective(self, train: IntArray) -> Objective:
-        """Continuation-ratio hazards in which each class has the same weight.
+        """Return continuation-ratio hazards with balanced class weights.
 
         Raises:
             UsageError: A class has no training slide.
@@ -57,18 +57,18 @@ class Ordinal(Classification):
         return Hazards(labels.clamp(max=last), labels <= last, weights, last + 1, labels)
 
     def predicted(self, outputs: FloatArray) -> IntArray:
-        """(n, C) probabilities -> (n,) median class."""
+        """Return the median class: (n, C) probabilities -> (n,)."""
         from slpd_toolkit.mil.tasks.metrics import predicted_classes
 
         return predicted_classes(outputs, ordinal=True)
 
     def scores(self, outputs: FloatArray) -> FloatArray:
-        """(n, C) probabilities -> (n, 1) expected class."""
+        """Return the expected class: (n, C) probabilities -> (n, 1)."""
         expected: FloatArray = outputs @ np.arange(outputs.shape[1], dtype=np.float64)
         return expected[:, None]
 
     def contrasts(self) -> FloatArray:
-        """(N, 1) distance of the class from the mean class."""
+        """Return the difference between each slide's class and the mean class, (N, 1)."""
         contrasts: FloatArray = (self.targets - self.targets.mean())[:, None] / len(self.targets)
         return contrasts
 
@@ -102,7 +102,7 @@ class Ordinal(Classification):
         styles: Mapping[str, Look],
         patients: StrArray,  # noqa: ARG002
     ) -> list[FigureSection]:
-        """Calibration and confusion."""
+        """Draw calibration plots and confusion matrices."""
         from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section
 
         return [calibration_section(results, self, styles), confusion_section(results, self)]

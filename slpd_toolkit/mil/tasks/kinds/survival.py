@@ -42,7 +42,7 @@ METRICS = {
 
 @dataclass(frozen=True, eq=False)
 class Survival(Task):
-    """Survival, learnt as discrete hazards over time bins."""
+    """Survival, trained as discrete hazards over time bins."""
 
     settings: ClassVar = frozenset({"time_column", "event_column"})
     headline: ClassVar = "c_index"
@@ -51,16 +51,16 @@ class Survival(Task):
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
     hardest: ClassVar = (
-        "Slides with the smallest share of pairs in the right order within their test folds (pairs whose order is "
-        "known; at least three)."
+        "Slides with the smallest fraction of concordant pairs within their test folds (at least three comparable "
+        "pairs)."
     )
 
     times: FloatArray
     """(N,) follow-up times, in any unit."""
     events: BoolArray
-    """(N,) true where the event was seen."""
+    """(N,) True if the event was observed."""
     bins: int = 4
-    """Time bins, with equally many training events each; MCAT and HIPT use four."""
+    """Number of time bins, with equal numbers of training events; MCAT and HIPT use four."""
 
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
@@ -77,17 +77,17 @@ class Survival(Task):
         """Read columns of times and events; see `targets.read_follow_up`.
 
         Raises:
-            UsageError: Cells that cannot be used, no event, or fewer than two bins.
+            UsageError: Invalid cells, no events, or fewer than two bins.
         """
         if bins < 2:
             raise UsageError(f"Got {bins} time bins.", hint="Allowed: 2 or more.")
         return cls(*read_follow_up(slides, times, events), bins)
 
     def check_patients(self, patients: StrArray) -> None:
-        """Check that all slides of a patient have one time.
+        """Check that all slides of a patient have the same time.
 
         Raises:
-            UsageError: They do not.
+            UsageError: They have different times.
         """
         require_one_time(patients, self.times)
 
@@ -102,10 +102,10 @@ class Survival(Task):
         return ("event", "censored")
 
     def objective(self, train: IntArray) -> Objective:
-        """Discrete hazards over bins of the training events' times.
+        """Return discrete hazards over time bins derived from the training events.
 
         Raises:
-            UsageError: No event in the training part.
+            UsageError: The training part has no events.
         """
         import torch
 
@@ -179,7 +179,7 @@ class Survival(Task):
         styles: Mapping[str, Look],  # noqa: ARG002
         patients: StrArray,
     ) -> list[FigureSection]:
-        """Kaplan-Meier curves by predicted risk."""
+        """Draw Kaplan-Meier curves by predicted risk."""
         from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier_section
 
         return [kaplan_meier_section(results, self, patients)]
@@ -187,7 +187,7 @@ class Survival(Task):
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
     ) -> list[Choice]:
-        """Slides with the smallest and the largest share of concordant pairs."""
+        """Choose the slides with the smallest and largest fraction of concordant pairs."""
         from slpd_toolkit.mil.tasks.cases import choose_survival
 
         return [choose_survival(each, self, slides, patients, limit) for each in results]

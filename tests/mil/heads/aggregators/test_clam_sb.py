@@ -73,7 +73,7 @@ def test_the_region_loss_does_not_teach_the_attention() -> None:
 
 def test_without_classes_there_is_no_loss() -> None:
     survival = Survival(np.arange(4.0), np.ones(4, bool)).objective(np.arange(4))
-    with pytest.raises(ValueError, match="needs class labels"):
+    with pytest.raises(ValueError, match="requires class labels"):
         ClamSb(5, 4, classes=3).training_loss(
             torch.randn(1, 2, 5), torch.ones(1, 2, dtype=torch.bool), survival, torch.tensor([0])
         )
