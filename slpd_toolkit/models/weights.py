@@ -56,7 +56,7 @@ TORCH_LOAD_ERRORS = (
     MemoryError,
 )
 """What `torch.load` raises for truncated files, files of other types, and files with pickled code."""
-_TENSORS_SHA256 = "tensors_sha256"
+_SHA256 = "slpd_sha256"
 """Metadata key in .safetensors files written by this module: the format itself has no checksum."""
 
 
@@ -170,7 +170,8 @@ def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object],
         OSError: The file cannot be written (disk full, quota).
     """
     with atomic_path(Path(path)) as partial:
-        metadata = {"config": json.dumps(dict(config)), "format": "pt", _TENSORS_SHA256: _tensors_sha256(state)}
+        text = json.dumps(dict(config))
+        metadata = {"config": text, "format": "pt", _SHA256: _digest(state, text)}
         try:
             save_file(dict(state), partial, metadata=metadata)
         except SafetensorError as error:  # safetensors' error for a full disk
@@ -182,13 +183,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
         config = metadata.get("config")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
-    if metadata.get(_TENSORS_SHA256, "") not in {"", _tensors_sha256(state)}:
-        raise ValueError("its tensors do not match their checksum")
+    if _SHA256 in metadata and metadata[_SHA256] != _digest(state, config or ""):
+        raise ValueError("its tensors or its config do not match their checksum")
     return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
 
 
-def _tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(state: Mapping[str, Tensor], config: str) -> str:
+    digest = hashlib.sha256(config.encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

@@ -6,14 +6,17 @@ import resource
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import pytest
 import torch
 
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training import run_folder
-from tests.token_factory import LENGTHS, write_cache
+from slpd_toolkit.training.checkpoint import describe_cohort
+from tests.token_factory import LENGTHS, without_digest, write_cache
 from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
 
 if TYPE_CHECKING:
@@ -238,3 +241,16 @@ def test_a_full_disk_keeps_the_state_before(cache: Path, tmp_path: Path, monkeyp
     assert (config.out / "last.pt").read_bytes() == before
     assert not list(config.out.glob(".*"))
     assert pretrain.run(config) == 0
+
+
+def test_a_cohort_with_other_tokens_is_another_one(tmp_path: Path) -> None:
+    """Also where slides, regions and places are the same; files of version 1 do not tell."""
+    folders = [write_cache(tmp_path / name, (3, 2), seed=seed) for name, seed in (("a", 0), ("same", 0), ("other", 1))]
+    one, same, other = (describe_cohort(TokenStore.open(folder)) for folder in folders)
+    assert one == same
+    assert one != other
+    for folder in folders:
+        for path in folder.glob("*.h5"):
+            with h5py.File(path, "r+") as file:
+                without_digest(file)
+    assert len({describe_cohort(TokenStore.open(folder)) for folder in folders}) == 1
