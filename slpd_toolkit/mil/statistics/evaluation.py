@@ -186,7 +186,7 @@ def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutat
         difference = _subtract(one.evidence[name], other.evidence[name])
         mean, _ = mean_and_sd(difference.values)
         t = shared_training_test(difference, division)
-        shared = _LARGEST_INFLATION if division.by_site else t.inflation
+        shared = _LARGEST_INFLATION if division.by_site or math.isnan(t.p_value) else t.inflation
         permutation = permutation_test(mean / math.sqrt(1 + shared), permuted[name])
         found[name] = Comparison(
             mean,

@@ -85,7 +85,7 @@ def evaluate_models(
 def missing_intervals(results: Sequence[Result], headline: str) -> list[str]:
     """Note why the headline metric has no interval, where it has none."""
     reasons = {result.intervals[headline].reason for result in results} - {""}
-    return [f"No interval and no test can be computed: {reason}." for reason in sorted(reasons)]
+    return [f"No interval and no t-test can be computed: {reason}." for reason in sorted(reasons)]
 
 
 def undefined_metrics(results: Sequence[Result]) -> list[str]:
