@@ -78,7 +78,7 @@ class Run(Folder):
 
     @cached_property
     def prototypes(self) -> PrototypeFile | None:
-        """prototypes.h5: slide prototypes, neighbours and the prototype of each region; None if there are none."""
+        """prototypes.h5: slide prototypes, neighbors and the prototype of each region; None if there are none."""
         from slpd_toolkit.training.prototype_file import PrototypeFile
         from slpd_toolkit.training.run_folder import PROTOTYPES
 

@@ -35,7 +35,7 @@ COVERAGE = (0.52, 0.70)
 FAT_UM, FAT_SIDE = 58.0, 512
 """Pitch of fat cells, and the side of the torus that they are laid out on, map pixels."""
 TUMOUR_PITCH_PX, TUMOUR_SIDE = 21, 1008
-"""Pitch of tumour cells, and the side of the torus that they are laid out on, level-0 pixels."""
+"""Pitch of tumor cells, and the side of the torus that they are laid out on, level-0 pixels."""
 
 
 class Glands(NamedTuple):
@@ -44,12 +44,12 @@ class Glands(NamedTuple):
     x_um: Floats
     y_um: Floats
     outer_um: Floats
-    """(N, angles) from the centre to the basement membrane."""
+    """(N, angles) from the center to the basement membrane."""
     inner_um: Floats
-    """(N, angles) from the centre to the lumen."""
+    """(N, angles) from the center to the lumen."""
 
     def curve(self, radius_um: Floats) -> Floats:
-        """Give the points of a curve around each centre, (N, angles, 2) um."""
+        """Give the points of a curve around each center, (N, angles, 2) um."""
         theta = np.arange(radius_um.shape[1]) * (2 * np.pi / radius_um.shape[1])
         x = self.x_um[:, None] + radius_um * np.cos(theta)
         y = self.y_um[:, None] + radius_um * np.sin(theta)
@@ -79,7 +79,7 @@ def fat_cells() -> Cells:
 
 @cache
 def tumour_cells() -> Cells:
-    """The borders and centres of tumour cells."""
+    """The borders and centers of tumor cells."""
     return cells(np.random.default_rng(12), TUMOUR_SIDE, TUMOUR_SIDE // TUMOUR_PITCH_PX, 0.36)
 
 
@@ -271,7 +271,7 @@ def _gland_nuclei(rng: np.random.Generator, glands: Glands, kinds: npt.NDArray[n
 
 
 def _tumour_nuclei(rng: np.random.Generator, kinds: npt.NDArray[np.uint8], mpp: float) -> Nuclei:
-    """One nucleus in each tumour cell, a little off its middle."""
+    """One nucleus in each tumor cell, a little off its middle."""
     points, period = tumour_cells().points * mpp, TUMOUR_SIDE * mpp
     height, width = kinds.shape[0] * MAP_UM, kinds.shape[1] * MAP_UM
     tile_y, tile_x = np.mgrid[0 : np.ceil(height / period), 0 : np.ceil(width / period)] * period

@@ -29,9 +29,9 @@ class Architecture(IntEnum):
     """Arrangement of kinds: what a region shows."""
 
     NESTS = 1
-    """Round nests of tumour in stroma, without lymphocytes."""
+    """Round nests of tumor in stroma, without lymphocytes."""
     CORDS = 2
-    """Thin cords of tumour in stroma, without lymphocytes."""
+    """Thin cords of tumor in stroma, without lymphocytes."""
     INFLAMED_NESTS = 3
     """Nests with a band of lymphocytes around each."""
     INFILTRATED_CORDS = 4
@@ -57,7 +57,7 @@ class Fields(NamedTuple):
 
 INFLAMED, EXCLUDED = "inflamed", "excluded"
 CLASSES = (EXCLUDED, INFLAMED)
-"""Immune phenotypes of a tumour: are its lymphocytes among the tumour cells, or kept away from them?"""
+"""Immune phenotypes of a tumor: are its lymphocytes among the tumor cells, or kept away from them?"""
 
 _SHARED = {
     Architecture.NESTS: 0.13,
@@ -75,7 +75,7 @@ _TOWARDS_INFLAMED = {
     Architecture.INFLAMED_NESTS: 0.10,
     Architecture.INFILTRATED_CORDS: 0.09,
 }
-"""How the classes differ: in the inflamed one, lymphocytes lie among the tumour. Both hold as much tumour and as many
+"""How the classes differ: in the inflamed one, lymphocytes lie among the tumor. Both hold as much tumor and as many
 follicles; the inflamed one has a few more lymphocytes in all. What differs is which kinds share a region."""
 
 

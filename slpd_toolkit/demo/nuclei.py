@@ -66,7 +66,7 @@ class Nuclei(NamedTuple):
     """Which of the bank's shapes."""
 
     def within(self, left: float, top: float, right: float, bottom: float) -> Nuclei:
-        """Keep those whose centre is in a rectangle, um."""
+        """Keep those whose center is in a rectangle, um."""
         inside = (self.x_um >= left) & (self.x_um < right) & (self.y_um >= top) & (self.y_um < bottom)
         return Nuclei(self.x_um[inside], self.y_um[inside], self.angle[inside], self.shape[inside])
 

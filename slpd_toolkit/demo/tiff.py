@@ -78,7 +78,7 @@ def jpeg_tiles(image: RGB, tile_px: int, quality: int) -> Iterator[bytes]:
 
 
 def encode_jpeg(image: RGB, quality: int) -> bytes:
-    """Encode an image as JPEG with colour at full resolution, as the tags of `write_jpeg_level` say."""
+    """Encode an image as JPEG with color at full resolution, as the tags of `write_jpeg_level` say."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()
