@@ -58,17 +58,28 @@ class LayoutBuilder:
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        properties.set_obj_track_times(False)
         kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
         data = h5py.Dataset(h5py.h5d.create(self.file.id, name.encode(), kind, space, properties))
         self._offsets[name] = data.id.get_offset() or 0
         return data
 
+    def group(self, name: str) -> h5py.Group:
+        """Create a group."""
+        properties = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        properties.set_obj_track_times(False)
+        return h5py.Group(h5py.h5g.create(self.file.id, name.encode(), gcpl=properties))
+
 
 @contextmanager
 def describe_layout(layout: Layout) -> Iterator[LayoutBuilder]:
-    """Lay out a file with h5py in the block; `layout` is filled in at the end of the block."""
+    """Lay out a file with h5py in the block; `layout` is filled in at the end of the block.
+
+    Objects have no times, so that the same content is the same bytes.
+    """
     image = _SparseFile()
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
     creation.set_attr_phase_change(_COMPACT_ATTRIBUTES, _COMPACT_ATTRIBUTES)
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -101,7 +112,7 @@ def write_hdf5(
     with describe_layout(layout) as made:
         made.file.attrs.update(fixed_length_attributes(attributes))
         for name, about in (groups or {}).items():
-            made.file.create_group(name).attrs.update(fixed_length_attributes(about))
+            made.group(name).attrs.update(fixed_length_attributes(about))
         for name, values in arrays.items():
             made.reserve(name, values.shape, values.dtype)
     write_layout(path, layout, arrays)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from slpd_toolkit.commands import demo as command
 from slpd_toolkit.commands import mil_eval, pretrain
 from slpd_toolkit.config.demo import DemoConfig
+from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import paint_cohort
@@ -38,7 +38,9 @@ def test_tiny_sets_what_is_not_given(tmp_path: Path) -> None:
 def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path) -> None:
     config = DemoConfig(out=tmp_path)
     slpd, dino = command.slpd_settings(config), command.dino_settings(config)
-    differing = {item.name for item in fields(slpd) if getattr(slpd, item.name) != getattr(dino, item.name)}
+    ours, theirs = flatten(slpd), flatten(dino)
+    assert ours.keys() == theirs.keys()
+    differing = {name for name in ours if ours[name] != theirs[name]}
     assert differing == {"out", "intra_weight", "inter_weight"}
     assert slpd.uses_prototypes
     assert not dino.uses_prototypes

@@ -78,7 +78,7 @@ def test_a_call_without_progress_is_ended_and_one_with_progress_is_not() -> None
             process.close()
         return ""
 
-    assert ended(IMPATIENT, spin) == "no progress within 0.5 s of CPU time"
+    assert ended(Limits(cpu_s=0.5, wall_s=600), spin) == "no progress within 0.5 s of CPU time"
     assert ended(IMPATIENT, time.sleep, 1000) == "no progress within 1 s"
     assert not ended(IMPATIENT, work_in_steps, 4)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import resource
 from typing import TYPE_CHECKING, Any
 
@@ -51,3 +52,10 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, limit: int)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
     with h5py.File(path) as file:
         assert file.attrs["kept"] == 1
+
+
+def test_the_same_content_is_the_same_bytes_at_any_time(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "x.h5", {"a": 1}, {"values": np.arange(3), "group/values": np.arange(3)}, {"group": {}})
+    headers = re.findall(rb"OHDR\x02(.)", (tmp_path / "x.h5").read_bytes(), re.DOTALL)
+    assert len(headers) == 4  # the file's root, a group and two datasets
+    assert [flags for (flags,) in headers if flags & 0x20] == []  # HDF5 1.10, IV.A.1.b: bit 5, times are stored

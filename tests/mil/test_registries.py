@@ -88,6 +88,9 @@ class Number(Task):
         events = np.ones(len(rows), bool)
         return {"order": weighted_concordance(self.values[rows], events, -outputs[:, 0], weights)}
 
+    def contrasts(self):
+        return (self.values - self.values.mean())[:, None]
+
     prediction_columns = ["value", "predicted"]
 
     def prediction_cells(self, rows, outputs):
