@@ -9,6 +9,7 @@ import joblib
 from slpd_toolkit.core import console
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import claim_folder
+from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.workers import in_processes, release_workers
 from slpd_toolkit.report.chosen_scores import choose_scores
@@ -26,6 +27,7 @@ _SLIDES_A_PROCESS = 8
 """Drawing as many takes as long as starting a process."""
 
 
+@locks_folder(STAGE)
 def run(config: HeatmapConfig) -> int:
     """Write the pictures and objects of each slide.
 
@@ -33,7 +35,8 @@ def run(config: HeatmapConfig) -> int:
         0, or 1 if some slides have none, or a picture without the pixels that it should have; failures.csv lists them.
 
     Raises:
-        UsageError: No scores are there, or it is not clear which, or a slide has none, or nothing can be written.
+        UsageError: No scores are there, or it is not clear which, or a slide has none, or nothing can be written,
+            or another process writes there.
         SlpdError: A process was killed.
         CacheError: scores.h5 is damaged.
     """

@@ -9,6 +9,7 @@ import joblib
 
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.mil.cohort.audit import audit_splits
 from slpd_toolkit.mil.cohort.inputs import read_inputs, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _THUMBNAIL_PX = 640
 
 
+@locks_folder("mil-eval")
 def run(config: MilEvalConfig) -> int:
     """Evaluate every model under every aggregator on the same splits, and write what was found to `config.out`.
 
@@ -48,7 +50,8 @@ def run(config: MilEvalConfig) -> int:
         0.
 
     Raises:
-        UsageError: Manifest, cache, models, splits and settings do not fit together; nothing was started.
+        UsageError: Manifest, cache, models, splits and settings do not fit together, or another process works in the
+            folder; nothing was started.
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
         WeightsError: A model's file is not a region ViT.
         DeviceMemoryError: Embedding regions does not fit the device.

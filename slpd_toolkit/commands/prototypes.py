@@ -9,6 +9,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
+from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.report.atlas import write_atlas
 from slpd_toolkit.report.atlas_pages import STAGE, Atlas, print_prototypes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.manifest import SlideEntry
 
 
+@locks_folder(STAGE, lambda config: config.out or config.run / "atlas")
 def run(config: PrototypesConfig) -> int:
     """Print the table and write the atlas.
 
@@ -30,7 +32,7 @@ def run(config: PrototypesConfig) -> int:
         0, or 1 if some slides' pixels are not in the atlas that should be; failures.csv lists them.
 
     Raises:
-        UsageError: The folder holds no prototypes, or the manifest cannot be read.
+        UsageError: The folder holds no prototypes, the manifest cannot be read, or another process writes the atlas.
     """
     path = config.run / PROTOTYPES
     if not path.exists():
@@ -43,7 +45,6 @@ def run(config: PrototypesConfig) -> int:
     shown = np.argsort(-sizes, kind="stable")[: config.limit or None]
     print_prototypes(file, sizes, shown)
     folder = config.out or config.run / "atlas"
-    folder.mkdir(parents=True, exist_ok=True)
     failures = FailureLog(folder / FILENAME)
     slides = slide_files(config.manifest, config.slides_root)
     if config.manifest:

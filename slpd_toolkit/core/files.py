@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,10 +109,17 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed writers of `path` left behind."""
+def remove_leftovers(path: Path, min_age_s: float = 0) -> None:
+    """Remove the temporary files that killed writers of `path` left behind.
+
+    Args:
+        path: The file.
+        min_age_s: Keep those that were written to more recently, where other commands may be writing `path` now.
+    """
     for leftover in path.parent.glob(f".{path.name}.{'?' * _RANDOM_CHARACTERS}.tmp"):
-        leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime >= min_age_s:
+                leftover.unlink()
 
 
 def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> None:

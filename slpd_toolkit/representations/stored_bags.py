@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.files import remove_leftovers
+from slpd_toolkit.core.folder_lock import taking_turns
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Bag = npt.NDArray[np.float32]
 
 SCHEMA, VERSION = "slpd-region-embeddings", 1
+_LEFTOVER_AGE_S = 86400.0
 
 
 class StoredBags:
@@ -51,8 +53,11 @@ class StoredBags:
         self._bags.update(bags)
         self._stamps.update({slide_id: stamp(slides[slide_id]) for slide_id in bags})
         self.path.parent.mkdir(exist_ok=True)
-        remove_leftovers(self.path)
-        ids = sorted(self._bags)
+        with taking_turns(self.path.parent) as locked:  # another evaluation of the same model may write it too
+            remove_leftovers(self.path, min_age_s=0 if locked else _LEFTOVER_AGE_S)
+            self._write(sorted(self._bags))
+
+    def _write(self, ids: Sequence[str]) -> None:
         write_hdf5(
             self.path,
             {"schema": SCHEMA, "schema_version": VERSION, "model_sha256": self._digest},

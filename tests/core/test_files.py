@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,6 +84,14 @@ def test_leftovers_of_one_file_go_and_those_of_others_stay(tmp_path: Path) -> No
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "a.h5")
     assert {entry.name for entry in tmp_path.iterdir()} == set(names[2:])
+
+
+def test_leftovers_may_have_to_be_old(tmp_path: Path) -> None:
+    for name, seconds in {".a.h5.abcdefgh.tmp": 0, ".a.h5.12345678.tmp": 4000}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - seconds,) * 2)
+    remove_leftovers(tmp_path / "a.h5", min_age_s=3600)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".a.h5.abcdefgh.tmp"]
 
 
 def test_what_atomic_path_leaves_is_what_remove_leftovers_finds(

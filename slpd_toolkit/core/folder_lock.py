@@ -1,0 +1,372 @@
+"""One command at a time writes a results folder.
+
+The lock is `flock` on a hidden file of the folder, which also says who holds it. The kernel releases it when the
+process ends, however it ends, so that neither a killed run nor a reused process number blocks the next one. Between
+hosts flock works on NFS and on most cluster file systems. Where it does not (it is not supported, or local to a host),
+the file's contents decide: its owner rewrites them every few seconds, and an owner on another host that has not done so
+during two such intervals is gone. Clocks are never compared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import wraps
+from operator import attrgetter
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import claim_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Config = TypeVar("Config")
+
+LOCK = ".slpd-lock"
+BEAT_S = 4.0
+"""How often an owner shows that it is alive, seconds."""
+
+_SETTLE_S = 0.5
+_RECORD_BYTES = 1024  # of fixed size: a beat needs no space on a disk that has filled up
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who works in a folder."""
+
+    command: str
+    host: str
+    machine: str
+    """Differs between hosts, and between two starts of one; equal in all containers of a host."""
+    pid: int
+    since: str
+    """Local time, ISO 8601."""
+    token: str
+    """Differs between any two owners."""
+    beat: int = 0
+    """Counts up while the owner lives."""
+
+    def __str__(self) -> str:
+        return f"`slpd {self.command}`, process {self.pid} on {self.host}, since {self.since}"
+
+
+class _InUseError(Exception):
+    def __init__(self, owner: Owner | None) -> None:
+        super().__init__()
+        self.owner = owner
+
+
+@contextmanager
+def working_in(folder: Path, command: str, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Make a results folder and keep other commands from writing to it until the block ends.
+
+    Folders that this call made and that are still empty are removed where the block raises.
+
+    Args:
+        folder: The folder.
+        command: What is run, for the message to others: `embed`.
+        part: (i, n): one of n jobs that share the folder. It excludes the same job, and all that is not one of n.
+
+    Raises:
+        UsageError: Another process works there, or the folder cannot be written to.
+    """
+    made = _absent(folder)
+    claim_folder(folder, ())
+    path = folder / (LOCK if part == (1, 1) else f"{LOCK}.{part[0]}-of-{part[1]}")
+    lock = None
+    try:
+        lock = _Lock(path, command)
+        _require_free(other for other in folder.glob(f"{LOCK}*") if _excludes(path, other))
+        yield
+        made.clear()
+    except _InUseError as error:
+        raise _refusal(folder, error.owner) from None
+    finally:
+        if lock is not None:
+            lock.release()
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def locks_folder(
+    command: str,
+    folder: Callable[[Any], Path] = attrgetter("out"),
+    part: Callable[[Any], tuple[int, int]] = lambda _: (1, 1),
+) -> Callable[[Callable[[Config], int]], Callable[[Config], int]]:
+    """Decorate `run(config)` of a command, so that it holds its results folder while it runs; see `working_in`.
+
+    Args:
+        command: Its name.
+        folder: Returns the results folder of its settings.
+        part: Returns which of several jobs that share the folder it is.
+    """
+
+    def decorate(run: Callable[[Config], int]) -> Callable[[Config], int]:
+        @wraps(run)
+        def alone(config: Config) -> int:
+            with working_in(folder(config), command, part(config)):
+                return run(config)
+
+        return alone
+
+    return decorate
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[bool]:
+    """Wait until no other process is in such a block on the same folder: for a file that several commands may write.
+
+    Yields:
+        Whether the folder could be locked; NFS, for one, does not lock folders.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file in a results folder is its lock, which a killed command may leave behind."""
+    return path.name.startswith(LOCK)
+
+
+class _Lock:
+    """An exclusive lock on a file, with its owner in it.
+
+    Raises:
+        _InUseError: Another process holds it.
+    """
+
+    def __init__(self, path: Path, command: str) -> None:
+        self._path, self._done = path, Event()
+        self._owner = Owner(
+            command,
+            socket.gethostname(),
+            _machine(),
+            os.getpid(),
+            datetime.now().astimezone().isoformat(timespec="seconds"),
+            secrets.token_hex(8),
+        )
+        self._descriptor, certain = _open_locked(path)
+        try:
+            self._write(0)
+            if not certain:
+                self._require_own()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._thread = Thread(target=self._beat, daemon=True, name="folder lock")
+        self._thread.start()
+
+    def release(self) -> None:
+        """Remove the file and release the lock."""
+        self._done.set()
+        self._thread.join()
+        with suppress(OSError):
+            found = _read(self._descriptor)
+            if found is not None and found.token == self._owner.token and _is_still(self._descriptor, self._path):
+                self._path.unlink()
+        os.close(self._descriptor)
+
+    def _require_own(self) -> None:
+        """Of two that start at once without locks, the one that writes last stays."""
+        time.sleep(_SETTLE_S)
+        found = _read(self._descriptor)
+        if found is None or found.token != self._owner.token:
+            raise _InUseError(found)
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._done.wait(BEAT_S):
+            beat += 1
+            with suppress(OSError):
+                self._write(beat)
+
+    def _write(self, beat: int) -> None:
+        record = json.dumps(asdict(self._owner) | {"beat": beat}).encode()
+        os.pwrite(self._descriptor, record.ljust(_RECORD_BYTES), 0)
+        os.fsync(self._descriptor)
+
+
+def _open_locked(path: Path) -> tuple[int, bool]:
+    """Open a lock file and lock it.
+
+    Returns:
+        The descriptor, and whether the lock is certain to exclude the processes of this host.
+
+    Raises:
+        _InUseError: Another process holds it.
+    """
+    while True:
+        descriptor = _open(path)
+        try:
+            certain = _try_lock(descriptor)
+            found = _read(descriptor)
+            if found is not None and not (certain and found.machine == _machine()):
+                _require_silent([path])
+            if _is_still(descriptor, path):
+                return descriptor, certain
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its owner removed the file in the meantime
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:  # another member of a group left it behind, or holds it
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _try_lock(descriptor)
+            path.unlink()
+        finally:
+            os.close(descriptor)
+        return _open(path)
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o666)
+    return descriptor
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file, or return False where its file system has no locks.
+
+    Raises:
+        _InUseError: Another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise _InUseError(_read_soon(descriptor)) from None
+    except OSError:
+        return False
+    return True
+
+
+def _require_free(paths: Iterable[Path]) -> None:
+    """Require that nobody holds any of these lock files.
+
+    Raises:
+        _InUseError: Somebody does.
+    """
+    doubtful = []
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            certain = _try_lock(descriptor)
+            found = _read(descriptor)
+            if found is not None and not (certain and found.machine == _machine()):
+                doubtful.append(path)
+        finally:
+            os.close(descriptor)
+    _require_silent(doubtful)
+
+
+def _require_silent(paths: list[Path]) -> None:
+    """Wait for two beats, and require that no owner of these lock files shows that it is alive.
+
+    Raises:
+        _InUseError: One does.
+    """
+    before = {path: _peek(path) for path in paths}
+    owners = [owner for owner in before.values() if owner is not None]
+    if not owners:
+        return
+    console.note(f"Checking for {2 * BEAT_S:.0f} s whether it still runs: {owners[0]}.")
+    end = time.monotonic() + 2 * BEAT_S + _SETTLE_S
+    while time.monotonic() < end:
+        time.sleep(min(1.0, BEAT_S / 4))
+        for path, owner in before.items():
+            found = _peek(path)
+            if found is not None and found != owner:
+                raise _InUseError(found)
+
+
+def _peek(path: Path) -> Owner | None:
+    """Read the owner from a file that is opened anew, which makes NFS ask the server."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> Owner | None:
+    """Read the owner; None where the file is empty or is something else."""
+    try:
+        return Owner(**json.loads(os.pread(descriptor, _RECORD_BYTES, 0)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _read_soon(descriptor: int) -> Owner | None:
+    """Read the owner of a lock that somebody holds and may not have signed yet."""
+    for _ in range(10):
+        found = _read(descriptor)
+        if found is not None:
+            return found
+        time.sleep(_SETTLE_S / 10)
+    return None
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _excludes(own: Path, other: Path) -> bool:
+    """Whether the holders of two lock files may not work at the same time: parts of one division may."""
+    division = own.name.rpartition("-of-")[2] if own.name != LOCK else ""
+    same_division = bool(division) and other.name.endswith(f"-of-{division}")
+    return other != own and not same_division
+
+
+def _machine() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _absent(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the innermost first."""
+    try:
+        return [path for path in (folder, *folder.parents) if not path.exists()]
+    except OSError:  # what cannot be looked at exists, and `claim_folder` says what is wrong with it
+        return []
+
+
+def _refusal(folder: Path, owner: Owner | None) -> UsageError:
+    who = str(owner) if owner is not None else "another process, which has just started"
+    return UsageError(
+        f"{folder} is in use: {who}.",
+        hint="Wait until it ends, stop it, or use another folder. Jobs of `slpd embed` share one with --shard.",
+    )
