@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
+from slpd_toolkit.core.cells import mark_text
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, claim_folder
 from slpd_toolkit.core.manifest import check_ids, summarise
@@ -46,7 +47,7 @@ def run(config: FromClamConfig) -> int:
     if config.slides_root is not None:
         _place(table, config.slides_root)
     with atomic_path(config.out) as partial:
-        table.to_csv(partial, index=False, lineterminator="\n")
+        table.map(mark_text).to_csv(partial, index=False, lineterminator="\n")
     console.facts(f"Manifest {config.out}", _facts(table))
     _warn(table)
     patient_of = dict(zip(table["slide_id"], table["patient_id"], strict=True))

@@ -1,6 +1,7 @@
 """Build a configuration from a recipe and flags, and write it as a recipe."""
 
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ RECIPE = "recipe.toml"
 """Name of the recipe that a run or an evaluation writes into its folder."""
 ABOUT = "about"
 """Table in recipes written by a run that describes its environment; ignored when the recipe is read."""
+
+
+_WORD = re.compile(r"[A-Z][a-z]*")
 
 
 def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path | None = None) -> Config:
@@ -52,7 +56,7 @@ def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is missing or not TOML, or keys or value types are invalid; reports all problems at once.
     """
-    path = find_recipe(recipe)
+    path = find_recipe(recipe, stage_of(config_class))
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -82,8 +86,12 @@ def _unknown(config_class: type, key: str, value: object, known: Mapping[str, Se
     return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
 
-def find_recipe(recipe: Path) -> Path:
-    """Find a recipe: the path itself, otherwise a recipe shipped with the package (`pretrain/nsclc.toml`).
+def find_recipe(recipe: Path, stage: str = "") -> Path:
+    """Find a recipe: the path itself, else one that is shipped with the package.
+
+    Args:
+        recipe: A file, or the name of a shipped recipe: `pretrain/nsclc.toml`, or `nsclc` for the command's own stage.
+        stage: Folder of the command's shipped recipes: `pretrain`.
 
     Raises:
         UsageError: The recipe does not exist; the message lists the shipped recipes.
@@ -92,10 +100,17 @@ def find_recipe(recipe: Path) -> Path:
         return recipe
     shipped = shipped_folder("stages")
     name = recipe.relative_to("stages") if recipe.parts[:1] == ("stages",) else recipe
-    if (shipped / name).is_file():
-        return shipped / name
+    for place in (shipped / name, shipped / stage / name):
+        for path in (place, place.with_name(f"{place.name}.toml")):
+            if path.is_file():
+                return path
     known = ", ".join(sorted(f"stages/{path.relative_to(shipped).as_posix()}" for path in shipped.rglob("*.toml")))
     raise UsageError(f"Recipe {recipe}: no such file.", hint=f"Shipped recipes: {known}.")
+
+
+def stage_of(config_class: type) -> str:
+    """Return the folder of a command's shipped recipes: `mil-eval` for `MilEvalConfig`."""
+    return "-".join(_WORD.findall(config_class.__name__.removesuffix("Config"))).lower()
 
 
 def shipped_folder(name: str) -> Path:

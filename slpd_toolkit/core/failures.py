@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.core.cells import unmark_text
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.files import remove_leftovers, write_csv
 
@@ -91,5 +92,6 @@ def read_failures(folder: Path | None) -> pd.DataFrame:
     paths = [] if folder is None else sorted(folder.glob(f"{stem}*.{suffix}"))
     empty = pd.DataFrame(columns=[item.name for item in fields(Failure)], dtype=str)
     return pd.concat(
-        [empty, *(pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths)], ignore_index=True
+        [empty, *(pd.read_csv(path, dtype=str, keep_default_na=False).map(unmark_text) for path in paths)],
+        ignore_index=True,
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slpd_toolkit.core.cells import mark_text
 from slpd_toolkit.core.errors import UsageError
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -157,11 +158,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as UTF-8 CSV with a header, atomically."""
+    """Write rows as UTF-8 CSV with a header, atomically; text that a spreadsheet would run is marked, see `cells`."""
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: mark_text(cell) for name, cell in row.items()} for row in rows)
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from slpd_toolkit.core.cells import other_separator, unmark_text
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import is_safe_name, special_kind
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
@@ -61,7 +62,8 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
         )
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
         raise UsageError(
-            f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).", hint="See manifests/README.md."
+            f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).",
+            hint=other_separator(path) or "See manifests/README.md.",
         ) from error
     table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
     table = table.loc[:, table.columns != ""]  # trailing columns that spreadsheets leave
@@ -69,12 +71,12 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
     if missing:
         raise UsageError(
             f"Manifest {path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}.",
-            hint="The first line names the columns; see manifests/README.md.",
+            hint=other_separator(path) or "The first line names the columns; see manifests/README.md.",
         )
     twice = table.columns[table.columns.duplicated()].unique()
     if len(twice):
         raise UsageError(f"Manifest {path}: duplicate column {', '.join(twice)}.", hint="Keep one.")
-    table = table.fillna("").apply(lambda column: column.str.strip())
+    table = table.fillna("").apply(lambda column: column.str.strip().map(unmark_text))
     table.index = table.index + 1
     table = table[(table != "").any(axis=1)]
     if table.empty:

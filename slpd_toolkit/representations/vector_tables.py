@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.core.archives import read_npz
+from slpd_toolkit.core.cells import other_separator
 from slpd_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype={_ID: str}, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).") from error
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=other_separator(path)) from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -86,7 +87,10 @@ def _of_frame(
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
-        raise UsageError(f"{path}: has no column {_ID}; found {found}.", hint="Rename the column with slide IDs.")
+        raise UsageError(
+            f"{path}: has no column {_ID}; found {found}.",
+            hint=other_separator(path) or "Rename the column with slide IDs.",
+        )
     if table.empty:
         raise UsageError(f"{path}: has no rows.", hint="Add one row per slide.")
     slides, features = [str(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)

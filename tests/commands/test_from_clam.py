@@ -119,6 +119,16 @@ def test_patients_shared_by_parts_of_real_splits(
         assert f"{count} patients are in both {parts}: " in said
 
 
+def test_labels_that_a_spreadsheet_would_run_are_marked_and_read_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("case_id,slide_id,label\n@P,a.svs,=1+1\nQ,b.svs,+/-\n")
+    run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv"))
+    rows = (tmp_path / "m.csv").read_text().splitlines()[1:]
+    assert rows == ["a,a.svs,'@P,'=1+1", "b,b.svs,Q,+/-"]
+    table = read_table(tmp_path / "m.csv")
+    assert table["label"].tolist() == ["=1+1", "+/-"]
+    assert table["patient_id"].tolist() == ["@P", "Q"]
+
+
 @pytest.mark.parametrize(
     ("table", "rows"),
     [

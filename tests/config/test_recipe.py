@@ -10,7 +10,9 @@ import pytest
 from slpd_toolkit import config
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.embed import EmbedConfig
-from slpd_toolkit.config.recipe import as_recipe, build, find_recipe, read_recipe, shipped_folder
+from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import as_recipe, build, find_recipe, read_recipe, shipped_folder, stage_of
 from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.errors import UsageError
 from tests.conftest import REPOSITORY
@@ -124,6 +126,30 @@ def test_a_shipped_recipe_is_found_by_its_name(name: str, tmp_path: Path, monkey
     assert find_recipe(Path(name)) == REPOSITORY / "stages" / "embed" / "hipt.toml"
     written(tmp_path, "")
     assert find_recipe(Path("recipe.toml")) == Path("recipe.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "config_class", "found"),
+    [
+        ("small-cohort", PretrainConfig, "pretrain/small-cohort.toml"),
+        ("small-cohort.toml", PretrainConfig, "pretrain/small-cohort.toml"),
+        ("pretrain/small-cohort", PretrainConfig, "pretrain/small-cohort.toml"),
+        ("survival", MilEvalConfig, "mil-eval/survival.toml"),
+        ("stages/embed/uni", MilEvalConfig, "embed/uni.toml"),
+    ],
+)
+def test_a_shipped_recipe_is_found_without_stage_and_suffix(name: str, config_class: type, found: str) -> None:
+    assert find_recipe(Path(name), stage_of(config_class)) == REPOSITORY / "stages" / found
+
+
+def test_a_recipe_of_another_stage_is_not_found_by_its_bare_name() -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        find_recipe(Path("survival"), stage_of(PretrainConfig))
+
+
+def test_brackets_nested_too_deeply_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read \(brackets are nested too deeply\)"):
+        read_recipe(Example, written(tmp_path, f"count = {'[' * 5000}{']' * 5000}"))
 
 
 def test_an_absent_recipe_lists_the_shipped_ones() -> None:

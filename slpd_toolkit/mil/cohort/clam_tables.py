@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from slpd_toolkit.core.cells import other_separator, unmark_text
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.splits import Split
@@ -23,6 +24,7 @@ _PARTS = ("train", "val", "test")
 _TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
 _TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
 _HEADER_ROWS = 1
+_WANTED = "Give a table of CLAM or HIPT."
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -142,15 +144,15 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 ({error}).", hint="Save it as CSV in UTF-8.") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Use a CLAM or HIPT table.") from error
-    cells = cells.fillna("").apply(lambda column: column.str.strip())
+        hint = other_separator(path) or "Use a CLAM or HIPT table."
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=hint) from error
+    cells = cells.fillna("").apply(lambda column: column.str.strip().map(unmark_text))
     table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0], axis=1)
     missing = [name for name in required if name not in table]
     if missing:
-        alone = len(table.columns) == 1
         raise UsageError(
             f"{path}: column {', '.join(missing)} is missing; found {listed(table.columns)}.",
-            hint="Separate the columns with commas." if alone else "Use a CLAM or HIPT table.",
+            hint=other_separator(path) or "Use a CLAM or HIPT table.",
         )
     twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
     if twice:
