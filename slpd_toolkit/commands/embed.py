@@ -11,6 +11,7 @@ from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
 from slpd_toolkit.embedding.identity import CacheIdentity
 from slpd_toolkit.embedding.pipeline import STAGE, EmbeddingPipeline
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.encoders.encoder import Encoder
 
 
+@locks_folder("embed", part=lambda config: config.shard_of_n)
 def run(config: EmbedConfig) -> int:
     """Embed the slides of a manifest, or a shard of them, into the cache `config.out`.
 
@@ -35,7 +37,8 @@ def run(config: EmbedConfig) -> int:
         0, or 1 if some slides failed.
 
     Raises:
-        UsageError: The manifest, the encoder or the settings are wrong, or the cache holds another encoder or geometry.
+        UsageError: The manifest, the encoder or the settings are wrong, or the cache holds another encoder or geometry,
+            or another process writes to it.
         WeightsError: The encoder's weights do not fit.
     """
     table = read_table(config.manifest)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.foreign import format as formats
 from slpd_toolkit.foreign.detect import find
 from slpd_toolkit.importing.cohort import FeatureReader
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.import_features import ImportConfig
 
 
+@locks_folder("import")
 def run(config: ImportConfig) -> int:
     """Import a folder of features into the cache `config.out`.
 
@@ -32,7 +34,7 @@ def run(config: ImportConfig) -> int:
 
     Raises:
         UsageError: The folder, the manifest or the settings are wrong, the files do not say something that the user
-            must, or the cache holds another encoder or geometry.
+            must, the cache holds another encoder or geometry, or another process writes to it.
     """
     tool, sources = find(config.source, None if config.tool == "auto" else config.tool)
     source_format = formats.load(tool)

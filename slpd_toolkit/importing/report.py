@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
-from slpd_toolkit.core.files import write_csv
+from slpd_toolkit.core.files import remove_leftovers, write_csv
 from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
             found = TokenFile.open(path)
             if found.meta.source:
                 rows[path.stem] = _row(found.meta, len(found))
+    remove_leftovers(out / FILENAME)
     write_csv(out / FILENAME, _COLUMNS, [rows[slide_id] for slide_id in sorted(rows)])
 
 
