@@ -24,7 +24,6 @@ _PARTS = ("train", "val", "test")
 _TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
 _TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
 _HEADER_ROWS = 1
-_WANTED = "Give a table of CLAM or HIPT."
 
 
 def read_labels(path: Path) -> pd.DataFrame:
