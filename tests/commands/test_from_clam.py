@@ -148,7 +148,7 @@ def test_tables_as_programs_write_them(tmp_path: Path, table: bytes, rows: list[
     [
         (b"", "cannot be read as CSV"),
         (b"case_id,slide_id\n\n,\n", "has no slides"),
-        (b"case_id;slide_id\nP;a\n", "found case_id;slide_id. Separate the columns with commas"),
+        (b"case_id;slide_id\nP;a\n", "found case_id;slide_id. Separate the columns by commas"),
         (b"case_id,slide_id\nP,\xdc\n", "cannot be read as UTF-8.*Save it as CSV in UTF-8"),
         (b"case_id,slide_id,label,label\nP,a,x,y\n", "duplicate column label"),
         (b"case_id,slide_id\nP,a,more\n", "cannot be read as CSV.*Expected 2 fields in line 2, saw 3"),
