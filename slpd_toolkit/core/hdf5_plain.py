@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n\x03\x08\x08"
-_ROOT_ADDRESS = 36
+_END_ADDRESS, _ROOT_ADDRESS = 28, 36
 _START_BYTES = 1 << 16
 _READ_BYTES = 4096
 _MOST_MESSAGES = 400
@@ -62,6 +62,7 @@ class _Bytes:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.start = os.pread(descriptor, _START_BYTES, 0)
+        self.size = os.fstat(descriptor).st_size
 
     def read(self, size: int, offset: int) -> bytes:
         """Read a part, or what there is of it."""
@@ -73,6 +74,8 @@ class _Bytes:
 def _describe(file: _Bytes, path: Path) -> Hdf5Contents:
     start = file.start
     if not start.startswith(_SIGNATURE):
+        raise _UnknownError
+    if int.from_bytes(start[_END_ADDRESS : _END_ADDRESS + 8], "little") != file.size:  # truncated
         raise _UnknownError
     attributes, datasets = {}, {}
     for kind, message in _messages(file, int.from_bytes(start[_ROOT_ADDRESS : _ROOT_ADDRESS + 8], "little")):
