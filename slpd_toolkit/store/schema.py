@@ -41,8 +41,8 @@ CHECKSUM_DTYPE = np.dtype("<u4")
 FURTHEST_L0 = 10**9
 """No slide has as many pixels along a side."""
 
-_LOST_SHARE = 0.01
-"""Share of a token's features that may become zero: a few are so near to zero by chance."""
+_LOST_SHARE, _LOST = 0.01, 3
+"""Share and number of a token's features that may become zero: a few are that close to zero by chance."""
 
 _WITHOUT_SIGN, _INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of a float16's bits; NaN lies above infinity
 
@@ -191,9 +191,9 @@ def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float1
     if not all_finite(tokens):
         return tokens, "NaN, infinite or beyond float16"
     if features.dtype.itemsize > TOKEN_DTYPE.itemsize:
-        there = features != 0
-        lost = (there & (tokens == 0)).sum(axis=1)
-        if (lost > _LOST_SHARE * there.sum(axis=1)).any():
+        nonzero = features != 0
+        there, lost = nonzero.sum(axis=1), (nonzero & (tokens == 0)).sum(axis=1)
+        if ((lost > np.maximum(_LOST_SHARE * there, _LOST)) | ((lost == there) & (lost > 0))).any():
             return tokens, "too small for float16, where they become zero"
     return tokens, ""
 

@@ -376,7 +376,7 @@ def test_rows_may_lie_in_the_file_in_any_order(tmp_path: Path) -> None:
 def test_rows_that_were_never_written_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("features", shape=(5, 4), chunks=(1, 4), dtype="f4")[2] = 7
-    with pytest.raises(SlideError, match=r"4 of 5 rows of .features. were never written"):
+    with pytest.raises(SlideError, match=r"claims 80 bytes, but the file holds 16"):
         open_rows(open_h5(tmp_path / "a.h5").datasets["features"], tmp_path / "a.h5")
 
 

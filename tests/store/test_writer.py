@@ -243,3 +243,12 @@ def test_features_that_become_zero_are_told_and_a_few_by_chance_are_not() -> Non
     assert "too small for float16" in schema.as_tokens(features)[1]
     features[8, 0] = 1e9
     assert "beyond float16" in schema.as_tokens(features)[1]
+
+
+def test_one_feature_of_a_short_token_may_become_zero_but_not_all() -> None:
+    features = np.ones((5, 8), np.float32)
+    features[2, 3] = 1e-9  # 1 of 8 is more than any small share
+    assert not schema.as_tokens(features)[1]
+    features[2, :4] = 1e-9
+    assert "too small for float16" in schema.as_tokens(features)[1]
+    assert "too small for float16" in schema.as_tokens(np.full((1, 2), 1e-9, np.float32))[1]
