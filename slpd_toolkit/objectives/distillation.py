@@ -41,9 +41,9 @@ def cross_view_entropy(
 ) -> CrossViewEntropy:
     """Compute the cross entropy between teacher targets and student views, both given before the last layer.
 
-    The last layer is weight-normalized and has no bias: its row j is gain[j] * weight[j] / |weight[j]|. With
+    The last layer is weight-normalized and has no bias: its row j is gain[j] * weight[j] / norm(weight[j]). With
     s = student_layer(student[v, b]), t = teacher_layer(targets[q, b]) and sums over the O prototypes j (DINO,
-    https://arxiv.org/abs/2104.14294, eq. 2):
+    https://arxiv.org/abs/2104.14294, eq. 2)::
 
         p[j] = softmax((t - centres[q]) / teacher_temp)[j]
         H(q, v, b) = - sum_j p[j] * log_softmax(s / student_temp)[j]
