@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         heatmap,
         import_features,
         inspect,
+        list_encoders,
         manifest_from_clam,
         mil_eval,
         pretrain,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo"),
+        *("manifest_from_clam", "run_demo", "list_encoders"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult"),
@@ -69,6 +70,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "heatmap",
     "import_features",
     "inspect",
+    "list_encoders",
     "load_encoder",
     "manifest_from_clam",
     "mil_eval",

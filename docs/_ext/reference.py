@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 import typer.main
 from typer.testing import CliRunner
 
-from docs._ext import ablation, hardware
+from docs._ext import ablation, encoders, hardware
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.settings import Setting, default_help, settings_of
@@ -115,4 +115,5 @@ GENERATED = {
     "recipes": shipped_recipes,
     "hardware": hardware.table,
     "ablation": ablation.tables,
+    "encoders": encoders.table,
 }

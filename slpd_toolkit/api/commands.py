@@ -24,6 +24,7 @@ from slpd_toolkit.api.results import (
 )
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.encoders import EncodersConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
@@ -235,6 +236,43 @@ def inspect(path: StrPath | None = None, **settings: Unpack[of.InspectSettings])
     failures = [Failure.of("inspect", file.stem, file, error) for file, error in found.broken]
     slides = TokenStore(found.files).slides if found.files else pd.DataFrame()
     return Inspection(found.facts, slides, pd.DataFrame(failures, columns=[item.name for item in fields(Failure)]))
+
+
+@with_settings_of(EncodersConfig, "name")
+def list_encoders(name: str = "", **settings: Unpack[of.EncodersSettings]) -> pd.DataFrame:
+    """List the patch encoders, or check a weights file of one (`slpd encoders`).
+
+    Returns:
+        One row per encoder, or the row of `name`: width, patch size in px, resolution in um/px, pooling, licence, gate,
+        publisher.
+
+    Raises:
+        UsageError: There is no encoder of that name.
+        WeightsError: The weights file in `check` is of another encoder, damaged or unsafe.
+
+    >>> slpd.list_encoders("uni2-h").loc["uni2-h", "width"]
+    np.int64(1536)
+    """
+    from slpd_toolkit.encoders.preset import presets, require_preset
+
+    config = resolve(EncodersConfig, {"name": name, **settings})
+    if config.check is not None:
+        calls.run("encoders", config)
+    chosen = [require_preset(config.name)] if config.name else list(presets().values())
+    rows = {
+        preset.name: {
+            "about": preset.about,
+            "width": preset.width,
+            "patch_px": preset.scales[0].patch_px,
+            "mpp": preset.scales[0].mpp,
+            "pooling": preset.pooling,
+            "licence": preset.terms.licence,
+            "gated": preset.terms.gated,
+            "publisher": preset.terms.publisher,
+        }
+        for preset in chosen
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
 
 @with_settings_of(FromClamConfig, "labels")

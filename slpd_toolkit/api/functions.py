@@ -63,16 +63,27 @@ def region_embeddings(
 
 
 def load_encoder(
-    name: str, *, weights: StrPath | None = None, patch_px: int = 256, seed: int = 0, allow_download: bool = False
+    name: str,
+    *,
+    weights: StrPath | None = None,
+    patch_px: int = 0,
+    seed: int = 0,
+    allow_download: bool = False,
+    mean: str = "",
+    std: str = "",
+    pooling: str = "",
 ) -> Encoder:
     """Load a frozen patch encoder, on the CPU and in eval mode.
 
     Args:
         name: Name of the encoder, as for `slpd embed --encoder`.
         weights: Weights file, for encoders that need one.
-        patch_px: Side of the patches.
+        patch_px: Side of the patches. 0: what the encoder was made for.
         seed: Seed of the `random` encoders' weights.
         allow_download: Allow `timm:` encoders to download their weights.
+        mean: Only for `timm:<architecture>` with a local file, as in `slpd embed --mean`.
+        std: Likewise.
+        pooling: Likewise.
 
     Raises:
         UsageError: The name is unknown, or the encoder cannot process patches of this size.
@@ -86,7 +97,16 @@ def load_encoder(
     from slpd_toolkit.encoders.registry import make_encoder
 
     path = None if weights is None else Path(weights)
-    return make_encoder(name, weights=path, patch_px=patch_px, seed=seed, allow_download=allow_download)
+    return make_encoder(
+        name,
+        weights=path,
+        patch_px=patch_px,
+        seed=seed,
+        allow_download=allow_download,
+        mean=mean,
+        std=std,
+        pooling=pooling,
+    )
 
 
 def set_verbosity(level: Literal["normal", "quiet"]) -> None:

@@ -16,6 +16,9 @@ class EmbedSettings(TypedDict, total=False):
     encoder: str
     weights: StrPath | None
     allow_download: bool
+    mean: str
+    std: str
+    pooling: str
     mpp: float
     region_px: int
     patch_px: int
@@ -197,6 +200,13 @@ class InspectSettings(TypedDict, total=False):
     """Settings of `InspectConfig`."""
 
     recipe: StrPath | None
+
+
+class EncodersSettings(TypedDict, total=False):
+    """Settings of `EncodersConfig`."""
+
+    recipe: StrPath | None
+    check: StrPath | None
 
 
 class FromClamSettings(TypedDict, total=False):

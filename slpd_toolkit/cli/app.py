@@ -17,6 +17,7 @@ from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.encoders import EncodersConfig
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
@@ -217,6 +218,7 @@ add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
+add_stage("encoders", EncodersConfig, "slpd_toolkit.commands.encoders", argument="name", section=LOOK)
 add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)
 add_stage("export", ExportConfig, "slpd_toolkit.commands.export", argument="source", section=EXCHANGE)

@@ -17,6 +17,7 @@ from slpd_toolkit.embedding.identity import CacheIdentity
 from slpd_toolkit.embedding.pipeline import STAGE, EmbeddingPipeline
 from slpd_toolkit.embedding.slide_job import QC_FOLDER
 from slpd_toolkit.embedding.tally import print_summary
+from slpd_toolkit.encoders.geometry import preferred_precision, with_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.report.qc import CONTACT_SHEET, draw_overlay, write_contact_sheet
 
@@ -41,13 +42,16 @@ def run(config: EmbedConfig) -> int:
             or another process writes to it.
         WeightsError: The encoder's weights do not fit.
     """
+    config, remarks = with_geometry(config)
+    for remark in remarks:
+        console.warn(remark)
     table = read_table(config.manifest)
     entries, problems = check_rows(table, config.slides_root or config.manifest.parent)
     _tell_problems(config, entries, problems)
     index, count = config.shard_of_n
     mine = set(table.index[index - 1 :: count])
     device = compute.resolve_device(config.device)
-    precision = compute.resolve_precision(config.precision, device)
+    precision = compute.resolve_precision(preferred_precision(config.encoder, config.precision, device), device)
     identity = CacheIdentity(config, _make_encoder(config, device, precision), precision)
     identity.require_same_cache({entry.slide_id for entry in entries})
     make_folder(config.out / QC_FOLDER if config.qc else config.out)
@@ -85,18 +89,21 @@ def _make_encoder(config: EmbedConfig, device: torch.device, precision: Precisio
         patch_px=config.patch_px,
         seed=config.seed,
         allow_download=config.allow_download,
+        mean=config.mean,
+        std=config.std,
+        pooling=config.pooling,
     )
     encoder.network.to(device)
     console.note(
         f"Encoder {encoder.name}: {encoder.embedding_dim}-d, weights {encoder.weights_sha256[:12]}, "
         f"{precision} on {compute.describe(device)}"
     )
-    if config.encoder.startswith("random"):
-        console.note(
-            "Its weights are random: an untrained baseline. For a pathology model: --encoder hipt --weights FILE."
-        )
-    if config.encoder == "handcrafted":
-        console.note("It measures stain and texture, unlearned. For a pathology model: --encoder hipt --weights FILE.")
+    console.note(
+        f"Patches of {config.patch_px} px at {config.mpp:g} um/px, regions of {config.region_px} px "
+        f"({config.grid} x {config.grid} patches)"
+    )
+    if config.encoder.startswith(("random", "handcrafted", "efficientnet-lite0")):
+        console.note("This is not a pathology model; `slpd encoders` lists those that are, with what to download.")
     return encoder
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
@@ -50,6 +51,8 @@ def run(config: InspectConfig) -> int:
         console.error(problem.message, problem.hint)
     if found.facts:
         console.facts(found.title, found.facts)
+        meta = found.files[0].meta
+        console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
     return 1 if found.broken else 0
 
 

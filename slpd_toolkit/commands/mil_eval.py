@@ -10,6 +10,7 @@ import joblib
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.mil.cohort.audit import audit_splits
 from slpd_toolkit.mil.cohort.inputs import read_inputs, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
@@ -66,6 +67,8 @@ def run(config: MilEvalConfig) -> int:
         models = open_models(sources, cache, options, no_features=set(table.columns))
         if cache is not None:
             warn_of_empty_slides(cache, table["slide_id"])
+            meta = cache.store.meta
+            console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
         inputs = read_inputs(table, slides_by_source(config.cache, models), config)
         task, cohort = inputs.task, inputs.cohort
         splits, split_notes = divide(inputs, config)

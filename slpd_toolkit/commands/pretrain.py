@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import working_in
+from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.curves import draw_curves
 from slpd_toolkit.training.loop import train
@@ -84,6 +85,9 @@ def _train_and_finish(run: Run) -> int:
         run.say(f"{out} is complete: {run.plan.steps} steps. Its result is {out / REGION_VIT}.")
         return 0
     announce(run)
+    if run.processes.first:
+        meta = run.store.meta
+        console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
     with console.progress("pretrain", total=run.steps_left, unit="steps", shown=run.processes.first) as bar:
         recorder = Recorder(run, bar)
         train(run.state, run.plan, run.source, recorder.meter.waiting(run.batches()), recorder)

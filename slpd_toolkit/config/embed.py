@@ -11,7 +11,7 @@ from slpd_toolkit.core.precision import Precision
 class EmbedConfig:
     """Stage one: embed slides with a frozen patch encoder and write a token cache.
 
-    slpd embed cohort.csv --out cache/ --encoder hipt --weights vit256_small_dino.pth
+    slpd embed cohort.csv --out cache/ --encoder uni2-h --weights pytorch_model.bin
     """
 
     manifest: Path
@@ -25,24 +25,36 @@ class EmbedConfig:
 
     # -- Encoder --
     encoder: str = "random"
-    """Frozen patch encoder: `hipt`, `timm:<model>`, `handcrafted` (stain and texture statistics), `random` (untrained
-    ViT-Tiny) or `random:vit_small`."""
+    """Frozen patch encoder by name, such as `uni2-h`, `virchow2`, `hipt` or `handcrafted`; `slpd encoders` lists all of
+    them with what to download. Others: `timm:<model>`."""
 
     weights: Path | None = None
-    """Weights file of the encoder (.pth, .pt, .safetensors). Loaded strictly and without executing code."""
+    """Weights file of the encoder (.bin, .pth, .pt, .safetensors), as downloaded from the model's page. Loaded strictly
+    and without executing code."""
 
     allow_download: bool = False
     """Allow `timm:` encoders to download weights from their hub. Off: no network access."""
 
+    mean: str = ""
+    """Only for `timm:<architecture>` with a local file, which does not state it: mean of RGB in 0-1, as
+    `0.485,0.456,0.406` or by name (`imagenet`, `half`, `clip`)."""
+
+    std: str = ""
+    """Likewise: standard deviation of RGB in 0-1."""
+
+    pooling: str = ""
+    """Likewise: `cls` (CLS token), `mean` (of patch tokens), `cls+mean` (one beside the other) or `model` (the model's
+    own)."""
+
     # -- Regions and patches --
-    mpp: float = 0.5
-    """Target resolution in um/px (0.5 is about 20x)."""
+    mpp: float = 0.0
+    """Target resolution in um/px (0.5 is about 20x). 0: what the encoder was made for, mostly 0.5."""
 
-    region_px: int = 4096
-    """Side of a region in px at the target resolution; a multiple of the patch size."""
+    region_px: int = 0
+    """Side of a region in px at the target resolution; a multiple of the patch size. 0: 16 patches."""
 
-    patch_px: int = 256
-    """Side of a patch in px at the target resolution."""
+    patch_px: int = 0
+    """Side of a patch in px at the target resolution. 0: what the encoder was made for, 224 or 256 px for most."""
 
     min_tissue: float = 0.1
     """Minimum tissue fraction of a region (0-1). The region with the most tissue is always kept."""
@@ -80,28 +92,23 @@ class EmbedConfig:
     """Write qc/<slide_id>.jpg (tissue outline, kept regions) and qc/index.html."""
 
     def __post_init__(self) -> None:
-        """Check the values and their combinations before any work starts."""
-        require(0 < self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of um/px", "0.5 is the usual 20x.")
-        require(self.patch_px >= 16, "--patch-px", self.patch_px, "at least 16")
-        require(
-            self.region_px >= self.patch_px and self.region_px % self.patch_px == 0,
-            "--region-px",
-            self.region_px,
-            f"a multiple of --patch-px ({self.patch_px})",
-            f"Use {max(1, round(self.region_px / self.patch_px)) * self.patch_px}.",
-        )
+        """Check each value and how they relate, before any work starts."""
+        require(0 <= self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of um/px", "0.5 is the usual 20x.")
+        require(self.patch_px == 0 or self.patch_px >= 16, "--patch-px", self.patch_px, "at least 16")
+        require(self.region_px >= 0, "--region-px", self.region_px, "a positive number of px")
+        if self.patch_px and self.region_px:
+            require(
+                self.region_px >= self.patch_px and self.region_px % self.patch_px == 0,
+                "--region-px",
+                self.region_px,
+                f"a multiple of the patch size ({self.patch_px} px)",
+                f"Use {max(1, round(self.region_px / self.patch_px)) * self.patch_px}.",
+            )
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
         require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
-        require(
-            self.weights is None or not self.encoder.startswith(("random", "handcrafted")),
-            "--weights",
-            self.weights,
-            f"no weights file with the encoder `{self.encoder}`, which has no learned weights",
-            "Use --encoder hipt (or timm:<model>) with a weights file.",
-        )
-        self.shard_of_n  # noqa: B018 - parsed here so that a typo is reported before any work
+        self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
 
     @property
     def grid(self) -> int:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
     from rich.progress import Progress as RichProgress
@@ -84,6 +84,12 @@ def warn(message: str) -> None:
     _console(stderr=True).print(f"warning: {message}", style="yellow", soft_wrap=True)
 
 
+def warn_if(message: str) -> None:
+    """Warn unless there is nothing to say."""
+    if message:
+        warn(message)
+
+
 def error(message: str, hint: str = "") -> None:
     """Print what went wrong and what to do next."""
     _console(stderr=True).print(f"error: {message}", style="bold red", soft_wrap=True)
@@ -104,6 +110,13 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         grid.add_row(*(_cell(value) for value in row.values()))
     _console(stderr=False).print(grid)
+
+
+def text(lines: Iterable[str]) -> None:
+    """Print lines to standard output as they are."""
+    for line in lines:
+        if not _step.get() and _results_shown.get():
+            _console(stderr=False).print(line, soft_wrap=True)
 
 
 def facts(title: str, values: Mapping[str, object]) -> None:

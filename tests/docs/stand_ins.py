@@ -22,7 +22,8 @@ SMALLER = {
     "mil-eval": "--folds 3 --repeats 1 --steps 40 --permutations 50 --jobs 1 --device cpu",
 }
 OTHER_ENCODERS = {
-    "uni.toml": "--encoder timm:vit_tiny_patch16_224?init_values=1e-5&img_size=32",
+    "uni.toml": "--encoder timm:vit_tiny_patch16_224?init_values=1e-5&img_size=32 --mean imagenet --std imagenet "
+    "--pooling cls",
     "biopsy.toml": "--region-px 64",
 }
 """For recipes that name a large model or a geometry of their own."""

@@ -29,10 +29,6 @@ _STORIES = [
     [page for page in _WITH_CODE if page.name in _AFTER_TUTORIAL],
     *([page] for page in _WITH_CODE if page.name not in _AFTER_TUTORIAL),
 ]
-_INSERTED = {
-    "slpd_toolkit/encoders/registry.py": '    raise UsageError(\n        f"--encoder:',
-}
-"""Files of the package that a page adds lines to, and what the lines stand before."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +58,7 @@ def _rank(page: Path) -> int:
 
 def _do(block: Block, place: Path, package: Path) -> None:
     if block.caption.startswith("slpd_toolkit/"):
-        _change_package(block, package)
+        (package / block.caption).write_text(block.text + "\n", encoding="utf-8")
     elif block.caption:
         if block.caption != "cohort.csv":  # of which the page shows the first rows
             (place / block.caption).write_text(block.text + "\n", encoding="utf-8")
@@ -70,16 +66,6 @@ def _do(block: Block, place: Path, package: Path) -> None:
         _run(block, ["bash", "-euo", "pipefail", "-c", block.text], place, package)
     elif block.language == "python":
         _run(block, [sys.executable, "-c", block.text], place, package)
-
-
-def _change_package(block: Block, package: Path) -> None:
-    path = package / block.caption
-    if block.caption not in _INSERTED:
-        path.write_text(block.text + "\n", encoding="utf-8")
-        return
-    text, before = path.read_text(encoding="utf-8"), _INSERTED[block.caption]
-    assert text.count(before) == 1, f"{block.where}: {block.caption} no longer has {before!r}"
-    path.write_text(text.replace(before, f"{block.text}\n{before}"), encoding="utf-8")
 
 
 def _run(block: Block, command: list[str], place: Path, package: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
-from slpd_toolkit.encoders.timm import _import_timm
+from slpd_toolkit.encoders.timm import import_timm
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.models.patch_vit import PatchViT
@@ -50,7 +50,7 @@ def furnish(folder: Path) -> None:
         {"teacher": {f"backbone.{name}": value for name, value in small.state_dict().items()}},
         folder / "vit4k_xs_dino.pth",
     )
-    uni = _import_timm().create_model("vit_tiny_patch16_224", init_values=1e-5, img_size=32, num_classes=0)
+    uni = import_timm().create_model("vit_tiny_patch16_224", init_values=1e-5, img_size=32, num_classes=0)
     torch.save(uni.state_dict(), folder / "pytorch_model.bin")
     write_clam_tables(folder, rows)
     write_foreign_features(folder, [row["slide_id"] for row in rows[:4]])

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from slpd_toolkit.encoders.encoder import Encoder, digest_of_state, freeze
+
+if TYPE_CHECKING:
+    from slpd_toolkit.encoders.preset import Interpolation
 
 MEAN, STD = (0.7, 0.5, 0.3), (0.2, 0.25, 0.5)
 
@@ -39,14 +45,22 @@ def test_bytes_and_floats_are_the_same_pixels() -> None:
     assert torch.equal(encoder(8).embed(pixels(8), "fp32"), encoder(8).embed(pixels(8).float(), "fp32"))
 
 
-@pytest.mark.parametrize(("side", "input_px"), [(32, 8), (28, 24), (12, 20)])
-def test_patches_of_another_size_are_resized_bicubically_with_antialiasing(side: int, input_px: int) -> None:
-    seen = encoder(input_px).embed(pixels(side), "fp32").view(2, 3, input_px, input_px)
-    images = (pixels(side).double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
-    expected = nn.functional.interpolate(
-        images.permute(0, 3, 1, 2), size=(input_px, input_px), mode="bicubic", antialias=True
-    )
-    assert torch.allclose(seen.double(), expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("side", "resize_px", "input_px", "interpolation"),
+    [(32, 0, 8, "bicubic"), (28, 0, 24, "bilinear"), (12, 20, 16, "bicubic"), (24, 24, 15, "bicubic")],
+)
+def test_patches_of_another_size_are_resized_as_by_pillow_then_cropped_then_normalised(
+    side: int, resize_px: int, input_px: int, interpolation: Interpolation
+) -> None:
+    resized = replace(encoder(input_px), resize_px=resize_px, interpolation=interpolation)
+    seen = resized.embed(pixels(side), "fp32").view(2, 3, input_px, input_px)
+    wanted, kernel = resize_px or input_px, Image.Resampling[interpolation.upper()]
+    first = (wanted - input_px) // 2
+    for patch, ours in zip(pixels(side).numpy(), seen, strict=True):
+        picture = Image.fromarray(patch).resize((wanted, wanted), kernel)
+        picture = picture.crop((first, first, first + input_px, first + input_px))
+        expected = (torch.from_numpy(np.array(picture)).double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+        assert torch.allclose(ours.double(), expected.permute(2, 0, 1), atol=1e-5)
 
 
 def test_a_flat_colour_stays_what_it_is_under_resizing() -> None:

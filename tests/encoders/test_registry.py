@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.core.files import sha256
+from slpd_toolkit.encoders import weights as weights_module
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.models.patch_vit import PatchViT
 from tests.published import relative_error
@@ -102,7 +103,10 @@ def test_hipt_matches_the_published_code(published: PublishedNumbers, tmp_path: 
     assert relative_error(tokens, published[f"patch_vit/{side}"]) < 1e-4
 
 
-def test_the_wrong_weights_say_which_keys_and_shapes(tmp_path: Path, small: State) -> None:
+def test_the_wrong_weights_say_which_keys_and_shapes(
+    tmp_path: Path, small: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_module, "fitting_presets", lambda state: [])  # see test_weights
     path = tmp_path / "vit.pth"
     torch.save(PatchViT(embed_dim=192, heads=3).state_dict(), path)
     with pytest.raises(
@@ -136,14 +140,32 @@ def test_hipt_without_weights_says_what_to_do(tmp_path: Path) -> None:
     assert "vit256_small_dino.pth" in caught.value.hint
     with pytest.raises(WeightsError, match="no such weights file"):
         encoder("hipt", tmp_path / "absent.pth")
-    with pytest.raises(WeightsError, match="cannot be read as weights"):
+    with pytest.raises(WeightsError, match="is a folder, not a weights file"):
         encoder("hipt", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["resnet", "", "random:vit_huge", "hipt:small", "timm", "timm:", "HIPT"])
 def test_an_unknown_encoder_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(UsageError, match=r"--encoder: got .*allowed: hipt, handcrafted, random, .*timm:<model>"):
+    with pytest.raises(UsageError, match=r"--encoder: got .*allowed: handcrafted, random, .*hipt, .*timm:<model>"):
         encoder(name)
+
+
+def test_a_near_name_is_suggested() -> None:
+    with pytest.raises(UsageError) as caught:
+        encoder("UNI2-H")
+    assert "Did you mean uni2-h?" in caught.value.hint
+
+
+@pytest.mark.parametrize(("flag", "value"), [("mean", "imagenet"), ("std", "0.5,0.5,0.5"), ("pooling", "cls")])
+def test_a_preset_takes_no_other_description(flag: str, value: str) -> None:
+    with pytest.raises(UsageError, match=rf"--{flag}: got .*encoder random has its own"):
+        make_encoder("random", weights=None, patch_px=64, seed=0, allow_download=False, **{flag: value})
+
+
+@pytest.mark.parametrize("name", ["random", "handcrafted"])
+def test_an_encoder_that_is_not_learned_takes_no_weights(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"allowed with encoder {name}: none"):
+        encoder(name, tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("name", ["hipt", "random"])
