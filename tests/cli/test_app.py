@@ -190,7 +190,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     help_text = " ".join(slpd("embed", "--help").output.split())
     for name in SMALL:
         assert f"--{name.replace('_', '-')}" in help_text
-    assert "Default: 4096." in help_text
+    assert "Default: 1.6." in help_text
 
 
 def test_help_and_wrong_flags_need_neither_torch_nor_anything_heavy() -> None:
