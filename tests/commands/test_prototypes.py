@@ -122,7 +122,7 @@ def test_pixels_are_not_read_where_coordinates_are_not_the_slide_s(run: Path, tm
     code, page = show(tmp_path, tmp_path, manifest=tmp_path / "m.csv", limit=1)
     assert (code, page.pictures, page.ids) == (1, [], ["slide000"])
     (failure,) = read_csv(tmp_path / "atlas" / "failures.csv")
-    assert "imported without the slide's resolution" in failure["error"]
+    assert "imported without resolution or coordinates" in failure["error"]
     assert "a column mpp" in failure["hint"]
 
 
