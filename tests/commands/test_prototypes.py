@@ -123,7 +123,7 @@ def test_pixels_are_not_read_where_coordinates_are_not_the_slide_s(run: Path, tm
     assert (code, page.pictures, page.ids) == (1, [], ["slide000"])
     (failure,) = read_csv(tmp_path / "atlas" / "failures.csv")
     assert "imported without resolution or coordinates" in failure["error"]
-    assert "a column mpp" in failure["hint"]
+    assert "an mpp column" in failure["hint"]
 
 
 @pytest.mark.parametrize(("mpp", "located"), [(None, False), (0.5, True)])
