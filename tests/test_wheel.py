@@ -86,7 +86,7 @@ def test_the_command_works_away_from_the_checkout(environment: Path, tmp_path: P
     assert where.stdout.startswith(str(environment))
     help_text = run(environment, tmp_path, "slpd", "pretrain", "--help").stdout
     assert "--clusters" in help_text
-    assert "Prototypes a slide, K." in help_text
+    assert "Number of prototypes per slide (K)." in help_text
 
 
 @pytest.mark.parametrize("recipe", ["stages/pretrain/nsclc.toml", "pretrain/nsclc.toml"])

@@ -58,6 +58,7 @@ TORCH_LOAD_ERRORS = (
 """What `torch.load` raises for truncated files, files of other types, and files with pickled code."""
 _SHA256 = "slpd_sha256"
 """Metadata key in .safetensors files written by this module: the format itself has no checksum."""
+_SHA256_CHARACTERS = 64
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -183,7 +184,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
         config = metadata.get("config")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
-    if _SHA256 in metadata and metadata[_SHA256] != _digest(state, config or ""):
+    # Any value of a digest's length counts: damage to the key must not disable the check.
+    has_digest = any(len(text) == _SHA256_CHARACTERS for key, text in metadata.items() if key != "config")
+    if has_digest and metadata.get(_SHA256) != _digest(state, config or ""):
         raise ValueError("its tensors or its config do not match their checksum")
     return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
 

@@ -109,7 +109,7 @@ def test_the_whole_way_with_two_interruptions(
     printed = capsys.readouterr()
     assert "6/6 atlas" in printed.err
     assert "true mixture" in printed.out
-    assert "SLPD against DINO" in printed.err
+    assert "SLPD vs. DINO" in printed.err
     for name in (
         "cache/qc/index.html",
         "slpd/curves.svg",
@@ -127,4 +127,4 @@ def test_the_whole_way_with_two_interruptions(
 
     monkeypatch.setattr(mil_eval, "run", no_more)
     assert command.run(config) == 0  # says it all again
-    assert "SLPD against DINO" in capsys.readouterr().err
+    assert "SLPD vs. DINO" in capsys.readouterr().err

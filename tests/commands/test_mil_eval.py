@@ -23,6 +23,7 @@ from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.recipe import read_recipe
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.folder_lock import is_lock
 from slpd_toolkit.mil.statistics.model_results import undefined_metrics
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.metrics import auc
@@ -661,7 +662,7 @@ def evaluation_in(folder: Path) -> subprocess.Popen[bytes]:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     paths = [*(folder / "out").rglob("*"), *(folder / "run" / "region_embeddings").rglob("*")]
-    return {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file() and not is_lock(path)}
 
 
 def workers_of(session: int) -> list[str]:

@@ -22,6 +22,7 @@ from slpd_toolkit.objectives.crops import cut_crops
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training import view_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +89,7 @@ def zeroed_crops(patch: pytest.MonkeyPatch) -> None:
         views = cut_crops(*arguments)
         return views._replace(global_crops=views.global_crops * 0, local_crops=views.local_crops * 0)
 
-    patch.setattr(pretrain, "cut_crops", zeros)
+    patch.setattr(view_source, "cut_crops", zeros)
 
 
 @pytest.fixture(scope="module")
