@@ -65,7 +65,7 @@ def run(config: FromClamConfig) -> int:
 
 
 def _place(table: pd.DataFrame, root: Path) -> None:
-    """Give slides that are somewhere under `root` their absolute path."""
+    """Set the absolute path of slides found under `root`."""
     if not root.is_dir():
         raise UsageError(f"--slides-root: {root} is no folder.", hint="Give the folder that holds the slides.")
     wanted = set(table["slide_path"])

@@ -87,7 +87,7 @@ def run(config: HeatmapConfig) -> int:
 
 
 def _say_frames(config: HeatmapConfig, corners_l0: Sequence[tuple[int, int] | None]) -> None:
-    """Say in which frame GeoJSON is, where it matters: a viewer shows squares at wrong places without an error."""
+    """Report the frame of the GeoJSON where it matters: a viewer shows misplaced squares without an error."""
     if config.format == "png" or not config.crop:
         return
     cropped = sum(corner_l0 not in {None, (0, 0)} for corner_l0 in corners_l0)

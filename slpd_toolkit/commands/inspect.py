@@ -160,7 +160,7 @@ def _tissue(slide: TokenFile) -> str:
 
 
 def _missing(missing: int, patches: int) -> dict[str, str]:
-    """Tell of patches without tokens, which only some caches have."""
+    """Describe patches without tokens, which only some caches have."""
     return {"missing patches": f"{missing:,} of {patches:,} ({missing / patches:.1%})"} if missing else {}
 
 

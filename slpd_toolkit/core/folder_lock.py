@@ -305,7 +305,7 @@ def _require_silent(paths: list[Path]) -> None:
 
 
 def _peek(path: Path) -> Owner | None:
-    """Read the owner from a file that is opened anew, which makes NFS ask the server."""
+    """Read the owner after reopening the file, which makes NFS ask the server."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -49,7 +49,7 @@ class Glands(NamedTuple):
     """(N, angles) from the center to the lumen."""
 
     def curve(self, radius_um: Floats) -> Floats:
-        """Give the points of a curve around each center, (N, angles, 2) um."""
+        """Return the points of a curve around each center, (N, angles, 2) um."""
         theta = np.arange(radius_um.shape[1]) * (2 * np.pi / radius_um.shape[1])
         x = self.x_um[:, None] + radius_um * np.cos(theta)
         y = self.y_um[:, None] + radius_um * np.sin(theta)
@@ -193,7 +193,7 @@ def _drift(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
 
 
 def fibre_angle(drift_um: Floats) -> Floats:
-    """Give the direction of the fibres, radians to x, on the coarse map: along lines of constant y + drift_y."""
+    """Return the direction of the fibers, radians to x, on the coarse map: along lines of constant y + drift_y."""
     unit = MAP_UM * COARSE
     across_x = np.gradient(drift_um[..., 1], unit, axis=1)
     across_y = 1 + np.gradient(drift_um[..., 1], unit, axis=0)

@@ -80,7 +80,7 @@ follicles; the inflamed one has a few more lymphocytes in all. What differs is w
 
 
 def class_mixture(label: str) -> npt.NDArray[np.float64]:
-    """Give the mean share of each architecture in a class's slides, in the order of `Architecture`."""
+    """Return the mean share of each architecture in a class's slides, in the order of `Architecture`."""
     sign = 1 if label == INFLAMED else -1
     return np.array([_SHARED[kind] + sign * _TOWARDS_INFLAMED.get(kind, 0.0) for kind in Architecture])
 

@@ -72,7 +72,7 @@ class Nuclei(NamedTuple):
 
 
 def make_nuclei(rng: np.random.Generator, x_um: Floats, y_um: Floats, angle: Floats | None = None) -> Nuclei:
-    """Give nuclei at places their shapes, and random orientations unless `angle` is given."""
+    """Draw the shapes of nuclei at given places, with random orientations unless `angle` is given."""
     if angle is None:
         angle = rng.uniform(0, np.pi, len(x_um)).astype(np.float32)
     return Nuclei(x_um.astype(np.float32), y_um.astype(np.float32), angle, rng.integers(0, _SHAPES, len(x_um)))

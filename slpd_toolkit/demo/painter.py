@@ -169,7 +169,7 @@ class Painter:
         return np.asarray(cv2.remap(sheets().fibres, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.uint8)
 
     def _kinds(self, window: Window, ragged_um: Floats) -> list[Floats]:
-        """Give the share of each kind but glass at every pixel, with edges that fray over a few um."""
+        """Return the share of each kind except glass at every pixel, with edges that fray over a few um."""
         x = (window.x_um + ragged_um[..., 0]) * (1 / MAP_UM) - 0.5
         y = (window.y_um[:, None] + ragged_um[..., 1]) * (1 / MAP_UM) - 0.5
         maps = cv2.convertMaps(x, y, cv2.CV_16SC2)
@@ -197,7 +197,7 @@ class Window:
         return left - reach, top - reach, right + reach, bottom + reach
 
     def crop(self, field: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Give the part of a map that touches the rectangle."""
+        """Return the part of a map that touches the rectangle."""
         left, top, right, bottom = (int(bound / MAP_UM) for bound in self.bounds_um(2 * MAP_UM))
         return field[max(0, top) : max(0, bottom) + 1, max(0, left) : max(0, right) + 1]
 

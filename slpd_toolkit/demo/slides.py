@@ -64,7 +64,7 @@ def build_anatomy(planned: PlannedSlide) -> tuple[np.random.Generator, Anatomy, 
 
 
 def truth(planned: PlannedSlide, anatomy: Anatomy) -> dict[str, object]:
-    """Say what was planted in a slide and what became of it, as plain JSON types."""
+    """Describe what was planted in a slide and the result, as plain JSON types."""
     tissue = anatomy.architecture > 0
     squares = {kind.name.lower(): _share_of_squares(anatomy.architecture == kind) for kind in Architecture}
     regions = []
@@ -146,7 +146,7 @@ def _shrunk(rgb: npt.NDArray[np.uint8], downsample: int) -> npt.NDArray[np.uint8
 
 
 def _share_of_squares(where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Give the share of each square of `REGION_UM` in which a map is True: (rows, columns)."""
+    """Return the share of each square of `REGION_UM` in which a map is True: (rows, columns)."""
     side = round(REGION_UM / MAP_UM)
     rows, columns = where.shape[0] // side, where.shape[1] // side
     shares: npt.NDArray[np.float64] = where.reshape(rows, side, columns, side).mean(axis=(1, 3))

@@ -37,7 +37,7 @@ class Stain:
     """Gaussian sigma of the scanner's optics, level-0 px."""
 
     def palette(self) -> npt.NDArray[np.uint8]:
-        """Give the color of every pair of amounts: (256 haematoxylin, 256 eosin, 3) uint8."""
+        """Return the color of every pair of amounts: (256 haematoxylin, 256 eosin, 3) uint8."""
         amount = np.arange(LEVELS) * OD_STEP
         density = (
             amount[:, None, None] * self.haematoxylin_gain * np.array(self.haematoxylin)

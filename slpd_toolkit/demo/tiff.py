@@ -47,7 +47,7 @@ def write_jpeg_level(
 
 
 def declare_jpeg(path: Path) -> None:
-    """Say in a closed file that its tiles are JPEG in YCbCr, which is what they are."""
+    """Mark the tiles of a closed file as JPEG in YCbCr, which they are."""
     with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
             assert isinstance(page, tifffile.TiffPage)
@@ -56,7 +56,7 @@ def declare_jpeg(path: Path) -> None:
 
 
 def level_tags(mpp: Mpp, level: int, tile_px: int) -> dict[str, Any]:
-    """Give the arguments of `TiffWriter.write` that make a page a level of a slide."""
+    """Return the arguments of `TiffWriter.write` that make a page a level of a slide."""
     tags: dict[str, Any] = {"tile": (tile_px, tile_px), "subfiletype": int(level > 0), "metadata": None}
     if mpp is not None:
         mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)

@@ -125,7 +125,7 @@ def _packaged(preset: Preset) -> Path:
 
 
 def _say(preset: Preset, path: Path, digest: Digest, *, packaged: bool) -> None:
-    """Tell what the digest of a file says; a file inside a Python package must be the published one."""
+    """Describe what the digest of a file shows; a file inside a Python package must be the published one."""
     if digest is Digest.PUBLISHED:
         console.note(f"{path.name}: the published weights of {preset.name} (sha256 checked).")
     elif packaged:

@@ -102,7 +102,7 @@ def write_parquet(
 
 
 def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """Give names and texts as Python's strings: AnnData does not write those of Arrow, which pandas 3 makes.
+    """Convert names and texts to Python strings: AnnData does not write those of Arrow, which pandas 3 makes.
 
     Texts become categories here, of Python's strings: where they repeat, AnnData would make some of Arrow's.
     """

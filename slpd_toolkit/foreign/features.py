@@ -99,14 +99,14 @@ class SlideFeatures:
 
 
 def nominal_mpp(effective_mpp: float) -> float:
-    """Give the resolution that was meant: the usual one nearby (0.5, 0.25, ...), else the effective one, rounded."""
+    """Return the intended resolution: a standard one nearby (0.5, 0.25, ...), else the effective one, rounded."""
     nearest = min(_USUAL_MPP, key=lambda usual: abs(np.log(effective_mpp / usual)))
     ratio = max(effective_mpp / nearest, nearest / effective_mpp)
     return nearest if ratio <= _USUAL_WITHIN else round(effective_mpp, 3)
 
 
 def known(attributes: Mapping[str, Any], *names: str) -> Any:
-    """Give the first of some attributes that says something: the word "None" is what some tools store for nothing."""
+    """Return the first of some attributes that has a value; some tools store the word "None" for no value."""
     for name in names:
         value = attributes.get(name)
         if isinstance(value, np.ndarray):  # a single value is stored as an array by some; a list is a value of its own
@@ -120,7 +120,7 @@ def known(attributes: Mapping[str, Any], *names: str) -> Any:
 
 
 def number(attributes: Mapping[str, Any], path: Path, *names: str) -> float | None:
-    """Give the first of some attributes that says something, as a positive number.
+    """Return the first of some attributes that has a value, as a positive number.
 
     Raises:
         SlideError: It is none.
@@ -146,7 +146,7 @@ def is_a_name(text: str) -> bool:
 
 
 def require_encoder(name: object, settings: Settings, path: Path, tool: str) -> str:
-    """Give the encoder's name: what the user says, else what the files say.
+    """Return the encoder's name from the settings, else from the files.
 
     Raises:
         MissingSettingError: Nobody says it.
@@ -162,7 +162,7 @@ def require_encoder(name: object, settings: Settings, path: Path, tool: str) -> 
 
 
 def require_mpp(settings: Settings, path: Path) -> float:
-    """Give the slide's level-0 resolution as the user says it.
+    """Return the slide's level-0 resolution from the settings.
 
     Raises:
         MissingSettingError: The user does not.

@@ -89,7 +89,7 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
 
 
 def _plain_lattice(coords_l0: Floats, step_l0: float) -> PatchLattice | None:
-    """Give the lattice at once where all patches lie on one, exactly and side by side: what most files hold."""
+    """Return the lattice directly if all patches lie on it exactly, side by side, as in most files."""
     origin = np.mod(coords_l0[0] + step_l0 / 2, step_l0) - step_l0 / 2
     lattice = PatchLattice(step_l0, float(origin[0]), float(origin[1]))
     cells, distance = lattice.cells(coords_l0)
@@ -139,7 +139,7 @@ def _mode(values: Floats, bin_width: float) -> float:
 
 
 def _better_step(coords_l0: Floats, stated: float, measured: float) -> float:
-    """Give the measured step only where it puts clearly more patches onto the lattice than the stated one."""
+    """Return the measured step only if it places clearly more patches on the lattice than the stated one."""
     shares = []
     for step in (stated, measured):
         _, distance = PatchLattice(step, *_origin(coords_l0, step)).cells(coords_l0)

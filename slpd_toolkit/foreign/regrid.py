@@ -81,7 +81,7 @@ class Placement:
 
 
 def place(slide: SlideFeatures, *, grid: int, tolerance: float, min_tissue: float) -> Placement:
-    """Give every patch of a slide its cell, or say why it has none.
+    """Assign every patch of a slide to a cell, or record why it has none.
 
     Args:
         slide: What was read.

@@ -46,7 +46,7 @@ def audit_facts(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _rows(results: Sequence[Result], headline: str, words: str) -> tuple[str, list[dict[str, object]]]:
-    """Give what stands in the title, and a row a result; two columns of names would leave the numbers no room.
+    """Return the title text and one row per result; two columns of names would leave the numbers no room.
 
     Where there is a choice of both, the models stand below each aggregator.
     """

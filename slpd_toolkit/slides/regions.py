@@ -68,11 +68,11 @@ class Lattice:
         return math.ceil(self.width_l0 / self.region_l0)
 
     def coords_l0(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Give the top-left corners (x, y), (R, 2), of regions at the lattice's rows and columns, (R,) each."""
+        """Return the top-left corners (x, y), (R, 2), of regions at the lattice's rows and columns, (R,) each."""
         return np.stack([columns, rows], axis=1) * self.region_l0
 
     def inside(self, corner_l0: tuple[int, int], rows_rc: slice, columns_rc: slice) -> npt.NDArray[np.bool_]:
-        """Say which of a region's patches touch the slide at all; the others are pure padding."""
+        """Return which patches of a region overlap the slide; the others are padding."""
         index = np.arange(self.grid)
         y_inside = corner_l0[1] + index[rows_rc] * self.patch_l0 < self.height_l0
         x_inside = corner_l0[0] + index[columns_rc] * self.patch_l0 < self.width_l0
@@ -107,7 +107,7 @@ def lay_lattice(
 
 
 def count_blocks(grid: int, patch_px: int, shrinkage: float) -> int:
-    """Give the number of blocks along a region's side: the fewest that hold whole patches and keep the bounds.
+    """Return the number of blocks along a region's side: the fewest that hold whole patches and keep the bounds.
 
     Args:
         grid: Patches along one side of a region.

@@ -73,7 +73,7 @@ class CohortTokens:
         return torch.from_numpy(np.concatenate(parts))
 
     def present(self, regions: npt.NDArray[np.int64]) -> Tensor | None:
-        """Tell which patches of some regions have a token: (B, grid, grid) bool, None where no slide has gaps."""
+        """Return which patches of some regions have a token: (B, grid, grid) bool, None where no slide has gaps."""
         return None if self._present is None else self._present[torch.from_numpy(regions)]
 
     def read(self, regions: npt.NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
@@ -132,7 +132,7 @@ class CohortTokens:
         self._verified[number] = True
 
     def _descriptor(self, slide: int) -> tuple[int, bool]:
-        """Give an open file, and whether it stays open."""
+        """Return an open file, and whether it stays open."""
         with self._lock:
             if slide in self._open:
                 return self._open[slide], True

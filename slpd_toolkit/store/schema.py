@@ -88,7 +88,7 @@ class TokenMeta:
         return not self.source or bool(json.loads(self.source).get("located", True))
 
     def to_attributes(self) -> dict[str, Any]:
-        """Give the HDF5 attributes."""
+        """Return the HDF5 attributes."""
         return {"schema": SCHEMA, "schema_version": VERSION, **asdict(self)}
 
     @classmethod

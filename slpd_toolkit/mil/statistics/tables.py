@@ -30,7 +30,7 @@ _PREDICTION_COLUMNS = ("model", "aggregator", "repeat", "fold", "slide_id", "pat
 
 
 def correction(evaluation: Evaluation) -> str:
-    """Say what p-values were adjusted for."""
+    """Describe what p-values were adjusted for."""
     count = len(evaluation.comparisons)
     return f"Holm over {count} comparison{'s' * (count != 1)}, each test by itself"
 
