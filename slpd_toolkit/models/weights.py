@@ -184,8 +184,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
         config = metadata.get("config")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
-    # Any value of a digest's length counts: damage to the key must not disable the check.
-    has_digest = any(len(text) == _SHA256_CHARACTERS for key, text in metadata.items() if key != "config")
+    # Damage to the key or the length of the digest must not disable the check: whatever is left of either counts.
+    has_digest = any(
+        _SHA256 in key or len(text) == _SHA256_CHARACTERS for key, text in metadata.items() if key != "config"
+    )
     if has_digest and metadata.get(_SHA256) != _digest(state, config or ""):
         raise ValueError("its tensors or its config do not match their checksum")
     return {"state_dict": state} | ({"config": json.loads(config)} if config else {})
