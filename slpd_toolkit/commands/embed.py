@@ -13,12 +13,12 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
-from slpd_toolkit.embedding.identity import CacheIdentity
-from slpd_toolkit.embedding.pipeline import STAGE, EmbeddingPipeline
-from slpd_toolkit.embedding.slide_job import QC_FOLDER
-from slpd_toolkit.embedding.tally import print_summary
 from slpd_toolkit.encoders.geometry import preferred_precision, with_geometry
 from slpd_toolkit.encoders.registry import make_encoder
+from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+from slpd_toolkit.ingest.embedding.pipeline import STAGE, EmbeddingPipeline
+from slpd_toolkit.ingest.embedding.slide_job import QC_FOLDER
+from slpd_toolkit.ingest.embedding.tally import print_summary
 from slpd_toolkit.report.qc import CONTACT_SHEET, draw_overlay, write_contact_sheet
 
 if TYPE_CHECKING:

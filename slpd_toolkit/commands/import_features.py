@@ -14,11 +14,11 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.foreign import format as formats
 from slpd_toolkit.foreign.detect import find
-from slpd_toolkit.importing.cohort import FeatureReader
-from slpd_toolkit.importing.importer import Importer
-from slpd_toolkit.importing.report import print_summary, write_report
-from slpd_toolkit.importing.targets import choose_targets
-from slpd_toolkit.importing.token_meta import cohort_meta
+from slpd_toolkit.ingest.importing.cohort import FeatureReader
+from slpd_toolkit.ingest.importing.importer import Importer
+from slpd_toolkit.ingest.importing.report import print_summary, write_report
+from slpd_toolkit.ingest.importing.targets import choose_targets
+from slpd_toolkit.ingest.importing.token_meta import cohort_meta
 from slpd_toolkit.store.token_file import require_same_run
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from slpd_toolkit.core.figures.pictures import COLOURS
 from slpd_toolkit.core.files import atomic_path, write_text
-from slpd_toolkit.figures.pictures import COLOURS
 from slpd_toolkit.report.pages import render
 
 if TYPE_CHECKING:

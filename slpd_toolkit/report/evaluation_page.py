@@ -10,11 +10,11 @@ import numpy as np
 
 from slpd_toolkit.config.mil_eval import AGGREGATORS, TASKS
 from slpd_toolkit.core import console
+from slpd_toolkit.core.figures.number_format import count
+from slpd_toolkit.core.figures.pictures import looks
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
-from slpd_toolkit.figures.number_format import count
-from slpd_toolkit.figures.pictures import looks
 from slpd_toolkit.mil.tasks.predictions import by_aggregator
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from slpd_toolkit.figures.pictures import Picture
+    from slpd_toolkit.core.figures.pictures import Picture
     from slpd_toolkit.mil.statistics.results import Evaluation, Representation
     from slpd_toolkit.report.thumbnails import WholeSlide
 

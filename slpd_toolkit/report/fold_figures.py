@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.figures.number_format import short
-from slpd_toolkit.figures.pictures import GREY, panels, picture
+from slpd_toolkit.core.figures.number_format import short
+from slpd_toolkit.core.figures.pictures import GREY, panels, picture
 from slpd_toolkit.mil.fold_values import mean_and_sd
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from slpd_toolkit.figures.pictures import Look, Picture
+    from slpd_toolkit.core.figures.pictures import Look, Picture
     from slpd_toolkit.mil.statistics.results import Result
     from slpd_toolkit.mil.tasks.task import Metric
 

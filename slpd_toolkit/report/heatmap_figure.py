@@ -11,9 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from slpd_toolkit.core.figures.fonts import FAMILY, frames_without_warning, use_fonts
+from slpd_toolkit.core.figures.number_format import short
 from slpd_toolkit.core.files import atomic_path
-from slpd_toolkit.figures.fonts import FAMILY, frames_without_warning, use_fonts
-from slpd_toolkit.figures.number_format import short
 from slpd_toolkit.report.overlays import COLOUR_MAP
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.figures.number_format import UNDEFINED, number
+from slpd_toolkit.core.figures.number_format import UNDEFINED, number
 from slpd_toolkit.mil.fold_values import mean_and_sd
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from PIL import Image
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import fingerprint
-from slpd_toolkit.embedding.readers import NICER, make_readers
+from slpd_toolkit.ingest.embedding.readers import NICER, make_readers
 from slpd_toolkit.slides import regions
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import (

@@ -18,7 +18,7 @@ from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.foreign.formats import trident as trident_format
-from slpd_toolkit.importing import importer
+from slpd_toolkit.ingest.importing import importer
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import read_csv, write_manifest
 from tests.foreign.factory import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slpd_toolkit.figures.pictures import COLOURS
+from slpd_toolkit.core.figures.pictures import COLOURS
 from slpd_toolkit.report.atlas import Prototype, SlidePage, map_squares, write_atlas, write_strip
 
 if TYPE_CHECKING:

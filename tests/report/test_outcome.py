@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slpd_toolkit.figures import number_format
+from slpd_toolkit.core.figures import number_format
 from slpd_toolkit.mil.cohort.audit import SharedVectors, SplitAudit
 from slpd_toolkit.mil.statistics.evaluation import Comparison
 from slpd_toolkit.mil.statistics.intervals import Interval

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.figures.number_format import number
+from slpd_toolkit.core.figures.number_format import number
 from slpd_toolkit.mil.tasks.predictions import mean_outputs, relative_ranks
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from slpd_toolkit.figures.number_format import number, short
-from slpd_toolkit.figures.pictures import GREY, panels
+from slpd_toolkit.core.figures.number_format import number, short
+from slpd_toolkit.core.figures.pictures import GREY, panels
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
 from slpd_toolkit.mil.tasks.metrics import expected_calibration_error, reliability
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from slpd_toolkit.figures.pictures import Look, Picture
+    from slpd_toolkit.core.figures.pictures import Look, Picture
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
     from slpd_toolkit.mil.tasks.kinds.classification import Classification
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.figures.pictures import Picture
+    from slpd_toolkit.core.figures.pictures import Picture
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from slpd_toolkit.figures.number_format import short
-from slpd_toolkit.figures.pictures import panels
+from slpd_toolkit.core.figures.number_format import short
+from slpd_toolkit.core.figures.pictures import panels
 from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, relative_ranks, risk_ranks
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from slpd_toolkit.figures.pictures import Picture
+    from slpd_toolkit.core.figures.pictures import Picture
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.kinds.survival import Survival
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from slpd_toolkit.config.mil_eval import MilEvalConfig
-    from slpd_toolkit.figures.pictures import Look
+    from slpd_toolkit.core.figures.pictures import Look
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.cases import Choice
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.config.mil_eval import MilEvalConfig
-    from slpd_toolkit.figures.pictures import Look
+    from slpd_toolkit.core.figures.pictures import Look
     from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 from matplotlib.font_manager import FontEntry, findfont, fontManager
 
-from slpd_toolkit.figures import fonts
-from slpd_toolkit.figures.fonts import FAMILY, families_of
+from slpd_toolkit.core.figures import fonts
+from slpd_toolkit.core.figures.fonts import FAMILY, families_of
 from slpd_toolkit.mil.tasks.class_figures import draw_confusion
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.report.evaluation_page import write_report
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from slpd_toolkit.figures.pictures import Picture
+    from slpd_toolkit.core.figures.pictures import Picture
 
 RARE, NOBODY_S = "\u1d81", "\U00012000"
 """What STIXGeneral has and DejaVu Sans has not, both of which come with matplotlib; and a cuneiform letter."""

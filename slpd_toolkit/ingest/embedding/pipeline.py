@@ -16,11 +16,11 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.core.readahead import read_ahead
-from slpd_toolkit.embedding.faulty import faulty_pixels, nothing_left
-from slpd_toolkit.embedding.readers import count_workers, make_readers
-from slpd_toolkit.embedding.slide_job import SlideOpener
-from slpd_toolkit.embedding.tally import Tally
 from slpd_toolkit.encoders.stream import encode_stream
+from slpd_toolkit.ingest.embedding.faulty import faulty_pixels, nothing_left
+from slpd_toolkit.ingest.embedding.readers import count_workers, make_readers
+from slpd_toolkit.ingest.embedding.slide_job import SlideOpener
+from slpd_toolkit.ingest.embedding.tally import EmbedTally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.failures import FailureLog
     from slpd_toolkit.core.manifest import SlideEntry
-    from slpd_toolkit.embedding.identity import CacheIdentity
-    from slpd_toolkit.embedding.slide_job import SlideJob
+    from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+    from slpd_toolkit.ingest.embedding.slide_job import SlideJob
     from slpd_toolkit.slides.plan import SlidePlan
 
     K = TypeVar("K")
@@ -77,7 +77,7 @@ class EmbeddingPipeline:
     ) -> None:
         self._identity, self._device, self._failures, self._draw = identity, device, failures, draw
         self._batch_size = identity.config.batch_size or (32 if device.type == "cpu" else 256)
-        self.tally = Tally()
+        self.tally = EmbedTally()
 
     def run(self, entries: list[SlideEntry]) -> None:
         """Embed slides; complete ones are skipped, failing ones are recorded, and the others continue."""

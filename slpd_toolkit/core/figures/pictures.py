@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from slpd_toolkit.figures.fonts import FAMILY, frames_without_warning, use_fonts
-from slpd_toolkit.figures.number_format import short
+from slpd_toolkit.core.figures.fonts import FAMILY, frames_without_warning, use_fonts
+from slpd_toolkit.core.figures.number_format import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -37,7 +37,7 @@ _COLUMNS = (
 
 
 @dataclass
-class Tally:
+class ImportTally:
     """What the run has done so far."""
 
     slides: int = 0
@@ -71,7 +71,7 @@ class Tally:
         self.rows[meta.slide_id] = _row(meta, len(placement))
 
 
-def print_summary(tally: Tally, failures: FailureLog, out: Path) -> None:
+def print_summary(tally: ImportTally, failures: FailureLog, out: Path) -> None:
     """Print what was done, how many patches have no place, and the files that list the details."""
     left_out = tally.patches - tally.placed
     console.facts(

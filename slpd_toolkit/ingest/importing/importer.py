@@ -12,9 +12,9 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder, remove_leftovers
 from slpd_toolkit.foreign.consensus import require_member
 from slpd_toolkit.foreign.regrid import place
-from slpd_toolkit.importing.report import Tally
-from slpd_toolkit.importing.targets import STAGE, require_name
-from slpd_toolkit.importing.token_meta import require_placed_alike, slide_meta
+from slpd_toolkit.ingest.importing.report import ImportTally
+from slpd_toolkit.ingest.importing.targets import STAGE, require_name
+from slpd_toolkit.ingest.importing.token_meta import require_placed_alike, slide_meta
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.writer import TokenWriter
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.foreign.consensus import Cohort
     from slpd_toolkit.foreign.features import SlideFeatures
     from slpd_toolkit.foreign.regrid import Placement
-    from slpd_toolkit.importing.cohort import FeatureReader
-    from slpd_toolkit.importing.targets import ImportTarget
+    from slpd_toolkit.ingest.importing.cohort import FeatureReader
+    from slpd_toolkit.ingest.importing.targets import ImportTarget
     from slpd_toolkit.store.schema import TokenMeta
 
 
@@ -46,7 +46,7 @@ class Importer:
         self._config, self._reader, self._cohort, self._shared = config, reader, cohort, shared
         make_folder(config.out)
         self.failures = FailureLog(config.out / FILENAME)
-        self.tally = Tally()
+        self.tally = ImportTally()
 
     def fail(self, failure: Failure) -> None:
         """Record a slide that cannot be imported."""

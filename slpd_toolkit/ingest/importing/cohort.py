@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.foreign.consensus import Cohort
     from slpd_toolkit.foreign.features import SlideFeatures
     from slpd_toolkit.foreign.format import Format
-    from slpd_toolkit.importing.targets import ImportTarget
+    from slpd_toolkit.ingest.importing.targets import ImportTarget
 
 _VOTERS = 9
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.core.manifest import SlideEntry
-    from slpd_toolkit.embedding.identity import CacheIdentity
+    from slpd_toolkit.ingest.embedding.identity import CacheIdentity
     from slpd_toolkit.slides.guarded_slide import SlideReaders
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.core.failures import FailureLog
-    from slpd_toolkit.embedding.slide_job import SlideJob
+    from slpd_toolkit.ingest.embedding.slide_job import SlideJob
 
 
 @dataclass
-class Tally:
+class EmbedTally:
     """What the run has done so far, and what it has planned."""
 
     slides: int = 0
@@ -55,7 +55,7 @@ class Tally:
         return self.patches_planned * (1 + max(0, unseen) / max(1, self.planned))
 
 
-def print_summary(tally: Tally, failures: FailureLog, out: Path, contact_sheet: Path | None) -> None:
+def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sheet: Path | None) -> None:
     """Print what was done, and which files list the failures and the pictures."""
     seconds = time.monotonic() - tally.started
     console.table(

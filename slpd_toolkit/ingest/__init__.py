@@ -1,0 +1,1 @@
+"""Filling a token cache: `embedding` from slides, `importing` from the feature files of other tools."""
