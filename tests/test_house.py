@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import grimp
@@ -103,3 +104,13 @@ def test_rooms_do_not_import_each_other_in_a_circle(package: str) -> None:
         for room in free:
             del left[room]
     assert left == {}, "these rooms import each other"
+
+
+def test_no_text_has_marks_of_an_unfinished_merge() -> None:
+    repository = PACKAGE.parent
+    folders = [repository / name for name in ("docs", "manifests", "stages", "benchmarks")]
+    texts = [*repository.glob("*.*"), *(path for folder in folders for path in folder.rglob("*"))]
+    texts = [path for path in texts if path.suffix in {".md", ".toml", ".csv"}]
+    marked = [path for path in texts if re.search(r"^(<<<<<<<|>>>>>>>) ", path.read_text("utf-8"), re.MULTILINE)]
+    assert texts
+    assert marked == []
