@@ -59,6 +59,8 @@ class PretrainSettings(TypedDict, total=False):
     recipe: StrPath | None
     out: StrPath
     init: StrPath | None
+    manifest: StrPath | None
+    where: StrPath | Sequence[StrPath]
     epochs: int
     batch_size: int
     accumulate: int
@@ -121,6 +123,7 @@ class MilEvalSettings(TypedDict, total=False):
     model: StrPath | Sequence[StrPath]
     out: StrPath
     slides_root: StrPath | None
+    where: StrPath | Sequence[StrPath]
     task: str
     target: str
     classes: StrPath | Sequence[StrPath]
@@ -161,6 +164,7 @@ class PrototypesSettings(TypedDict, total=False):
     out: StrPath | None
     manifest: StrPath | None
     slides_root: StrPath | None
+    where: StrPath | Sequence[StrPath]
     limit: int
     nearest: int
 
@@ -191,6 +195,8 @@ class ExportSettings(TypedDict, total=False):
     to: Literal["hipt", "safetensors", "trident", "anndata", "parquet"]
     model: str
     per: Literal["auto", "slide", "region"]
+    manifest: StrPath | None
+    where: StrPath | Sequence[StrPath]
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     workers: int

@@ -9,6 +9,7 @@ from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.representations.exports import embeddings, tokens, weights
 from slpd_toolkit.representations.exports.source import is_cache, open_cache
 from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.store.selection import select_slides
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.export import ExportConfig
@@ -31,7 +32,7 @@ def run(config: ExportConfig) -> int:
     if not of_cache:
         weights.write_weights(config.source, config.to, config.out)
         return 0
-    store = open_cache(config.source)
+    store = select_slides(open_cache(config.source), config.manifest, config.where)
     if not config.model:
         tokens.write_tokens(store, config.to, config.out, one_file_per_region=config.per == "region")
         return 0

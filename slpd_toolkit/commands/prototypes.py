@@ -10,6 +10,8 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.manifest import read_table
+from slpd_toolkit.core.row_filter import select_rows
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.report.atlas import write_atlas
 from slpd_toolkit.report.atlas_pages import STAGE, Atlas, print_prototypes
@@ -42,7 +44,11 @@ def run(config: PrototypesConfig) -> int:
         )
     file = PrototypeFile.read(path)
     sizes = np.bincount(file.region_row[file.region_row >= 0], minlength=len(file.slide_ids))
-    shown = np.argsort(-sizes, kind="stable")[: config.limit or None]
+    order = np.argsort(-sizes, kind="stable")
+    if config.manifest and config.where:
+        rows = select_rows(read_table(config.manifest), config.where, config.manifest)
+        order = order[np.isin(file.slide_ids[order].astype(str), rows["slide_id"].tolist())]
+    shown = order[: config.limit or None]
     print_prototypes(file, sizes, shown)
     folder = config.out or config.run / "atlas"
     failures = FailureLog(folder / FILENAME)

@@ -1,6 +1,10 @@
 """Validation of configuration values."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.row_filter import parse_condition
 
 
 def require(condition: bool, flag: str, got: object, allowed: str, hint: str = "") -> None:  # noqa: FBT001
@@ -12,6 +16,15 @@ def require(condition: bool, flag: str, got: object, allowed: str, hint: str = "
 def require_at_least(least: float, name: str, got: float) -> None:
     """Raise a `UsageError` unless the attribute `name` is a finite number of at least `least`."""
     require(least <= got < float("inf"), flag(name), got, f"at least {least}")
+
+
+def require_manifest(where: Sequence[str], manifest: Path | None) -> None:
+    """Raise a `UsageError` unless the conditions of `--where` can be parsed and have a manifest to select from."""
+    for text in where:
+        parse_condition(text)
+    require(
+        not where or manifest is not None, "--where", ", ".join(where), "only with --manifest", "Add --manifest CSV."
+    )
 
 
 def flag(name: str) -> str:

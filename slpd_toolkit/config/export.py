@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import require, require_at_least
+from slpd_toolkit.config.checks import require, require_at_least, require_manifest
 from slpd_toolkit.core.precision import Precision
 
 _OF_EMBEDDINGS = ("trident", "anndata", "parquet")
@@ -38,6 +38,13 @@ class ExportConfig:
     """One token file (`hipt`) or one row of embeddings (`anndata`, `parquet`) per slide or per region. A slide's
     embedding is the mean of its region embeddings. `auto`: region for `anndata`, otherwise slide."""
 
+    manifest: Path | None = None
+    """Cohort CSV. With it, only the slides that it lists are exported."""
+
+    where: tuple[str, ...] = ()
+    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    `split!=test`. Repeat the option to require several conditions."""
+
     precision: Precision = "auto"
     """Precision of the model. `auto`: bf16 if the device supports it natively, otherwise fp32."""
 
@@ -49,6 +56,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
+        require_manifest(self.where, self.manifest)
         require_at_least(1, "workers", self.workers)
         require(
             bool(self.model) or self.to not in {"anndata", "parquet"},

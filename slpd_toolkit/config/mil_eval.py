@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import flag, require, require_at_least
+from slpd_toolkit.config.checks import flag, require, require_at_least, require_manifest
 from slpd_toolkit.config.choices import chosen_from
 from slpd_toolkit.core.precision import Precision
 from slpd_toolkit.core.registry import Registry
@@ -39,6 +39,10 @@ class MilEvalConfig:
 
     slides_root: Path | None = None
     """Base folder of relative slide paths. Default: the manifest's folder."""
+
+    where: tuple[str, ...] = ()
+    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    `split!=test`. Repeat the option to require several conditions."""
 
     # -- Target --
     task: str = chosen_from(TASKS, default="auto")
@@ -149,6 +153,7 @@ class MilEvalConfig:
     def __post_init__(self) -> None:
         """Check the values and their combinations before any work starts."""
         require(bool(self.model), "--model", "none", "one or more, such as runs/a, mean-tokens or a table")
+        require_manifest(self.where, self.manifest)
         for name in self.aggregator:
             AGGREGATORS.require(name)
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS.names()))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slpd_toolkit.config.checks import require, require_at_least
+from slpd_toolkit.config.checks import require, require_at_least, require_manifest
 from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
 from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
@@ -28,6 +28,14 @@ class PretrainConfig:
 
     init: Path | None = None
     """Initial weights: HIPT's vit4k_xs_dino.pth, a published SLPD checkpoint, or a region_vit.pt."""
+
+    # -- Slides --
+    manifest: Path | None = None
+    """Cohort CSV. With it, only the slides that it lists are used for training."""
+
+    where: tuple[str, ...] = ()
+    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    `split!=test`. Repeat the option to require several conditions."""
 
     # -- Length and batches --
     epochs: int = 100
@@ -86,6 +94,7 @@ class PretrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "workers", "log_every"):
             require_at_least(1, name, getattr(self, name))
         require_at_least(0, "save_every_min", self.save_every_min)
+        require_manifest(self.where, self.manifest)
         require(0 <= self.seed < 2**31, "--seed", self.seed, "0 to 2147483647")  # faiss takes 31 bits
         require(
             self.batch_size % self.accumulate == 0,

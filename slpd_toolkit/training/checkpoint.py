@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from slpd_toolkit.objectives.slpd import Slpd
     from slpd_toolkit.store.token_file import TokenStore
 
-MAY_CHANGE = frozenset({"cache", "out", "init", "device", "workers", "log_every", "save_every_min", "tensorboard"})
-"""Settings that may differ when a run is resumed, because they do not affect its results."""
+MAY_CHANGE = frozenset(
+    {"cache", "out", "init", "manifest", "where", "device", "workers", "log_every", "save_every_min", "tensorboard"}
+)
+"""Settings that may differ when a run is resumed, because they do not affect its results. The slides that `manifest`
+and `where` select must be the same: see `describe_cohort`."""
 
 _SUMS_0_1 = ("loss", "dino", "intra", "inter", "target_entropy", "centre_norm", "gradient_norm")
 

@@ -14,6 +14,7 @@ from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.checkpoint import load_checkpoint
@@ -103,7 +104,7 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     """
     device = processes.device
     precision = compute.resolve_precision(config.precision, device)
-    store = TokenStore.open(config.cache)
+    store = select_slides(TokenStore.open(config.cache), config.manifest, config.where)
     _check_cohort(config, store)
     plan = make_plan(config, int(store.lengths.sum()), processes)
     slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)

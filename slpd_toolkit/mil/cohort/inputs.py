@@ -10,6 +10,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.manifest import check_ids, read_table, summarise
+from slpd_toolkit.core.row_filter import select_rows
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kind import split_kind
@@ -39,7 +40,7 @@ class Inputs:
     split_cells: Mapping[str, StrArray]
     """(N,) cells of each column that the split kind uses."""
     patient_of: Mapping[str, str]
-    """Patient of every slide in the manifest, including those that are left out."""
+    """Patient of every slide in the manifest, including those that are left out or not selected."""
     notes: tuple[str, ...]
     """Notes on what was left out or assumed."""
 
@@ -75,6 +76,11 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     _require_columns(table, columns, config)
     table = table.set_index("slide_id", drop=False).sort_index()
     patients = _patients(table)
+    patient_of = dict(zip(table.index, patients, strict=True))
+    chosen_rows = select_rows(table, config.where, config.manifest)
+    left_out = set(table.index) - set(chosen_rows.index)
+    embedded = {source: set(slides) - left_out for source, slides in embedded.items()}
+    table, patients = chosen_rows, patients.loc[chosen_rows.index]
     problems, notes = Problems(), []
     if _PATIENT not in table:
         notes.append("The manifest has no column patient_id: every slide counts as a separate patient.")
@@ -96,7 +102,6 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     problems.raise_any()
     notes += task.assumptions(config)
     split_cells = {name: chosen[name].to_numpy(np.str_) for name in split_kind(config.kind_of_split).columns(config)}
-    patient_of = dict(zip(table.index, patients, strict=True))
     return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes))
 
 
