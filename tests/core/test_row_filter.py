@@ -39,8 +39,8 @@ def test_rows_that_meet_all_conditions(where: tuple[str, ...], wanted: str) -> N
         ("split", "--where: got 'split', allowed: COLUMN=VALUE"),
         ("=train", "--where: got '=train', allowed: COLUMN=VALUE"),
         ("splits=train", r"has no column splits \(did you mean split\?\)"),
-        ("split=trian", "no row of m.csv has the split 'trian'"),
-        ("split!=tset", "no row of m.csv has the split 'tset'"),
+        ("split=trian", r"no row of m\.csv has the split 'trian'"),
+        ("split!=tset", r"no row of m\.csv has the split 'tset'"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(where: str, message: str) -> None:
@@ -49,5 +49,5 @@ def test_conditions_that_do_not_fit_are_refused(where: str, message: str) -> Non
 
 
 def test_no_row_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no row of m.csv meets all conditions"):
+    with pytest.raises(UsageError, match=r"no row of m\.csv meets all conditions"):
         select_rows(TABLE, ("split=val", "site=A2"), MANIFEST)

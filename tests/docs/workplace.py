@@ -77,6 +77,7 @@ def manifest_rows() -> list[dict[str, str]]:
     for row in rows:
         number = patients.index(row["patient_id"])
         row |= {"grade": f"G{1 + number % 3}", "time": str(5 + number), "event": str(number % 2)}
+        row["split"] = "test" if number % 4 == 3 else "train"
     return rows
 
 

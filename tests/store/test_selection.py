@@ -50,7 +50,9 @@ def test_training_on_a_part_equals_training_on_a_cache_of_that_part(
     assert "1 of 5 selected slides are not in the cache: never" in " ".join(capsys.readouterr().err.split())
     assert pretrain.run(tiny(alone, tmp_path / "whole", **changes)) == 0
     assert_same_run(selected.out, tmp_path / "whole")
-    assert [row["slide_id"] for row in read_csv(selected.out / "slides.csv")] == [path.stem for path in sorted(alone.glob("*.h5"))]
+    assert [row["slide_id"] for row in read_csv(selected.out / "slides.csv")] == [
+        path.stem for path in sorted(alone.glob("*.h5"))
+    ]
     with pytest.raises(UsageError, match="contains a run with other settings: cohort"):
         pretrain.run(tiny(cache, selected.out, **changes))
     assert pretrain.run(tiny(alone, selected.out, **changes)) == 0  # the same slides, named in another way
