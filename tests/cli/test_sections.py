@@ -74,7 +74,7 @@ def test_options_stand_in_sections_in_their_order() -> None:
     known = settings_of(PretrainConfig)
     found = list(dict.fromkeys(setting.section for setting in known.values()))
     assert titles == ["Arguments", "Options", *found[1:]]
-    assert found[:2] == ["", "Length and batches"]
+    assert found[:2] == ["", "Slides"]
     assert tuple(known[name].section for name in ("out", "epochs", "local_side")) == ("", "Length and batches", "Views")
 
 
