@@ -41,6 +41,7 @@ from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
 from slpd_toolkit.core.files import write_text
+from slpd_toolkit.core.vectors import kmeans
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
@@ -51,7 +52,7 @@ from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
-from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets, kmeans
+from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics

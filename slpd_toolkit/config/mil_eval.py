@@ -12,6 +12,7 @@ from slpd_toolkit.core.registry import Registry
 TASKS = Registry("slpd_toolkit.mil.tasks.kinds", "--task")
 SPLIT_KINDS = Registry("slpd_toolkit.mil.cohort.split_kinds", "--split-kind")
 AGGREGATORS = Registry("slpd_toolkit.mil.heads.aggregators", "--aggregator")
+DESCRIPTORS = Registry("slpd_toolkit.mil.descriptors.kinds", "descriptor")
 _FOLDS = 5
 _REPEATS_OF_CHEAP_HEADS = 5
 
@@ -32,7 +33,8 @@ class MilEvalConfig:
     model: tuple[str, ...]
     """Representation to evaluate, `[name=]source`; repeat to compare several. Source: a run folder of `slpd pretrain`,
     a region_vit.pt or HIPT checkpoint, a table of slide vectors (.csv, .npz, .parquet), `mean-tokens`, or
-    `untrained`."""
+    `untrained`. `source#descriptor` describes each slide instead of using its regions, such as
+    runs/slpd#prototypes or runs/slpd#histogram:32 (32 prototypes); what is fitted is fitted in each fold."""
 
     out: Path
     """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml and figures/."""

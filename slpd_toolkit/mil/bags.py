@@ -36,6 +36,8 @@ class Bags:
     """(M, D) region embeddings, slide after slide."""
     offsets: IntArray
     """(S + 1,) slide i owns the rows from offsets[i] up to offsets[i + 1]."""
+    weights: NDArray[np.float32] | None = None
+    """(M,) weight of each row within its slide, for sets of prototypes; they sum to 1 per slide. None: equal."""
 
     @classmethod
     def pack(cls, bag_of_slide: Mapping[str, NDArray[np.floating]]) -> Bags:
@@ -85,8 +87,11 @@ class Bags:
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
 
     def mean(self) -> NDArray[np.float32]:
-        """(S, D) mean embedding of each slide."""
+        """(S, D) mean embedding of each slide, weighted if there are weights."""
         bags = np.split(self.features, self.offsets[1:-1])
+        if self.weights is not None:
+            shares = np.split(self.weights.astype(np.float64), self.offsets[1:-1])
+            return np.stack([share @ bag for share, bag in zip(shares, bags, strict=True)]).astype(np.float32)
         return np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32)
 
     def scaler(self, index: IntArray) -> Scaler:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.vectors import kmeans, one_faiss_thread
 from slpd_toolkit.objectives.matching import corresponding, nearest_slides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -141,7 +140,7 @@ def build_bank(
     prototypes = np.empty((len(slides), k, vectors.shape[1]), dtype=np.float32)
     row = np.full(len(vectors), -1)
     cluster = np.full(len(vectors), -1)
-    with _one_faiss_thread():
+    with one_faiss_thread():
         for i, regions in enumerate(members):
             before_each()
             centroids, assigned = kmeans(features[regions], k, seed=seed)
@@ -159,36 +158,6 @@ def build_bank(
         similarity=near.similarity,
         counterpart=corresponding(unit, near, config.correspondence),
     )
-
-
-def kmeans(
-    vectors: NDArray[np.float32], k: int, *, seed: int = 0, iterations: int = 10, restarts: int = 5
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Run Lloyd's k-means (faiss) on all vectors, and return the best of several restarts.
-
-    Args:
-        vectors: (n, d) with n >= k.
-        k: Number of clusters.
-        seed: Seed of the restarts.
-        iterations: Lloyd iterations per restart.
-        restarts: Number of restarts.
-
-    Returns:
-        The centroids, (k, d), and the nearest centroid of every vector, (n,).
-    """
-    run = faiss.Kmeans(
-        vectors.shape[1],
-        k,
-        niter=iterations,
-        nredo=restarts,
-        seed=seed,
-        min_points_per_centroid=1,  # slides are small: below 39 faiss warns on standard error (above 256 it samples)
-        max_points_per_centroid=len(vectors),
-    )
-    run.train(np.ascontiguousarray(vectors))
-    _, assigned = run.assign(np.ascontiguousarray(vectors))
-    assert run.centroids is not None  # trained
-    return run.centroids, assigned.astype(np.int64)
 
 
 def _eligible(
@@ -215,14 +184,3 @@ def _mean_members(
         nearest = np.square(features - centroid).sum(1).argmin()
         means[j] = vectors[inside].mean(0) if inside.any() else vectors[nearest]
     return means
-
-
-@contextmanager
-def _one_faiss_thread() -> Iterator[None]:
-    """Limit faiss to one thread: slides are so small that starting threads takes 100 times as long as clustering."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

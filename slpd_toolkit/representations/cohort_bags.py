@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
-from slpd_toolkit.representations.models import Cache
+from slpd_toolkit.representations.models import Cache, DescribedModel
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 
@@ -57,12 +58,22 @@ def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, S
 
 
 def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
-    """Embed the slides with every model."""
+    """Represent the slides with every model; models that share their regions embed them once."""
     files = {} if cache is None else cache.files
     regions = sum(len(files[slide]) for slide in slides if slide in files)
-    total = regions * sum(model.of_cache for model in models)
+    origins = {(origin.source, origin.digest): origin for origin in map(_regions_of, models)}
+    total = regions * sum(origin.of_cache for origin in origins.values())
     with console.progress("embed", total=total, unit="regions", shown=total > 0) as bar:
-        return tuple(model.represent(slides, bar) for model in models)
+        made = {key: origin.represent(slides, bar) for key, origin in origins.items()}
+    found = [made[origin.source, origin.digest] for origin in map(_regions_of, models)]
+    return tuple(
+        model.describe(each) if isinstance(model, DescribedModel) else replace(each, name=model.name)
+        for model, each in zip(models, found, strict=True)
+    )
+
+
+def _regions_of(model: Model) -> Model:
+    return model.regions if isinstance(model, DescribedModel) else model
 
 
 def provenance(manifest: Path, models: Sequence[Model], cache: Cache | None, device: torch.device) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.core.console import Progress
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.store.cohort_tokens import CohortTokens
     from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _KEEP_EVERY_S = 60.0
+_NO_SLIDES = np.empty(0, np.int64)
 
 
 class Model(Protocol):
@@ -161,6 +163,49 @@ class RegionModel:
             bag = torch.cat([next(made).float().cpu() for _ in parts[slide]]).numpy()
             bar.advance(len(bag), self.name)
             yield slide, bag
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedModel:
+    """Descriptors of slides, computed from the regions of another model."""
+
+    name: str
+    regions: RegionModel
+    descriptor: ChosenDescriptor
+    of_cache: bool = True
+
+    @property
+    def source(self) -> str:
+        """Description of its origin."""
+        chosen = self.descriptor
+        clusters = f", {chosen.clusters} prototypes" if chosen.clusters else ""
+        fitted = ", fitted in each fold" if chosen.load().is_fitted else ""
+        return f"{self.regions.source}: {chosen.name}{clusters}{fitted}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model of regions."""
+        return self.regions.digest
+
+    @property
+    def slides(self) -> Collection[str]:
+        """IDs of the slides in the cache that have regions."""
+        return self.regions.slides
+
+    def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
+        """See `Model.represent`."""
+        return self.describe(self.regions.represent(slides, bar))
+
+    def describe(self, regions: Representation) -> Representation:
+        """Describe every slide, or leave that to each fold if the descriptor is fitted.
+
+        Args:
+            regions: Result of `regions.represent`.
+        """
+        named = replace(regions, name=self.name, source=self.source, places=None)
+        if self.descriptor.load().is_fitted:
+            return replace(named, descriptor=self.descriptor)
+        return replace(named, bags=self.descriptor.apply(regions.bags, _NO_SLIDES))
 
 
 class _Keeper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
-from slpd_toolkit.representations.models import RegionModel, VectorTable
+from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_tables import read_vectors
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -80,6 +80,7 @@ def open_models(
         )
     problems = Problems()
     models: list[Model] = []
+    opened: dict[tuple[Kind, Path | None], RegionModel] = {}
     trained: RegionViT | None = None
     for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it uses the others' shape
         with problems.gathered():
@@ -87,20 +88,28 @@ def open_models(
                 models.append(_open_table(source, no_features))
                 continue
             assert cache is not None
-            if source.kind is Kind.MEAN_TOKENS:
-                models.append(
-                    RegionModel(
-                        source.name, source.kind.value, "", cache, _mean_tokens(cache.store), pretraining_known=True
-                    )
-                )
-            elif source.kind is Kind.UNTRAINED:
-                models.append(_untrained(source, cache, trained, options))
-            else:
-                model, trained = _open_region_vit(source, cache, options)
-                models.append(model)
+            origin = (source.kind, source.path)
+            if origin not in opened:  # several descriptors of one model embed its regions once
+                opened[origin], network = _open_regions(source, cache, trained, options)
+                trained = network or trained
+            regions = replace(opened[origin], name=source.name)
+            described = source.descriptor and DescribedModel(source.name, opened[origin], source.descriptor)
+            models.append(described or regions)
     problems.raise_any()
     place = {source.name: index for index, source in enumerate(sources)}
     return sorted(models, key=lambda model: place[model.name])
+
+
+def _open_regions(
+    source: Source, cache: Cache, trained: RegionViT | None, options: InferenceOptions
+) -> tuple[RegionModel, RegionViT | None]:
+    """Open a model of regions; also return its network if it is a trained one."""
+    if source.kind is Kind.UNTRAINED:
+        return _untrained(source, cache, trained, options), None
+    if source.kind is Kind.REGION_VIT:
+        return _open_region_vit(source, cache, options)
+    embed = _mean_tokens(cache.store)
+    return RegionModel(source.name, source.kind.value, "", cache, embed, pretraining_known=True), None
 
 
 def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) -> RegionModel:

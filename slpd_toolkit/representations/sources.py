@@ -1,16 +1,18 @@
-"""Parsing of `--model [name=]source`, before anything is read."""
+"""Parsing of `--model [name=]source[#descriptor[:clusters]]`, before anything is read."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.config.mil_eval import DESCRIPTORS
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.models.region_vit import REGION_VIT
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
 _MEAN_TOKENS, _UNTRAINED = "mean-tokens", "untrained"
 TABLE_SUFFIXES = (".csv", ".npz", ".parquet")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+MOST_CLUSTERS = 1024
 
 
 class Kind(Enum):
@@ -40,6 +43,8 @@ class Source:
     kind: Kind
     path: Path | None = None
     """The file, if there is one."""
+    descriptor: ChosenDescriptor | None = None
+    """How the regions of a slide are described; None for the regions themselves."""
 
     @property
     def needs_tokens(self) -> bool:
@@ -51,11 +56,12 @@ def parse_sources(models: Sequence[str]) -> list[Source]:
     """Parse the values of `--model`.
 
     Args:
-        models: `[name=]source`; the default name is that of the run folder, or the file name without suffix.
+        models: `[name=]source[#descriptor[:clusters]]`; the default name is that of the run folder, or the file name
+            without suffix, with `-descriptor` appended.
 
     Raises:
-        UsageError: A path does not exist, a folder is not a run folder, or a name is used twice or contains invalid
-            characters. All problems are reported together.
+        UsageError: A path does not exist, a folder is not a run folder, a descriptor is unknown or is applied to slide
+            vectors, or a name is used twice or contains invalid characters. All problems are reported together.
     """
     problems, sources = Problems(), []
     for model in models:
@@ -77,9 +83,39 @@ def parse_sources(models: Sequence[str]) -> list[Source]:
 def _parse(model: str) -> Source:
     match = None if Path(model).exists() else _NAMED.fullmatch(model)
     name, text = (match[1], match[2]) if match else ("", model)
+    source, sign, described = text.rpartition("#")
+    if Path(text).exists() or not sign:
+        return _parse_source(name, text)
+    descriptor = parse_descriptor(described)
+    found = _parse_source(name, source, added=f"-{descriptor.name}")
+    if not found.needs_tokens:
+        raise UsageError(
+            f"--model: {source} has one vector per slide, which #{described} cannot describe: it needs regions.",
+            hint=f"Use {source}, or a run folder, a region_vit.pt or mean-tokens with #{described}.",
+        )
+    return replace(found, descriptor=descriptor)
+
+
+def parse_descriptor(text: str) -> ChosenDescriptor:
+    """Parse `descriptor` or `descriptor:clusters`.
+
+    Raises:
+        UsageError: The descriptor is unknown, or the number of clusters is not a number from 1 up or is not used.
+    """
+    name, sign, clusters = text.partition(":")
+    DESCRIPTORS.require(name)
+    default = ChosenDescriptor(name).load().clusters
+    if sign and not default:
+        raise UsageError(f"descriptor: got {text}, allowed: {name}, which has no clusters.")
+    if sign and not (clusters.isdecimal() and 1 <= int(clusters) <= MOST_CLUSTERS):
+        raise UsageError(f"descriptor: got {text}, allowed: {name}:1 to {name}:{MOST_CLUSTERS}.")
+    return ChosenDescriptor(name, int(clusters) if sign else default)
+
+
+def _parse_source(name: str, text: str, *, added: str = "") -> Source:
     for kind, keyword in ((Kind.MEAN_TOKENS, _MEAN_TOKENS), (Kind.UNTRAINED, _UNTRAINED)):
         if text == keyword:
-            return Source(name or keyword, kind)
+            return Source(name or f"{keyword}{added}", kind)
     path = Path(text)
     if path.is_dir():
         path /= REGION_VIT
@@ -100,7 +136,7 @@ def _parse(model: str) -> Source:
             f"--model: {text} has an unknown file type.",
             hint=f"Weights: {', '.join(_WEIGHT_SUFFIXES)}; slide vectors: {', '.join(TABLE_SUFFIXES)}.",
         )
-    name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem)
+    name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem) + added
     if not is_safe_name(name):
         raise UsageError(
             f"--model: {name!r} is not a valid name.",

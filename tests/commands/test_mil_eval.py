@@ -671,3 +671,13 @@ def workers_of(session: int) -> list[str]:
         ["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True, check=False
     ).stdout.splitlines()
     return [line for line in shown if "loky" in line and not line.startswith("Z")]
+
+
+def test_descriptors_of_a_model_are_evaluated_beside_it(separable: Planted, tmp_path: Path) -> None:
+    models = ("mean-tokens", "mean-tokens#histogram:4", "protos=mean-tokens#prototypes:2", "mean-tokens#mixture:2")
+    found = separable.evaluate(tmp_path / "out", model=models, aggregator=("knn",))
+    names = ["mean-tokens", "mean-tokens-histogram", "protos", "mean-tokens-mixture"]
+    assert [each["name"] for each in found["representations"]] == names
+    assert min(headline(found, "knn", name)["mean"] for name in names) > 0.9
+    assert found["representations"][1]["source"].endswith(": histogram, 4 prototypes, fitted in each fold")
+    assert found["representations"][2]["vectors"] <= 2 * 24

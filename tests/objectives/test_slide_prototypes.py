@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from slpd_toolkit.config.objective import SlidePrototypesConfig
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, build_bank, kmeans
+from slpd_toolkit.core.vectors import kmeans
+from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, build_bank
 
 K, D, MIN_REGIONS, R = 3, 8, 6, 2
 REGIONS_PER_SLIDE = (9, 4, 7, 12, 5, 6, 8)  # slides 1 and 4 have too few

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.sources import Kind, Source, parse_sources
 
 if TYPE_CHECKING:
@@ -69,3 +70,40 @@ def test_a_file_whose_name_looks_like_a_name_and_a_source_is_itself(files: Path)
     with pytest.raises(UsageError, match="'a=b' is not a valid name"):
         parse_sources(["a=b.npz"])
     assert parse_sources(["c=titan.csv"]) == [Source("c", Kind.TABLE, parse_sources(["titan.csv"])[0].path)]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "descriptor"),
+    [
+        ("runs/slpd#prototypes", "slpd-prototypes", ChosenDescriptor("prototypes", 4)),
+        ("runs/slpd#histogram:32", "slpd-histogram", ChosenDescriptor("histogram", 32)),
+        ("h=mean-tokens#mean-sd", "h", ChosenDescriptor("mean-sd", 0)),
+        ("mean-tokens#mixture", "mean-tokens-mixture", ChosenDescriptor("mixture", 16)),
+    ],
+)
+def test_a_descriptor_is_named_after_a_number_sign(
+    files: Path, model: str, name: str, descriptor: ChosenDescriptor
+) -> None:
+    (source,) = parse_sources([model])
+    assert (source.name, source.descriptor) == (name, descriptor)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("runs/slpd#histgram", "descriptor: got histgram, allowed: histogram, .*Did you mean histogram"),
+        ("runs/slpd#mean:4", "descriptor: got mean:4, allowed: mean, which has no clusters"),
+        ("runs/slpd#histogram:0", "got histogram:0, allowed: histogram:1 to histogram:1024"),
+        ("runs/slpd#histogram:x", "got histogram:x, allowed"),
+        ("titan.csv#histogram", r"titan\.csv has one vector per slide, which #histogram cannot describe"),
+        ("runs/slpd#", "descriptor: got , allowed: histogram"),
+    ],
+)
+def test_wrong_descriptors_are_told(files: Path, model: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_sources([model])
+
+
+def test_a_file_whose_name_has_a_number_sign_is_itself(files: Path) -> None:
+    (files / "t#1.csv").touch()
+    assert parse_sources(["t=t#1.csv"])[0].descriptor is None

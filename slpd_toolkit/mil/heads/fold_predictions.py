@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.mil.heads.training import Check, HeadTraining
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.task import Task
@@ -43,7 +44,15 @@ class FoldPrediction:
 
 
 def run_folds(
-    bags: Bags, task: Task, splits: Sequence[Split], aggregator: str, *, training: HeadTraining, seed: int, jobs: int
+    bags: Bags,
+    task: Task,
+    splits: Sequence[Split],
+    aggregator: str,
+    *,
+    descriptor: ChosenDescriptor | None = None,
+    training: HeadTraining,
+    seed: int,
+    jobs: int,
 ) -> Iterator[FoldPrediction]:
     """Train and apply a head for each split, in parallel single-threaded processes.
 
@@ -54,6 +63,7 @@ def run_folds(
         task: Prediction task.
         splits: Train, val and test slides.
         aggregator: Name of a file in `aggregators/`.
+        descriptor: Applied to the bags before the head, fitted on the training slides of each split.
         training: Training settings of networks.
         seed: Together with the split's repeat and fold, the seed of weights, dropout and order. It is the same for
             every representation, so that comparisons are paired.
@@ -73,7 +83,7 @@ def run_folds(
     for objective in objectives:
         head.check(objective)
     calls = [
-        (aggregator, bags, objective, each, training, _seeds(seed, split))
+        (aggregator, bags, descriptor, objective, each, training, _seeds(seed, split))
         for split, each, objective in zip(splits, rows, objectives, strict=True)
     ]
     made = (
@@ -117,12 +127,15 @@ def check_heads(task: Task, slides: Sequence[str], splits: Sequence[Split], aggr
 def _train_and_predict(
     aggregator: str,
     bags: Bags,
+    descriptor: ChosenDescriptor | None,
     objective: Objective,
     rows: PartRows,
     training: HeadTraining,
     seeds: tuple[int, int],
 ) -> HeadResult:
-    """Run one head on one split; worker processes import the head by name."""
+    """Run one head on one split; worker processes import the head and the descriptor by name."""
+    if descriptor is not None:
+        bags = descriptor.apply(bags, rows.train, seeds[0])
     return load_head(aggregator).train_and_predict(bags, objective, rows, training, seeds)
 
 

@@ -70,7 +70,14 @@ def evaluate_models(
             for aggregator, chosen in splits_of.items():
                 folds = []
                 for fold in run_folds(
-                    representation.bags, task, chosen, aggregator, training=training, seed=seed, jobs=jobs
+                    representation.bags,
+                    task,
+                    chosen,
+                    aggregator,
+                    descriptor=representation.descriptor,
+                    training=training,
+                    seed=seed,
+                    jobs=jobs,
                 ):
                     folds.append(fold)
                     bar.advance(1, f"{representation.name}, {aggregator}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
@@ -46,6 +47,8 @@ class Representation:
     """Slides that its pretraining saw, as far as is known."""
     pretraining_known: bool = False
     """Whether `pretrained` was read from a run folder; else nothing is known of the pretraining."""
+    descriptor: ChosenDescriptor | None = None
+    """Applied to the bags in each fold, fitted on its training slides."""
 
 
 @dataclass(frozen=True, eq=False)

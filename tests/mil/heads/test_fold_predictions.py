@@ -11,6 +11,7 @@ from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction, run_folds
 from slpd_toolkit.mil.heads.head import load_head
 from slpd_toolkit.mil.heads.training import HeadTraining
@@ -173,3 +174,27 @@ def test_what_marks_the_patient_leaks_through_splits_of_slides_and_not_through_o
     slides_alone = Cohort(cohort.slides, cohort.slides, cohort.strata)
     assert mean_auc(aggregator, cohort, slides_alone, bags, folds=6) > 0.95
     assert 0.25 < mean_auc(aggregator, cohort, cohort, bags, folds=6) < 0.75
+
+
+@pytest.mark.parametrize("name", ["histogram", "mixture", "transport"])
+def test_a_descriptor_is_fitted_on_the_training_slides_of_each_fold(name: str) -> None:
+    """Other test slides may be anything: predictions for the rest stay the same."""
+    descriptor = ChosenDescriptor(name, 3)
+
+    def predictions(of: Bags) -> FoldPrediction:
+        (fold,) = run_folds(of, TASK, SPLITS[:1], "probe", descriptor=descriptor, training=SHORT, seed=0, jobs=1)
+        return fold
+
+    before = predictions(BAGS)
+    features = BAGS.features.copy()
+    features[BAGS.regions_of(before.rows[:1])] = 1e3
+    after = predictions(dataclasses.replace(BAGS, features=features))
+    np.testing.assert_array_equal(after.outputs[1:], before.outputs[1:])
+    assert not np.array_equal(after.outputs[0], before.outputs[0])
+
+
+def test_a_probe_on_the_histogram_is_the_prototype_histogram() -> None:
+    (described,) = run_folds(
+        BAGS, TASK, SPLITS[:1], "probe", descriptor=ChosenDescriptor("histogram"), training=SHORT, seed=3, jobs=1
+    )
+    np.testing.assert_array_equal(described.outputs, run("prototype-histogram", splits=SPLITS[:1])[0].outputs)

@@ -1,0 +1,110 @@
+"""Base class of descriptors, and their application to bags."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from slpd_toolkit.config.mil_eval import DESCRIPTORS
+from slpd_toolkit.mil.bags import Bags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from slpd_toolkit.mil.arrays import IntArray
+
+PART = 8192
+"""Regions of a slide that are processed at a time, so that temporary arrays do not grow with the slide."""
+
+
+class Described(NamedTuple):
+    """A slide or patient: one vector, or a set of weighted vectors."""
+
+    vectors: NDArray[np.float32]
+    """(k, E); k is 1 unless the descriptor is a set."""
+    weights: NDArray[np.float32]
+    """(k,) weights that sum to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A descriptor whose cohort-level parameters are known."""
+
+    describe: Callable[[NDArray[np.float32]], Described]
+    """(n, D) regions of a slide or patient, n >= 1 -> its descriptor. Deterministic."""
+    parameters: Mapping[str, NDArray[np.float32]]
+    """What was fitted, by name; empty for descriptors that are not fitted."""
+
+
+class Descriptor(ABC):
+    """Maps any number of regions to a vector of fixed length, or to a set of at most K vectors."""
+
+    is_fitted: ClassVar[bool]
+    """Whether it has cohort-level parameters. They are fitted on training slides only."""
+    is_set: ClassVar[bool] = False
+    """Whether it is a set of weighted vectors."""
+    clusters: ClassVar[int] = 0
+    """Default number of prototypes K; 0 if the descriptor has none."""
+
+    @abstractmethod
+    def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:
+        """Fit the cohort-level parameters.
+
+        Args:
+            bags: Bags of regions.
+            train: Positions of the slides to fit on; no others are used.
+            clusters: Number of prototypes K.
+            seed: Random seed.
+        """
+
+
+@dataclass(frozen=True)
+class ChosenDescriptor:
+    """A descriptor by name, with its number of prototypes. Small and picklable: worker processes import it by name."""
+
+    name: str
+    """File in `kinds/`."""
+    clusters: int = 0
+    """Number of prototypes K. 0: the descriptor's default."""
+
+    def load(self) -> Descriptor:
+        """Import the descriptor.
+
+        Raises:
+            UsageError: There is none with this name; the message lists those that exist.
+        """
+        found: Descriptor = DESCRIPTORS.load(self.name).DESCRIPTOR
+        return found
+
+    def fit(self, bags: Bags, train: IntArray, seed: int = 0) -> Fitted:
+        """Fit it on the slides at the positions `train`; see `Descriptor.fit`."""
+        descriptor = self.load()
+        return descriptor.fit(bags, train, clusters=self.clusters or descriptor.clusters, seed=seed)
+
+    def apply(self, bags: Bags, train: IntArray, seed: int = 0) -> Bags:
+        """Fit it on the slides at the positions `train`, and describe all slides."""
+        return describe_bags(self.fit(bags, train, seed), bags)
+
+
+def describe_bags(fitted: Fitted, bags: Bags) -> Bags:
+    """Describe every slide of the bags."""
+    found = [
+        fitted.describe(bags.features[start:stop]) for start, stop in zip(bags.offsets, bags.offsets[1:], strict=False)
+    ]
+    offsets = np.concatenate([[0], np.cumsum([len(each.vectors) for each in found])])
+    return Bags(
+        bags.slides,
+        np.concatenate([each.vectors for each in found]),
+        offsets.astype(np.int64),
+        np.concatenate([each.weights for each in found]),
+    )
+
+
+def as_vector(values: NDArray[np.floating]) -> Described:
+    """Wrap a vector, (E,)."""
+    return Described(values.astype(np.float32)[None], np.ones(1, np.float32))

@@ -1,0 +1,1 @@
+"""Descriptors, one file each, chosen by `--as` and by `--model source#name`. Each module defines a `DESCRIPTOR`."""
