@@ -128,7 +128,7 @@ def test_the_entropic_plan_is_near_the_exact_one_and_has_its_masses(monkeypatch:
     np.testing.assert_allclose(plan.sum(axis=0), shares, rtol=1e-9)
     masses = np.concatenate([np.kron(np.eye(6), np.ones(3)), np.kron(np.ones(6), np.eye(3))])
     exact = linprog(costs.ravel(), A_eq=masses, b_eq=[*[1 / 6] * 6, *shares])
-    assert exact.fun - 1e-4 <= (plan * costs).sum() <= exact.fun + 0.02
+    assert exact.fun - 1e-3 <= (plan * costs).sum() <= exact.fun + 0.02
     np.testing.assert_allclose(plan.sum(axis=1), 1 / 6, rtol=1e-2)
 
 
