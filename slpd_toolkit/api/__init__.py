@@ -1,1 +1,1 @@
-"""What `import slpd_toolkit as slpd` offers beyond the rooms' own classes: every command as a function."""
+"""The Python interface, `import slpd_toolkit as slpd`: every command as a function, and the results they return."""

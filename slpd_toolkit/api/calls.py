@@ -22,10 +22,10 @@ Config = TypeVar("Config")
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 ARGUMENTS: dict[type, str] = {}
-"""The configuration of each function, and the setting that is its first argument."""
+"""Configuration class of each function -> name of the setting that is its first argument."""
 
 SETTINGS = "Settings:"
-"""Heads the list of settings at the end of a docstring."""
+"""Heading of the list of settings at the end of a docstring."""
 
 _FIRST_SIGNAL = 128
 _SIGINT = 2
@@ -36,8 +36,8 @@ def resolve(config_class: type[Config], given: Mapping[str, object]) -> Config:
 
     Args:
         config_class: Configuration of the command.
-        given: Settings by name, and optionally `recipe`; None counts as not given. Paths may be strings or path-like,
-            lists any iterable; a single string is taken as a list of one.
+        given: Settings by name, and optionally `recipe`; None counts as not given. Paths may be strings or path-like
+            objects, lists may be any iterable, and a single string counts as a list of one.
 
     Raises:
         UsageError: A setting is unknown, missing, of the wrong type, or has a value that is not allowed.
@@ -70,7 +70,7 @@ def run(module: str, config: object) -> int:
     Raises:
         SlpdError: Whatever the command raises.
         KeyboardInterrupt: The command was interrupted (Ctrl-C) and has saved its state.
-        SystemExit: The command was asked to stop by another signal and has saved its state.
+        SystemExit: The command was stopped by another signal and has saved its state.
     """
     with console.without_results():
         code = int(import_module(f"slpd_toolkit.commands.{module}").run(config))
@@ -126,10 +126,12 @@ def _is_list(wanted: Any) -> bool:
 
 
 def require_success(code: int, what: str) -> None:
-    """Raise an error if a command could not finish all of its work.
+    """Raise an error unless a command finished all of its work.
 
     Raises:
         SlpdError: `code` is not 0.
     """
     if code:
-        raise SlpdError(f"{what} ended with exit code {code}.", hint="The messages on standard error say why.")
+        raise SlpdError(
+            f"{what} ended with exit code {code}.", hint="See the messages on standard error for the reason."
+        )

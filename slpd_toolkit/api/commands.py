@@ -1,8 +1,8 @@
-"""Every command as a function with the settings of its flags.
+"""Every command as a function.
 
-Settings have the names of the flags with `_` for `-`, and the same defaults and checks. `recipe="..."` names a TOML
-file of settings, as `--recipe` does; settings given here win. All errors are `SlpdError`s. A slide that fails does not
-raise one: it is listed in `failures` of the result.
+Keyword arguments are the command's flags with `_` instead of `-`, with the same defaults and checks. `recipe="..."`
+names a TOML file of settings, like `--recipe`; keyword arguments override it. All errors are `SlpdError`s. A slide that
+fails does not raise an error: it is listed in `failures` of the result.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
 @with_settings_of(EmbedConfig, "manifest")
 def embed(manifest: StrPath | None = None, **settings: Unpack[of.EmbedSettings]) -> TokenStore:
-    """Turn slides into a token cache with a frozen patch encoder (`slpd embed`).
+    """Embed slides with a frozen patch encoder and write a token cache (`slpd embed`).
 
-    Slides that are already in the cache are skipped, so the same call resumes an interrupted one.
+    Slides that are already in the cache are skipped, so repeating an interrupted call resumes it.
 
     Returns:
-        The cache. Slides that failed are in its `failures`; the others are not affected by them.
+        The cache. Slides that failed are listed in its `failures` and do not affect the others.
 
     Raises:
-        UsageError: Manifest, encoder or settings are wrong, or the cache has another encoder or geometry.
+        UsageError: The manifest, encoder or settings are invalid, or the cache has another encoder or geometry.
         WeightsError: The weights do not fit the encoder.
         CacheError: No slide could be embedded.
 
@@ -75,13 +75,13 @@ def embed(manifest: StrPath | None = None, **settings: Unpack[of.EmbedSettings])
 
 @with_settings_of(ImportConfig, "source")
 def import_features(source: StrPath | None = None, **settings: Unpack[of.ImportSettings]) -> TokenStore:
-    """Turn patch features that another tool extracted into a token cache (`slpd import`).
+    """Convert patch features extracted by another tool to a token cache (`slpd import`).
 
     Returns:
-        The cache. Slides that failed are in its `failures`.
+        The cache. Slides that failed are listed in its `failures`.
 
     Raises:
-        UsageError: The files are not those of a known tool, or something that they do not contain must be given.
+        UsageError: The files are not in a known format, or lack information that must be passed as a setting.
         CacheError: No slide could be imported.
 
     >>> slpd.export("cache", out="features", to="trident").name
@@ -101,17 +101,17 @@ def import_features(source: StrPath | None = None, **settings: Unpack[of.ImportS
 def pretrain(cache: StrPath | None = None, **settings: Unpack[of.PretrainSettings]) -> Run:
     """Train a region ViT on a token cache (`slpd pretrain`).
 
-    The same call resumes an interrupted run, and returns at once if the run is complete. On Ctrl-C the state is saved
-    and `KeyboardInterrupt` is raised. On several GPUs use the command with torchrun.
+    The same call resumes an interrupted run, and returns immediately if the run is complete. On Ctrl-C the state is
+    saved and `KeyboardInterrupt` is raised. For several GPUs, use the command with torchrun.
 
     Returns:
         The run: metrics, prototypes and the trained region ViT.
 
     Raises:
-        UsageError: Cache, settings or an earlier run in the folder do not fit together.
+        UsageError: The cache, the settings and an earlier run in the folder do not match.
         CacheError: The cache is empty, mixed or damaged.
         TrainingError: The loss is no longer finite.
-        DeviceMemoryError: A step does not fit the device.
+        DeviceMemoryError: The device does not have enough memory.
 
     >>> run = slpd.pretrain(
     ...     "cache", out="runs/slpd", epochs=2, batch_size=8, warmup_epochs=1, clusters=2, min_regions=5,
@@ -132,13 +132,13 @@ def pretrain(cache: StrPath | None = None, **settings: Unpack[of.PretrainSetting
 def mil_eval(cache: StrPath | None = None, **settings: Unpack[of.MilEvalSettings]) -> EvaluationResult:
     """Evaluate and compare representations with MIL heads (`slpd mil-eval`).
 
-    Models may be strings as on the command line, or runs.
+    Models may be strings, as on the command line, or `Run` objects.
 
     Returns:
         The result: tables of metrics, comparisons and predictions, and the path of the HTML report.
 
     Raises:
-        UsageError: Manifest, cache, models, splits and settings do not fit together.
+        UsageError: The manifest, cache, models, splits or settings are invalid or do not match.
         CacheError: The cache is empty, mixed or damaged.
         WeightsError: A model's file is not a region ViT.
 
@@ -161,7 +161,7 @@ def prototypes(run: StrPath | None = None, **settings: Unpack[of.PrototypesSetti
     """Draw the atlas of a run's slide prototypes (`slpd prototypes`).
 
     Returns:
-        The atlas: path of its page, and the slides that are shown without pixels.
+        The atlas: the path of its page, and the slides that are shown without pixels.
 
     Raises:
         UsageError: The run has no prototypes, or the manifest cannot be read.
@@ -177,10 +177,10 @@ def prototypes(run: StrPath | None = None, **settings: Unpack[of.PrototypesSetti
 
 @with_settings_of(HeatmapConfig, "scores")
 def heatmap(scores: StrPath | None = None, **settings: Unpack[of.HeatmapSettings]) -> Heatmaps:
-    """Turn stored scores into pictures and QuPath objects (`slpd heatmap`).
+    """Draw stored scores as images and QuPath objects (`slpd heatmap`).
 
     Returns:
-        Paths of the pictures and objects, and the slides that failed.
+        Paths of the images and objects, and the slides that failed.
 
     Raises:
         UsageError: The scores or the manifest cannot be read.
@@ -198,13 +198,13 @@ def heatmap(scores: StrPath | None = None, **settings: Unpack[of.HeatmapSettings
 def export(source: StrPath | None = None, **settings: Unpack[of.ExportSettings]) -> Path:
     """Write weights, tokens or embeddings in the formats of other tools (`slpd export`).
 
-    For embeddings as arrays or AnnData in memory use `region_embeddings`.
+    For embeddings in memory, as arrays or AnnData, use `region_embeddings`.
 
     Returns:
         The file or folder that was written.
 
     Raises:
-        UsageError: The source does not contain what is asked for, or an optional dependency is missing.
+        UsageError: The source cannot be written in this format, or an optional dependency is missing.
         WeightsError: The source or the model is not a region ViT.
 
     >>> slpd.export("runs/slpd", out="region_vit.safetensors", to="safetensors").exists()
@@ -229,10 +229,10 @@ def inspect(path: StrPath | None = None, **settings: Unpack[of.InspectSettings])
     >>> slpd.inspect("cache").facts["slides"]
     '12'
     """
-    from slpd_toolkit.commands.inspect import look_at
+    from slpd_toolkit.commands.inspect import inspect_path
     from slpd_toolkit.store.token_file import TokenStore
 
-    found = look_at(resolve(InspectConfig, {"path": path, **settings}).path)
+    found = inspect_path(resolve(InspectConfig, {"path": path, **settings}).path)
     failures = [Failure.of("inspect", file.stem, file, error) for file, error in found.broken]
     slides = TokenStore(found.files).slides if found.files else pd.DataFrame()
     return Inspection(found.facts, slides, pd.DataFrame(failures, columns=[item.name for item in fields(Failure)]))
@@ -247,8 +247,8 @@ def list_encoders(name: str = "", **settings: Unpack[of.EncodersSettings]) -> pd
         publisher.
 
     Raises:
-        UsageError: There is no encoder of that name.
-        WeightsError: The weights file in `check` is of another encoder, damaged or unsafe.
+        UsageError: There is no encoder with that name.
+        WeightsError: The weights file in `check` belongs to another encoder, is damaged or is unsafe.
 
     >>> slpd.list_encoders("uni2-h").loc["uni2-h", "width"]
     np.int64(1536)
@@ -277,10 +277,10 @@ def list_encoders(name: str = "", **settings: Unpack[of.EncodersSettings]) -> pd
 
 @with_settings_of(FromClamConfig, "labels")
 def manifest_from_clam(labels: StrPath | None = None, **settings: Unpack[of.FromClamSettings]) -> pd.DataFrame:
-    """Turn a label table of CLAM or HIPT into a manifest (`slpd manifest from-clam`).
+    """Convert a label table of CLAM or HIPT to a manifest (`slpd manifest from-clam`).
 
     Returns:
-        The manifest, all columns as text; it is also written to `out`.
+        The manifest, with all columns as text; it is also written to `out`.
 
     Raises:
         UsageError: The table or a split cannot be read, or `out` is not a .csv file in an existing folder.
@@ -298,10 +298,10 @@ def run_demo(out: StrPath | None = None, **settings: Unpack[of.DemoSettings]) ->
     """Run the full pipeline on synthetic slides (`slpd demo`).
 
     Returns:
-        The token cache, both runs and their evaluation.
+        The token cache, both pretraining runs and their evaluation.
 
     Raises:
-        UsageError: The folder has a demo with other settings, or something else in it.
+        UsageError: The folder contains a demo with different settings, or other files.
         SlpdError: A step failed.
 
     >>> made = slpd.run_demo("demo", tiny=True, jobs=1)

@@ -1,4 +1,4 @@
-"""Functions that have no command: embeddings in memory, encoders, and how much is written to standard error."""
+"""Functions without a command: region embeddings in memory, encoders, and verbosity."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def region_embeddings(
     device: str = "auto",
     workers: int = 2,
 ) -> RegionEmbeddings:
-    """Embed every region of a token cache: bags of vectors with coordinates.
+    """Embed every region of a token cache; returns bags of vectors with coordinates.
 
-    Embeddings by a file or run folder are kept beside it and reused; those by a network in memory are not.
+    Embeddings of a weights file or run folder are stored next to it and reused; those of a network in memory are not.
 
     Args:
-        cache: A `TokenStore` that was opened from a folder, or the folder.
-        model: A region ViT; or its file, a run, or `mean-tokens` (mean of the tissue tokens of each region).
-        precision: Arithmetic of the model. `auto`: bf16 if the device computes it natively, else fp32.
-        device: Where the model runs: `auto` (GPU if there is one), `cpu`, `cuda`, `mps`.
-        workers: Threads that read tokens ahead of the model.
+        cache: Folder of the token cache, or a `TokenStore` opened from it.
+        model: A region ViT, its weights file, a run, or `mean-tokens` (mean of the tissue tokens of each region).
+        precision: Precision of the model. `auto`: bf16 if the device supports it natively, otherwise fp32.
+        device: Device of the model: `auto` (GPU if available), `cpu`, `cuda`, `mps`.
+        workers: Number of threads that read tokens ahead of the model.
 
     Returns:
-        One vector per region; slides without any region are left out.
+        One vector per region; slides without regions are left out.
 
     Raises:
-        UsageError: The model does not fit the cache, or is not a model of regions.
+        UsageError: The model does not match the cache, or does not embed regions.
         WeightsError: The model's file cannot be read.
         CacheError: The cache is empty, mixed or damaged.
-        DeviceMemoryError: Embedding regions does not fit the device.
+        DeviceMemoryError: The device does not have enough memory.
 
     >>> bags = slpd.region_embeddings("cache", "runs/slpd", device="cpu")
     >>> bags
@@ -78,12 +78,12 @@ def load_encoder(
     Args:
         name: Name of the encoder, as for `slpd embed --encoder`.
         weights: Weights file, for encoders that need one.
-        patch_px: Side of the patches. 0: what the encoder was made for.
+        patch_px: Side of the patches, px. 0: what the encoder was made for.
         seed: Seed of the `random` encoders' weights.
         allow_download: Allow `timm:` encoders to download their weights.
-        mean: Only for `timm:<architecture>` with a local file, as in `slpd embed --mean`.
-        std: Likewise.
-        pooling: Likewise.
+        mean: Mean of RGB, as in `slpd embed --mean`; only for `timm:<architecture>` with a local file.
+        std: Standard deviation of RGB, likewise.
+        pooling: Pooling of the tokens, likewise.
 
     Raises:
         UsageError: The name is unknown, or the encoder cannot process patches of this size.
@@ -110,10 +110,10 @@ def load_encoder(
 
 
 def set_verbosity(level: Literal["normal", "quiet"]) -> None:
-    """Choose what functions write to standard error, in this process.
+    """Set what functions write to standard error in this process.
 
     Args:
-        level: `normal`: progress, notes and warnings, as the commands do. `quiet`: warnings only.
+        level: `normal`: progress, notes and warnings, like the commands. `quiet`: warnings only.
 
     Raises:
         UsageError: The level is unknown.

@@ -1,4 +1,4 @@
-"""What the functions return: folders on disk, read as tables when asked for."""
+"""Results of the functions: folders on disk whose files are read as tables on first use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results, usable wherever its path is expected."""
+    """A folder of results; can be used wherever its path is expected."""
 
     folder: Path
 
@@ -155,12 +155,12 @@ class EvaluationResult(Folder):
 
     @property
     def headline(self) -> str:
-        """Name of the metric that decides comparisons."""
+        """Name of the main metric, which comparisons are based on."""
         return str(self.document["task"]["headline"])
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know, such as slides that were left out."""
+        """Remarks that matter for the interpretation, such as slides that were left out."""
         return list(self.document["notes"])
 
     @cached_property
@@ -206,8 +206,9 @@ class EvaluationResult(Folder):
         """One row per pair of models, aggregator and metric: differences, `first` minus `second`, and their p-values.
 
         Columns: aggregator, first, second, metric, difference, low, high (95 % interval), p_shared_training,
-        p_permutation, p_corrected_t, p_delong; and, for the headline metric alone, the same with `adjusted_`: Holm's
-        method over all comparisons. Undefined numbers are NaN. Empty with a single model.
+        p_permutation, p_corrected_t, p_delong; and, for the headline metric only, the same p-values with the prefix
+        `adjusted_`, adjusted by Holm's method over all comparisons. Undefined numbers are NaN. Empty if there is only
+        one model.
         """
         rows = [
             {
@@ -238,7 +239,7 @@ class EvaluationResult(Folder):
 
     @cached_property
     def folds(self) -> pd.DataFrame:
-        """folds.csv: which part of each fold every slide belongs to."""
+        """folds.csv: the part (train, val or test) of every slide in each fold."""
         from slpd_toolkit.report.evaluation_folder import FOLDS
 
         return _read_csv(self.folder / FOLDS)
@@ -259,11 +260,11 @@ class Atlas(Folder):
 
 
 class Heatmaps(Folder):
-    """Pictures and QuPath objects of slides."""
+    """Images and QuPath objects of slides."""
 
     @property
     def pictures(self) -> list[Path]:
-        """One picture per slide."""
+        """One image per slide."""
         return sorted(self.folder.glob("*.png"))
 
     @property
@@ -273,7 +274,7 @@ class Heatmaps(Folder):
 
     @property
     def failures(self) -> pd.DataFrame:
-        """Slides without a picture, or without their pixels: stage, slide_id, path, error and hint."""
+        """Slides without an image, or shown without their pixels: stage, slide_id, path, error and hint."""
         return read_failures(self.folder)
 
 
@@ -296,11 +297,11 @@ class DemoResult(Folder):
     cache: TokenStore
     """Tokens of the synthetic slides."""
     dino: Run
-    """Run without prototype losses."""
+    """Pretraining run without prototype losses."""
     slpd: Run
-    """Run with prototype losses."""
+    """Pretraining run with prototype losses."""
     evaluation: EvaluationResult
-    """Comparison of both with mean tokens and the planted truth."""
+    """Comparison of both runs with mean tokens and with the planted truth."""
 
 
 _TESTS = ("shared_training", "permutation", "corrected_t", "delong")
@@ -318,7 +319,7 @@ def _require(folder: Path, name: str, what: str) -> Path:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a table whose names are text also if they look like numbers."""
+    """Read a table; names are read as text even if they look like numbers."""
     return pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
 
 

@@ -37,18 +37,18 @@ def write_tokens(
     Args:
         path: `<slide_id>.h5` in the folder of the cache, which is created if needed.
         tokens: (R, grid, grid, D) tokens of R regions, stored as float16.
-        coords_l0: (R, 2) x and y of the regions' top-left corners, level-0 px.
-        encoder: Name of the patch encoder; all files of a cache must agree on it.
+        coords_l0: (R, 2) x and y of the top-left corner of each region, level-0 px.
+        encoder: Name of the patch encoder; must be the same for all files of a cache.
         patch_px: Side of a patch, px at `target_mpp`.
-        target_mpp: Resolution that patches were read at, um/px.
+        target_mpp: Resolution of the patches, um/px.
         mpp_l0: Resolution of the slide's level 0, um/px.
-        size_l0: Width and height of the slide, level-0 px. None: up to the last region.
+        size_l0: Width and height of the slide, level-0 px. None: the extent of the regions.
         tissue: (R, grid, grid) tissue fraction of each patch, 0-1. None: 1 for all.
-        present: (R, grid, grid) bool, which patches have a token; the values of the others are ignored. None: all.
+        present: (R, grid, grid) bool, patches that have a token; tokens of the others are ignored. None: all.
 
     Raises:
-        UsageError: The arrays do not fit each other, or there is no region.
-        CacheError: The file cannot be written, or tokens are NaN, infinite or too large for float16.
+        UsageError: The shapes of the arrays do not match, or there is no region.
+        CacheError: The file cannot be written, or a token is NaN, infinite or too large for float16.
 
     >>> tokens = np.random.default_rng(0).normal(size=(2, 16, 16, 48))
     >>> file = slpd.write_tokens(

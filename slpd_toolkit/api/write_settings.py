@@ -1,4 +1,4 @@
-"""Writes settings.py: the settings of every command as types, for editors and type checkers.
+"""Write settings.py: the settings of every command as types, for editors and type checkers.
 
 python -m slpd_toolkit.api.write_settings
 """

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 RECIPE = "demo.toml"
 CACHE, DINO, SLPD, EVALUATION, ATLAS = "cache", "dino", "slpd", "eval", "atlas"
 NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD", "truth": "true mixture"}
-"""Display names of the evaluated models; the last is the ceiling, computed from the planted truth."""
+"""Display names of the evaluated models; the last is an upper bound, computed from the planted truth."""
 
 _SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
 _MOST_FOLDS = 5
@@ -64,7 +64,7 @@ def run(config: DemoConfig) -> int:
         0, or the exit code of the step that was stopped or partly failed.
 
     Raises:
-        UsageError: The folder contains a demo with different settings, is not writable, or another process works there.
+        UsageError: The folder contains a demo with different settings, is not writable, or is used by another process.
     """
     _claim(config)
     steps = make_steps(config)
@@ -77,7 +77,7 @@ def run(config: DemoConfig) -> int:
         if code:
             return code
         console.note(f"{title}: done in {console.human_seconds(time.monotonic() - begun)}")
-    _say_what_came_out(config, time.monotonic() - started)
+    _report_results(config, time.monotonic() - started)
     return 0
 
 
@@ -192,7 +192,7 @@ def _claim(config: DemoConfig) -> None:
     write_text(recipe, wanted)
 
 
-def _say_what_came_out(config: DemoConfig, seconds: float) -> None:
+def _report_results(config: DemoConfig, seconds: float) -> None:
     out = config.out
     document = json.loads((out / EVALUATION / evaluation_folder.METRICS).read_text(encoding="utf-8"))
     console.table("Classification of inflamed vs. excluded tumors", result_rows(document, NAMES))

@@ -1,4 +1,4 @@
-"""`slpd embed`: slides to a token cache, with a frozen patch encoder.
+"""`slpd embed`: embed slides with a frozen patch encoder and write a token cache.
 
 manifest -> usable rows of this shard -> encoder -> slides through the pipeline -> contact sheet, summary
 """
@@ -38,16 +38,16 @@ def run(config: EmbedConfig) -> int:
         0, or 1 if some slides failed.
 
     Raises:
-        UsageError: The manifest, the encoder or the settings are wrong, or the cache holds another encoder or geometry,
+        UsageError: The manifest, encoder or settings are invalid, the cache was made with another encoder or geometry,
             or another process writes to it.
-        WeightsError: The encoder's weights do not fit.
+        WeightsError: The weights do not fit the encoder.
     """
     config, remarks = with_geometry(config)
     for remark in remarks:
         console.warn(remark)
     table = read_table(config.manifest)
     entries, problems = check_rows(table, config.slides_root or config.manifest.parent)
-    _tell_problems(config, entries, problems)
+    _warn_about_problems(config, entries, problems)
     index, count = config.shard_of_n
     mine = set(table.index[index - 1 :: count])
     device = compute.resolve_device(config.device)
@@ -68,8 +68,8 @@ def run(config: EmbedConfig) -> int:
     return 1 if failures.rows else 0
 
 
-def _tell_problems(config: EmbedConfig, entries: list[SlideEntry], problems: list[Problem]) -> None:
-    """Warn about rows that cannot be used.
+def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problems: list[Problem]) -> None:
+    """Warn about rows of the manifest that cannot be used.
 
     Raises:
         UsageError: No row can be used.

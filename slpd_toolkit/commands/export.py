@@ -1,4 +1,4 @@
-"""`slpd export`: weights, tokens, and embeddings of regions and slides, as other tools read them."""
+"""`slpd export`: weights, tokens, and region and slide embeddings in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.export import ExportConfig
 
 _OF_CACHE = {"hipt": "", "trident": "", "anndata": ".h5ad", "parquet": ".parquet"}
-"""Formats of tokens and embeddings, and the suffix of the file; none where it is a folder."""
+"""File suffix of each format of tokens and embeddings; empty for folders."""
 
 
 def run(config: ExportConfig) -> int:
-    """Write what `config` asks for, and return 0.
+    """Export weights, tokens or embeddings, and return 0.
 
     Raises:
-        UsageError: The source does not hold that, the output's name or folder does not fit, or an extra is missing.
-        WeightsError: The source or the model holds no region ViT.
+        UsageError: The source cannot be written in this format, the output path is invalid, or an extra is missing.
+        WeightsError: The source or the model is not a region ViT.
         CacheError: A token file cannot be read.
     """
     of_cache = is_cache(config.source)
@@ -45,18 +45,18 @@ def run(config: ExportConfig) -> int:
 
 
 def _require_format(config: ExportConfig, *, of_cache: bool) -> None:
-    """Check that the format fits the source, and the name of the output the format.
+    """Check that the source can be written in the format, and that the output has the format's suffix.
 
     Raises:
-        UsageError: One does not.
+        UsageError: It cannot, or has not.
     """
     allowed = _OF_CACHE if of_cache else weights.SUFFIXES
     if config.to not in allowed:
         what = "a token cache" if of_cache else "weights"
         raise UsageError(
-            f"--to {config.to} cannot be written from {config.source}, which is taken for {what}; "
+            f"--to {config.to} cannot be written from {config.source}, which seems to be {what}; "
             f"allowed: {', '.join(allowed)}.",
-            hint="Give a run folder or region_vit.pt for weights, a token cache for tokens and embeddings.",
+            hint="Pass a run folder or region_vit.pt to export weights, a token cache to export tokens or embeddings.",
         )
     suffix = allowed[config.to]
     if suffix and (config.out.suffix != suffix or not config.out.parent.is_dir()):

@@ -1,4 +1,4 @@
-"""`slpd manifest from-clam`: a label table of CLAM or HIPT as a manifest, and its splits checked against it."""
+"""`slpd manifest from-clam`: convert a label table of CLAM or HIPT to a manifest, and check splits against it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,33 @@ if TYPE_CHECKING:
 
 
 def run(config: FromClamConfig) -> int:
-    """Write the manifest, say what it holds, and warn of what is odd.
+    """Write the manifest, print a summary, and warn about inconsistencies.
 
     Returns:
         0.
 
     Raises:
-        UsageError: The table or a split cannot be read, the output is not a .csv in a folder, --slides-root is not a
-            folder, or a slide's file name exists in more than one of its folders.
+        UsageError: The table or a split cannot be read, the output is not a .csv file in an existing folder,
+            --slides-root is not a folder, or it contains several files with the name of a slide.
     """
     if config.out.suffix != ".csv" or not config.out.parent.is_dir():
         raise UsageError(f"--out: got {config.out}, allowed: a .csv file in a folder that exists.")
     if config.out.resolve() in {path.resolve() for path in (config.labels, *split_files(config.splits))}:
-        raise UsageError(f"--out: {config.out} is a table that is read.", hint="Choose another name.")
+        raise UsageError(f"--out: {config.out} is one of the input tables.", hint="Choose another name.")
     claim_folder(config.out.parent, (config.out.name,))
     table = read_labels(config.labels)
     problems = check_ids(table)
     if problems:
-        raise UsageError(f"{config.labels}:\n{summarise(problems)}", hint="Correct these rows, and the splits alike.")
+        raise UsageError(
+            f"{config.labels}:\n{summarise(problems)}", hint="Correct these rows, and the same rows of the splits."
+        )
     splits = read_splits(config.splits)
     if config.slides_root is not None:
-        _place(table, config.slides_root)
+        _set_paths(table, config.slides_root)
     with atomic_path(config.out) as partial:
         table.map(mark_text).to_csv(partial, index=False, lineterminator="\n")
     console.facts(f"Manifest {config.out}", _facts(table))
-    _warn(table)
+    _warn_about_inconsistencies(table)
     patient_of = dict(zip(table["slide_id"], table["patient_id"], strict=True))
     for split in splits:
         unknown = sorted({slide for part in split.parts.values() for slide in part} - patient_of.keys())
@@ -58,20 +60,20 @@ def run(config: FromClamConfig) -> int:
         for finding in audit_split(split, patient_of | patients_of_unlisted(unknown, patient_of)).findings:
             console.warn(f"Split {split.fold}: {finding}")
     for numbers in find_equal(splits):
-        console.warn(f"Splits {listed(map(str, numbers))} are the same. `slpd mil-eval` will refuse them.")
+        console.warn(f"Splits {listed(map(str, numbers))} are identical; `slpd mil-eval` will reject them.")
     if splits:
-        console.note(f"Use these splits as they are: slpd mil-eval ... {_as_flags(config.splits)}")
+        console.note(f"To use these splits: slpd mil-eval ... {_as_flags(config.splits)}")
     return 0
 
 
-def _place(table: pd.DataFrame, root: Path) -> None:
+def _set_paths(table: pd.DataFrame, root: Path) -> None:
     """Set the absolute path of slides found under `root`."""
     if not root.is_dir():
-        raise UsageError(f"--slides-root: {root} is no folder.", hint="Give the folder that holds the slides.")
+        raise UsageError(f"--slides-root: {root} is not a folder.", hint="Pass the folder that contains the slides.")
     wanted = set(table["slide_path"])
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path in sorted(root.rglob("*")):
-        if path.name in wanted and path.is_file():  # neither a folder nor a link to nothing
+        if path.name in wanted and path.is_file():  # not a folder or a dangling link
             found[path.name].add(str(path.resolve()))
     absent = sorted(wanted - found.keys())
     if absent:
@@ -80,7 +82,7 @@ def _place(table: pd.DataFrame, root: Path) -> None:
     if several:
         raise UsageError(
             f"--slides-root: {len(several)} file names exist in more than one folder: {listed(several)}.",
-            hint="Remove or rename the files that are not meant, or use a --slides-root that holds each name once.",
+            hint="Remove or rename the duplicates, or use a --slides-root that contains each name once.",
         )
     table["slide_path"] = [next(iter(found.get(name, {name}))) for name in table["slide_path"]]
 
@@ -101,7 +103,7 @@ def _facts(table: pd.DataFrame) -> dict[str, str]:
     return facts
 
 
-def _warn(table: pd.DataFrame) -> None:
+def _warn_about_inconsistencies(table: pd.DataFrame) -> None:
     for name in ("label", "site", "time"):
         if name not in table:
             continue
@@ -109,11 +111,11 @@ def _warn(table: pd.DataFrame) -> None:
         odd = values.index[values > 1]
         if len(odd):
             console.warn(
-                f"{len(odd)} patients have more than one {name}: {listed(odd)}. `slpd mil-eval` will refuse them."
+                f"{len(odd)} patients have more than one {name}: {listed(odd)}. `slpd mil-eval` will reject them."
             )
     if (table["patient_id"] == "").any():
         console.warn(
-            f"{(table['patient_id'] == '').sum()} slides have no case_id: each counts as a patient of its own."
+            f"{(table['patient_id'] == '').sum()} slides have no case_id; each of them counts as a separate patient."
         )
 
 

@@ -1,4 +1,4 @@
-"""`slpd heatmap`: stored scores as pictures and as QuPath objects, with or without the slides."""
+"""`slpd heatmap`: draw stored scores as images and QuPath objects, with or without the slides."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 _MESSAGES = 20
 _SLIDES_A_PROCESS = 8
-"""Drawing as many takes as long as starting a process."""
+"""Drawing this many slides takes about as long as starting a process."""
 
 
 @locks_folder(STAGE)
 def run(config: HeatmapConfig) -> int:
-    """Write the pictures and objects of each slide.
+    """Write the images and objects of each slide.
 
     Returns:
-        0, or 1 if some slides have none, or a picture without the pixels that it should have; failures.csv lists them.
+        0, or 1 if some slides were not drawn, or were drawn without their pixels; failures.csv lists them.
 
     Raises:
-        UsageError: No scores are there, or it is not clear which, or a slide has none, or nothing can be written,
-            or another process writes there.
+        UsageError: There are no scores, it is ambiguous which of them to draw, a slide has none, the output folder is
+            not writable, or another process writes to it.
         SlpdError: A process was killed.
         CacheError: scores.h5 is damaged.
     """
@@ -45,7 +45,7 @@ def run(config: HeatmapConfig) -> int:
     claim_folder(config.out, (FILENAME,))
     failures = FailureLog(config.out / FILENAME)
     if needs_slides(config):
-        result = "Written in coordinates of the whole slide" if config.format == "geojson" else "Shown without pixels"
+        result = "Written in whole-slide coordinates" if config.format == "geojson" else "Shown without pixels"
         for problem in problems:
             if problem.slide_id in source.slides:
                 failures.add(
@@ -76,30 +76,32 @@ def run(config: HeatmapConfig) -> int:
     unlisted = sorted(source.slides.keys() - entries.keys() - {problem.slide_id for problem in problems})
     if config.manifest and config.format != "geojson" and unlisted:
         console.warn(
-            f"{len(unlisted)} slides are not in {config.manifest}, and shown without pixels: {listed(unlisted)}."
+            f"{len(unlisted)} slides are not in {config.manifest} and are shown without pixels: {listed(unlisted)}."
         )
-    _say_frames(config, corners_l0)
+    _report_origins(config, corners_l0)
     failed = f"; {len(failures)} failed, see {failures.path}" if len(failures) else ""
     console.note(f"{done:,} of {len(source.slides):,} slides are in {config.out}{failed}.")
     if not config.manifest and config.format != "geojson":
-        console.note("With --manifest the pictures show the slides' pixels.")
+        console.note("With --manifest, the images show the pixels of the slides.")
     return 1 if len(failures) else 0
 
 
-def _say_frames(config: HeatmapConfig, corners_l0: Sequence[tuple[int, int] | None]) -> None:
-    """Report the frame of the GeoJSON where it matters: a viewer shows misplaced squares without an error."""
+def _report_origins(config: HeatmapConfig, corners_l0: Sequence[tuple[int, int] | None]) -> None:
+    """Report the origin of the GeoJSON coordinates if it matters: viewers show misplaced squares without an error."""
     if config.format == "png" or not config.crop:
         return
     cropped = sum(corner_l0 not in {None, (0, 0)} for corner_l0 in corners_l0)
     unknown = sum(corner_l0 is None for corner_l0 in corners_l0)
     if cropped:
         console.note(
-            f"GeoJSON of {cropped} slides is relative to OpenSlide's bounds, as QuPath shows them by default. For "
+            f"GeoJSON of {cropped} slides is relative to OpenSlide's bounds, to which QuPath crops by default. For "
             "images added to QuPath with --no-crop, use --no-crop here as well."
         )
     if unknown:
-        where = f"{config.manifest} does not give their files" if config.manifest else "no --manifest gives their files"
+        where = (
+            f"{config.manifest} does not list their files" if config.manifest else "no --manifest to find their files"
+        )
         console.note(
-            f"GeoJSON of {unknown} slides is in coordinates of the whole slide ({where}). QuPath crops MRXS, SCN and "
+            f"GeoJSON of {unknown} slides is in whole-slide coordinates ({where}). QuPath crops MRXS, SCN and "
             "sparse slides to their bounds: use --manifest, or add these images to QuPath with --no-crop."
         )

@@ -1,8 +1,9 @@
-"""`slpd import`: patch features that another tool extracted, placed by their coordinates into a token cache.
+"""`slpd import`: arrange patch features of another tool into regions by their coordinates, and write a token cache.
 
     folder -> slides of one format -> features and coordinates -> cells of regions -> one token file per slide
 
-A region's features are read when it is written, so memory holds one region, and one slide's coordinates.
+The features of a region are read when the region is written, so that memory holds the coordinates of one slide and
+the features of one region.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ def run(config: ImportConfig) -> int:
         0, or 1 if some slides failed.
 
     Raises:
-        UsageError: The folder, the manifest or the settings are wrong, the files do not say something that the user
-            must, the cache holds another encoder or geometry, or another process writes to it.
+        UsageError: The folder, manifest or settings are invalid, the files lack information that must be passed as a
+            setting, the cache was made with another encoder or geometry, or another process writes to it.
     """
     tool, sources = find(config.source, None if config.tool == "auto" else config.tool)
     source_format = formats.load(tool)
     if config.source.resolve() == config.out.resolve():
-        raise UsageError("--out is the folder of the features itself.", hint="Choose another folder for the cache.")
+        raise UsageError("--out is the folder of the features.", hint="Choose another folder for the cache.")
     console.note(f"{config.source}: {len(sources):,} slides of {tool}")
     if config.coords and not source_format.READS_COORDS:
-        console.warn(f"--coords is not used: files of {tool} hold their coordinates themselves.")
+        console.warn(f"--coords is not used: files of {tool} contain their coordinates.")
     targets, problems = choose_targets(sources, config.manifest)
     targets = targets[: config.limit or None]
     reader = FeatureReader(config, source_format)

@@ -1,4 +1,4 @@
-"""`slpd inspect`: what a token file or a token cache holds, in words and units."""
+"""`slpd inspect`: summarize the contents of a token file or a token cache."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Inspection:
 
 
 def run(config: InspectConfig) -> int:
-    """Print what is in a token file or a cache folder.
+    """Print a summary of a token file or a cache folder.
 
     Returns:
-        0, or 1 if the cache holds files that cannot be read.
+        0, or 1 if the cache contains files that cannot be read.
 
     Raises:
-        UsageError: There is nothing at `path`, or no token file in it.
+        UsageError: `path` does not exist, or contains no token file.
         CacheError: A single file cannot be read, or the files of a cache do not belong together.
     """
-    found = look_at(config.path)
+    found = inspect_path(config.path)
     for _, problem in found.broken:
         console.error(problem.message, problem.hint)
     if found.facts:
@@ -56,15 +56,17 @@ def run(config: InspectConfig) -> int:
     return 1 if found.broken else 0
 
 
-def look_at(path: Path) -> Inspection:
-    """Read the attributes of a token file or of all token files of a cache. Raises what `run` raises."""
+def inspect_path(path: Path) -> Inspection:
+    """Read the attributes of a token file, or of all token files of a cache. Raises the same errors as `run`."""
     if path.is_file():
         file = TokenFile.open(path)
         return Inspection(f"Token file {path.name}", (file,), (), _file_facts(file))
     paths = token_paths(path)
     if not paths:
         state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
-        raise UsageError(f"{path} {state}.", hint="Give a .h5 file or a cache folder that `slpd embed` wrote.")
+        raise UsageError(
+            f"{path} {state}.", hint="Pass a .h5 file or a cache folder written by `slpd embed` or `slpd import`."
+        )
     found = list(open_token_files(path, paths))
     files = [each for each in found if isinstance(each, TokenFile)]
     broken = [(each, error) for each, error in zip(paths, found, strict=True) if isinstance(error, CacheError)]
@@ -83,10 +85,10 @@ def _file_facts(slide: TokenFile) -> dict[str, str]:
         **_shared_facts(meta),
         **_versions([slide]),
         "region at level 0": f"{meta.region_l0:,} px, read at {meta.effective_mpp:.5g} um/px"
-        + (f", enlarged {meta.upsampling:.2f}-fold" if meta.upsampling > 1 else ""),
+        + (f", upsampled by a factor of {meta.upsampling:.2f}" if meta.upsampling > 1 else ""),
         "tissue": _tissue(slide),
         **_missing(slide.missing_patches, len(slide) * meta.grid**2),
-        "kept regions": f"tissue of at least {meta.min_tissue:.0%}, and the slide's best one",
+        "kept regions": f"at least {meta.min_tissue:.0%} tissue, and the region with the most tissue",
         **_source(meta),
         "slide fingerprint": meta.slide_fingerprint,
         "written by": f"slpd_toolkit {meta.toolkit_version}",
@@ -99,7 +101,7 @@ def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
     lengths = store.lengths
     return {
         "slides": f"{len(files):,}",
-        "regions": f"{lengths.sum():,} in all; a slide has {lengths.min():,} to {lengths.max():,}, "
+        "regions": f"{lengths.sum():,} in total; {lengths.min():,} to {lengths.max():,} per slide, "
         f"median {np.median(lengths):,.0f}",
         "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
         **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
@@ -120,30 +122,30 @@ def _shared_facts(meta: TokenMeta) -> dict[str, str]:
 
 def _versions(slides: Sequence[TokenFile]) -> dict[str, str]:
     versions = sorted({slide.header.schema_version for slide in slides})
-    note = "" if min(versions) >= schema.VERSION else "; files of version 1 have no checksums of their tokens"
+    note = "" if min(versions) >= schema.VERSION else "; files of version 1 have no checksums of the tokens"
     return {"schema": f"{schema.SCHEMA} {' and '.join(map(str, versions))}{note}"}
 
 
 def _encoder_facts(meta: TokenMeta) -> dict[str, str]:
-    if not meta.mean:  # imported: only the tool that ran the encoder knew more
+    if not meta.mean:  # imported: the files do not record the rest
         return {"encoder": meta.encoder, "encoder weights": meta.encoder_sha256}
     return {
-        "encoder": f"{meta.encoder}, sees {meta.encoder_input_px} px, {meta.precision}",
+        "encoder": f"{meta.encoder}, input {meta.encoder_input_px} px, {meta.precision}",
         "encoder weights": f"sha256 {meta.encoder_sha256}",
-        "normalisation": f"mean {_numbers(meta.mean)}, std {_numbers(meta.std)} of RGB in 0-1",
+        "normalization": f"mean {_numbers(meta.mean)}, std {_numbers(meta.std)} of RGB in 0-1",
     }
 
 
 def _source(meta: TokenMeta) -> dict[str, str]:
-    """How an imported slide came about."""
+    """Describe the source of an imported slide."""
     if not meta.source:
         return {}
     source = json.loads(meta.source)
     return {
         "imported from": f"{source['tool']}: {', '.join(source['files'])}",
-        "patches there": f"{source['patches']:,}, of which {source['placed']:,} found a place; moved by at most "
-        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um, half of them by at most "
-        f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um",
+        "imported patches": f"{source['placed']:,} of {source['patches']:,}, moved to the grid by at most "
+        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um (median "
+        f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um)",
         **({"note": "; ".join(source["notes"])} if source["notes"] else {}),
     }
 
@@ -154,8 +156,8 @@ def _tissue(slide: TokenFile) -> str:
     fractions = slide.tissue.astype(np.float32)
     by_region = fractions.mean(axis=(1, 2))
     return (
-        f"{fractions.mean():.0%} of the regions' area; a region has {by_region.min():.0%} to {by_region.max():.0%}; "
-        f"{(fractions == 0).mean():.0%} of the patches have none"
+        f"{fractions.mean():.0%} of the regions' area; {by_region.min():.0%} to {by_region.max():.0%} per region; "
+        f"{(fractions == 0).mean():.0%} of the patches have no tissue"
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage three: how good is a representation? Bags, splits, audit, folds of every head, statistics, files."""
+"""`slpd mil-eval`: evaluate representations. Bags, splits, audit, folds of every head, statistics, files."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _THUMBNAIL_PX = 640
 
 @locks_folder("mil-eval")
 def run(config: MilEvalConfig) -> int:
-    """Evaluate every model under every aggregator on the same splits, and write what was found to `config.out`.
+    """Evaluate every model with every aggregator on the same splits, and write the results to `config.out`.
 
-    Nothing is computed before everything is checked. Region embeddings are kept, so that a second run of the same
+    All inputs are checked before anything is computed. Region embeddings are stored, so that a second run of the same
     command only trains the heads.
 
     Returns:
         0.
 
     Raises:
-        UsageError: Manifest, cache, models, splits and settings do not fit together, or another process works in the
-            folder; nothing was started.
+        UsageError: The manifest, cache, models, splits or settings are invalid or do not match, or another process uses
+            the folder; nothing was started.
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
         WeightsError: A model's file is not a region ViT.
-        DeviceMemoryError: Embedding regions does not fit the device.
+        DeviceMemoryError: The device does not have enough memory.
     """
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(config.precision, device)
@@ -121,7 +121,7 @@ def run(config: MilEvalConfig) -> int:
     thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
     write_evaluation(config.out, evaluation, splits, thumbnails)
     print_summary(evaluation)
-    console.note(f"Look at {config.out / REPORT}.")
+    console.note(f"Report: {config.out / REPORT}.")
     return 0
 
 

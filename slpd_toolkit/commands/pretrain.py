@@ -1,4 +1,4 @@
-"""Stage two: train the region ViT on cached tokens with the SLPD objectives. The loop is `training.loop.train`."""
+"""`slpd pretrain`: train the region ViT on a token cache. The training loop is `training.loop.train`."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def run(config: PretrainConfig) -> int:
     """Train, or resume training, in `config.out`.
 
     Returns:
-        0 when the run is complete; 128 plus the signal's number when it was asked to stop and has saved its state.
+        0 if the run is complete; 128 plus the number of the signal if it was stopped by one and has saved its state.
 
     Raises:
-        UsageError: Cache, settings or an earlier run in the folder do not fit together, or another process works in it;
-            nothing was started.
+        UsageError: The cache, the settings and an earlier run in the folder do not match, or another process uses the
+            folder; nothing was started.
         CacheError: The cache is empty, mixed, damaged, or can no longer be read.
-        WeightsError: `--init` holds other weights.
+        WeightsError: The weights of `--init` do not fit the network.
         TrainingError: The loss is no longer finite.
-        DeviceMemoryError: A step does not fit the device.
+        DeviceMemoryError: The device does not have enough memory.
     """
     with (
         compute.explain_out_of_memory(
@@ -61,10 +61,10 @@ def run(config: PretrainConfig) -> int:
 
 @contextmanager
 def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
-    """Hold the run folder in the first process; the others leave where it cannot. All must call it.
+    """Lock the run folder in the first process; the others stop if it cannot. All processes must call this.
 
     Raises:
-        UsageError: Another run works there, or the folder cannot be written to.
+        UsageError: Another run uses the folder, or the folder is not writable.
     """
     with ExitStack() as held:
         refusal = None
@@ -75,14 +75,14 @@ def _alone_in(folder: Path, processes: Processes) -> Iterator[None]:
                 refusal = error
         (refused,) = processes.max(int(refusal is not None))
         if refused:
-            raise refusal or UsageError(f"{folder} cannot be used: see what the first process says.")
+            raise refusal or UsageError(f"{folder} cannot be used: see the message of the first process.")
         yield
 
 
 def _train_and_finish(run: Run) -> int:
     out = run.folder.path
-    if not run.steps_left and (out / CURVES).exists():  # what a run writes last
-        run.say(f"{out} is complete: {run.plan.steps} steps. Its result is {out / REGION_VIT}.")
+    if not run.steps_left and (out / CURVES).exists():  # the last file that a run writes
+        run.say(f"{out} is complete ({run.plan.steps} steps). Weights: {out / REGION_VIT}.")
         return 0
     announce(run)
     if run.processes.first:
@@ -98,5 +98,5 @@ def _train_and_finish(run: Run) -> int:
         run.rebuild_prototypes()
     if run.processes.first:
         draw_curves(out / CURVES, read_metrics(out / METRICS))
-        run.say(f"Done: {out / REGION_VIT}. The curves are in {out / CURVES}.")
+        run.say(f"Done. Weights: {out / REGION_VIT}; curves: {out / CURVES}.")
     return 0

@@ -1,4 +1,4 @@
-"""`slpd prototypes`: the prototypes of a run, as a table and as an atlas with the regions nearest to each."""
+"""`slpd prototypes`: show the prototypes of a run as a table, and as an atlas with the regions nearest to each."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def run(config: PrototypesConfig) -> int:
     """Print the table and write the atlas.
 
     Returns:
-        0, or 1 if some slides' pixels are not in the atlas that should be; failures.csv lists them.
+        0, or 1 if the atlas lacks the pixels of some slides of the manifest; failures.csv lists them.
 
     Raises:
-        UsageError: The folder holds no prototypes, the manifest cannot be read, or another process writes the atlas.
+        UsageError: The run has no prototypes, the manifest cannot be read, or another process writes the atlas.
     """
     path = config.run / PROTOTYPES
     if not path.exists():
@@ -54,23 +54,25 @@ def run(config: PrototypesConfig) -> int:
     failures = FailureLog(folder / FILENAME)
     slides = slide_files(config.manifest, config.slides_root)
     if config.manifest:
-        _tell_absent([str(slide_id) for slide_id in file.slide_ids[shown]], slides, config.manifest, failures)
+        _report_absent([str(slide_id) for slide_id in file.slide_ids[shown]], slides, config.manifest, failures)
     atlas = Atlas(file, folder, config.nearest, slides, failures)
     pages = [atlas.page(int(row), set(file.slide_ids[shown])) for row in shown]
     write_atlas(folder / "index.html", config.run.resolve().name, pages, len(file.slide_ids), file.step)
     if not config.manifest:
-        console.note("With --manifest the atlas shows the regions' pixels.")
+        console.note("With --manifest, the atlas shows the pixels of the regions.")
     if len(failures):
-        console.warn(f"{len(failures):,} slides are shown without pixels: {failures.path} says why and what to do.")
-    console.note(f"Look at {folder / 'index.html'}.")
+        console.warn(
+            f"{len(failures):,} slides are shown without pixels; see {failures.path} for the reasons and what to do."
+        )
+    console.note(f"Atlas: {folder / 'index.html'}.")
     return 1 if len(failures) else 0
 
 
-def _tell_absent(shown: list[str], slides: dict[str, SlideEntry], manifest: Path, failures: FailureLog) -> None:
-    """Name the slides that the manifest does not have, or not in a row that can be used."""
+def _report_absent(shown: list[str], slides: dict[str, SlideEntry], manifest: Path, failures: FailureLog) -> None:
+    """Report the slides that have no usable row in the manifest."""
     absent = [slide_id for slide_id in shown if slide_id not in slides]
     for slide_id in absent:
-        hint = "Add a row with its slide_id as the token cache has it, or mend the row."
-        failures.add(Failure(STAGE, slide_id, str(manifest), "the manifest has no row for it that can be used.", hint))
+        hint = "Add a row with the slide_id of the token cache, or correct the existing row."
+        failures.add(Failure(STAGE, slide_id, str(manifest), "the manifest has no usable row for it.", hint))
     if absent:
         console.warn(f"{manifest} has no usable row for {len(absent):,} of {len(shown):,} slides: {listed(absent)}.")

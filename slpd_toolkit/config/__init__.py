@@ -1,1 +1,1 @@
-"""One frozen dataclass a stage; the docstring under each attribute is its `--help` and its line in the reference."""
+"""One frozen dataclass per command; the docstring below each attribute is its `--help` text and its reference entry."""

@@ -25,10 +25,10 @@ class CropsConfig:
     """Probability of flipping a view horizontally."""
 
     flip_up_down: float = 0.0
-    """Probability of flipping a view vertically. SLPD: 0."""
+    """Probability of flipping a view vertically."""
 
     quarter_turns: float = 0.0
-    """Probability of rotating a view by a random multiple of 90 degrees. SLPD: 0."""
+    """Probability of rotating a view by a random multiple of 90 degrees."""
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
@@ -61,21 +61,19 @@ class AugmentationConfig:
     """Augmentation of the tokens of views after cropping; disabled by default, as in SLPD."""
 
     token_noise: float = 0.0
-    """Gaussian noise added to each token, in standard deviations of each feature over the cohort. SLPD: 0."""
+    """Gaussian noise added to each token, in standard deviations of each feature over the cohort."""
 
     token_offset: float = 0.0
-    """Gaussian offset added to all tokens of a view, simulating a different stain; in units of --token-noise.
-    SLPD: 0."""
+    """Gaussian offset added to all tokens of a view, simulating a different stain; in units of --token-noise."""
 
     region_offset: float = 0.0
-    """Multiple of the difference between two random regions' mean tokens that is added to all tokens of a view.
-    SLPD: 0."""
+    """Multiple of the difference between two random regions' mean tokens that is added to all tokens of a view."""
 
     token_dropout: float = 0.0
-    """Fraction of tokens hidden from the student, sampled per view. SLPD: 0."""
+    """Fraction of tokens hidden from the student, sampled per view."""
 
     block_mask: float = 0.0
-    """Fraction of the area of each large view hidden from the student, as one rectangle. SLPD: 0."""
+    """Fraction of the area of each large view hidden from the student, as one rectangle."""
 
     def __post_init__(self) -> None:
         """Check each value."""

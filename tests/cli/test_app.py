@@ -162,7 +162,7 @@ def test_embed_and_inspect_from_end_to_end(tmp_path: Path, monkeypatch: pytest.M
     assert "cache[/x]" in done.output.replace("\n", "")
     seen = slpd("inspect", out)
     assert seen.exit_code == 0, seen.output
-    assert "random, sees 64 px" in seen.output
+    assert "random, input 64 px" in seen.output
     assert slpd("inspect", out / "s0.h5").exit_code == 0
     assert slpd("inspect", tmp_path / "absent").exit_code == 2
     (out / "s1.h5").write_bytes(b"broken")

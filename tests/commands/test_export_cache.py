@@ -238,7 +238,7 @@ def test_one_file_of_a_cache(cache: Path, tmp_path: Path) -> None:
     [
         ({"to": "parquet"}, "--model: got nothing, allowed: a region ViT or mean-tokens"),
         ({"to": "hipt", "model": "mean-tokens"}, "--model: got mean-tokens, allowed: no model"),
-        ({"to": "safetensors"}, "which is taken for a token cache; allowed: hipt, trident, anndata, parquet"),
+        ({"to": "safetensors"}, "which seems to be a token cache; allowed: hipt, trident, anndata, parquet"),
         ({"to": "parquet", "model": "untrained"}, "does not embed regions"),
         ({"to": "parquet", "model": "mean-tokens", "out": "a.csv"}, r"--out: got .*a.csv, allowed: a \.parquet file"),
         ({"to": "anndata", "model": "mean-tokens", "out": "none/a.h5ad"}, "in a folder that exists"),

@@ -63,7 +63,7 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
     assert "Split 3: 1 patients are in both train and test: P1." in said
     (tmp_path / "splits_4.csv").write_text("train,val,test\nd,c,elsewhere\na,,b\n")
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
-    assert "Splits 3, 4 are the same." in capsys.readouterr().err
+    assert "Splits 3, 4 are identical;" in capsys.readouterr().err
 
 
 def test_one_name_in_two_folders_is_an_error_that_names_both(
@@ -181,14 +181,14 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
     labels.write_text(TABLE)
     with pytest.raises(UsageError, match=r"allowed: a \.csv file"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.txt"))
-    with pytest.raises(UsageError, match=r"labels\.csv is a table that is read"):
+    with pytest.raises(UsageError, match=r"labels\.csv is one of the input tables"):
         run(FromClamConfig(labels=labels, out=labels))
     (tmp_path / "splits_0.csv").write_text("train,val,test\na,b,c\n")
-    with pytest.raises(UsageError, match=r"splits_0\.csv is a table that is read"):
+    with pytest.raises(UsageError, match=r"splits_0\.csv is one of the input tables"):
         run(FromClamConfig(labels=labels, out=tmp_path / "splits_0.csv", splits=(tmp_path,)))
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(UsageError, match=r"folder\.csv is a folder, but a file with this name must be written"):
         run(FromClamConfig(labels=labels, out=tmp_path / "folder.csv"))
-    with pytest.raises(UsageError, match=r"--slides-root: .* is no folder"):
+    with pytest.raises(UsageError, match=r"--slides-root: .* is not a folder"):
         run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", slides_root=tmp_path / "absent"))
     assert not (tmp_path / "m.csv").exists()

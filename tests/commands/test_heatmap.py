@@ -194,11 +194,11 @@ def test_geojson_without_known_bounds_says_so(
 ) -> None:
     scores = write_csv(tmp_path / "scores.csv")
     assert show(scores, tmp_path / "out", format="geojson")[0] == 0
-    assert "GeoJSON of 2 slides is in coordinates of the whole slide (no --manifest" in capsys.readouterr().err
+    assert "GeoJSON of 2 slides is in whole-slide coordinates (no --manifest" in capsys.readouterr().err
     (tmp_path / "one.scn").unlink()
     assert show(scores, tmp_path / "out", format="geojson", manifest=cropped)[0] == 1
-    assert failures(tmp_path / "out")[0]["error"].startswith("Written in coordinates of the whole slide: no such file")
-    assert "GeoJSON of 1 slides is in coordinates of the whole slide" in capsys.readouterr().err
+    assert failures(tmp_path / "out")[0]["error"].startswith("Written in whole-slide coordinates: no such file")
+    assert "GeoJSON of 1 slides is in whole-slide coordinates" in capsys.readouterr().err
     assert first_corner(tmp_path / "out" / "one.geojson") == [0, 0]
     assert show(scores, tmp_path / "out", format="geojson", manifest=cropped, crop=False)[0] == 0
 

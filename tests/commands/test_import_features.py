@@ -162,12 +162,12 @@ def test_what_is_known_travels_along_and_what_is_not_is_said(
     said = " ".join(capsys.readouterr().out.split())
     for words in (
         "imported from",
-        "64, of which 64 found a place",
+        "64 of 64, moved to the grid by at most",
         "from the label 40x",
         "unknown, features from trident",
     ):
         assert words in said
-    assert "sees 0 px" not in said
+    assert "input 0 px" not in said
     inspection.run(InspectConfig(path=tmp_path / "cache"))
 
 

@@ -31,11 +31,11 @@ def test_a_file_is_told_in_words_and_units(tmp_path: Path, capsys: pytest.Captur
         "3 regions x 4 x 4 patches x 8 features, float16",
         "256 px at 0.5 um/px (0.13 mm)",
         "64 px at 0.5 um/px (32 um)",
-        "random, sees 64 px, fp32",
+        "random, input 64 px, fp32",
         "sha256 0000000000",
         "mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5 of RGB in 0-1",
-        "enlarged 1.25-fold",
-        "tissue of at least 10%",
+        "upsampled by a factor of 1.25",
+        "at least 10% tissue",
         "slpd-tokens 2",
     ):
         assert text in said, text
@@ -52,7 +52,7 @@ def test_a_cache_is_told_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixtur
         write_token_file(tmp_path / f"{name}.h5", regions=regions)
     assert inspection.run(InspectConfig(path=tmp_path)) == 0
     said = flat(capsys.readouterr().out)
-    for text in ("slides 3", "9 in all; a slide has 1 to 5, median 3", "144 tokens of 8 features", "KiB"):
+    for text in ("slides 3", "9 in total; 1 to 5 per slide, median 3", "144 tokens of 8 features", "KiB"):
         assert text in said, text
 
 

@@ -44,7 +44,7 @@ def slpd(*arguments: object, **settings: object) -> tuple[int, str]:
 def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
     code, said = slpd("pretrain", cache, out=tmp_path / "out", **TINY)
     assert code == 0, said
-    assert "Done:" in said
+    assert "Done." in said
 
 
 @pytest.mark.parametrize(

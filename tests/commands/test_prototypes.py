@@ -96,7 +96,7 @@ def test_thumbnails_are_the_regions_nearest_to_each_centre(
     assert len(page.pictures) == 2
     failures = {row["slide_id"]: row["error"] for row in read_csv(tmp_path / "atlas" / "failures.csv")}
     assert "is not a slide" in failures.pop("slide003")
-    absent = "the manifest has no row for it that can be used."
+    absent = "the manifest has no usable row for it."
     assert failures == {"slide002": absent, "slide004": absent}
     said = " ".join(capsys.readouterr().err.split())
     assert "m.csv has no usable row for 2 of 4 slides: slide002, slide004." in said
