@@ -31,12 +31,14 @@ from typing import ClassVar
 from slpd_toolkit.mil.tasks.cases import Choice
 from slpd_toolkit.mil.tasks.concordance import weighted_concordance
 from slpd_toolkit.mil.tasks.likelihoods import Objective
+from slpd_toolkit.mil.tasks.readouts import LinearModel, Readout
 from slpd_toolkit.mil.tasks.targets import read_numbers
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 
 class Squares(Objective):
     outputs, labels = 1, None
+    vote_rule, readout = "mean", Readout("identity")
 
     def __init__(self, targets):
         self.targets = targets
@@ -44,17 +46,14 @@ class Squares(Objective):
     def loss(self, logits, rows):
         return (logits[:, 0] - self.targets[rows]) ** 2
 
-    def estimate(self, shares, rows):
-        return (shares @ self.targets[rows])[:, None]
+    def votes(self, rows):
+        return self.targets[rows][:, None]
 
     def fit_linear(self, known, rows, inverse_penalty):
         from sklearn.linear_model import Ridge
 
         model = Ridge(1 / inverse_penalty).fit(known, self.targets[rows].numpy())
-        return lambda embeddings: torch.tensor(model.predict(embeddings), dtype=torch.float32)[:, None]
-
-    def predict(self, logits):
-        return logits
+        return LinearModel(model.coef_[:, None], np.array([model.intercept_]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,13 @@ class Aggregator(nn.Module, ABC):
             width: Width of the region embeddings.
             objective: Training objective.
         """
-        return cls(width, objective.outputs)
+        cls.check(objective)
+        return cls(**cls.sizes(width, objective))
+
+    @classmethod
+    def sizes(cls, width: int, objective: Objective) -> dict[str, int]:
+        """Return the arguments that build the aggregator; stored heads are rebuilt from them."""
+        return {"width": width, "outputs": objective.outputs}
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
         """Compute the loss of the bags of slides `rows`, (B,). Overridden by aggregators with several loss terms."""

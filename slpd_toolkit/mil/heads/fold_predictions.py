@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
+    from slpd_toolkit.mil.heads.head import HeadState
     from slpd_toolkit.mil.heads.training import Check, HeadTraining
     from slpd_toolkit.mil.tasks.likelihoods import Objective
+    from slpd_toolkit.mil.tasks.readouts import Readout
     from slpd_toolkit.mil.tasks.task import Task
 
 
@@ -41,6 +43,21 @@ class FoldPrediction:
     """Attention weights of the regions of each test slide; empty for heads without attention."""
     checks: tuple[Check, ...] = ()
     """Checks of the validation loss; empty for heads that are not trained in steps."""
+    kept: KeptHead | None = None
+    """The head, and its predictions for the validation part."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHead:
+    """A trained head, with what calibration, thresholds and later predictions need."""
+
+    state: HeadState
+    readout: Readout
+    """How its logits become outputs."""
+    val_rows: IntArray
+    """(v,) positions of the validation slides; empty for a head without a validation part."""
+    val_logits: FloatArray
+    """(v, outputs)"""
 
 
 def run_folds(
@@ -96,12 +113,19 @@ def run_folds(
             split.repeat,
             split.fold,
             each.test,
-            objective.predict(result.logits).double().numpy(),
+            objective.readout.one_by_one(result.logits),
             len(each.train),
             result.setting,
             result.attention,
             result.checks,
+            _kept(result, objective, each),
         )
+
+
+def _kept(result: HeadResult, objective: Objective, rows: PartRows) -> KeptHead | None:
+    if result.state is None or result.val_logits is None:
+        return None
+    return KeptHead(result.state, objective.readout, rows.val, result.val_logits.double().numpy())
 
 
 def check_heads(task: Task, slides: Sequence[str], splits: Sequence[Split], aggregators: Sequence[str]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
@@ -32,17 +33,42 @@ class PartRows:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadResult:
-    """Predictions of a trained head for the test part."""
+class HeadState:
+    """What a trained head consists of: everything that a prediction needs, and nothing else."""
 
-    logits: Tensor
-    """(n, outputs)"""
+    tensors: Mapping[str, NDArray[Any]]
+    """Learned values by name."""
+    options: Mapping[str, str | int]
+    """What is not learned, such as the sizes of a network."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedHead:
+    """A head after training."""
+
+    state: HeadState
     setting: str
     """Setting selected on the validation part: number of steps, number of neighbors, or penalty."""
+    checks: tuple[Check, ...] = ()
+    """Checks of the validation loss; empty for heads that are not trained in steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadResult:
+    """A trained head and its predictions."""
+
+    logits: Tensor
+    """(n, outputs) of the test part."""
+    setting: str
+    """See `TrainedHead`."""
     attention: tuple[FloatArray, ...] = ()
     """Attention weights of the regions of each test slide; empty for heads without attention."""
     checks: tuple[Check, ...] = ()
-    """Checks of the validation loss; empty for heads that are not trained in steps."""
+    """See `TrainedHead`."""
+    val_logits: Tensor | None = None
+    """(v, outputs) of the validation part, for calibration and thresholds."""
+    state: HeadState | None = None
+    """The head itself."""
 
 
 class Head(ABC):
@@ -50,6 +76,8 @@ class Head(ABC):
 
     in_workers: ClassVar[bool]
     """Whether folds run in worker processes, which does not pay off if a fold is faster than starting a process."""
+    compares: bool = False
+    """Whether predictions need the mean embeddings of the training slides."""
 
     def check(self, objective: Objective) -> None:  # noqa: B027
         """Check that the head supports an objective.
@@ -59,18 +87,68 @@ class Head(ABC):
         """
 
     @abstractmethod
-    def train_and_predict(
+    def fit(
         self, bags: Bags, objective: Objective, rows: PartRows, training: HeadTraining, seeds: tuple[int, int]
-    ) -> HeadResult:
-        """Train on train, select on val, predict test. Deterministic: equal arguments give equal results.
+    ) -> TrainedHead:
+        """Train on train and select on val. Deterministic: equal arguments give equal results.
 
         Args:
             bags: All slides.
             objective: Result of `Task.objective` for the training rows.
-            rows: The split.
+            rows: The split; its test part is not used.
             training: Training settings of networks.
             seeds: Seed of initial weights and dropout (or of clustering), and seed of the order of slides.
         """
+
+    @abstractmethod
+    def refit(
+        self,
+        bags: Bags,
+        objective: Objective,
+        rows: IntArray,
+        training: HeadTraining,
+        seeds: tuple[int, int],
+        settings: Sequence[str],
+    ) -> TrainedHead:
+        """Train on all of `rows`, without a validation part.
+
+        Args:
+            bags: All slides.
+            objective: Result of `Task.objective` for these rows.
+            rows: Training rows.
+            training: Training settings of networks.
+            seeds: As in `fit`.
+            settings: Settings that were selected in the folds; a typical one is used.
+        """
+
+    @abstractmethod
+    def apply(
+        self, state: HeadState, bags: Bags, rows: IntArray, known: Bags | None = None
+    ) -> tuple[Tensor, tuple[FloatArray, ...]]:
+        """Predict slides.
+
+        The prediction of a slide does not depend on the others, to the last bit, so that a stored head repeats the
+        predictions of an evaluation.
+
+        Args:
+            state: Result of `fit`.
+            bags: The slides.
+            rows: (n,) positions of the slides to predict.
+            known: The slides that `fit` was given, or their mean embeddings; None if they are `bags`. Needed only by
+                heads that compare.
+
+        Returns:
+            Logits (n, outputs), and the attention weights of each slide's regions; none for heads without attention.
+        """
+
+    def train_and_predict(
+        self, bags: Bags, objective: Objective, rows: PartRows, training: HeadTraining, seeds: tuple[int, int]
+    ) -> HeadResult:
+        """Train on train, select on val, and predict val and test; see `fit` and `apply`."""
+        trained = self.fit(bags, objective, rows, training, seeds)
+        logits, attention = self.apply(trained.state, bags, rows.test)
+        val_logits, _ = self.apply(trained.state, bags, rows.val)
+        return HeadResult(logits, trained.setting, attention, trained.checks, val_logits, trained.state)
 
 
 def load_head(name: str) -> Head:

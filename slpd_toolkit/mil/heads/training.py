@@ -108,8 +108,18 @@ def train_head(
 
 
 @torch.no_grad()
-def predict(head: Aggregator, bags: Bags, rows: IntArray, scaler: Scaler) -> tuple[Tensor, list[Tensor]]:
+def predict(
+    head: Aggregator, bags: Bags, rows: IntArray, scaler: Scaler, *, batch_size: int = _PREDICT_BATCH
+) -> tuple[Tensor, list[Tensor]]:
     """Apply a head in evaluation mode.
+
+    Args:
+        head: The head.
+        bags: All slides.
+        rows: Slides to predict.
+        scaler: Standardization.
+        batch_size: Slides per batch. With 1, the result of a slide does not depend on the others to the last bit;
+            with more, sums are computed in an order that depends on the largest slide of the batch.
 
     Returns:
         Logits (n, outputs) and n attention vectors (regions of the slide,), both in the order of `rows`.
@@ -118,8 +128,8 @@ def predict(head: Aggregator, bags: Bags, rows: IntArray, scaler: Scaler) -> tup
     by_size = np.argsort(bags.sizes[rows], kind="stable")
     logits: list[Tensor] = []
     attention: list[Tensor] = []
-    for start in range(0, len(rows), _PREDICT_BATCH):
-        batch, mask = to_tensors(bags, rows[by_size[start : start + _PREDICT_BATCH]], scaler)
+    for start in range(0, len(rows), batch_size):
+        batch, mask = to_tensors(bags, rows[by_size[start : start + batch_size]], scaler)
         output = head(batch, mask)
         logits.append(output.logits)
         attention += [weights[inside] for weights, inside in zip(output.attention, mask, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -15,20 +15,18 @@ from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.tasks.hazards import class_probabilities, hazard_loss, stops_and_passes, survival_curve
+from slpd_toolkit.mil.tasks.hazards import hazard_loss, stops_and_passes
+from slpd_toolkit.mil.tasks.readouts import LinearModel, Readout, logits_of_votes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
+    from slpd_toolkit.mil.tasks.readouts import VoteRule
     from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 
-    Fitted = Callable[[FloatArray], Tensor]
-    """(n, D) standardized embeddings -> (n, outputs) logits."""
-
-_LEAST_SHARE = 1e-4
 _MOST_ITERATIONS = 2000
 # Indicator columns of intervals have this large value, so that the penalty hardly affects their coefficients.
 _INTERVAL_SCALE = 10.0
@@ -41,12 +39,22 @@ class Objective(ABC):
     """Number of logits per slide."""
     labels: Tensor | None
     """(N,) class indices, if the target has classes."""
+    vote_rule: ClassVar[VoteRule]
+    """How the mean votes of slides become logits."""
+
+    @property
+    @abstractmethod
+    def readout(self) -> Readout:
+        """How logits become the input of the task's metrics."""
 
     @abstractmethod
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Compute the loss of B slides from logits (B, outputs) and positions (B,): (B,)."""
 
     @abstractmethod
+    def votes(self, rows: Tensor) -> Tensor:
+        """Return what each slide contributes to the estimate of a mixture, (n, E); see `readouts.logits_of_votes`."""
+
     def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of least loss for mixtures of slides, which is what nearest neighbors predict.
 
@@ -57,9 +65,10 @@ class Objective(ABC):
         Returns:
             (Q, outputs)
         """
+        return logits_of_votes(self.vote_rule, shares @ self.votes(rows))
 
     @abstractmethod
-    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> LinearModel:
         """Fit an L2-penalized linear model.
 
         Args:
@@ -68,9 +77,9 @@ class Objective(ABC):
             inverse_penalty: Weight of the summed loss relative to half the squared norm of the coefficients.
         """
 
-    @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
         """Convert logits (B, outputs) to the input of the task's metrics, such as class probabilities or risks."""
+        return self.readout(logits)
 
 
 def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) -> tuple[Tensor, Tensor]:
@@ -101,6 +110,8 @@ def balance_classes(classes: Sequence[str], targets: IntArray, train: IntArray) 
 class CrossEntropy(Objective):
     """Weighted cross entropy of C classes."""
 
+    vote_rule: ClassVar[VoteRule] = "log"
+
     labels: Tensor
     """(N,) class indices."""
     weights: Tensor
@@ -111,33 +122,34 @@ class CrossEntropy(Objective):
         """(B, C) -> (B,)."""
         return F.cross_entropy(logits, self.labels[rows], reduction="none") * self.weights[rows]
 
-    def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """Return the log of each class's weighted share: (Q, n) shares of n slides -> (Q, C)."""
-        of_class = F.one_hot(self.labels[rows], self.outputs) * self.weights[rows].unsqueeze(1)
-        return (shares @ of_class).clamp(min=_LEAST_SHARE).log()
+    @property
+    def readout(self) -> Readout:
+        """Class probabilities."""
+        return Readout("softmax")
 
-    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+    def votes(self, rows: Tensor) -> Tensor:
+        """Return each slide's weight in its class, (n, C)."""
+        return F.one_hot(self.labels[rows], self.outputs) * self.weights[rows].unsqueeze(1)
+
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> LinearModel:
         """Fit a logistic regression."""
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS)
         model.fit(known, self.labels[rows].numpy(), sample_weight=self.weights[rows].numpy())
 
-        def fitted(embeddings: FloatArray) -> Tensor:
-            scores = torch.tensor(model.decision_function(embeddings), dtype=torch.float32)
-            # For two classes, scikit-learn returns only the logit of the second class.
-            return scores if scores.ndim == 2 else torch.stack([torch.zeros_like(scores), scores], dim=1)
-
-        return fitted
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Return class probabilities: (B, C) -> (B, C)."""
-        return logits.softmax(dim=1)
+        coefficients, intercepts = model.coef_.T, model.intercept_
+        if len(intercepts) == 1:  # for two classes, scikit-learn has only the logit of the second class
+            coefficients = np.hstack([np.zeros_like(coefficients), coefficients])
+            intercepts = np.append(0.0, intercepts)
+        return LinearModel(coefficients, intercepts)
 
 
 @dataclass(frozen=True, eq=False)
 class Hazards(Objective):
     """Weighted likelihood of discrete hazards, for ordered classes (with labels) or survival (without)."""
+
+    vote_rule: ClassVar[VoteRule] = "log-odds"
 
     interval: Tensor
     """(N,) interval in which each slide stopped or was censored."""
@@ -154,14 +166,17 @@ class Hazards(Objective):
         """(B, J) -> (B,)."""
         return hazard_loss(logits, self.interval[rows], self.stopped[rows]) * self.weights[rows]
 
-    def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """Return the log odds of stopping, a life table of each mixture: (Q, n) shares of n slides -> (Q, J)."""
-        stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
-        weighted = shares * self.weights[rows]
-        odds = [(weighted @ each).clamp(min=_LEAST_SHARE).log() for each in (stops, passes)]
-        return odds[0] - odds[1]
+    @property
+    def readout(self) -> Readout:
+        """Class probabilities, or risks and survival probabilities at the evaluation times."""
+        return Readout("risk", self.grid) if self.labels is None else Readout("ordered-classes")
 
-    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> Fitted:
+    def votes(self, rows: Tensor) -> Tensor:
+        """Return a row of a life table for each slide, (n, 2 J): where it stops, and what it passes."""
+        stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
+        return torch.cat([stops, passes], dim=1) * self.weights[rows].unsqueeze(1)
+
+    def fit_linear(self, known: FloatArray, rows: Tensor, inverse_penalty: float) -> LinearModel:
         """Fit a logistic regression on the person-period table, with a row for each interval that a slide reached.
 
         Each interval has an intercept (Singer & Willett, J Educ Stat 1993;18:155).
@@ -179,22 +194,4 @@ class Hazards(Objective):
         )
         slopes, levels = np.split(model.coef_[0], [known.shape[1]])
 
-        def fitted(embeddings: FloatArray) -> Tensor:
-            logits = (embeddings @ slopes)[:, None] + _INTERVAL_SCALE * levels
-            return torch.tensor(logits, dtype=torch.float32)
-
-        return fitted
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Return class probabilities, (B, C), or risks and survival probabilities at G evaluation times, (B, 1 + G).
-
-        The risk is minus the expected number of bins survived. Without a grid, only risks are returned.
-        """
-        if self.labels is not None:
-            return class_probabilities(logits)
-        survival = survival_curve(logits)
-        risks = -survival.sum(dim=1, keepdim=True)
-        if self.grid is None:
-            return risks
-        curves = torch.from_numpy(self.grid.interpolate(survival.double().numpy())).to(risks.dtype)
-        return torch.cat([risks, curves], dim=1)
+        return LinearModel(np.repeat(slopes[:, None], self.outputs, axis=1), _INTERVAL_SCALE * levels)

@@ -19,10 +19,35 @@ from slpd_toolkit.mil.descriptors.cohort_prototypes import PROTOTYPES, fit_proto
 from slpd_toolkit.mil.descriptors.descriptor import PART, Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import IntArray
     from slpd_toolkit.mil.bags import Bags
+
+
+def soft_histogram(
+    regions: NDArray[np.float32],
+    standardized: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    centroids: NDArray[np.float32],
+    width: float,
+) -> NDArray[np.float64]:
+    """Compute the histogram of a slide, (K,); see the module.
+
+    Args:
+        regions: (n, D), n >= 1.
+        standardized: Standardizes regions.
+        centroids: (K, D), standardized.
+        width: s.
+    """
+    total = np.zeros(len(centroids))
+    for start in range(0, len(regions), PART):
+        distances = squared_distances(standardized(regions[start : start + PART]), centroids)
+        weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / width)
+        total += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0)
+    histogram: NDArray[np.float64] = total / len(regions)
+    return histogram
 
 
 class Histogram(Descriptor):
@@ -36,12 +61,7 @@ class Histogram(Descriptor):
         cohort = fit_prototypes(bags, train, clusters, seed)
 
         def describe(regions: NDArray[np.float32]) -> Described:
-            total = np.zeros(len(cohort.centroids))
-            for start in range(0, len(regions), PART):
-                distances = squared_distances(cohort.standardized(regions[start : start + PART]), cohort.centroids)
-                weights = np.exp((distances.min(axis=1, keepdims=True) - distances) / cohort.width)
-                total += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0)
-            return as_vector(total / len(regions))
+            return as_vector(soft_histogram(regions, cohort.standardized, cohort.centroids, cohort.width))
 
         return Fitted(describe, cohort.parameters)
 

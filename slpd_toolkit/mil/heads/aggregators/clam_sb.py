@@ -13,8 +13,6 @@ from slpd_toolkit.mil.heads.aggregators.abmil import AttentionMil
 from slpd_toolkit.mil.heads.bag_network import BagNetwork
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from torch import Tensor
 
     from slpd_toolkit.mil.tasks.likelihoods import Objective
@@ -60,11 +58,10 @@ class ClamSb(AttentionMil):
             )
 
     @classmethod
-    def for_objective(cls, width: int, objective: Objective) -> Self:
-        """Build the aggregator with one region classifier per class."""
-        cls.check(objective)
+    def sizes(cls, width: int, objective: Objective) -> dict[str, int]:
+        """Add the number of region classifiers, one per class."""
         assert objective.labels is not None
-        return cls(width, objective.outputs, classes=int(objective.labels.max()) + 1)
+        return super().sizes(width, objective) | {"classes": int(objective.labels.max()) + 1}
 
     def training_loss(self, bags: Tensor, mask: Tensor, objective: Objective, rows: Tensor) -> Tensor:
         """Compute 0.7 x slide loss + 0.3 x loss of the sampled regions, (B,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.mil.heads.vector_probe import VectorProbe, mean_vectors
+from slpd_toolkit.mil.heads.vector_probe import Linear, MeanVectors, VectorProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.mil.arrays import FloatArray
-    from slpd_toolkit.mil.tasks.likelihoods import Fitted, Objective
+    from slpd_toolkit.mil.tasks.likelihoods import Objective
 
 _INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def fit_linear(known: FloatArray, objective: Objective, rows: Tensor) -> Iterator[tuple[str, Fitted]]:
+def fit_linear(known: FloatArray, objective: Objective, rows: Tensor) -> Iterator[tuple[str, Linear]]:
     """Fit an L2-penalized linear model of an objective (`Objective.fit_linear`), for several penalties.
 
     Args:
@@ -26,7 +26,8 @@ def fit_linear(known: FloatArray, objective: Objective, rows: Tensor) -> Iterato
         rows: (n,) positions of these slides.
     """
     for inverse_penalty in _INVERSE_PENALTIES:
-        yield f"C = {inverse_penalty:g}", objective.fit_linear(known, rows, inverse_penalty)
+        fitted = objective.fit_linear(known, rows, inverse_penalty)
+        yield f"C = {inverse_penalty:g}", Linear(fitted.coefficients, fitted.intercepts)
 
 
-HEAD = VectorProbe(mean_vectors, fit_linear)
+HEAD = VectorProbe(MeanVectors(), fit_linear, Linear)

@@ -10,12 +10,20 @@ from sklearn.cluster import KMeans
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
-from slpd_toolkit.mil.heads.aggregators.prototype_histogram import prototype_histogram
+from slpd_toolkit.mil.heads.aggregators.prototype_histogram import PrototypeHistogram
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 
 RNG = np.random.default_rng(0)
+
+
+def prototype_histogram(bags: Bags, train: np.ndarray, *, prototypes: int, seed: int = 0) -> np.ndarray:
+    """Fit on `train`, and compute the histograms of all slides."""
+    vectors = PrototypeHistogram(prototypes)
+    return vectors.compute(vectors.fit(bags, train, seed), bags, np.arange(len(bags.slides)))
+
+
 SIZES = (9, 4, 12, 7, 10, 5)
 BAGS = Bags.pack({f"s{number}": RNG.normal(size=(size, 3)) * [1, 30, 0.1] + 5 for number, size in enumerate(SIZES)})
 TRAIN = np.array([0, 2, 3, 4])
