@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError, UsageError
+from slpd_toolkit.foreign.bags import BAG_FOLDER, require_no_bags
 from slpd_toolkit.foreign.format import FORMATS, load
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def find(folder: Path, tool: str | None) -> tuple[str, list[SourceSlide]]:
         paths = sorted({path for each in formats.values() for path in _files(place, each)})
         if paths:
             chosen = tool or _format_of(paths)
-            return chosen, formats[chosen].group(_files(place, formats[chosen]))
+            files = _files(place, formats[chosen])
+            if files[0].suffix == ".pt":
+                require_no_bags(files, named=tool is not None)
+            return chosen, formats[chosen].group(files)
+    require_no_bags([*folder.glob("*.pt"), *(folder / BAG_FOLDER).glob("*.pt")], named=False)
     suffixes = sorted({suffix for each in formats.values() for suffix in each.SUFFIXES})
     raise UsageError(
         f"{folder} holds no feature files ({' or '.join(suffixes)}).",

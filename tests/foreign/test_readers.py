@@ -277,7 +277,10 @@ def test_hipt_regions_that_are_only_numbered(tmp_path: Path) -> None:
     tokens = features_of(11 * 256).reshape(11, 256, 8)
     for index in range(11):
         save(tmp_path / f"slide_{index}.pt", tokens[index])
-    slide = read(tmp_path, settings=Settings(encoder="hipt"))
+    with pytest.raises(UsageError, match="one region, as in HIPT, or all patches of a slide") as caught:
+        read(tmp_path, settings=Settings(encoder="hipt"))
+    assert "`slpd import hipt DIR`" in caught.value.hint
+    slide = read(tmp_path, "hipt", Settings(encoder="hipt"))
     assert slide.coords_l0[:, 0].tolist() == [4096 * index for index in range(11)]
     assert (slide.features.take(np.arange(2560, 2816)) == tokens[10]).all()
 
@@ -295,6 +298,55 @@ def test_a_square_number_of_region_embeddings_groups_no_files(tmp_path: Path) ->
     for number, regions in enumerate((64, 50, 81)):
         save(tmp_path / f"case_{number}.pt", features_of(regions, 192))
     assert [found.slide_id for found in find(tmp_path, "hipt")[1]] == ["case_0", "case_1", "case_2"]
+
+
+BAGS = [
+    ("features", {"A": (256, 8), "B": (340, 8), "C": (1024, 8)}),
+    ("features", {"A": (256, 8), "B": (1024, 8)}),  # all square: the numbers of patches still differ
+    ("features", {"case_0": (256, 8), "case_1": (144, 8)}),
+    ("features", {"A": (1, 256, 8), "B": (1, 100, 8)}),
+    ("features", {"s_1_2": (340, 8), "s_3_4": (256, 8), "s_5_6": (77, 8)}),  # slides named as regions are
+    ("features", {"A": (340, 8)}),
+    ("pt_files", {"A": (256, 8)}),
+    ("pt_files", {"A": (256, 8), "B": (256, 8)}),
+    ("pt_files", {"s_1_2": (256, 8)}),
+]
+
+
+@pytest.mark.parametrize("tool", [None, "hipt"])
+@pytest.mark.parametrize(("name", "bags"), BAGS)
+def test_bags_without_coordinates_are_no_regions(
+    tmp_path: Path, name: str, bags: dict[str, tuple[int, ...]], tool: str | None
+) -> None:
+    for slide, shape in bags.items():
+        save(tmp_path / name / f"{slide}.pt", np.zeros(shape, "f4"))
+    with pytest.raises(
+        UsageError, match=r"all patches of a slide without coordinates, as in CLAM's pt_files"
+    ) as caught:
+        find(tmp_path / name, tool)
+    assert "h5_files/" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["", "pt_files"])
+def test_bags_where_features_are_looked_for(tmp_path: Path, place: str) -> None:
+    save(tmp_path / "pt_files" / "A.pt", np.zeros((340, 8), "f4"))
+    with pytest.raises(UsageError, match="without coordinates"):
+        find(tmp_path / place, "clam")
+
+
+def test_a_region_whose_size_differs_fails_alone(tmp_path: Path) -> None:
+    for slide, regions in {"a_0_0": 256, "a_4096_0": 256, "b_0_0": 256, "b_4096_0": 100}.items():
+        save(tmp_path / f"{slide}.pt", features_of(regions, 8))
+    assert [found.slide_id for found in find(tmp_path, None)[1]] == ["a", "b"]
+
+
+def test_a_slide_of_one_region_is_told_by_its_coordinates(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", np.zeros((1, 256, 8), "f4"))
+    with pytest.raises(UsageError, match="one region, as in HIPT, or all patches of a slide"):
+        find(tmp_path, None)
+    (tmp_path / "coordinates").mkdir()
+    np.savez(tmp_path / "coordinates/a.coordinates.npz", x=[100], y=[5])
+    assert read(tmp_path, settings=HIPT).coords_l0.tolist() == [[100, 5]]
 
 
 def test_tokens_as_wide_as_region_embeddings_are_told_by_their_place(tmp_path: Path) -> None:

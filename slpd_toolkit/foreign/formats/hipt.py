@@ -21,7 +21,15 @@ from slpd_toolkit.foreign.features import SlideFeatures, check_pairs, require_en
 from slpd_toolkit.foreign.format import SourceSlide
 from slpd_toolkit.foreign.rows import ArrayRows, check_features
 from slpd_toolkit.foreign.tensors import read_arrays, read_tensor, write_tensor
-from slpd_toolkit.foreign.whole_regions import COORDINATES, META, read_grids
+from slpd_toolkit.foreign.whole_regions import (
+    COORDINATES,
+    COORDS_FOLDER,
+    LOCATED,
+    META,
+    REGION_EMBEDDING,
+    is_square,
+    read_grids,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +46,8 @@ INNER_FOLDERS: tuple[str, ...] = ()
 READS_COORDS = True
 MPP = 0.5
 REGION_PX = 4096
-COORDS_FOLDER = "coordinates"
-_AT = re.compile(r"(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)")
 _NUMBERED = re.compile(r"(?P<slide>.+)_(?P<number>\d+)")
 _LARGEST_GRID = 64
-_REGION_EMBEDDING = 192  # width of what HIPT's region ViT makes; its patch ViT's tokens have 384
 _LOOKED_AT = 8  # files, until one can be read
 
 
@@ -60,7 +65,7 @@ def group(paths: Sequence[Path]) -> list[SourceSlide]:
         return [SourceSlide(path.stem, (path,)) for path in paths]
     slides: dict[str, list[Path]] = {}
     for path in paths:
-        found = _AT.fullmatch(path.stem) or _NUMBERED.fullmatch(path.stem)
+        found = LOCATED.fullmatch(path.stem) or _NUMBERED.fullmatch(path.stem)
         slides.setdefault(found["slide"] if found else path.stem, []).append(path)
     return [SourceSlide(slide_id, tuple(files)) for slide_id, files in slides.items()]
 
@@ -79,7 +84,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
             f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as HIPT's region ViT makes them, "
             "and no tokens of patches.",
             hint="Import what they were computed from. If they are tokens of one region, by an encoder of "
-            f"{_REGION_EMBEDDING} features, say where it lies in the file's name: <slide>_<x>_<y>.pt.",
+            f"{REGION_EMBEDDING} features, say where it lies in the file's name: <slide>_<x>_<y>.pt.",
         )
     if _is_region(shape):
         files = tuple(sorted(files, key=_number))
@@ -156,7 +161,7 @@ def read_region(path: Path) -> npt.NDArray[np.floating]:
     if not _is_region(tokens.shape):
         raise SlideError(
             f"{path}: features are {tokens.shape}, expected (m * m, D) or (D, m, m): one region.",
-            hint=f"Region embeddings, (M, {_REGION_EMBEDDING}), hold no tokens: import what they were computed from.",
+            hint=f"Region embeddings, (M, {REGION_EMBEDDING}), hold no tokens: import what they were computed from.",
         )
     tokens = tokens.reshape(tokens.shape[0], -1).T if tokens.ndim == 3 else tokens
     check_features(tokens.shape, tokens.dtype, path)
@@ -173,13 +178,13 @@ def _are_regions(paths: Sequence[Path]) -> bool:
 
 def _are_embeddings(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether a file holds embeddings of whole regions: of HIPT's width, and not named as one region is."""
-    return len(shape) == 2 and shape[1] == _REGION_EMBEDDING and _AT.fullmatch(path.stem) is None
+    return len(shape) == 2 and shape[1] == REGION_EMBEDDING and LOCATED.fullmatch(path.stem) is None
 
 
 def _is_region(shape: tuple[int, ...]) -> bool:
     if len(shape) == 3:
         return shape[1] == shape[2] <= _LARGEST_GRID < shape[0]
-    return len(shape) == 2 and shape[0] > 1 and math.isqrt(shape[0]) ** 2 == shape[0]
+    return len(shape) == 2 and is_square(shape[0])
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -189,7 +194,7 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _corners_in_names(files: Sequence[Path]) -> npt.NDArray[np.float64] | None:
-    found = [_AT.fullmatch(path.stem) for path in files]
+    found = [LOCATED.fullmatch(path.stem) for path in files]
     if not all(found):
         return None
     return np.array([(float(match["x"]), float(match["y"])) for match in found if match])
