@@ -1,7 +1,7 @@
 """Do intervals cover and do tests reject as often as they say? Simulated cohorts with a known truth.
 
     python -m benchmarks.coverage --cohorts 600              # all situations, about an hour of one core
-    python -m benchmarks.coverage --only "probe noise" --cohorts 200
+    python -m benchmarks.coverage --only "probe noise, balanced, 10 x 1" --cohorts 200
 
 Each situation is simulated in chunks of 50 cohorts that share labels and folds (20 by site). The truth of an interval
 is the mean over all cohorts, that is the expected area of heads trained on as many patients; for noise it is 0.5.
@@ -81,7 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cohorts", type=int, default=600)
     parser.add_argument("--seed", type=int, default=14)
-    parser.add_argument("--only", default="", help="part of a situation's name")
+    parser.add_argument(
+        "--only", action="append", default=[], help="part of `situation, folds x repeats`; repeat for several"
+    )
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop before the next situation after that")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -93,7 +95,8 @@ def main() -> None:
     }
     for situation in situations():
         key = (situation.name, situation.design.folds, situation.design.repeats)
-        if args.only not in situation.name or key in done:
+        label = f"{situation.name}, {situation.design.folds} x {situation.design.repeats}"
+        if key in done or (args.only and not any(part in label for part in args.only)):
             continue
         if time.monotonic() - start > args.seconds:
             break

@@ -176,7 +176,8 @@ def _prediction(
 def _outputs(task: Task, rows: IntArray, strength: float, rng: np.random.Generator) -> FloatArray:
     if isinstance(task, Survival):
         risks: FloatArray = strength * -np.log(task.times[rows] + 1)[:, None] + rng.normal(size=(len(rows), 1))
-        return risks
+        hazards = np.exp(risks - risks.mean()) / 900
+        return np.hstack([risks, np.exp(-hazards * task.grid)])
     assert isinstance(task, Classification)
     logits = rng.normal(size=(len(rows), len(task.classes)))
     distance = np.abs(np.arange(len(task.classes)) - task.targets[rows, None])

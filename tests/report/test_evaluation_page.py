@@ -162,7 +162,13 @@ def test_ordinal_classes(tmp_path: Path) -> None:
 def test_survival(tmp_path: Path) -> None:
     cohort, task = survival(45)
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 1.0, "dino": 0.5}))
-    assert figures(tmp_path) == {"intervals", "folds", "kaplan-meier-knn", "kaplan-meier-abmil"}
+    assert figures(tmp_path) == {
+        "intervals",
+        "folds",
+        "kaplan-meier-knn",
+        "kaplan-meier-abmil",
+        "survival-calibration",
+    }
     assert "Results: concordance index" in page.text
     assert "censored" in page.text
     assert "Confusion" not in page.text

@@ -48,6 +48,7 @@ class Survival(Task):
     headline: ClassVar = "c_index"
     known_metrics: ClassVar[Mapping[str, Metric]] = METRICS
     rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index", "uno_c_index"})
+    figures: ClassVar = ("survival-calibration",)
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
     hardest: ClassVar = (
@@ -176,13 +177,17 @@ class Survival(Task):
     def draw(
         self,
         results: Sequence[ModelOutputs],
-        styles: Mapping[str, Look],  # noqa: ARG002
+        styles: Mapping[str, Look],
         patients: StrArray,
     ) -> list[FigureSection]:
-        """Draw Kaplan-Meier curves by predicted risk."""
+        """Draw Kaplan-Meier curves by predicted risk and, where probabilities are predicted, their calibration."""
         from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier_section
+        from slpd_toolkit.mil.tasks.survival_calibration import survival_calibration_section
 
-        return [kaplan_meier_section(results, self, patients)]
+        sections = [kaplan_meier_section(results, self, patients)]
+        if all(result.folds[0].outputs.shape[1] > 1 for result in results):
+            sections.append(survival_calibration_section(results, self, styles, patients))
+        return sections
 
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
