@@ -167,7 +167,8 @@ class EvaluationResult(Folder):
     def table(self) -> pd.DataFrame:
         """One row per model, aggregator and metric: mean and sd over folds, and the 95 % interval.
 
-        Columns: model, aggregator, metric, mean, sd, low, high. Undefined numbers are NaN.
+        Columns: model, aggregator, metric, mean, sd, low, high, conservative (whether the interval covers more than
+        95 %). Undefined numbers are NaN.
         """
         return pd.DataFrame(
             [
@@ -176,6 +177,7 @@ class EvaluationResult(Folder):
                     "aggregator": result["aggregator"],
                     "metric": metric,
                     **_numbers(mean=values["mean"], sd=values["sd"], **_limits(values["interval"])),
+                    "conservative": bool(values["interval"]["conservative"]),
                 }
                 for result in self.document["results"]
                 for metric, values in result["metrics"].items()

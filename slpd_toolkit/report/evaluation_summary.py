@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.report.wording import interval, mean_sd, signed
+from slpd_toolkit.report.wording import CONSERVATIVE, interval, marked, mean_sd, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,8 @@ def print_summary(evaluation: Evaluation) -> None:
             f"{aggregator}: {words}, first - second; {adjusted}",
             [_comparison_row(each, headline) for each in evaluation.comparisons if each.aggregator == aggregator],
         )
+    if _any_conservative(evaluation, headline):
+        console.text([CONSERVATIVE, ""])
     console.facts("Leakage audit", audit_facts(evaluation))
     for note in evaluation.notes:
         console.note(f"note: {note}")
@@ -81,9 +83,15 @@ def _comparison_row(paired: PairedResult, headline: str) -> dict[str, object]:
         "first - second": f"{paired.first} - {paired.second}",
         "mean": signed(comparison.difference),
         "95 % interval": interval(comparison.interval, sign=True),
-        "p t": _p(paired.adjusted["shared_training"]),
-        "p perm.": _p(paired.adjusted["permutation"]),
+        "p t": f"{_p(paired.adjusted['shared_training'])}{marked(comparison.shared_training)}",
+        "p perm.": f"{_p(paired.adjusted['permutation'])}{marked(comparison.permutation)}",
     }
+
+
+def _any_conservative(evaluation: Evaluation, headline: str) -> bool:
+    compared = [each.metrics[headline] for each in evaluation.comparisons]
+    tests = [test for each in compared for test in (each.interval, each.shared_training, each.permutation)]
+    return any(map(marked, [*(each.intervals[headline] for each in evaluation.results), *tests]))
 
 
 def _patients_line(audits: Sequence[SplitAudit]) -> str:

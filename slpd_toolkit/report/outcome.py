@@ -10,7 +10,16 @@ import numpy as np
 
 from slpd_toolkit.core.figures.number_format import count
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.report.wording import TESTS, interval, mean_sd, p_value, signed
+from slpd_toolkit.report.wording import (
+    TESTS,
+    bare_interval,
+    conservative,
+    interval,
+    marked,
+    mean_sd,
+    p_value,
+    signed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,11 +95,11 @@ def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
     if difference < 0:  # a sentence begins with the higher one
         better, other, difference = other, better, -difference
         within = replace(within, low=-within.high, high=-within.low)
-    start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {interval(within, sign=True)}"
+    start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {bare_interval(within, sign=True)}"
     p = paired.adjusted.get(_TEST, math.nan)
     if math.isnan(p):
         return Verdict(f"{start}; no test is defined.", math.inf, differs=False)
-    said = f"Holm-adjusted p {p_value(p)}"
+    said = f"{conservative(found.shared_training)}Holm-adjusted p {p_value(p)}"
     if p >= LEVEL:
         return Verdict(f"{start}; not distinguishable ({said}).", p, differs=False)
     if found.corrected_t is None:
@@ -105,7 +114,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
     best = best_first(evaluation.results, headline)[0]
     first = (
         f"{best.model}, {best.aggregator}: {words} {mean_sd(best.values[headline])} "
-        f"over {count(len(best.folds), 'fold')}, 95 % interval {interval(best.intervals[headline])}."
+        f"over {count(len(best.folds), 'fold')}, {conservative(best.intervals[headline])}95 % interval "
+        f"{bare_interval(best.intervals[headline])}."
     )
     if len(evaluation.results) > 1:
         first = f"Highest mean: {first} It was chosen by these very test folds: expect a little less."
@@ -148,7 +158,7 @@ def comparison_table(comparisons: Sequence[PairedResult], name: str, headline: s
         result = getattr(paired.metrics[name], test)
         if result is None:
             return "–"
-        p = p_value(result.p_value).removeprefix("= ")
+        p = f"{p_value(result.p_value).removeprefix('= ')}{marked(result)}"
         adjusted = paired.adjusted.get(test, math.nan) if name == headline else math.nan
         return p if math.isnan(adjusted) else f"{p} ({p_value(adjusted).removeprefix('= ')})"
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.figures.number_format import UNDEFINED, number
 from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
-    from slpd_toolkit.mil.statistics.intervals import Interval
+    from slpd_toolkit.mil.statistics.paired_tests import PairedTest
 
 TESTS = {
     "shared_training": "t-test",
@@ -19,6 +20,9 @@ TESTS = {
     "delong": "DeLong's test",
 }
 _LEAST_P = 0.001
+MARK = "*"
+CONSERVATIVE = f"{MARK} conservative: the interval covers more than 95 %, the test rejects below 5 %"
+"""Explanation of the mark, in one line of 80 columns."""
 
 
 def signed(value: float) -> str:
@@ -28,11 +32,27 @@ def signed(value: float) -> str:
 
 
 def interval(found: Interval, *, sign: bool = False) -> str:
+    """Format an interval in brackets, with a mark if it is conservative."""
+    return f"{bare_interval(found, sign=sign)}{marked(found)}"
+
+
+def bare_interval(found: Interval, *, sign: bool = False) -> str:
     """Format an interval in brackets."""
     if math.isnan(found.low):
         return UNDEFINED
     write = signed if sign else number
     return f"[{write(found.low)}, {write(found.high)}]"
+
+
+def marked(found: Interval | PairedTest) -> str:
+    """Return the mark of conservative intervals and tests; empty for others, and for undefined ones."""
+    undefined = math.isnan(found.low if isinstance(found, Interval) else found.p_value)
+    return MARK if found.conservative and not undefined else ""
+
+
+def conservative(found: Interval | PairedTest) -> str:
+    """Return `conservative` with a space behind it, for sentences; empty for other intervals and tests."""
+    return "conservative " if marked(found) else ""
 
 
 def mean_sd(values: FloatArray) -> str:

@@ -76,6 +76,23 @@ def test_a_sentence_claims_what_its_test_supports(
     assert (said.text, said.differs) == (text, differs)
 
 
+def test_what_is_conservative_is_said_and_marked() -> None:
+    sound = paired(0.012, 0.04)
+    metric = sound.metrics["auc"]
+    marked = replace(
+        metric,
+        interval=replace(metric.interval, conservative=True),
+        shared_training=replace(metric.shared_training, conservative=True),
+    )
+    said = verdict(replace(sound, metrics={"auc": marked}), "auc", "AUC").text
+    assert said.endswith("slpd is better (conservative Holm-adjusted p = 0.040).")
+    (row,) = comparison_table([replace(sound, metrics={"auc": marked})], "auc", "auc").rows
+    assert row.interval == "[+0.002, +0.032]*"
+    assert row.p_values == ["0.020* (0.040)", "< 0.001 (< 0.001)", "0.30 (0.60)"]
+    undefined = Interval(NAN, NAN, conservative=True)
+    assert wording.interval(undefined) == wording.bare_interval(undefined)
+
+
 def test_a_table_shows_tests_that_are_defined_and_adjusts_the_headline_alone() -> None:
     table = comparison_table([paired(0.012, 0.31)], "auc", "auc")
     assert table.tests == ["t-test", "permutation test", "corrected t-test of folds"]

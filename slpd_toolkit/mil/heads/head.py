@@ -78,6 +78,8 @@ class Head(ABC):
     """Whether folds run in worker processes, which does not pay off if a fold is faster than starting a process."""
     compares: bool = False
     """Whether predictions need the mean embeddings of the training slides."""
+    linear: bool = False
+    """Whether predictions are linear in the slide vectors: see `intervals.Evidence.linear`."""
 
     def check(self, objective: Objective) -> None:  # noqa: B027
         """Check that the head supports an objective.

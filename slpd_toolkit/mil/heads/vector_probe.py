@@ -107,6 +107,11 @@ class VectorProbe(Head):
         """Whether predictions need the mean embeddings of the training slides."""
         return self.model.compares
 
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Whether predictions are linear in the slide vectors."""
+        return not self.model.compares
+
     def fit(
         self,
         bags: Bags,

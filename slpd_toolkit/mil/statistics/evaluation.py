@@ -116,6 +116,7 @@ def judge(
     *,
     unit: CountedUnit = "patient",
     by_site: bool = False,
+    linear: bool = True,
 ) -> Judgement:
     """Collect the metrics of one model, and what intervals and tests need.
 
@@ -126,6 +127,7 @@ def judge(
         folds: Predictions of one model, one per split, in their order.
         unit: Whether each patient counts once, with the mean output of its slides, or each slide.
         by_site: Whether whole sites were split.
+        linear: Whether the head is linear: see `Evidence.linear`.
     """
     division = divide_units(cohort, splits, by_site=by_site)
     counted = one_per_patient(cohort, folds) if unit == "patient" else folds
@@ -136,7 +138,7 @@ def judge(
         for name, derivative in influences(weighted, division.unit_of_row[fold.rows], units).items():
             influence[name][number] = derivative
     contributions, unexplained = _contributions(task, division, counted)
-    evidence = {name: Evidence(values[name], influence[name], contributions, unexplained) for name in values}
+    evidence = {name: Evidence(values[name], influence[name], contributions, unexplained, linear) for name in values}
     return Judgement(counted, division, evidence)
 
 
@@ -192,7 +194,7 @@ def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutat
             mean,
             interval_of_difference(difference, division),
             t,
-            replace(permutation, statistic=mean, inflation=shared),
+            replace(permutation, statistic=mean, inflation=shared, conservative=division.by_site or t.conservative),
             corrected_t_test(difference.values, division.test_train_ratio) if len(first) > 1 else None,
             _delong(task, first, second) if name == "auc" else None,
         )
@@ -205,6 +207,7 @@ def _subtract(one: Evidence, other: Evidence) -> Evidence:
         one.influence - other.influence,
         one.contributions - other.contributions,
         max(one.unexplained, other.unexplained),
+        one.linear and other.linear,
     )
 
 

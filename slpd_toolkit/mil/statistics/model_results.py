@@ -10,6 +10,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.workers import release_workers
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
+from slpd_toolkit.mil.heads.head import load_head
 from slpd_toolkit.mil.statistics.evaluation import intervals, judge
 from slpd_toolkit.mil.statistics.results import Result
 
@@ -81,7 +82,15 @@ def evaluate_models(
                 ):
                     folds.append(fold)
                     bar.advance(1, f"{representation.name}, {aggregator}")
-                judgement = judge(task, cohort, chosen, folds, unit=counting.unit, by_site=counting.by_site)
+                judgement = judge(
+                    task,
+                    cohort,
+                    chosen,
+                    folds,
+                    unit=counting.unit,
+                    by_site=counting.by_site,
+                    linear=load_head(aggregator).linear,
+                )
                 found = intervals(task, judgement)
                 judgements.append(judgement)
                 results.append(Result(representation.name, aggregator, tuple(folds), judgement.values, found))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import uncertainty
+from slpd_toolkit.mil.statistics.intervals import uncertainty_of_difference
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
@@ -28,6 +28,8 @@ class PairedTest:
     p_value: float
     inflation: float = 0.0
     """Share of variance that was added because folds share training patients."""
+    conservative: bool = False
+    """Whether it rejects less than 5 % at the level of 5 % if there is no difference: see `intervals.uncertainty`."""
 
 
 def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> PairedTest:
@@ -54,11 +56,11 @@ def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> Paired
         # Equal differences in a few folds are no proof that others would be equal: there is no variance to test with.
         return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     statistic = mean / float(spread)
-    return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)))
+    return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)), conservative=True)
 
 
 def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
-    """t-test of the mean over folds of a difference, with the variance of `intervals.uncertainty`.
+    """t-test of the mean over folds of a difference, with the variance of `intervals.uncertainty_of_difference`.
 
     It asks whether the difference would be expected of other patients of the same kind, to train on and to test.
 
@@ -69,12 +71,13 @@ def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
     Returns:
         p = 1 without any difference; NaN where there is no variance to test with.
     """
-    found = uncertainty(evidence, division)
+    found = uncertainty_of_difference(evidence, division)
     mean, _ = mean_and_sd(evidence.values)
     if found.variance <= _ROUNDING**2:
         return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     statistic = mean / math.sqrt(found.variance)
-    return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), found.degrees)), found.inflation)
+    p_value = float(2 * stats.t.sf(abs(statistic), found.degrees))
+    return PairedTest(statistic, p_value, found.inflation, found.conservative)
 
 
 def draw_swaps(units: int, permutations: int, rng: np.random.Generator) -> BoolArray:

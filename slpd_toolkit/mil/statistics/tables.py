@@ -152,8 +152,8 @@ def _differences(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _test(test: PairedTest) -> dict[str, float]:
-    return {"statistic": test.statistic, "p": test.p_value}
+def _test(test: PairedTest) -> dict[str, float | bool]:
+    return {"statistic": test.statistic, "p": test.p_value, "conservative": test.conservative}
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

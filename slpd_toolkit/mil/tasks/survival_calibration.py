@@ -73,7 +73,8 @@ def survival_calibration(
         last = np.searchsorted(curve.times, horizon, side="right") - 1
         observed[:, number] = [1 - each[last] for each in (curve.survival, curve.high, curve.low)]
     means = np.array([predicted[members].mean() for members in groups])
-    return SurvivalCalibration(means, *observed, np.array([len(members) for members in groups], dtype=np.int64))
+    counts = np.array([len(members) for members in groups], dtype=np.int64)
+    return SurvivalCalibration(means, observed[0], observed[1], observed[2], counts)
 
 
 def calibration_of(result: ModelOutputs, task: Survival, patients: StrArray) -> SurvivalCalibration:

@@ -58,6 +58,9 @@ def test_with_repeats_it_is_estimated_and_shrunk_towards_the_bound() -> None:
     # Contributions do not depend on who was trained on: the estimate is 0.
     assert found.inflation == pytest.approx(largest_inflation(of) / 3)
     assert not found.conservative
+    curved = uncertainty(dataclasses.replace(evidence(of, np.full(25, 0.7)), linear=False), of)
+    assert dataclasses.replace(curved, conservative=False) == found
+    assert curved.conservative
 
 
 def test_a_single_split_takes_its_heads_as_given() -> None:
@@ -65,6 +68,8 @@ def test_a_single_split_takes_its_heads_as_given() -> None:
     one = dataclasses.replace(of, trained=of.trained[:1], tested=of.tested[:1], repeats=of.repeats[:1])
     found = uncertainty(evidence(one, np.array([0.7])), one)
     assert (found.inflation, found.conservative) == (0, False)
+    curved = uncertainty(dataclasses.replace(evidence(one, np.array([0.7])), linear=False), one)
+    assert not curved.conservative
 
 
 @pytest.mark.parametrize("mean", [0.5, 0.9, 0.99, 0.9999])
@@ -113,6 +118,20 @@ def test_where_sites_were_split_the_variance_is_that_of_the_folds() -> None:
     assert found.variance == pytest.approx(np.var(values, ddof=1) / 3 * fold_variance_factor(of))
     assert found.degrees == 2
     assert interval_of_mean(evidence(of, values), of).units == 9
+
+
+@pytest.mark.parametrize(
+    ("folds", "repeats", "linear", "conservative"),
+    [(5, 1, True, False), (3, 1, True, True), (5, 2, True, True), (5, 1, False, True)],
+)
+def test_over_sites_what_simulations_found_too_wide_is_said(
+    folds: int, repeats: int, linear: bool, conservative: bool
+) -> None:
+    of = sites(12, folds, repeats)
+    values = 0.6 + 0.02 * np.arange(folds * repeats)
+    found = dataclasses.replace(evidence(of, values), linear=linear)
+    assert interval_of_mean(found, of).conservative == conservative
+    assert interval_of_difference(found, of).conservative
 
 
 def test_fewer_than_six_sites_have_no_interval_and_the_reason_is_said() -> None:

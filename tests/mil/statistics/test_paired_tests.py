@@ -142,7 +142,7 @@ def test_the_t_test_has_the_variance_of_the_interval() -> None:
     found, spread = shared_training_test(difference, of), uncertainty(difference, of)
     assert found.statistic == pytest.approx(0.05 / math.sqrt(spread.variance))
     assert found.p_value == pytest.approx(2 * stats.t.sf(found.statistic, spread.degrees))
-    assert found.inflation == spread.inflation
+    assert (found.inflation, found.conservative) == (spread.inflation, False)
     interval = interval_of_difference(difference, of)
     assert (interval.low > 0) == (found.p_value < 0.05)
 

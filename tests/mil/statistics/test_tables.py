@@ -20,7 +20,12 @@ def test_what_is_undefined_or_infinite_is_null() -> None:
         "undefined_because": "no fold tests two patients of each class",
     }
     compared = found["comparisons"][0]
-    assert compared["metrics"]["auc"]["shared_training"] == {"statistic": None, "p": 0.0, "inflation": 0.0}
+    assert compared["metrics"]["auc"]["shared_training"] == {
+        "statistic": None,
+        "p": 0.0,
+        "conservative": False,
+        "inflation": 0.0,
+    }
     assert compared["metrics"]["auc"]["delong"] is None
     assert compared["adjusted_p"] == {
         "shared_training": 0.0,
