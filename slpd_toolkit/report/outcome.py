@@ -95,7 +95,8 @@ def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
     if difference < 0:  # a sentence begins with the higher one
         better, other, difference = other, better, -difference
         within = replace(within, low=-within.high, high=-within.low)
-    start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {bare_interval(within, sign=True)}"
+    range_of = bare_interval(within, sign=True)
+    start = f"{better} against {other}, {paired.aggregator}: {signed(difference)} {words} {range_of}"
     p = paired.adjusted.get(_TEST, math.nan)
     if math.isnan(p):
         return Verdict(f"{start}; no test is defined.", math.inf, differs=False)

@@ -190,11 +190,17 @@ def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutat
         t = shared_training_test(difference, division)
         shared = _LARGEST_INFLATION if division.by_site or math.isnan(t.p_value) else t.inflation
         permutation = permutation_test(mean / math.sqrt(1 + shared), permuted[name])
+        once = len(np.unique(division.repeats)) == 1
         found[name] = Comparison(
             mean,
             interval_of_difference(difference, division),
             t,
-            replace(permutation, statistic=mean, inflation=shared, conservative=division.by_site or t.conservative),
+            replace(
+                permutation,
+                statistic=mean,
+                inflation=shared,
+                conservative=once if division.by_site else t.conservative,
+            ),
             corrected_t_test(difference.values, division.test_train_ratio) if len(first) > 1 else None,
             _delong(task, first, second) if name == "auc" else None,
         )
