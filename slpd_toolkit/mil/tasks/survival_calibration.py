@@ -10,7 +10,7 @@ import numpy as np
 from slpd_toolkit.core.figures.number_format import short
 from slpd_toolkit.core.figures.pictures import GREY, panels
 from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
-from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier
+from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier, kaplan_meier_section
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, mean_outputs
 
 if TYPE_CHECKING:
@@ -87,6 +87,16 @@ def calibration_of(result: ModelOutputs, task: Survival, patients: StrArray) -> 
     predicted = np.bincount(index, 1 - slides.outputs[:, 1 + middle]) / counts
     rows = slides.rows[first]
     return survival_calibration(task.times[rows], task.events[rows], predicted, float(task.grid[middle]))
+
+
+def survival_sections(
+    results: Sequence[ModelOutputs], task: Survival, styles: Mapping[str, Look], patients: StrArray
+) -> list[FigureSection]:
+    """Draw Kaplan-Meier curves and, where all models predict probabilities, their calibration."""
+    sections = [kaplan_meier_section(results, task, patients)]
+    if all(result.folds[0].outputs.shape[1] > 1 for result in results):
+        sections.append(survival_calibration_section(results, task, styles, patients))
+    return sections
 
 
 def survival_calibration_section(

@@ -181,13 +181,9 @@ class Survival(Task):
         patients: StrArray,
     ) -> list[FigureSection]:
         """Draw Kaplan-Meier curves by predicted risk and, where probabilities are predicted, their calibration."""
-        from slpd_toolkit.mil.tasks.kaplan_meier import kaplan_meier_section
-        from slpd_toolkit.mil.tasks.survival_calibration import survival_calibration_section
+        from slpd_toolkit.mil.tasks.survival_calibration import survival_sections
 
-        sections = [kaplan_meier_section(results, self, patients)]
-        if all(result.folds[0].outputs.shape[1] > 1 for result in results):
-            sections.append(survival_calibration_section(results, self, styles, patients))
-        return sections
+        return survival_sections(results, self, styles, patients)
 
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
