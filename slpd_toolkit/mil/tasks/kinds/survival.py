@@ -175,10 +175,7 @@ class Survival(Task):
         return definitions(self.grid)
 
     def draw(
-        self,
-        results: Sequence[ModelOutputs],
-        styles: Mapping[str, Look],
-        patients: StrArray,
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
         """Draw Kaplan-Meier curves by predicted risk and, where probabilities are predicted, their calibration."""
         from slpd_toolkit.mil.tasks.survival_calibration import survival_sections
