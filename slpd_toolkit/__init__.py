@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         mil_eval,
         pretrain,
         prototypes,
+        represent,
         run_demo,
     )
     from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from slpd_toolkit.models.region_vit import RegionViT
     from slpd_toolkit.objectives.distillation import cross_view_entropy
     from slpd_toolkit.representations.region_embeddings import RegionEmbeddings
+    from slpd_toolkit.representations.slide_vectors import SlideVectors
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
     from slpd_toolkit.training.prototype_file import PrototypeFile
 
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo", "list_encoders"),
+        *("manifest_from_clam", "run_demo", "list_encoders", "represent"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult"),
@@ -48,6 +50,7 @@ _MODULES = {
     "models.region_vit": ("RegionViT",),
     "objectives.distillation": ("cross_view_entropy",),
     "representations.region_embeddings": ("RegionEmbeddings",),
+    "representations.slide_vectors": ("SlideVectors",),
     "store.token_file": ("TokenStore", "TokenFile"),
     "training.prototype_file": ("PrototypeFile",),
 }
@@ -60,6 +63,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "RegionEmbeddings",
     "RegionViT",
     "Run",
+    "SlideVectors",
     "SlpdError",
     "TokenFile",
     "TokenStore",
@@ -77,6 +81,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "pretrain",
     "prototypes",
     "region_embeddings",
+    "represent",
     "run_demo",
     "set_verbosity",
     "write_tokens",

@@ -33,6 +33,7 @@ from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.api import settings as of
     from slpd_toolkit.api.settings import StrPath
+    from slpd_toolkit.representations.slide_vectors import SlideVectors
     from slpd_toolkit.store.token_file import TokenStore
 
 
@@ -192,6 +194,29 @@ def heatmap(scores: StrPath | None = None, **settings: Unpack[of.HeatmapSettings
     config = resolve(HeatmapConfig, {"scores": scores, **settings})
     calls.run("heatmap", config)
     return Heatmaps(config.out)
+
+
+@with_settings_of(RepresentConfig, "model")
+def represent(model: StrPath | None = None, **settings: Unpack[of.RepresentSettings]) -> SlideVectors:
+    """Describe each slide or patient by one vector or by a set of weighted prototypes (`slpd represent`).
+
+    Returns:
+        The vectors, as they were written to `out`.
+
+    Raises:
+        UsageError: The model does not fit the cache, or the manifest does not fit it.
+        WeightsError: The model's file is not a region ViT.
+        CacheError: The cache is empty, mixed or damaged.
+
+    >>> vectors = slpd.represent("runs/slpd", cache="cache", as_="histogram", clusters=4, out="histograms.parquet")
+    >>> vectors["slide000"].shape, round(float(vectors["slide000"].sum()), 4)
+    ((1, 4), 1.0)
+    >>> len(vectors.fitted_on)
+    12
+    """
+    from slpd_toolkit.commands.represent import make
+
+    return make(resolve(RepresentConfig, {"model": model, **settings}))
 
 
 @with_settings_of(ExportConfig, "source")

@@ -187,6 +187,24 @@ class HeatmapSettings(TypedDict, total=False):
     jobs: int
 
 
+class RepresentSettings(TypedDict, total=False):
+    """Settings of `RepresentConfig`."""
+
+    recipe: StrPath | None
+    cache: StrPath
+    out: StrPath
+    as_: str
+    clusters: int
+    per: Literal["slide", "patient"]
+    manifest: StrPath | None
+    where: StrPath | Sequence[StrPath]
+    fit_where: StrPath | Sequence[StrPath]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+    seed: int
+
+
 class ExportSettings(TypedDict, total=False):
     """Settings of `ExportConfig`."""
 

@@ -15,6 +15,7 @@ import typer
 
 from slpd_toolkit.cli.sections import SectionedCommand, SectionedGroup
 from slpd_toolkit.config import recipe as recipes
+from slpd_toolkit.config.checks import flag
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.encoders import EncodersConfig
@@ -26,6 +27,7 @@ from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
+from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.settings import default_help, settings_of
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
@@ -191,7 +193,7 @@ def _option_type(hint: Any) -> Any:
 
 
 def _flag(name: str, kind: Any) -> str:
-    dashed = name.replace("_", "-")
+    dashed = flag(name).removeprefix("--")
     return f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
 
 
@@ -218,6 +220,7 @@ add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
+add_stage("represent", RepresentConfig, "slpd_toolkit.commands.represent", argument="model")
 add_stage("encoders", EncodersConfig, "slpd_toolkit.commands.encoders", argument="name", section=LOOK)
 add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)

@@ -18,15 +18,13 @@ def require_at_least(least: float, name: str, got: float) -> None:
     require(least <= got < float("inf"), flag(name), got, f"at least {least}")
 
 
-def require_manifest(where: Sequence[str], manifest: Path | None) -> None:
+def require_manifest(where: Sequence[str], manifest: Path | None, flag: str = "--where") -> None:
     """Raise a `UsageError` unless the conditions of `--where` can be parsed and have a manifest to select from."""
     for text in where:
         parse_condition(text)
-    require(
-        not where or manifest is not None, "--where", ", ".join(where), "only with --manifest", "Add --manifest CSV."
-    )
+    require(not where or manifest is not None, flag, ", ".join(where), "only with --manifest", "Add --manifest CSV.")
 
 
 def flag(name: str) -> str:
-    """Return the command-line flag of an attribute."""
-    return f"--{name.replace('_', '-')}"
+    """Return the command-line flag of an attribute; one that is a keyword of Python ends in `_`, as in `as_`."""
+    return f"--{name.rstrip('_').replace('_', '-')}"

@@ -44,6 +44,7 @@ def make_anndata(
     about_rows: pd.DataFrame,
     centres_l0: npt.NDArray[np.float64] | None,
     provenance: Mapping[str, object],
+    further: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> AnnData:
     """Convert embeddings to AnnData.
 
@@ -52,6 +53,7 @@ def make_anndata(
         about_rows: N rows with unique names: obs.
         centres_l0: (N, 2), x and y of each row's centre, level-0 px: obsm["spatial"].
         provenance: uns["slpd"], plain values.
+        further: Other arrays with N rows, by their name in obsm.
 
     Raises:
         UsageError: anndata is not installed.
@@ -64,6 +66,8 @@ def make_anndata(
     table = AnnData(X=embeddings, obs=rows, var=features, uns={"slpd": dict(provenance)})
     if centres_l0 is not None:
         table.obsm["spatial"] = centres_l0
+    for name, values in (further or {}).items():
+        table.obsm[name] = values
     return table
 
 
@@ -73,15 +77,20 @@ def write_h5ad(
     about_rows: pd.DataFrame,
     centres_l0: npt.NDArray[np.float64] | None,
     provenance: Mapping[str, object],
+    further: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> None:
     """Write embeddings as AnnData, atomically; see `make_anndata`."""
-    table = make_anndata(embeddings, about_rows, centres_l0, provenance)
+    table = make_anndata(embeddings, about_rows, centres_l0, provenance, further)
     with atomic_path(path) as partial:
         table.write_h5ad(partial)
 
 
 def write_parquet(
-    path: Path, embeddings: npt.NDArray[np.float32], about_rows: pd.DataFrame, provenance: Mapping[str, object]
+    path: Path,
+    embeddings: npt.NDArray[np.float32],
+    about_rows: pd.DataFrame,
+    provenance: Mapping[str, object],
+    fitted: bytes = b"",
 ) -> None:
     """Write embeddings as Parquet, atomically: the columns of `about_rows`, then one a feature.
 
@@ -90,13 +99,17 @@ def write_parquet(
         embeddings: (N, E).
         about_rows: N rows.
         provenance: Plain values, kept as JSON in the schema's metadata under `slpd`.
+        fitted: Content of an .npz file, kept there under `slpd_fitted`.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     columns = {str(name): about_rows[name].to_numpy() for name in about_rows}
     columns |= dict(zip(_names(embeddings), embeddings.T, strict=True))
-    table = pa.table(columns).replace_schema_metadata({"slpd": json.dumps(dict(provenance))})
+    metadata: dict[str, str | bytes] = {"slpd": json.dumps(dict(provenance))}
+    if fitted:
+        metadata["slpd_fitted"] = fitted
+    table = pa.table(columns).replace_schema_metadata(metadata)
     with atomic_path(path) as partial:
         parquet.write_table(table, partial)
 

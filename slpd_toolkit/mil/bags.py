@@ -86,6 +86,16 @@ class Bags:
         """Rows of `features` that belong to the slides at these positions, slide after slide."""
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
 
+    def subset(self, index: IntArray) -> Bags:
+        """Return the bags of the slides at these positions, in their order."""
+        rows = self.regions_of(index)
+        return Bags(
+            tuple(self.slides[i] for i in index),
+            self.features[rows],
+            np.concatenate([[0], np.cumsum(self.sizes[index])]).astype(np.int64),
+            None if self.weights is None else self.weights[rows],
+        )
+
     def mean(self) -> NDArray[np.float32]:
         """(S, D) mean embedding of each slide, weighted if there are weights."""
         bags = np.split(self.features, self.offsets[1:-1])

@@ -1,0 +1,117 @@
+"""`slpd represent`: one vector, or one set of weighted prototypes, per slide or per patient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.manifest import read_table
+from slpd_toolkit.core.row_filter import select_rows
+from slpd_toolkit.foreign.anndata_parquet import require_extra
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
+from slpd_toolkit.representations.collapse import collapse_warning
+from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.representations.slide_vectors import describe_slides
+from slpd_toolkit.representations.vector_files import write_vectors
+from slpd_toolkit.store.selection import select_slides
+from slpd_toolkit.store.token_file import TokenStore
+
+if TYPE_CHECKING:
+    from slpd_toolkit.config.represent import RepresentConfig
+    from slpd_toolkit.representations.slide_vectors import SlideVectors
+
+_EXTRAS = {".parquet": "parquet", ".h5ad": "anndata"}
+
+
+def run(config: RepresentConfig) -> int:
+    """Write the descriptors of all chosen slides, and return 0; see `make`."""
+    make(config)
+    return 0
+
+
+def make(config: RepresentConfig) -> SlideVectors:
+    """Compute the descriptors of all chosen slides or their patients, and write them.
+
+    Raises:
+        UsageError: The model does not fit the cache, the manifest does not fit it, or an extra is missing.
+        WeightsError: The model's file is not a region ViT.
+        CacheError: The cache is empty, mixed or damaged, or can no longer be read.
+    """
+    _require_place(config)
+    chosen = ChosenDescriptor(config.as_, config.clusters)
+    descriptor = chosen.load()
+    if config.clusters and not descriptor.clusters:
+        raise UsageError(
+            f"--clusters: got {config.clusters}, allowed: nothing, because {config.as_} has no prototypes."
+        )
+    if config.fit_where and not descriptor.is_fitted:
+        raise UsageError(
+            f"--fit-where: got {', '.join(config.fit_where)}, allowed: nothing, because {config.as_} is not fitted."
+        )
+    whole = TokenStore.open(config.cache)
+    wanted = select_slides(whole, config.manifest, config.where)
+    fit_on = select_slides(whole, config.manifest, config.fit_where) if config.fit_where else wanted
+    both = {*wanted.slide_ids, *fit_on.slide_ids}
+    store = TokenStore([file for file in whole.files if file.meta.slide_id in both], whole.folder)
+    patient_of = _patients(config) if config.per == "patient" else None
+    found = embed_regions(store, config.model, precision=config.precision, device=config.device, workers=config.workers)
+    regions = Bags(found.slide_ids, found.values, np.concatenate([[0], np.cumsum(found.lengths)]).astype(np.int64))
+    vectors = describe_slides(
+        regions,
+        chosen,
+        _positions(regions, fit_on),
+        _positions(regions, wanted),
+        patient_of=patient_of,
+        seed=config.seed,
+        provenance=found.provenance,
+    )
+    write_vectors(vectors, config.out)
+    _tell(config, vectors, wanted)
+    return vectors
+
+
+def _require_place(config: RepresentConfig) -> None:
+    """Check that the output can be written, before anything is computed."""
+    if not config.out.suffix:
+        make_folder(config.out)
+        return
+    require_extra(_EXTRAS[config.out.suffix])
+    if not config.out.parent.is_dir() or config.out.is_dir():
+        raise UsageError(f"--out: got {config.out}, allowed: a {config.out.suffix} file in a folder that exists.")
+
+
+def _patients(config: RepresentConfig) -> dict[str, str]:
+    assert config.manifest is not None
+    table = select_rows(read_table(config.manifest, required=("slide_id", "patient_id")), (), config.manifest)
+    return {slide: patient or slide for slide, patient in zip(table["slide_id"], table["patient_id"], strict=True)}
+
+
+def _positions(regions: Bags, store: TokenStore) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    wanted = set(store.slide_ids)
+    return np.array([index for index, slide in enumerate(regions.slides) if slide in wanted], np.int64)
+
+
+def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) -> None:
+    """Say what was written, and on whom it was fitted."""
+    empty = [file.meta.slide_id for file in wanted.files if not len(file)]
+    if empty:
+        console.warn(f"{len(empty)} slides have no regions and are left out, such as {empty[0]}.")
+    if not vectors.is_set:
+        console.warn_if(collapse_warning(vectors.descriptor, vectors.bags.slides, vectors.bags.features))
+    if vectors.fitted_on:
+        also = len(set(vectors.fitted_on) & set(wanted.slide_ids))
+        console.note(
+            f"{vectors.descriptor} was fitted on {len(vectors.fitted_on):,} slides, {also:,} of which it describes. "
+            + (
+                "For an evaluation on these, `slpd mil-eval --model "
+                f"{config.model}#{vectors.descriptor}` fits it in each fold."
+                if also
+                else "The evaluation may use the slides that it describes."
+            )
+        )
+    console.note(f"Wrote {len(vectors):,} {vectors.per}s to {config.out}.")

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+
+from slpd_toolkit.representations.collapse import collapse_warning
+
+RNG = np.random.default_rng(0)
+IDS = [f"s{number}" for number in range(40)]
+VECTORS = RNG.normal(size=(40, 16)).astype(np.float32)
+
+
+def test_vectors_that_tell_slides_apart_are_silent() -> None:
+    assert collapse_warning("x", IDS, VECTORS) == ""
+    assert collapse_warning("x", IDS, VECTORS + 2) == ""
+    assert collapse_warning("x", IDS[:2], np.ones((2, 16), np.float32)) == ""
+
+
+def test_vectors_within_a_few_hundredths_are_told() -> None:
+    close = VECTORS * 0.1 + 5
+    unit = close / np.linalg.norm(close, axis=1, keepdims=True)
+    said = collapse_warning("giga", IDS, close)
+    assert said.startswith("giga: all 40 vectors lie within a cosine of 0.00")
+    assert f"least cosine {(unit @ unit.T).min():.4f}" in said
+
+
+def test_equal_vectors_are_named() -> None:
+    same = VECTORS.copy()
+    same[[3, 7, 9]] = same[3]
+    assert "3 of 40 vectors equal that of another: s3, s7, s9." in collapse_warning("x", IDS, same)
