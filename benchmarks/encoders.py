@@ -1,20 +1,22 @@
 """How good are the encoders that need no download? Linear probe and 5-NN on tiles with a class, same and other stain.
 
-    python -m benchmarks.encoders FOLDER > benchmarks/results/encoders.json
+    python -m benchmarks.encoders FOLDER --encoder efficientnet-lite0 --into benchmarks/results/encoders.json
 
 FOLDER holds one folder of tiles per class. Tiles are encoded under their own stain and under others: optical densities
-are separated into haematoxylin, eosin and rest (Ruifrok and Johnston 2001), each is multiplied by a factor, and RGB is
-put together again. Folds are stratified by class; a head is trained on tiles under their own stain and tested on those
-of the left-out fold, under their own stain and under each other one. Which slide a tile is from is not known, so tiles
-of one slide may be in both parts: stain may give slides away, and that favours colour statistics.
+are separated into hematoxylin, eosin and rest (Ruifrok and Johnston 2001), each is multiplied by a factor, and RGB is
+composed from the result. Folds are stratified by class. A head is trained on tiles under their own stain and tested on
+the left-out fold, under its own stain and under each other one. Which slide a tile is from is not known, so tiles of
+one slide may be in both parts: stain may give slides away, which favors color statistics.
 
-The probe is multinomial logistic regression on standardised features, C chosen in an inner three-fold cross-validation.
+The probe is multinomial logistic regression on standardized features, C chosen in an inner three-fold cross-validation.
+Each call adds one encoder to the JSON file. `--keep` keeps features, so that a call that was stopped can continue.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.measure import report
+from benchmarks.measure import add_to_report
 from slpd_toolkit.encoders.handcrafted import STAINS
 from slpd_toolkit.encoders.registry import make_encoder
 
@@ -38,21 +40,22 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.encoders.encoder import Encoder
 
-ENCODERS = ("random", "random:vit_small", "handcrafted", "efficientnet-lite0")
 RESTAINED = {
     "own stain": (1.0, 1.0, 1.0),
     "pale": (0.8, 0.8, 1.0),
     "dark": (1.25, 1.25, 1.0),
-    "more haematoxylin": (1.25, 0.8, 1.0),
+    "more hematoxylin": (1.25, 0.8, 1.0),
     "more eosin": (0.8, 1.25, 1.0),
 }
-"""Factors of the amounts of haematoxylin, eosin and rest."""
-FOLDS, NEIGHBOURS, BATCH = 5, 5, 32
+"""Factors of the amounts of hematoxylin, eosin and rest."""
+FOLDS, NEIGHBORS, BATCH = 5, 5, 32
 _GRID = {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
 
 
 def restain(pixels: npt.NDArray[np.uint8], factors: tuple[float, float, float]) -> npt.NDArray[np.uint8]:
     """Multiply the amounts of each stain: (..., 3) RGB to the same; factors of one change nothing."""
+    if factors == (1.0, 1.0, 1.0):
+        return pixels
     stains = np.array(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
     density = -np.log(np.maximum(pixels, 1) / 255.0)
     changed = density @ np.linalg.inv(stains) @ np.diag(factors) @ stains
@@ -60,16 +63,22 @@ def restain(pixels: npt.NDArray[np.uint8], factors: tuple[float, float, float]) 
     return restained
 
 
-def read_tiles(folder: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
-    paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in {".jpg", ".png", ".tif"})
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]), np.array(
-        [path.parent.name for path in paths]
-    )
+def read_tiles(folder: Path, per_class: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
+    """Read tiles of each class, evenly spaced in the order of their names: (N, H, W, 3), and (N,) names of classes."""
+    chosen = []
+    for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
+        paths = sorted(path for path in of_class.iterdir() if path.suffix.lower() in {".jpg", ".png", ".tif"})
+        chosen += [paths[number] for number in np.linspace(0, len(paths) - 1, min(per_class, len(paths))).round().astype(int)]
+    tiles = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in chosen])
+    return tiles, np.array([path.parent.name for path in chosen])
 
 
-def features(encoder: Encoder, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    batches = [torch.from_numpy(tiles[first : first + BATCH]) for first in range(0, len(tiles), BATCH)]
-    return torch.cat([encoder.embed(batch, "fp32") for batch in batches]).numpy()
+def features(
+    encoder: Encoder, tiles: npt.NDArray[np.uint8], factors: tuple[float, float, float]
+) -> npt.NDArray[np.float32]:
+    """Embed tiles under another stain: (N, embedding_dim)."""
+    batches = (restain(tiles[first : first + BATCH], factors) for first in range(0, len(tiles), BATCH))
+    return torch.cat([encoder.embed(torch.from_numpy(batch), "fp32") for batch in batches]).numpy()
 
 
 def accuracies(
@@ -82,7 +91,7 @@ def accuracies(
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
         heads = {
             "probe": GridSearchCV(probe, _GRID, cv=StratifiedKFold(3, shuffle=True, random_state=1)),
-            "5-NN": make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBOURS)),
+            "5-NN": make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBORS)),
         }
         for name, head in heads.items():
             head.fit(own[train], labels[train])
@@ -91,14 +100,29 @@ def accuracies(
     return scores
 
 
-def measure(name: str, tiles: npt.NDArray[np.uint8], labels: npt.NDArray[np.str_]) -> dict[str, Any]:
+def measure(name: str, tiles: npt.NDArray[np.uint8], labels: npt.NDArray[np.str_], keep: Path) -> dict[str, Any]:
+    """Width, CPU time per tile, and accuracies of one encoder."""
     encoder = make_encoder(name, weights=None, patch_px=tiles.shape[1], seed=0, allow_download=False)
-    by_stain = {stain: features(encoder, restain(tiles, factors)) for stain, factors in RESTAINED.items()}
-    scores = accuracies(by_stain, labels)
+    started = time.process_time()
+    features(encoder, tiles[:BATCH * 4], (1.0, 1.0, 1.0))
+    cpu_s = time.process_time() - started
+    by_stain = {}
+    for stain, factors in RESTAINED.items():
+        path = keep / f"{name} {stain}.npy"
+        if not path.exists():
+            np.save(path, features(encoder, tiles, factors))
+        by_stain[stain] = np.load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        scores = accuracies(by_stain, labels)
     return {
         "width": encoder.embedding_dim,
+        "cpu_ms_per_tile": round(1e3 * cpu_s / (BATCH * 4), 1),
         **{
-            head: {stain: {"mean": round(float(np.mean(each)), 4), "folds": each} for stain, each in of_head.items()}
+            head: {
+                stain: {"mean": round(float(np.mean(each)), 4), "folds": [round(value, 4) for value in each]}
+                for stain, each in of_head.items()
+            }
             for head, of_head in scores.items()
         },
     }
@@ -107,21 +131,20 @@ def measure(name: str, tiles: npt.NDArray[np.uint8], labels: npt.NDArray[np.str_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--encoders", nargs="+", default=ENCODERS)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--per-class", type=int, default=200)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
     options = parser.parse_args()
-    tiles, labels = read_tiles(options.folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        found = {name: measure(name, tiles, labels) for name in options.encoders}
-    report(
-        {
-            "tiles": len(tiles),
-            "classes": sorted(set(labels.tolist())),
-            "tiles_sha256": hashlib.sha256(tiles.tobytes()).hexdigest(),
-            "stain_factors": RESTAINED,
-            "encoders": found,
-        }
-    )
+    options.keep.mkdir(parents=True, exist_ok=True)
+    tiles, labels = read_tiles(options.folder, options.per_class)
+    shared = {
+        "tiles": len(tiles),
+        "classes": sorted(set(labels.tolist())),
+        "tiles_sha256": hashlib.sha256(tiles.tobytes()).hexdigest(),
+        "stain_factors": RESTAINED,
+    }
+    add_to_report(options.into, "tiles", shared, options.encoder, measure(options.encoder, tiles, labels, options.keep))
 
 
 if __name__ == "__main__":

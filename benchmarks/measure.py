@@ -76,6 +76,24 @@ def report(result: dict[str, Any]) -> None:
     print(json.dumps({"command": " ".join(sys.argv), "machine": machine(), **result}, indent=2))
 
 
+def add_to_report(path: Path, part: str, shared: dict[str, Any], name: str, result: dict[str, Any]) -> None:
+    """Add the result of one thing that was measured to one part of a JSON file, and keep what it already contains.
+
+    Args:
+        path: The file; created if it does not exist.
+        part: Key of the part.
+        shared: What all results of the part have in common.
+        name: What was measured.
+        result: Its figures.
+    """
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before, shared = document.get(part, {}), json.loads(json.dumps(shared))
+    kept = before.get("measured", {}) if all(before.get(key) == value for key, value in shared.items()) else {}
+    entry = {"command": " ".join(sys.argv), "machine": machine(), **result}
+    document[part] = {**shared, "measured": {**kept, name: entry}}
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
 def machine() -> dict[str, Any]:
     """Facts of the machine that every result carries."""
     return {

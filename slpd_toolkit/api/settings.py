@@ -19,9 +19,9 @@ class EmbedSettings(TypedDict, total=False):
     mean: str
     std: str
     pooling: str
-    mpp: float
-    region_px: int
-    patch_px: int
+    mpp: float | None
+    region_px: int | None
+    patch_px: int | None
     min_tissue: float
     max_upsample: float
     allow_missing_pixels: bool

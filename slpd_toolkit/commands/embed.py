@@ -13,7 +13,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
-from slpd_toolkit.encoders.geometry import preferred_precision, with_geometry
+from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.pipeline import STAGE, EmbeddingPipeline
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.manifest import Problem, SlideEntry
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
+    from slpd_toolkit.encoders.geometry import Geometry
 
 
 @locks_folder("embed", part=lambda config: config.shard_of_n)
@@ -42,7 +43,7 @@ def run(config: EmbedConfig) -> int:
             or another process writes to it.
         WeightsError: The weights do not fit the encoder.
     """
-    config, remarks = with_geometry(config)
+    geometry, remarks = resolve_geometry(config)
     for remark in remarks:
         console.warn(remark)
     table = read_table(config.manifest)
@@ -52,7 +53,7 @@ def run(config: EmbedConfig) -> int:
     mine = set(table.index[index - 1 :: count])
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(preferred_precision(config.encoder, config.precision, device), device)
-    identity = CacheIdentity(config, _make_encoder(config, device, precision), precision)
+    identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, device, precision), precision)
     identity.require_same_cache({entry.slide_id for entry in entries})
     make_folder(config.out / QC_FOLDER if config.qc else config.out)
     failures = FailureLog(config.out / _log_name(index, count))
@@ -82,11 +83,11 @@ def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problem
         console.warn(f"{config.manifest}: {len(problems)} problems; these rows are left out:\n{summarise(problems)}")
 
 
-def _make_encoder(config: EmbedConfig, device: torch.device, precision: Precision) -> Encoder:
+def _make_encoder(config: EmbedConfig, geometry: Geometry, device: torch.device, precision: Precision) -> Encoder:
     encoder = make_encoder(
         config.encoder,
         weights=config.weights,
-        patch_px=config.patch_px,
+        patch_px=geometry.patch_px,
         seed=config.seed,
         allow_download=config.allow_download,
         mean=config.mean,
@@ -99,8 +100,8 @@ def _make_encoder(config: EmbedConfig, device: torch.device, precision: Precisio
         f"{precision} on {compute.describe(device)}"
     )
     console.note(
-        f"Patches of {config.patch_px} px at {config.mpp:g} um/px, regions of {config.region_px} px "
-        f"({config.grid} x {config.grid} patches)"
+        f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "
+        f"({geometry.grid} x {geometry.grid} patches)"
     )
     if config.encoder.startswith(("random", "handcrafted", "efficientnet-lite0")):
         console.note("This is not a pathology model; `slpd encoders` lists those that are, with what to download.")

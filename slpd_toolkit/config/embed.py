@@ -47,14 +47,14 @@ class EmbedConfig:
     own)."""
 
     # -- Regions and patches --
-    mpp: float = 0.0
-    """Target resolution in um/px (0.5 is about 20x). 0: what the encoder was made for, mostly 0.5."""
+    mpp: float | None = None
+    """Target resolution in um/px (0.5 is about 20x). Default: that of the encoder, mostly 0.5."""
 
-    region_px: int = 0
-    """Side of a region in px at the target resolution; a multiple of the patch size. 0: 16 patches."""
+    region_px: int | None = None
+    """Side of a region in px at the target resolution; a multiple of the patch size. Default: 16 patches."""
 
-    patch_px: int = 0
-    """Side of a patch in px at the target resolution. 0: what the encoder was made for, 224 or 256 px for most."""
+    patch_px: int | None = None
+    """Side of a patch in px at the target resolution. Default: that of the encoder, mostly 224 or 256."""
 
     min_tissue: float = 0.1
     """Minimum tissue fraction of a region (0-1). The region with the most tissue is always kept."""
@@ -93,27 +93,18 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Check each value and how they relate, before any work starts."""
-        require(0 <= self.mpp < float("inf"), "--mpp", self.mpp, "a positive number of um/px", "0.5 is the usual 20x.")
-        require(self.patch_px == 0 or self.patch_px >= 16, "--patch-px", self.patch_px, "at least 16")
-        require(self.region_px >= 0, "--region-px", self.region_px, "a positive number of px")
-        if self.patch_px and self.region_px:
-            require(
-                self.region_px >= self.patch_px and self.region_px % self.patch_px == 0,
-                "--region-px",
-                self.region_px,
-                f"a multiple of the patch size ({self.patch_px} px)",
-                f"Use {max(1, round(self.region_px / self.patch_px)) * self.patch_px}.",
-            )
+        mpp, patch_px, region_px = self.mpp, self.patch_px, self.region_px
+        positive_mpp = mpp is None or 0 < mpp < float("inf")
+        require(positive_mpp, "--mpp", mpp, "a positive number of um/px", "0.5 is the usual 20x.")
+        require(patch_px is None or patch_px >= 16, "--patch-px", patch_px, "at least 16")
+        require(region_px is None or region_px > 0, "--region-px", region_px, "a positive number of px")
+        if patch_px is not None and region_px is not None:
+            require_whole_patches(region_px, patch_px)
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
         require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
-
-    @property
-    def grid(self) -> int:
-        """Number of patches along one side of a region."""
-        return self.region_px // self.patch_px
 
     @property
     def shard_of_n(self) -> tuple[int, int]:
@@ -122,3 +113,18 @@ class EmbedConfig:
         valid = head.isdecimal() and tail.isdecimal() and 1 <= int(head) <= int(tail)
         require(valid, "--shard", self.shard, "i/n with 1 <= i <= n", "The third of eight jobs is 3/8.")
         return int(head), int(tail)
+
+
+def require_whole_patches(region_px: int, patch_px: int) -> None:
+    """Check that a region consists of whole patches.
+
+    Raises:
+        UsageError: It does not.
+    """
+    require(
+        region_px >= patch_px and region_px % patch_px == 0,
+        "--region-px",
+        region_px,
+        f"a multiple of the patch size ({patch_px} px)",
+        f"Use {max(1, round(region_px / patch_px)) * patch_px}.",
+    )

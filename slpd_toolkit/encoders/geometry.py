@@ -1,10 +1,11 @@
-"""What an encoder was made for: patch size, resolution and arithmetic, and what the user chose instead."""
+"""The patch size, resolution and precision that an encoder was made for, and what the user chose instead."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.config.embed import require_whole_patches
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.encoders.preset import Scale, require_preset
 
@@ -21,18 +22,37 @@ GRID = 16
 """Patches along one side of a region, unless told otherwise."""
 
 
-def with_geometry(config: EmbedConfig) -> tuple[EmbedConfig, list[str]]:
-    """Fill in patch size, resolution and region size where the user has not chosen them.
+@dataclass(frozen=True)
+class Geometry:
+    """How slides are divided. `EmbedConfig` has only what the user chose, so that nothing is read from there."""
+
+    patch_px: int
+    """Side of a patch at the target resolution."""
+    mpp: float
+    """Target resolution, um/px."""
+    region_px: int
+    """Side of a region at the target resolution."""
+
+    @property
+    def grid(self) -> int:
+        """Number of patches along one side of a region."""
+        return self.region_px // self.patch_px
+
+
+def resolve_geometry(config: EmbedConfig) -> tuple[Geometry, list[str]]:
+    """Return patch size, resolution and region size: the user's choices, and the encoder's where there is none.
 
     Returns:
-        The settings, and remarks on a resolution that the encoder was not made for.
+        The geometry, and remarks on a resolution that the encoder was not made for.
 
     Raises:
-        UsageError: The encoder is not known, or was not made for the patch size.
+        UsageError: The encoder is unknown or was not made for the patch size, or a region is not whole patches.
     """
     preset = None if config.encoder.startswith(TIMM) else require_preset(config.encoder)
     scale = _default_scale(preset, config)
     patch_px, mpp = config.patch_px or scale.patch_px, config.mpp or scale.mpp
+    region_px = config.region_px or GRID * patch_px
+    require_whole_patches(region_px, patch_px)
     remarks = []
     if preset is not None:
         require_patch_px(preset, patch_px)
@@ -40,9 +60,9 @@ def with_geometry(config: EmbedConfig) -> tuple[EmbedConfig, list[str]]:
         if resolutions and preset.precision != "any" and mpp not in resolutions:
             remarks.append(
                 f"{preset.name} was made for {patch_px}-px patches at {_listed(resolutions)} um/px; they are read at "
-                f"{mpp:g} um/px, as asked for."
+                f"{mpp:g} um/px, as requested."
             )
-    return replace(config, patch_px=patch_px, mpp=mpp, region_px=config.region_px or GRID * patch_px), remarks
+    return Geometry(patch_px, mpp, region_px), remarks
 
 
 def require_patch_px(preset: Preset, patch_px: int) -> None:
@@ -88,7 +108,7 @@ def _default_scale(preset: Preset | None, config: EmbedConfig) -> Scale:
     if preset is None:
         return _WITHOUT_PRESET
     for scale in preset.scales:
-        if config.patch_px in {0, scale.patch_px} and config.mpp in {0.0, scale.mpp}:
+        if config.patch_px in {None, scale.patch_px} and config.mpp in {None, scale.mpp}:
             return scale
     for scale in preset.scales:
         if config.patch_px == scale.patch_px:

@@ -154,6 +154,21 @@ def test_what_the_file_says_of_itself(manifest: Path, tmp_path: Path) -> None:
     assert (config.out / "failures.csv").read_text() == "stage,slide_id,path,error,hint\n"
 
 
+def test_the_geometry_that_nobody_chose_is_that_of_the_encoder_also_in_what_the_file_says(tmp_path: Path) -> None:
+    manifest = one_slide(tmp_path, tissue_on_glass(700, 900, [(100, 80, 640, 600)], mpp=1.0), mpp=1.0, downsamples=())
+    unchosen = {"mpp": None, "patch_px": None, "region_px": None}
+    config = small_config(manifest, tmp_path / "cache", max_upsample=2.0, **unchosen)
+    assert embed.run(config) == 0
+    file = TokenFile.open(config.out / "slide.h5")
+    assert file.tokens.shape == (1, 16, 16, 3)
+    meta, recipe = file.meta, json.loads(file.meta.recipe)
+    assert (meta.patch_px, meta.region_px, meta.target_mpp) == (256, 4096, 0.5)
+    assert (recipe["patch_px"], recipe["region_px"], recipe["mpp"]) == (256, 4096, 0.5)
+    assert embed.run(config) == 0  # the same cache
+    with pytest.raises(UsageError, match="patch_px"):
+        embed.run(small_config(manifest, config.out, max_upsample=2.0, **unchosen | {"patch_px": 128}))
+
+
 def test_a_second_run_skips_what_is_complete_and_adds_what_is_new(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

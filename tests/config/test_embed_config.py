@@ -17,8 +17,7 @@ def config(**values: Any) -> EmbedConfig:
 
 def test_the_defaults_leave_the_geometry_to_the_encoder() -> None:
     default = config()
-    assert (default.mpp, default.region_px, default.patch_px) == (0.0, 0, 0)
-    assert config(patch_px=256, region_px=4096).grid == 16
+    assert (default.mpp, default.region_px, default.patch_px) == (None, None, None)
     assert default.shard_of_n == (1, 1)
 
 
@@ -26,10 +25,13 @@ def test_the_defaults_leave_the_geometry_to_the_encoder() -> None:
     ("values", "said"),
     [
         ({"mpp": -1.0}, r"--mpp: got -1\.0, allowed: a positive number of um/px"),
+        ({"mpp": 0.0}, r"--mpp: got 0\.0"),
         ({"mpp": NAN}, "--mpp: got nan"),
         ({"mpp": INF}, "--mpp: got inf"),
         ({"patch_px": 15}, "--patch-px: got 15, allowed: at least 16"),
         ({"patch_px": -256}, "--patch-px: got -256"),
+        ({"patch_px": 0}, "--patch-px: got 0, allowed: at least 16"),
+        ({"region_px": 0}, "--region-px: got 0, allowed: a positive number of px"),
         (
             {"region_px": 4000, "patch_px": 256},
             r"--region-px: got 4000, allowed: a multiple of the patch size \(256 px\)\. Use 4096\.",

@@ -8,12 +8,13 @@ import torch
 
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.encoders.geometry import preferred_precision, with_geometry
+from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 
 
 def geometry(encoder: str, **given: Any) -> tuple[tuple[int, float, int], list[str]]:
-    config, remarks = with_geometry(EmbedConfig(manifest=Path("m.csv"), out=Path("c"), encoder=encoder, **given))
-    return (config.patch_px, config.mpp, config.region_px), remarks
+    found, remarks = resolve_geometry(EmbedConfig(manifest=Path("m.csv"), out=Path("c"), encoder=encoder, **given))
+    assert found.grid * found.patch_px == found.region_px
+    return (found.patch_px, found.mpp, found.region_px), remarks
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_a_preset_fills_in_what_was_not_asked_for(
 def test_another_resolution_is_remarked_upon() -> None:
     values, (remark,) = geometry("uni", mpp=1.0)
     assert values == (256, 1.0, 4096)
-    assert remark == "uni was made for 256-px patches at 0.5 um/px; they are read at 1 um/px, as asked for."
+    assert remark == "uni was made for 256-px patches at 0.5 um/px; they are read at 1 um/px, as requested."
     assert geometry("handcrafted", mpp=1.0)[1] == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.config.recipe import as_recipe
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
+    from slpd_toolkit.encoders.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class CacheIdentity:
     """The attributes of a run's token files, complete but for those of the slide."""
 
     config: EmbedConfig
+    geometry: Geometry
     encoder: Encoder
     precision: Precision
 
@@ -49,7 +51,7 @@ class CacheIdentity:
             std=self.encoder.std,
             precision=self.precision,
             toolkit_version=__version__,
-            recipe=json.dumps(as_recipe(self.config), sort_keys=True),
+            recipe=json.dumps(as_recipe(replace(self.config, **asdict(self.geometry))), sort_keys=True),
         )
 
     def require_same_cache(self, slide_ids: set[str]) -> None:
@@ -62,6 +64,6 @@ class CacheIdentity:
         Raises:
             UsageError: The cache holds another encoder or geometry.
         """
-        config = self.config
-        lattice = Lattice(0, 0, 1.0, config.mpp, config.patch_px, config.region_px, 1, 1)
+        config, geometry = self.config, self.geometry
+        lattice = Lattice(0, 0, 1.0, geometry.mpp, geometry.patch_px, geometry.region_px, 1, 1)
         require_same_run(config.out, self.meta("", lattice, ""), slide_ids if config.overwrite else ())

@@ -154,7 +154,7 @@ class EmbeddingPipeline:
             self._identity.encoder,
             patches,
             batch_size=self._batch_size,
-            patch_px=self._identity.config.patch_px,
+            patch_px=self._identity.geometry.patch_px,
             device=self._device,
             precision=self._identity.precision,
         )
@@ -162,7 +162,7 @@ class EmbeddingPipeline:
     @cached_property
     def _white_token(self) -> npt.NDArray[np.float32]:
         """The token of a white patch, (1, D), for all padding outside a slide; it costs one batch."""
-        patch_px = self._identity.config.patch_px
+        patch_px = self._identity.geometry.patch_px
         white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
         return next(tokens for _, _, tokens in self._encode([(None, white)]))
 

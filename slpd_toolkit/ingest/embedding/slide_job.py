@@ -83,7 +83,7 @@ class SlideOpener:
             SlideError: The slide cannot be used.
             CacheError: Its token file differs from what this run would write, or the disk refuses.
         """
-        config = self.identity.config
+        config, geometry = self.identity.config, self.identity.geometry
         path = config.out / f"{entry.slide_id}{schema.SUFFIX}"
         picture = config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
         for target in (path, picture):
@@ -91,9 +91,9 @@ class SlideOpener:
         slide = GuardedSlide(self.readers, entry.slide_path, entry.mpp_l0)
         lattice = lay_lattice(
             slide.header,
-            target_mpp=config.mpp,
-            patch_px=config.patch_px,
-            region_px=config.region_px,
+            target_mpp=geometry.mpp,
+            patch_px=geometry.patch_px,
+            region_px=geometry.region_px,
             max_upsample=config.max_upsample,
         )
         meta = self.identity.meta(entry.slide_id, lattice, fingerprint(entry.slide_path))
