@@ -68,7 +68,9 @@ def read_tiles(folder: Path, per_class: int) -> tuple[npt.NDArray[np.uint8], npt
     chosen = []
     for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(path for path in of_class.iterdir() if path.suffix.lower() in {".jpg", ".png", ".tif"})
-        chosen += [paths[number] for number in np.linspace(0, len(paths) - 1, min(per_class, len(paths))).round().astype(int)]
+        chosen += [
+            paths[number] for number in np.linspace(0, len(paths) - 1, min(per_class, len(paths))).round().astype(int)
+        ]
     tiles = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in chosen])
     return tiles, np.array([path.parent.name for path in chosen])
 
@@ -104,7 +106,7 @@ def measure(name: str, tiles: npt.NDArray[np.uint8], labels: npt.NDArray[np.str_
     """Width, CPU time per tile, and accuracies of one encoder."""
     encoder = make_encoder(name, weights=None, patch_px=tiles.shape[1], seed=0, allow_download=False)
     started = time.process_time()
-    features(encoder, tiles[:BATCH * 4], (1.0, 1.0, 1.0))
+    features(encoder, tiles[: BATCH * 4], (1.0, 1.0, 1.0))
     cpu_s = time.process_time() - started
     by_stain = {}
     for stain, factors in RESTAINED.items():

@@ -6,9 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from slpd_toolkit.cli.app import app
+from slpd_toolkit.commands import pretrain
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.encoders.preset import presets, require_preset
-from tests.cohorts import write_token_file
+from tests.cohorts import write_manifest, write_token_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,8 @@ def test_inspect_warns_of_such_a_cache(tmp_path: Path) -> None:
     assert "--encoder uni" in done.stderr
 
 
-def test_pretrain_warns_of_such_a_cache(tmp_path: Path) -> None:
+def test_pretrain_warns_of_such_a_cache_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "train", lambda *_: None)
     (tmp_path / "cache").mkdir()
     for number in range(4):
         write_token_file(tmp_path / "cache" / f"s{number}.h5", encoder=UNI, mean=HALF, std=HALF)
@@ -88,3 +90,17 @@ def test_pretrain_warns_of_such_a_cache(tmp_path: Path) -> None:
         app, ["pretrain", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *flags.split()]
     )
     assert "warning: The tokens are of the encoder timm:vit_large_patch16_224?" in done.stderr, done.output
+
+
+def test_mil_eval_warns_of_such_a_cache_and_of_no_other(tmp_path: Path) -> None:
+    """The warning comes before the labels are read, so that the run may end there."""
+    manifest = write_manifest(tmp_path / "m.csv", [{"slide_id": "s0"}])
+    for name, (mean, std) in {"old": (HALF, HALF), "new": IMAGENET}.items():
+        (tmp_path / name).mkdir()
+        write_token_file(tmp_path / name / "s0.h5", encoder=UNI, mean=mean, std=std)
+        arguments = ["mil-eval", str(tmp_path / name), "--manifest", str(manifest), "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, [*arguments, "--model", "mean-tokens", "--device", "cpu"])
+        said = " ".join(done.stderr.split())
+        assert "label" in said
+        assert ("warning: The tokens are of the encoder timm:vit_large_patch16_224?" in said) is (name == "old")
+        assert ("Embed the slides again: slpd embed MANIFEST --out NEW_CACHE --encoder uni" in said) is (name == "old")
