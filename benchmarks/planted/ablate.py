@@ -53,6 +53,7 @@ from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets
+from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics
@@ -151,7 +152,7 @@ MAIN: dict[str, dict[str, Any]] = {
     "SLPD shuffled": {},
     "SLPD weights 4 shuffled": {"intra_weight": 4.0, "inter_weight": 4.0},
 }
-SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled")
+SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled", "SLPD weights 4 shuffled centered")
 """Controls: each region is pulled towards the prototypes of another one. Their gain is not due to the prototypes."""
 _WEIGHTS_4 = {"intra_weight": 4.0, "inter_weight": 4.0}
 SENSITIVITY: dict[str, dict[str, Any]] = {
@@ -169,6 +170,11 @@ SENSITIVITY: dict[str, dict[str, Any]] = {
     "SLPD weights 4 two neighbours": _WEIGHTS_4 | {"neighbours": 2},
     "SLPD weights 4 backbone clusters": _WEIGHTS_4 | {"cluster_features": "backbone"},
 }
+CENTERED: dict[str, dict[str, Any]] = {
+    f"{row} centered": {**MAIN[row], "centering": "slide"}
+    for row in ("DINO", "SLPD matched", "SLPD weights 4", "SLPD weights 4 shuffled")
+}
+"""The slide's mean token is subtracted, so that nothing is left of what slides differ in as a whole."""
 VIEWS: dict[str, dict[str, Any]] = {
     f"{name} {change}": {**terms, **settings}
     for change, settings in (
@@ -194,10 +200,11 @@ REMEDIES: dict[str, dict[str, Any]] = {
     for name, terms in (("DINO", NO_PROTOTYPES), ("SLPD", {}), ("SLPD weights 4", _WEIGHTS_4))
 }
 """What was found, on seed 0, to help where the published settings do not."""
-ROWS = {**MAIN, **SENSITIVITY, **VIEWS, **REMEDIES}
+ROWS = {**MAIN, **SENSITIVITY, **VIEWS, **REMEDIES, **CENTERED}
 
 TRUTH_ROW, MEAN, UNTRAINED, UNTRAINED_FAN_IN = "truth", "mean tokens", "untrained", "untrained fan-in"
-BASELINES = (TRUTH_ROW, MEAN, UNTRAINED, UNTRAINED_FAN_IN)
+MEAN_CENTERED = "mean tokens centered"
+BASELINES = (TRUTH_ROW, MEAN, MEAN_CENTERED, UNTRAINED, UNTRAINED_FAN_IN)
 FOLDS = 5
 CLUSTERS = 4
 """Clusters a slide that are measured, whatever number a row is trained with."""
@@ -289,6 +296,10 @@ def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
     store = TokenStore.open(unit.data / CACHE)
     if unit.row == MEAN:
         return np.concatenate([slide.tokens.mean(axis=(1, 2), dtype=np.float32) for slide in store.files])
+    if unit.row == MEAN_CENTERED:
+        centered = CenteredTokens(store, CohortTokens(store))
+        means: NDArray[np.float32] = centered.read(np.arange(len(centered))).float().mean(dim=(1, 2)).numpy()
+        return means
     if unit.row in (UNTRAINED, UNTRAINED_FAN_IN):
         config = replace(training_of(unit).region_vit, weight_init="published" if unit.row == UNTRAINED else "fan-in")
         network = RegionViT(
@@ -299,7 +310,8 @@ def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
         ).eval()
     else:
         network = RegionViT.from_file(unit.run_folder / REGION_VIT)
-    return embed(network, CohortTokens(store))
+    tokens = CohortTokens(store)
+    return embed(network, CenteredTokens(store, tokens) if network.config.centering == "slide" else tokens)
 
 
 @torch.inference_mode()
@@ -441,6 +453,7 @@ def main() -> None:
         "sensitivity": list(SENSITIVITY),
         "views": list(VIEWS),
         "remedies": list(REMEDIES),
+        "centered": [MEAN_CENTERED, *CENTERED],
         "none": [],
     }
     rows = [row for name in args.rows for row in groups.get(name, [name])]

@@ -94,6 +94,7 @@ class PretrainSettings(TypedDict, total=False):
     heads: int
     mlp_ratio: float
     weight_init: Literal["published", "fan-in"]
+    centering: Literal["none", "slide"]
     drop_path: float
     hidden_dim: int
     bottleneck_dim: int

@@ -29,6 +29,11 @@ class RegionViTConfig:
     """Standard deviation of initial weights: 0.02 (`published`, as in HIPT), or 1/sqrt(number of inputs), and 1 for
     position embeddings (`fan-in`), which suits small networks."""
 
+    centering: Literal["none", "slide"] = "none"
+    """Subtract the mean token of the slide from its tokens (`slide`), which removes what slides differ in as a whole,
+    such as stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
+    they are used."""
+
     drop_path: float = 0.1
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
 

@@ -27,7 +27,8 @@ class RegionViT(VisionTransformer):
     """Vision transformer that embeds a region from its grid of tokens: Linear + GELU per token, then a ViT.
 
     Token grids are channels-last, (N, h, w, D), as in the cache, so that a crop gathers whole rows of D values and phi
-    needs no transpose.
+    needs no transpose. With `config.centering` "slide", tokens must be relative to the mean token of their slide, as
+    `store.centered_tokens.CenteredTokens` reads them.
 
     Args:
         config: Architecture.
@@ -124,13 +125,15 @@ class RegionViT(VisionTransformer):
         path = _weights_file(path)
         weights.load_strict(self, weights.backbone_state(weights.read_checkpoint(path), path), path)
 
-    def shape(self) -> dict[str, int | float]:
+    def shape(self) -> dict[str, int | float | str]:
         """Return input width, grid and architecture as plain values, as stored by `save`.
 
         Stochastic depth, used only in training, is set to 0; the weight initialization is left out.
         """
         architecture = asdict(self.config) | {"drop_path": 0.0}
         del architecture["weight_init"]
+        if self.config.centering == "none":  # as in files of versions without this setting
+            del architecture["centering"]
         return {"input_dim": self.input_dim, "grid": self.grid, **architecture}
 
     def save(self, path: Path | str, provenance: Mapping[str, object] | None = None) -> None:

@@ -21,6 +21,7 @@ from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_tables import read_vectors
+from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.run_folder import SLIDES
 from slpd_toolkit.training.sampling import Stream, generator
@@ -120,7 +121,7 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
     """
     name = "the region ViT"
     _require_fit(name, network, cache.store.meta, {})
-    return RegionModel(name, name, digest_of_state(network), cache, _forward(network, cache, options))
+    return RegionModel(name, name, digest_of_state(network), _inputs(network, cache), _forward(network, cache, options))
 
 
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
@@ -170,7 +171,7 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
         source.name,
         str(source.path),
         digest,
-        cache,
+        _inputs(network, cache),
         _forward(network, cache, options),
         source.path.parent / _STORED / _stored_name(source.path.stem, cache.store, options),
         pretrained or frozenset(),
@@ -194,11 +195,18 @@ def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options:
         source.name,
         f"untrained region ViT, seed {options.seed}",
         digest,
-        cache,
+        _inputs(network, cache),
         _forward(network, cache, options),
         options.out / _STORED / _stored_name("untrained", store, options),
         pretraining_known=True,
     )
+
+
+def _inputs(network: RegionViT, cache: Cache) -> Cache:
+    """Return the cache with tokens as the network expects them."""
+    if network.config.centering == "none":
+        return cache
+    return replace(cache, tokens=CenteredTokens(cache.store, cache.tokens))
 
 
 def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> EmbedRegions:

@@ -13,6 +13,7 @@ from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.objectives.slpd import Slpd
+from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.streaming import in_parts
@@ -112,6 +113,8 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes)
     folder.claim()
     tokens = CohortTokens(store)
+    if config.region_vit.centering == "slide":
+        tokens = CenteredTokens(store, tokens)
     if folder.checkpoint.exists():
         state.progress = load_checkpoint(
             folder.checkpoint, slpd, state.optimiser, state.scaler, folder.started_with, device

@@ -37,6 +37,8 @@ def write_weights(source: Path, to: str, out: Path) -> None:
         if model.shape() != RegionViT(RegionViTConfig()).shape():
             arguments = ", ".join(f"{name}={value}" for name, value in model.shape().items())
             console.warn(f"{source} does not have HIPT's architecture: its loader needs the arguments {arguments}.")
+        if model.config.centering != "none":
+            console.warn(f"{source} expects tokens relative to their slide's mean token, which HIPT does not subtract.")
     else:
         write_safetensors(model.state_dict(), model.shape(), out)
     console.note(f"Wrote {out}.")

@@ -1,0 +1,89 @@
+"""Tokens relative to the mean token of their slide, and what is trained and embedded with them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import slpd_toolkit as slpd
+from slpd_toolkit.commands import pretrain
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.store.centered_tokens import CenteredTokens
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenFile, TokenStore
+from tests.token_factory import LENGTHS, write_cache, write_slide
+from tests.training.runs import tiny, weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIDES = {"global_side": 2, "local_side": 1, "neighbours": 2, "epochs": 1, "prototype_epoch": 0}
+
+
+def shifted(cache: Path, out: Path, size: float) -> Path:
+    """A copy of a cache in which each slide's tokens are moved by a vector of its own."""
+    out.mkdir()
+    rng = np.random.default_rng(0)
+    for path in sorted(cache.glob("*.h5")):
+        file = TokenFile.open(path)
+        # Multiples of 1/8 below 8 in tokens that are multiples of 1/64: sums are exact in float16.
+        shift = np.round(size * rng.uniform(-1, 1, file.tokens.shape[-1]) * 8) / 8
+        write_slide(out, path.stem, file.tokens.astype(float) + shift, file.present)
+    return out
+
+
+def coarse(folder: Path, *, gaps: float = 0.0) -> Path:
+    """A cache whose tokens are multiples of 1/64, so that shifts are exact."""
+    whole = write_cache(folder / "fine", LENGTHS, grid=2, gaps=gaps)
+    out = folder / "coarse"
+    out.mkdir()
+    for path in sorted(whole.glob("*.h5")):
+        file = TokenFile.open(path)
+        write_slide(out, path.stem, np.round(file.tokens.astype(float) * 64) / 64, file.present)
+    return out
+
+
+def test_the_mean_over_tissue_patches_is_subtracted(tmp_path: Path) -> None:
+    store = TokenStore.open(coarse(tmp_path, gaps=0.3))
+    order = np.array([29, 0, 12, 9, 0, 20])
+    with closing(CenteredTokens(store, CohortTokens(store))) as tokens:
+        found = tokens.read(order)
+        present = tokens.present(order)
+    assert present is not None
+    assert found.dtype == torch.float16
+    for index, region in enumerate(order.tolist()):
+        slide = int(np.searchsorted(np.cumsum(LENGTHS), region, side="right"))
+        file = store.files[slide]
+        here = np.ones(file.tokens.shape[:3], bool) if file.present is None else file.present
+        mean = file.tokens[here & (file.tissue > 0)].astype(np.float64).mean(axis=0)
+        wanted = file.tokens[region - sum(LENGTHS[:slide])] - mean
+        there = present[index].numpy()
+        np.testing.assert_allclose(found[index].numpy()[there], wanted[there], atol=2e-3)
+
+
+def test_training_and_embeddings_do_not_depend_on_shifts_of_slides(tmp_path: Path) -> None:
+    one = coarse(tmp_path)
+    other = shifted(one, tmp_path / "shifted", size=4.0)
+    runs = {}
+    for name, cache, centering in (
+        ("a", one, "slide"),
+        ("b", other, "slide"),
+        ("c", one, "none"),
+        ("d", other, "none"),
+    ):
+        config = tiny(cache, tmp_path / name, centering=centering, **SIDES)
+        assert pretrain.run(config) == 0
+        runs[name] = weights(config.out)
+
+    def distance(first: str, second: str) -> float:
+        return max(float((runs[first][name] - runs[second][name]).abs().max()) for name in runs[first])
+
+    assert distance("a", "b") < 1e-3 < distance("c", "d")
+    assert RegionViT.from_file(tmp_path / "a").config.centering == "slide"
+    embedded = [slpd.region_embeddings(cache, tmp_path / "a", device="cpu").values for cache in (one, other)]
+    np.testing.assert_allclose(embedded[0], embedded[1], atol=5e-3)
+    raw = [slpd.region_embeddings(cache, tmp_path / "c", device="cpu").values for cache in (one, other)]
+    assert np.abs(raw[0] - raw[1]).max() > 0.05
