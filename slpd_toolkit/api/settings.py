@@ -148,6 +148,7 @@ class MilEvalSettings(TypedDict, total=False):
     patience: int
     lr: float
     weight_decay: float
+    final: bool
     view: Literal["full", "centre"]
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str

@@ -11,6 +11,7 @@ from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.encoders.cache_check import normalisation_warning
+from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.cohort.audit import audit_splits
 from slpd_toolkit.mil.cohort.inputs import read_inputs, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
@@ -24,6 +25,7 @@ from slpd_toolkit.mil.statistics.results import Evaluation
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.thumbnails import Thumbnails
+from slpd_toolkit.representations.bundled import origins_of
 from slpd_toolkit.representations.cohort_bags import (
     open_cache,
     provenance,
@@ -77,6 +79,7 @@ def run(config: MilEvalConfig) -> int:
         read = (config.manifest, *config.splits, *(source.path for source in sources if source.path is not None))
         claim_evaluation_folder(config.out, config.cache, read)
         representations = represent_all(models, cohort.slides.tolist(), cache)
+        origins = origins_of(models, representations, options)
     copies = {each.name: find_near_copies(each.bags) for each in representations}
     audits = {
         each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained, copies[each.name])
@@ -119,7 +122,8 @@ def run(config: MilEvalConfig) -> int:
         ),
     )
     thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
-    write_evaluation(config.out, evaluation, splits, thumbnails)
+    final = FinalTraining(_training(config), config.seed) if config.final else None
+    write_evaluation(config.out, evaluation, splits, thumbnails, make_bundles(evaluation, splits, origins, final))
     print_summary(evaluation)
     console.note(f"Report: {config.out / REPORT}.")
     return 0

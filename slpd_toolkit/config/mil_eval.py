@@ -37,7 +37,8 @@ class MilEvalConfig:
     runs/slpd#prototypes or runs/slpd#histogram:32 (32 prototypes); what is fitted is fitted in each fold."""
 
     out: Path
-    """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml and figures/."""
+    """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml, figures/ and model/:
+    the trained heads, for `slpd predict`."""
 
     slides_root: Path | None = None
     """Base folder of relative slide paths. Default: the manifest's folder."""
@@ -122,6 +123,10 @@ class MilEvalConfig:
 
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
+
+    final: bool = False
+    """Train one more head per model and aggregator on all patients, with the typical setting of the folds, and add it
+    to the bundle. Its performance is not measured."""
 
     # -- Region embeddings --
     view: Literal["full", "centre"] = "full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import tomli_w
@@ -12,9 +13,11 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
 from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
+from slpd_toolkit.report.model_card import model_card
 from slpd_toolkit.report.scores import FILENAME as SCORES
 from slpd_toolkit.report.scores import write_scores
 
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.statistics.results import Evaluation
     from slpd_toolkit.report.thumbnails import Thumbnails
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
+MODEL = "model"
+"""Folder of the bundle, or of several."""
 _FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
 _OWN_FOLDER = "Use a separate folder for the evaluation."
 
@@ -54,7 +60,9 @@ def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path
     claim_folder(out / FIGURES, figure_files())
 
 
-def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split], thumbnails: Thumbnails) -> None:
+def write_evaluation(
+    out: Path, evaluation: Evaluation, splits: Sequence[Split], thumbnails: Thumbnails, bundles: Sequence[Bundle] = ()
+) -> None:
     """Write all files of an evaluation. The report comes last: if it exists, all files belong to the same evaluation.
 
     Args:
@@ -62,6 +70,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split],
         evaluation: The results.
         splits: Training, validation and test slides of each split.
         thumbnails: Slides for the report; those that cannot be read are shown without pixels.
+        bundles: The trained heads, written to `model/`.
     """
     (out / REPORT).unlink(missing_ok=True)
     write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
@@ -69,6 +78,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split],
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
     write_scores(out / SCORES, evaluation)
     write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
+    _write_bundles(out / MODEL, evaluation, bundles)
     write_report(out / REPORT, evaluation, thumbnails.read)
     if thumbnails.failures:
         slide, error = next(iter(thumbnails.failures.items()))
@@ -76,3 +86,15 @@ def write_evaluation(out: Path, evaluation: Evaluation, splits: Sequence[Split],
             f"note: The report shows {len(thumbnails.failures)} slides without pixels, their files cannot be read: "
             f"{listed(thumbnails.failures)}. {slide}: {error.message}"
         )
+
+
+def _write_bundles(folder: Path, evaluation: Evaluation, bundles: Sequence[Bundle]) -> None:
+    """Write bundles, in folders of their own if there are several; those of an earlier evaluation are removed."""
+    names = [f"{bundle.model}-{bundle.aggregator}" for bundle in bundles] if len(bundles) > 1 else [""] * len(bundles)
+    for stale in stale_bundles(folder, names):
+        remove_bundle(stale)
+        if stale != folder:
+            with suppress(OSError):  # files of other names belong to the user
+                stale.rmdir()
+    for name, bundle in zip(names, bundles, strict=True):
+        write_bundle(folder / name, bundle, model_card(bundle, evaluation))

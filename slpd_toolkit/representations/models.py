@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.console import Progress
     from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
+    from slpd_toolkit.models.region_vit import RegionViT
     from slpd_toolkit.store.cohort_tokens import CohortTokens
     from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
@@ -119,6 +120,8 @@ class RegionModel:
     pretrained: frozenset[str] = frozenset()
     pretraining_known: bool = False
     of_cache: bool = True
+    network: RegionViT | None = None
+    """The network that embeds; None for the mean of tokens."""
 
     @property
     def slides(self) -> Collection[str]:

@@ -176,6 +176,7 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
         source.path.parent / _STORED / _stored_name(source.path.stem, cache.store, options),
         pretrained or frozenset(),
         pretraining_known=pretrained is not None,
+        network=network,
     )
     return model, network
 
@@ -199,6 +200,7 @@ def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options:
         _forward(network, cache, options),
         options.out / _STORED / _stored_name("untrained", store, options),
         pretraining_known=True,
+        network=network,
     )
 
 

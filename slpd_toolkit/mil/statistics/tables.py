@@ -47,13 +47,13 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "unit_of_inference": "site" if evaluation.by_site else "patient",
         "notes": list(evaluation.notes),
         "representations": [_representation(each, evaluation.cohort) for each in evaluation.representations],
-        "results": [_result(each) for each in evaluation.results],
+        "results": [result_document(each) for each in evaluation.results],
         "comparisons": [_comparison(each) for each in evaluation.comparisons],
         "correction": correction(evaluation) if evaluation.comparisons else None,
         "audit": {name: _audit(audits) for name, audits in evaluation.audits.items()},
         "recipe": {name: value for name, value in evaluation.recipe.items() if name not in RUNNING},
     }
-    return {name: _finite(value) for name, value in document.items()}
+    return {name: finite(value) for name, value in document.items()}
 
 
 def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[str, object]]]:
@@ -108,7 +108,8 @@ def _representation(representation: Representation, cohort: Cohort) -> dict[str,
     }
 
 
-def _result(result: Result) -> dict[str, Any]:
+def result_document(result: Result) -> dict[str, Any]:
+    """Return the metrics and folds of one model with one aggregator, as in metrics.json."""
     metrics = {}
     for name, values in result.values.items():
         mean, sd = mean_and_sd(values)
@@ -198,10 +199,10 @@ def _audit(audits: Sequence[SplitAudit]) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows neither NaN nor infinity."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

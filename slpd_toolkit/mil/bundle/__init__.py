@@ -1,0 +1,1 @@
+"""Bundles: trained heads in a folder, with everything that predictions for new slides need."""

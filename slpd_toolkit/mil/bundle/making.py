@@ -1,0 +1,173 @@
+"""From an evaluation to bundles: temperatures and thresholds from validation parts, distances from held-out slides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from slpd_toolkit.mil.bundle.bundle import FINAL, Bundle, BundledHead
+from slpd_toolkit.mil.bundle.decision import decision_of, youden_threshold
+from slpd_toolkit.mil.bundle.distance import TrainingSet
+from slpd_toolkit.mil.heads.head import load_head
+from slpd_toolkit.mil.statistics.tables import finite, result_document
+from slpd_toolkit.mil.tasks.temperature import fit_temperature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slpd_toolkit.mil.arrays import FloatArray
+    from slpd_toolkit.mil.bags import Bags
+    from slpd_toolkit.mil.bundle.decision import Decision
+    from slpd_toolkit.mil.bundle.origin import Origin
+    from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+    from slpd_toolkit.mil.heads.training import HeadTraining
+    from slpd_toolkit.mil.statistics.results import Evaluation, Result
+    from slpd_toolkit.mil.tasks.task import Task
+
+_FINAL_STREAM = 1 << 31
+"""Part of the seed of heads that are trained on all patients; no repeat has this number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalTraining:
+    """How heads are trained on all patients."""
+
+    training: HeadTraining
+    seed: int
+
+
+def make_bundles(
+    evaluation: Evaluation, splits: Sequence[Split], origins: Mapping[str, Origin], final: FinalTraining | None = None
+) -> list[Bundle]:
+    """Collect the heads of an evaluation: one bundle per model and aggregator.
+
+    Args:
+        evaluation: The results.
+        splits: Training, validation and test slides of each split.
+        origins: What the embeddings of each model were made of; models without an origin have no bundle.
+        final: How one more head per bundle is trained on all patients; None for none.
+    """
+    bags = {each.name: each.bags for each in evaluation.representations}
+    of_fold = {(split.repeat, split.fold): split for split in splits}
+    training_sets: dict[str, TrainingSet] = {}
+    bundles = []
+    for result in evaluation.results:
+        if result.model not in origins or any(fold.kept is None for fold in result.folds):
+            continue
+        if result.model not in training_sets:
+            first = [fold.rows for fold in result.folds if fold.repeat == result.folds[0].repeat]
+            training_sets[result.model] = TrainingSet.of(bags[result.model].mean(), first)
+        chosen = [of_fold[fold.repeat, fold.fold] for fold in result.folds]
+        bundles.append(
+            _make_bundle(
+                evaluation,
+                result,
+                chosen,
+                origins[result.model],
+                training_sets[result.model],
+                bags[result.model],
+                final,
+            )
+        )
+    return bundles
+
+
+def _make_bundle(
+    evaluation: Evaluation,
+    result: Result,
+    splits: Sequence[Split],
+    origin: Origin,
+    training_set: TrainingSet,
+    bags: Bags,
+    final: FinalTraining | None,
+) -> Bundle:
+    task, cohort = evaluation.task, evaluation.cohort
+    heads = [_head(task, bags, fold, split) for fold, split in zip(result.folds, splits, strict=True)]
+    decision = _decision(task, cohort, heads, result.folds)
+    if final is not None:
+        heads.append(_train_final(task, bags, result, heads, final))
+    return Bundle(
+        result.model,
+        result.aggregator,
+        evaluation.target,
+        task.document(),
+        origin,
+        heads,
+        decision,
+        training_set,
+        bags.mean() if load_head(result.aggregator).compares else None,
+        _facts(evaluation, result),
+    )
+
+
+def _facts(evaluation: Evaluation, result: Result) -> dict[str, object]:
+    cohort = evaluation.cohort
+    return {
+        "slides": len(cohort.slides),
+        "patients": len(np.unique(cohort.patients)),
+        "counted": evaluation.unit,
+        "unit_of_inference": "site" if evaluation.by_site else "patient",
+        "metrics": finite(result_document(result)["metrics"]),
+    }
+
+
+def _train_final(
+    task: Task, bags: Bags, result: Result, heads: Sequence[BundledHead], final: FinalTraining
+) -> BundledHead:
+    head, rows = load_head(result.aggregator), np.arange(len(bags.slides))
+    objective = task.objective(rows)
+    weights, order = np.random.SeedSequence([final.seed, _FINAL_STREAM]).generate_state(2)
+    settings = [fold.setting for fold in result.folds]
+    trained = head.refit(bags, objective, rows, final.training, (int(weights), int(order)), settings)
+    typical = float(np.exp(np.mean(np.log([each.temperature for each in heads]))))
+    pooled = np.sort(np.concatenate([each.held_out_risks for each in heads]))
+    return BundledHead(FINAL, trained.state, trained.setting, objective.readout, typical, pooled)
+
+
+def _head(task: Task, bags: Bags, fold: FoldPrediction, split: Split) -> BundledHead:
+    kept = fold.kept
+    assert kept is not None, "heads of an evaluation keep their state"
+    objective = task.objective(bags.index_of(split.train))
+    rows = torch.from_numpy(kept.val_rows)
+    temperature = fit_temperature(kept.val_logits, lambda logits: objective.loss(logits, rows))
+    risks = np.sort(fold.outputs[:, 0]) if kept.readout.kind == "risk" else np.zeros(0)
+    return BundledHead(f"{fold.repeat}.{fold.fold}", kept.state, fold.setting, kept.readout, temperature, risks)
+
+
+def _decision(task: Task, cohort: Cohort, heads: Sequence[BundledHead], folds: Sequence[FoldPrediction]) -> Decision:
+    """Choose the threshold on the validation parts, each patient by the mean over slides and heads."""
+    kind = heads[0].readout.kind
+    found = task.document().get("classes")
+    decision = decision_of(kind, [str(name) for name in found] if isinstance(found, list) else ())
+    if decision.kind != "threshold":
+        return decision
+    scores, positive = validation_scores(task, cohort, heads, folds)
+    return dataclasses.replace(decision, threshold=youden_threshold(positive > 0.5, scores))
+
+
+def validation_scores(
+    task: Task, cohort: Cohort, heads: Sequence[BundledHead], folds: Sequence[FoldPrediction]
+) -> tuple[FloatArray, FloatArray]:
+    """Return the score of the second class for each patient of the validation parts, and whether it is of that class.
+
+    Scores are averaged over the slides of a patient and the heads that did not train on it, after temperature scaling.
+    """
+    of_slide = cohort.patient_table().of_slide
+    patients, values = [], []
+    for head, fold in zip(heads, folds, strict=False):
+        assert fold.kept is not None
+        logits = torch.from_numpy(fold.kept.val_logits) / head.temperature
+        values.append(head.readout.one_by_one(logits)[:, 1])
+        patients.append(of_slide[fold.kept.val_rows])
+    seen, index = np.unique(np.concatenate(patients), return_inverse=True)
+    scores = np.bincount(index, np.concatenate(values)) / np.bincount(index)
+    binary = task.binary_scores(np.arange(len(of_slide)), np.zeros((len(of_slide), 2)))
+    assert binary is not None
+    truth = np.zeros(int(of_slide.max()) + 1)
+    truth[of_slide[binary[0]]] = 1.0
+    return scores, truth[seen]

@@ -1,0 +1,170 @@
+"""MODEL_CARD.md of a bundle: what it predicts, how well, for whom, and what is known to be wrong, as measured."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.figures.number_format import count, number
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.version import __version__
+from slpd_toolkit.report.evaluation_summary import audit_facts
+from slpd_toolkit.report.outcome import fold_facts
+from slpd_toolkit.report.wording import interval, mean_sd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.statistics.results import Evaluation, Result
+
+_LIMITS = (
+    "For research; not a medical device.",
+    (
+        "Performance is known for slides like those of the cohort above. Evaluate the model on your own slides before "
+        "you rely on it: `slpd mil-eval --external`."
+    ),
+    "High attention means a large weight in the slide's embedding; it does not indicate which class a region supports.",
+)
+
+
+def model_card(bundle: Bundle, evaluation: Evaluation) -> str:
+    """Return the text of the card.
+
+    Args:
+        bundle: The heads.
+        evaluation: The evaluation that they come from.
+    """
+    (result,) = [
+        each for each in evaluation.results if (each.model, each.aggregator) == (bundle.model, bundle.aggregator)
+    ]
+    lines = [
+        f"# {bundle.target}: {bundle.model}, {bundle.aggregator}",
+        "",
+        f"Written by slpd_toolkit {__version__} from the results of `slpd mil-eval`.",
+        "",
+        "## What it predicts",
+        "",
+        *_rows(_prediction_facts(bundle)),
+        "",
+        "## Input",
+        "",
+        *_rows(_input_facts(bundle)),
+        "",
+        "## Training cohort",
+        "",
+        *_rows(_cohort_facts(evaluation)),
+        "",
+        "## Measured performance",
+        "",
+        *_metrics(result, evaluation),
+        "",
+        _escaped(distance_sentence(bundle)),
+        "",
+        "## Audit",
+        "",
+        *_rows({name: text for name, text in audit_facts(evaluation).items() if name in {"splits", bundle.model}}),
+        "",
+        "## Limits",
+        "",
+        *(f"- {_escaped(line)}" for line in (*_LIMITS, *evaluation.notes)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _prediction_facts(bundle: Bundle) -> dict[str, str]:
+    decision, heads = bundle.decision, bundle.ensemble
+    texts = {
+        "threshold": f"{decision.classes[-1]} if its probability is at least {decision.threshold:.4g} (Youden's index "
+        "on the validation parts), otherwise the other class"
+        if decision.classes
+        else "",
+        "most-probable": "the most probable class",
+        "median-class": "the median class of the predicted distribution",
+        "risk-percentile": "high risk if the risk is above the median of held-out slides, otherwise low risk",
+        "value": "the value",
+    }
+    facts = {"target": bundle.target, "task": str(bundle.task.get("kind", ""))}
+    if decision.classes:
+        facts["classes"] = ", ".join(decision.classes)
+    temperatures = [head.temperature for head in heads]
+    return facts | {
+        "decision": texts[decision.kind],
+        "heads": f"{count(len(heads), 'head')}, one per fold; predictions are their mean"
+        + ("; one more was trained on all patients and not evaluated" if len(bundle.heads) > len(heads) else ""),
+        "temperature": f"{min(temperatures):.3g} to {max(temperatures):.3g}, fitted on validation parts",
+    }
+
+
+def _input_facts(bundle: Bundle) -> dict[str, str]:
+    origin = bundle.origin
+    facts = {
+        "representation": {
+            "region-vit": f"region ViT ({origin.source}), SHA-256 {origin.digest[:16]}",
+            "mean-tokens": "mean of the tissue tokens of each region",
+            "table": f"slide vectors ({origin.source}), SHA-256 {origin.digest[:16]}",
+        }[origin.kind],
+        "width": f"{origin.width:,}",
+    }
+    tokens = origin.tokens
+    if tokens:
+        facts["encoder"] = f"{tokens['encoder']}, SHA-256 {str(tokens['encoder_sha256'])[:16]}"
+        facts["geometry"] = (
+            f"patches of {tokens['patch_px']} px, regions of {tokens['region_px']} px, at {tokens['target_mpp']} um/px"
+        )
+    return facts
+
+
+def _cohort_facts(evaluation: Evaluation) -> dict[str, str]:
+    cohort, task = evaluation.cohort, evaluation.task
+    strata = [f"{name} {int((task.strata == name).sum())}" for name in task.strata_names]
+    facts = {
+        "cohort": f"{count(len(cohort.slides), 'slide')} of {count(len(np.unique(cohort.patients)), 'patient')}",
+        "slides": ", ".join(strata),
+    }
+    if cohort.sites is not None:
+        facts["sites"] = f"{len(np.unique(cohort.sites))}: {listed(np.unique(cohort.sites).tolist())}"
+    return facts | fold_facts(evaluation)
+
+
+def _metrics(result: Result, evaluation: Evaluation) -> list[str]:
+    known = evaluation.task.known_metrics
+    rows = ["| metric | mean ± sd over folds | 95 % interval |", "|---|---|---|"]
+    rows += [
+        f"| {_escaped(known[name].words)} | {mean_sd(values)} | {interval(result.intervals[name])} |"
+        for name, values in result.values.items()
+    ]
+    who = "sites" if evaluation.by_site else "patients"
+    return [*rows, "", f"Each fold was tested on slides that its head had not seen. Intervals are over {who}."]
+
+
+def distance_sentence(bundle: Bundle) -> str:
+    """Describe the mark of slides that are far from the training set, with its false-alarm rate."""
+    training = bundle.training
+    if math.isinf(training.limit):
+        return (
+            f"Slides are not marked by distance: {count(len(training.held_out), 'held-out slide')} are too few to "
+            "calibrate it (19 or more are needed)."
+        )
+    rate = training.false_alarm_rate
+    measured = "not measured" if math.isnan(rate) else f"{100 * rate:.1f} %"
+    return (
+        f"Slides at a Mahalanobis distance above {number(training.limit)} from the training set are marked. "
+        f"False-alarm rate on {count(len(training.held_out), 'held-out training slide')}: {measured}, intended 5 %."
+    )
+
+
+def _rows(facts: dict[str, str]) -> Iterable[str]:
+    return [f"- **{_escaped(name)}**: {_escaped(text)}" for name, text in facts.items()]
+
+
+def _escaped(text: str) -> str:
+    """Escape what Markdown or HTML would interpret in names that users chose."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(
+            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
+        )
+    return text.replace("\n", " ")

@@ -1,0 +1,67 @@
+"""The representation of a bundle: described for its files, and opened again for new slides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.mil.bundle.origin import Origin
+from slpd_toolkit.representations.models import RegionModel, VectorTable
+from slpd_toolkit.store.schema import COHORT_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.statistics.results import Representation
+    from slpd_toolkit.representations.models import Model
+    from slpd_toolkit.representations.opening import InferenceOptions
+    from slpd_toolkit.store.schema import TokenMeta
+
+RECIPE_KEYS = (
+    *("encoder", "mpp", "region_px", "patch_px", "min_tissue", "max_upsample", "allow_missing_pixels"),
+    *("mean", "std", "pooling", "seed"),
+)
+"""Settings of `slpd embed` that determine tokens; paths and settings of the machine are left out."""
+
+
+def origins_of(
+    models: Sequence[Model], representations: Sequence[Representation], options: InferenceOptions
+) -> dict[str, Origin]:
+    """Describe the models that can be bundled, by name; descriptors of slides cannot yet."""
+    found = {}
+    for model, representation in zip(models, representations, strict=True):
+        if isinstance(model, VectorTable):
+            found[model.name] = Origin("table", _short(model.source), model.digest, representation.bags.width)
+        elif isinstance(model, RegionModel):
+            meta = model.cache.store.meta
+            found[model.name] = Origin(
+                "mean-tokens" if model.network is None else "region-vit",
+                _short(model.source),
+                model.digest,
+                representation.bags.width,
+                options.view,
+                options.precision,
+                {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS},
+                _recipe(meta),
+                model.network,
+            )
+    return found
+
+
+def _recipe(meta: TokenMeta) -> dict[str, object]:
+    """Return the settings that embed slides as the cache's were; empty for tokens of another tool."""
+    if meta.source:
+        return {}
+    stored = json.loads(meta.recipe)
+    return {name: stored[name] for name in RECIPE_KEYS if name in stored}
+
+
+def _short(source: str) -> str:
+    """Keep the last two parts of a path: a bundle travels, and the folders of this machine do not matter."""
+    parts = PurePath(source).parts
+    return "/".join(parts[-2:])
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
