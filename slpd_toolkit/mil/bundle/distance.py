@@ -53,7 +53,7 @@ class Neighbourhood:
         centred = (vectors - mean) / scale
         _, singular, axes = np.linalg.svd(centred, full_matrices=False)
         variances = singular**2 / count
-        level = max(float(variances.sum()) / width, np.finfo(np.float64).tiny)
+        level = max(float(variances.sum()) / width, 1e-12)
         total = float((variances**2).sum())
         spread = (total - width * level**2) / width
         noise = (float((np.square(centred).sum(axis=1) ** 2).sum()) / count - total) / (count * width)

@@ -264,7 +264,7 @@ def _check(bundle: Bundle) -> None:
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"its heads cannot be applied: {error}") from error
     classes = len(bundle.decision.classes)
-    if not np.isfinite(found.outputs).all() or (classes and found.outputs.shape[1] != classes):
+    if not np.isfinite(found.outputs).all() or classes not in {0, found.outputs.shape[1]}:
         raise ValueError(f"its heads give {found.outputs.shape[1]} outputs for {classes} classes")
 
 

@@ -1,0 +1,165 @@
+"""Bundles on disk: complete or refused, and equal to what was evaluated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import sha256
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.bundle.bundle import apply_head, predict
+from slpd_toolkit.mil.bundle.files import find_bundles, read_bundle, write_bundle
+from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
+from slpd_toolkit.mil.bundle.origin import Origin
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.heads.training import HeadTraining
+from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models
+from slpd_toolkit.mil.statistics.results import Evaluation, Representation
+from slpd_toolkit.mil.tasks.kinds.survival import Survival
+from tests.mil.planted import make_cohort, planted_bags, task_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.tasks.task import Task
+
+COHORT = make_cohort([1, 2] * 12, ["a", "b"] * 12)
+BAGS = planted_bags(COHORT, signal=3.0)
+ORIGIN = Origin("table", "vectors.npz", "0" * 64, BAGS.width)
+SHORT = HeadTraining(steps=10, check_every=5, batch_size=16)
+RNG = np.random.default_rng(0)
+SURVIVAL = Survival(RNG.exponential(size=len(BAGS.slides)), RNG.random(len(BAGS.slides)) < 0.7)
+
+
+def evaluated(task: Task, *aggregators: str) -> tuple[Evaluation, list[Bundle]]:
+    splits = cross_validation(COHORT, folds=3)
+    representation = Representation("m", "vectors.npz", BAGS)
+    results, _ = evaluate_models(
+        task,
+        COHORT,
+        [representation],
+        dict.fromkeys(aggregators, 1),
+        splits,
+        training=SHORT,
+        counting=Counting(),
+        seed=0,
+        jobs=1,
+    )
+    evaluation = Evaluation("label", task, COHORT, (representation,), results, "patient", False, (), {"m": ()}, {})
+    return evaluation, make_bundles(evaluation, splits, {"m": ORIGIN}, FinalTraining(SHORT, 0))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    _, (bundle,) = evaluated(task_of(COHORT), "knn")
+    folder = tmp_path_factory.mktemp("written") / "model"
+    write_bundle(folder, bundle, "# Card\n")
+    return folder
+
+
+@pytest.mark.parametrize("task", [task_of(COHORT), SURVIVAL], ids=["classes", "survival"])
+def test_a_bundle_that_was_moved_repeats_the_evaluation(task: Task, tmp_path: Path) -> None:
+    evaluation, bundles = evaluated(task, "knn", "probe", "abmil")
+    for bundle, result in zip(bundles, evaluation.results, strict=True):
+        write_bundle(tmp_path / "here", bundle, "")
+        (tmp_path / "here").rename(tmp_path / bundle.aggregator)
+        again = read_bundle(tmp_path / bundle.aggregator)
+        assert [head.name for head in again.heads] == ["0.0", "0.1", "0.2", "final"]
+        for head, fold in zip(again.heads, result.folds, strict=False):
+            found = apply_head(again, head, BAGS, again.known())
+            np.testing.assert_array_equal(found.raw[fold.rows], fold.outputs)
+        one, other = predict(bundle, BAGS), predict(again, BAGS)
+        np.testing.assert_array_equal(one.outputs, other.outputs)
+        np.testing.assert_array_equal(one.distances, other.distances)
+        assert one.decisions == other.decisions
+        assert predict(again, BAGS, final=True).heads[0].name == "final"
+        row = 5
+        alone = Bags.pack({"x": BAGS.features[BAGS.offsets[row] : BAGS.offsets[row + 1]]})
+        np.testing.assert_array_equal(predict(again, alone).outputs[0], other.outputs[row])
+    assert list(find_bundles(tmp_path)) == ["abmil", "knn", "probe"]
+
+
+def sign_again(folder: Path) -> None:
+    """As somebody would who changes a file and its digest."""
+    lines = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in lines))
+
+
+def change(**values: Any) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        path = folder / "bundle.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        sign_again(folder)
+
+    return changed
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def flipped(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[-3] ^= 1
+        (folder / name).write_bytes(content)
+
+    return flipped
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no json": (lambda folder: (folder / "bundle.json").unlink(), "incomplete bundle: bundle.json is missing"),
+    "no heads": (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors is missing"),
+    "no digests": (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is missing, which is written last"),
+    "cut": (cut("heads.safetensors"), "heads.safetensors is not the file that was written"),
+    "flipped": (flip("training.safetensors"), "training.safetensors is not the file that was written"),
+    "json": (cut("bundle.json"), "cannot be read as JSON"),
+    "another version": (change(schema_version=7), "version 7, written by slpd_toolkit .*reads version 1"),
+    "another schema": (change(schema="x"), "is not a bundle: schema 'x'"),
+    "unknown aggregator": (change(aggregator="x"), "got x, allowed: abmil"),
+    "no aggregator": (change(aggregator=None), "allowed: abmil"),
+    "another aggregator": (change(aggregator="probe"), "missing or not needed"),
+    "no heads listed": (change(heads=[]), "its heads are none"),
+    "heads that are not there": (change(heads=[{"name": "9.9"}]), "does not describe a bundle"),
+    "classes": (change(decision={"kind": "threshold", "classes": ["a"], "threshold": 0.5}), "cannot be applied: tuple index"),
+    "a list": (change(representation=[]), "incomplete|does not describe a bundle"),
+    "width": (
+        change(
+            representation={
+                "kind": "table", "source": "", "digest": "", "width": 3, "view": "full", "precision": "fp32",
+                "tokens": {}, "recipe": {},
+            }
+        ),
+        "features, not 3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_incomplete_and_hostile_bundles_are_refused(damage: str, written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(written, folder)
+    assert read_bundle(folder).digest
+    harm, message = DAMAGE[damage]
+    harm(folder)
+    with pytest.raises(UsageError, match=message):
+        read_bundle(folder)
+
+
+def test_the_card_may_be_edited(written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(written, folder)
+    (folder / "MODEL_CARD.md").write_text("Contact: us.")
+    assert read_bundle(folder).aggregator == "knn"
+
+
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a bundle"):
+        read_bundle(tmp_path)
