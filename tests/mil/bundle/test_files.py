@@ -128,7 +128,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "another aggregator": (change(aggregator="probe"), "missing or not needed"),
     "no heads listed": (change(heads=[]), "its heads are none"),
     "heads that are not there": (change(heads=[{"name": "9.9"}]), "does not describe a bundle"),
-    "classes": (change(decision={"kind": "threshold", "classes": ["a"], "threshold": 0.5}), "cannot be applied: tuple index"),
+    "classes": (change(decision={"kind": "threshold", "classes": ["a"], "threshold": 0.5}), "cannot be applied"),
     "a list": (change(representation=[]), "incomplete|does not describe a bundle"),
     "width": (
         change(
