@@ -51,5 +51,6 @@ def test_the_temperature_stays_within_limits_and_is_1_without_slides() -> None:
     logits, targets = np.array([[9.0, 0], [0, 9]]), torch.tensor([0, 1])
     right = fit_temperature(logits / 9, lambda each: F.cross_entropy(each, targets, reduction="none"))
     wrong = fit_temperature(logits, lambda each: F.cross_entropy(each, 1 - targets, reduction="none"))
-    assert (right, wrong) == (pytest.approx(LOWEST, rel=0.01), pytest.approx(HIGHEST, rel=0.01))
+    assert right == pytest.approx(LOWEST, rel=0.01)
+    assert wrong == pytest.approx(HIGHEST, rel=0.01)
     assert fit_temperature(np.zeros((0, 2)), lambda each: each.sum(dim=1)) == 1.0

@@ -102,7 +102,10 @@ def change(**values: Any) -> Callable[[Path], None]:
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    def shortened(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+
+    return shortened
 
 
 def flip(name: str) -> Callable[[Path], None]:
