@@ -24,7 +24,7 @@ from benchmarks.simulated.cohorts import Design, embed, lay_out, predict
 from benchmarks.simulated.evidence import areas, division_of
 from benchmarks.simulated.tables import Row, read_rows, write_rows, write_summary, write_tables
 from slpd_toolkit.mil.statistics.intervals import interval_of_difference, interval_of_mean
-from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, shared_training_test
+from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, inflation_of_swaps, shared_training_test
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,12 +117,14 @@ def simulate(situation: Situation, cohorts: int, seed: int) -> Iterator[Row]:
     judge = _intervals if len(situation.distances) == 1 else _tests
     parts: list[dict[str, FloatArray]] = []
     means = []
+    marks: dict[str, bool] = {}
     for _ in range(math.ceil(cohorts / chunk)):
         layout = lay_out(situation.design, rng)
         features = embed(layout, situation.design, situation.distances, chunk, rng)
         scores = [predict(situation.head, each, layout) for each in features]
-        found = [areas(each, layout) for each in scores]
+        found = [replace(areas(each, layout), linear=situation.head == "probe") for each in scores]
         parts.append(judge(found, scores, layout, rng))
+        marks = marks or _marks(found, layout)
         means.append(np.stack([each.values.mean(axis=0) for each in found]))
     mean = np.concatenate(means, axis=1)
     merged = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
@@ -131,13 +133,14 @@ def simulate(situation: Situation, cohorts: int, seed: int) -> Iterator[Row]:
         truth = 0.5 if situation.distances == (NOISE,) else float(mean[0].mean())
         for name, (low, high) in merged.items():
             row = replace(blank, kind="interval", method=name, truth=truth, sd=float(mean[0].std()))
+            row = replace(row, conservative=marks.get(name, False))
             yield row.with_share((low <= truth) & (truth <= high), width=float(np.nanmean(high - low)))
         return
     difference = mean[0] - mean[1]
     kind = "test, equal" if situation.distances[0] == situation.distances[1] else "test, power"
     truth = 0.0 if kind == "test, equal" else float(difference.mean())
     for name, measured in merged.items():
-        row = replace(blank, method=name, truth=truth, sd=float(difference.std()))
+        row = replace(blank, method=name, truth=truth, sd=float(difference.std()), conservative=marks.get(name, False))
         if measured.ndim == 2:
             low, high = measured
             of_difference = replace(row, kind="interval of difference")
@@ -169,7 +172,8 @@ def _tests(
     tested = [shared_training_test(each, division) for each in evidence]
     swapped = before.permuted_differences(scores[0], scores[1], layout, rng)
     observed = np.abs(difference.values.mean(axis=0))
-    shrunk = observed / np.sqrt([1 + each.inflation for each in tested])
+    shared = [inflation_of_swaps(each, division) for each in tested]
+    shrunk = observed / np.sqrt([1 + inflation for inflation, _ in shared])
     p_values = {
         "used: t": np.array([each.p_value for each in tested]),
         "used: permutation": _share_beyond(swapped, shrunk),
@@ -181,6 +185,18 @@ def _tests(
     if not layout.by_site and len(layout.fold_of) == 1:
         p_values["DeLong over folds"] = before.delong(difference)
     return {"used": np.array([[each.low for each in made], [each.high for each in made]]), **p_values}
+
+
+def _marks(found: list[Areas], layout: Layout) -> dict[str, bool]:
+    """Whether what is used is marked as conservative; it depends on the splits and on the head."""
+    division = division_of(layout)
+    if len(found) == 1:
+        return {"used": interval_of_mean(found[0].evidence(0, layout), division).conservative}
+    evidence = (found[0] - found[1]).evidence(0, layout)
+    t = shared_training_test(evidence, division)
+    interval = interval_of_difference(evidence, division)
+    permutation = inflation_of_swaps(t, division)[1]
+    return {"used": interval.conservative, "used: t": t.conservative, "used: permutation": permutation}
 
 
 def _share_beyond(swapped: FloatArray, observed: FloatArray) -> FloatArray:

@@ -29,6 +29,8 @@ class Areas:
     """(J, B, N)"""
     unexplained: FloatArray
     """(B,)"""
+    linear: bool = True
+    """Whether the head is linear."""
 
     def __sub__(self, other: Areas) -> Areas:
         """Compare two models: the difference of all but the unexplained variance, of which the larger counts."""
@@ -37,6 +39,7 @@ class Areas:
             self.influence - other.influence,
             self.contributions - other.contributions,
             np.maximum(self.unexplained, other.unexplained),
+            self.linear and other.linear,
         )
 
     def evidence(self, cohort: int, layout: Layout) -> Evidence:
@@ -46,6 +49,7 @@ class Areas:
             _by_unit(self.influence[:, cohort], layout),
             _by_unit(self.contributions[:, cohort], layout),
             float(self.unexplained[cohort]),
+            self.linear,
         )
 
 

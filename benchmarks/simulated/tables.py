@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from slpd_toolkit.core.files import write_csv, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from slpd_toolkit.mil.arrays import BoolArray
@@ -45,6 +46,8 @@ class Row:
     se: float = float("nan")
     """Standard error of the share."""
     width: float = float("nan")
+    conservative: bool = False
+    """Whether it is marked as conservative."""
 
     def with_share(self, hits: BoolArray, *, width: float = float("nan")) -> Row:
         """Fill in what was counted."""
@@ -63,10 +66,10 @@ def read_rows(folder: Path) -> list[Row]:
     path = folder / CSV
     if not path.exists():
         return []
-    casts = {"str": str, "int": int, "float": float}
+    casts: dict[str, Callable[[str], object]] = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Row(**{field.name: casts[str(field.type)](row[field.name]) for field in fields(Row)})
+            Row(**{field.name: cast("Any", casts[str(field.type)](row[field.name])) for field in fields(Row)})
             for row in csv.DictReader(file)
         ]
 
@@ -86,8 +89,8 @@ def write_tables(folder: Path, rows: Sequence[Row], command: str) -> None:
     lines = [
         "# Coverage of intervals and rejections of tests",
         "",
-        f"`{command}`; {max(row.cohorts for row in rows)} cohorts per line. Standard errors are in coverage.csv:",
-        "about .013 of a share of .95 over 300 cohorts.",
+        f"`{command}`; {_range(rows)} cohorts per line, see coverage.csv. Standard errors are there",
+        "as well: .015 of a share of .95 over 200 cohorts, .013 over 300, .009 over 600. *: printed as conservative.",
     ]
     for kind, title in _KINDS.items():
         chosen = [row for row in rows if row.kind == kind]
@@ -105,7 +108,13 @@ def write_tables(folder: Path, rows: Sequence[Row], command: str) -> None:
 
 
 def _cell(row: Row) -> str:
-    return f"{row.share:.3f}" if np.isnan(row.width) else f"{row.share:.3f} ({row.width:.2f})"
+    share = f"{row.share:.3f}{'*' * row.conservative}"
+    return share if np.isnan(row.width) else f"{share} ({row.width:.2f})"
+
+
+def _range(rows: Sequence[Row]) -> str:
+    counts = [row.cohorts for row in rows]
+    return f"{min(counts)} to {max(counts)}"
 
 
 def write_summary(folder: Path, rows: Sequence[Row]) -> None:
@@ -124,11 +133,13 @@ def write_summary(folder: Path, rows: Sequence[Row]) -> None:
         f"| head, unit, folds x repeats | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
     ]
-    for group in dict.fromkeys(_group(row) for row in rows):
+    for group in sorted({_group(row) for row in rows}, key=_order):
         cells = []
         for kind, method in columns.values():
-            shares = [row.share for row in rows if _group(row) == group and (row.kind, row.method) == (kind, method)]
-            cells.append(f"{min(shares):.3f} to {max(shares):.3f}" if shares else "")
+            chosen = [row for row in rows if _group(row) == group and (row.kind, row.method) == (kind, method)]
+            shares = sorted({f"{row.share:.3f}" for row in chosen})
+            mark = "*" * any(row.conservative for row in chosen)
+            cells.append(" to ".join(dict.fromkeys([*shares[:1], *shares[-1:]])) + mark)
         lines.append(f"| {group} | {' | '.join(cells)} |")
     lines += ["", "Power of the t-test and of the corrected t-test, patients split, areas in the first column:", ""]
     lines += ["| areas | folds x repeats | t-test | permutation | corrected t |", "|---|---|---|---|---|"]
@@ -137,6 +148,10 @@ def write_summary(folder: Path, rows: Sequence[Row]) -> None:
         powers = [f"{of[name]:.2f}" for name in ("used: t", "used: permutation", "corrected t")]
         lines.append(f"| {key[0]} | {key[1]} x {key[2]} | {' | '.join(powers)} |")
     write_text(folder / SUMMARY, "\n".join(lines) + "\n")
+
+
+def _order(group: str) -> tuple[str, bool, list[int]]:
+    return group.partition(",")[0], "sites" in group, [int(number) for number in re.findall(r"\d+", group)]
 
 
 def _group(row: Row) -> str:

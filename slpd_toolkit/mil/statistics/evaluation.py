@@ -18,6 +18,7 @@ from slpd_toolkit.mil.statistics.paired_tests import (
     corrected_t_test,
     delong_test,
     draw_swaps,
+    inflation_of_swaps,
     permutation_test,
     shared_training_test,
 )
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 
 CountedUnit = Literal["patient", "slide"]
-_LARGEST_INFLATION = 1.0
-"""Of sites there are too few to estimate it."""
 
 
 @dataclass(frozen=True)
@@ -188,19 +187,13 @@ def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutat
         difference = _subtract(one.evidence[name], other.evidence[name])
         mean, _ = mean_and_sd(difference.values)
         t = shared_training_test(difference, division)
-        shared = _LARGEST_INFLATION if division.by_site or math.isnan(t.p_value) else t.inflation
+        shared, conservative = inflation_of_swaps(t, division)
         permutation = permutation_test(mean / math.sqrt(1 + shared), permuted[name])
-        once = len(np.unique(division.repeats)) == 1
         found[name] = Comparison(
             mean,
             interval_of_difference(difference, division),
             t,
-            replace(
-                permutation,
-                statistic=mean,
-                inflation=shared,
-                conservative=once if division.by_site else t.conservative,
-            ),
+            replace(permutation, statistic=mean, inflation=shared, conservative=conservative),
             corrected_t_test(difference.values, division.test_train_ratio) if len(first) > 1 else None,
             _delong(task, first, second) if name == "auc" else None,
         )

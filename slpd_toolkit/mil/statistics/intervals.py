@@ -78,8 +78,8 @@ class Evidence:
 def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
     """Estimate the variance of the mean over folds.
 
-    It is marked as conservative where simulations show that intervals cover more than 95 %: for heads that are not
-    linear, without repeats, where what folds share can only be bounded, and by site with repeats or fewer than 5 folds.
+    It is marked as conservative where simulations show that intervals cover more than 95 %: without repeats, where what
+    folds share can only be bounded, and by site with repeats or fewer than 5 folds.
 
     Args:
         evidence: Folds in which the metric is undefined have NaN values and are left out.
@@ -90,7 +90,7 @@ def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
     if not defined.any():
         return Uncertainty(math.nan, math.nan, reason="the metric is undefined in all folds")
     if division.by_site:
-        return _of_folds(evidence, division, units)
+        return _of_folds(evidence.values, division, units)
     spread = spread_of_mean(evidence.influence[defined], division.tested[defined], division.strata)
     if math.isnan(spread.variance):
         return Uncertainty(math.nan, math.nan, reason="no fold tests two patients of each class")
@@ -99,8 +99,7 @@ def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
     bounded = math.isnan(shared)
     # The estimate is noisy, and leaves out what training patients change on average.
     shared = bound if bounded else (1 - _WEIGHT_OF_BOUND) * shared + _WEIGHT_OF_BOUND * bound
-    conservative = bool(shared > 0 and (bounded or not evidence.linear))
-    return Uncertainty(spread.variance * (1 + shared), spread.degrees, shared, conservative)
+    return Uncertainty(spread.variance * (1 + shared), spread.degrees, shared, bool(bounded and shared > 0))
 
 
 def uncertainty_of_difference(evidence: Evidence, division: Division) -> Uncertainty:
@@ -113,7 +112,7 @@ def uncertainty_of_difference(evidence: Evidence, division: Division) -> Uncerta
     return replace(found, conservative=found.conservative or division.by_site)
 
 
-def _of_folds(evidence: Evidence, division: Division, sites: int) -> Uncertainty:
+def _of_folds(values: FloatArray, division: Division, sites: int) -> Uncertainty:
     """Variance of the mean from the variance of the folds: where units are sites, folds are what there is to compare.
 
     Nadeau and Bengio's correction, with the factor that the splits imply; degrees of freedom are those of one repeat,
@@ -122,7 +121,6 @@ def _of_folds(evidence: Evidence, division: Division, sites: int) -> Uncertainty
     if sites < FEWEST_SITES:
         reason = f"{sites} sites are too few: {FEWEST_SITES} or more are needed"
         return Uncertainty(math.nan, math.nan, reason=reason)
-    values = evidence.values
     variances = [
         np.var(defined, ddof=1)
         for repeat in np.unique(division.repeats)
@@ -132,12 +130,15 @@ def _of_folds(evidence: Evidence, division: Division, sites: int) -> Uncertainty
         return Uncertainty(math.nan, math.nan, reason="a variance needs two folds in which the metric is defined")
     factor = fold_variance_factor(division)
     variance = float(np.mean(variances)) * factor / division.folds
-    conservative = len(variances) > 1 or division.folds < _FEW_FOLDS or not evidence.linear
+    conservative = len(variances) > 1 or division.folds < _FEW_FOLDS
     return Uncertainty(variance, division.folds - 1, factor - 1, conservative)
 
 
 def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "share") -> Interval:
     """95 % interval of a metric's mean over folds, on a scale without ends: logit, or the logarithm for a ratio.
+
+    Simulations show that it covers more than 95 % for heads that are not linear, for which it is marked as conservative
+    unless there is a single split.
 
     Args:
         evidence: The folds of one model.
@@ -148,13 +149,14 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
     units = int(division.tested.any(axis=0).sum())
     if math.isnan(found.variance):
         return Interval(math.nan, math.nan, units, reason=found.reason)
+    conservative = found.conservative or (found.inflation > 0 and not evidence.linear)
     mean, _ = mean_and_sd(evidence.values)
     if scale == "ratio":
         low, high = _above_zero(mean, found)
-        return Interval(low, high, units, found.conservative)
+        return Interval(low, high, units, conservative)
     least = -1.0 if scale == "agreement" else 0.0
     low, high = _between_ends((mean - least) / (1 - least), found, least, _effective_cases(division))
-    return Interval(least + (1 - least) * low, least + (1 - least) * high, units, found.conservative)
+    return Interval(least + (1 - least) * low, least + (1 - least) * high, units, conservative)
 
 
 def interval_of_difference(evidence: Evidence, division: Division) -> Interval:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.intervals import Evidence
 
 _ROUNDING = 1e-12
+_LARGEST_INFLATION = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,20 @@ def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
 def draw_swaps(units: int, permutations: int, rng: np.random.Generator) -> BoolArray:
     """(R, U) whether two models trade their predictions for a patient or site: a fair coin each."""
     return rng.random((permutations, units)) < 0.5
+
+
+def inflation_of_swaps(test: PairedTest, division: Division) -> tuple[float, bool]:
+    """Return the share of variance that swaps miss because folds share training units, and whether it is conservative.
+
+    Of sites there are too few to estimate it, and the largest possible one is used. It is reached with many repeats.
+
+    Args:
+        test: `shared_training_test` of the same difference.
+        division: Who is trained on and tested.
+    """
+    if division.by_site or math.isnan(test.p_value):
+        return _LARGEST_INFLATION, len(np.unique(division.repeats)) == 1
+    return test.inflation, test.conservative
 
 
 def permutation_test(observed: float, permuted: FloatArray) -> PairedTest:

@@ -58,9 +58,11 @@ def test_with_repeats_it_is_estimated_and_shrunk_towards_the_bound() -> None:
     # Contributions do not depend on who was trained on: the estimate is 0.
     assert found.inflation == pytest.approx(largest_inflation(of) / 3)
     assert not found.conservative
-    curved = uncertainty(dataclasses.replace(evidence(of, np.full(25, 0.7)), linear=False), of)
-    assert dataclasses.replace(curved, conservative=False) == found
-    assert curved.conservative
+    sound = interval_of_mean(evidence(of, np.full(25, 0.7)), of)
+    curved = interval_of_mean(dataclasses.replace(evidence(of, np.full(25, 0.7)), linear=False), of)
+    assert (sound.conservative, curved.conservative) == (False, True)
+    assert curved == dataclasses.replace(sound, conservative=True)
+    assert not interval_of_difference(evidence(of, np.full(25, 0.1)), of).conservative
 
 
 def test_a_single_split_takes_its_heads_as_given() -> None:
@@ -68,8 +70,7 @@ def test_a_single_split_takes_its_heads_as_given() -> None:
     one = dataclasses.replace(of, trained=of.trained[:1], tested=of.tested[:1], repeats=of.repeats[:1])
     found = uncertainty(evidence(one, np.array([0.7])), one)
     assert (found.inflation, found.conservative) == (0, False)
-    curved = uncertainty(dataclasses.replace(evidence(one, np.array([0.7])), linear=False), one)
-    assert not curved.conservative
+    assert not interval_of_mean(dataclasses.replace(evidence(one, np.array([0.7])), linear=False), one).conservative
 
 
 @pytest.mark.parametrize("mean", [0.5, 0.9, 0.99, 0.9999])
