@@ -1,10 +1,10 @@
-"""One command at a time writes a results folder.
+"""Locks that let only one command at a time write to a results folder.
 
-The lock is `flock` on a hidden file of the folder, which also says who holds it. The kernel releases it when the
-process ends, however it ends, so that neither a killed run nor a reused process number blocks the next one. Between
-hosts flock works on NFS and on most cluster file systems. Where it does not (it is not supported, or local to a host),
-the file's contents decide: its owner rewrites them every few seconds, and an owner on another host that has not done so
-during two such intervals is gone. Clocks are never compared.
+The lock is `flock` on a hidden file in the folder, which also records who holds it. The kernel releases it when the
+process ends for any reason, so that neither a killed run nor a reused process ID blocks the next one. flock works
+between hosts on NFS and on most cluster file systems. If it is not supported, or local to a host, the contents of the
+file decide: its owner rewrites them every few seconds, and an owner on another host that has not done so for two
+intervals is considered dead. Clocks are never compared.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ Config = TypeVar("Config")
 
 LOCK = ".slpd-lock"
 BEAT_S = 4.0
-"""How often an owner shows that it is alive, seconds."""
+"""Interval at which an owner updates its record to show that it is alive, seconds."""
 
 _SETTLE_S = 0.5
-_RECORD_BYTES = 1024  # of fixed size: a beat needs no space on a disk that has filled up
+_RECORD_BYTES = 1024  # fixed size, so that updates need no space if the disk has become full
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who works in a folder."""
+    """The process that uses a folder."""
 
     command: str
     host: str
     machine: str
-    """Differs between hosts, and between two starts of one; equal in all containers of a host."""
+    """ID of the host since its last boot; the same in all containers of a host."""
     pid: int
     since: str
     """Local time, ISO 8601."""
     token: str
-    """Differs between any two owners."""
+    """Unique ID of the owner."""
     beat: int = 0
-    """Counts up while the owner lives."""
+    """Counter that increases while the owner is alive."""
 
     def __str__(self) -> str:
         return f"`slpd {self.command}`, process {self.pid} on {self.host}, since {self.since}"
@@ -70,17 +70,18 @@ class _InUseError(Exception):
 
 @contextmanager
 def working_in(folder: Path, command: str, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Make a results folder and keep other commands from writing to it until the block ends.
+    """Create a results folder and lock it against other commands until the block ends.
 
-    Folders that this call made and that are still empty are removed where the block raises.
+    If the block raises an exception, folders that were created by this call and are still empty are removed.
 
     Args:
         folder: The folder.
-        command: What is run, for the message to others: `embed`.
-        part: (i, n): one of n jobs that share the folder. It excludes the same job, and all that is not one of n.
+        command: Name of the command, for the messages of other processes: `embed`.
+        part: (i, n): this is job i of n that share the folder. It excludes a second job i and any job that is not one
+            of the n.
 
     Raises:
-        UsageError: Another process works there, or the folder cannot be written to.
+        UsageError: Another process uses the folder, or the folder is not writable.
     """
     made = _absent(folder)
     claim_folder(folder, ())
@@ -106,12 +107,12 @@ def locks_folder(
     folder: Callable[[Any], Path] = attrgetter("out"),
     part: Callable[[Any], tuple[int, int]] = lambda _: (1, 1),
 ) -> Callable[[Callable[[Config], int]], Callable[[Config], int]]:
-    """Decorate `run(config)` of a command, so that it holds its results folder while it runs; see `working_in`.
+    """Decorate `run(config)` of a command, so that it locks its results folder while it runs; see `working_in`.
 
     Args:
-        command: Its name.
-        folder: Returns the results folder of its settings.
-        part: Returns which of several jobs that share the folder it is.
+        command: Name of the command.
+        folder: Returns the results folder, given the settings.
+        part: Returns (i, n) for job i of n that share the folder, given the settings.
     """
 
     def decorate(run: Callable[[Config], int]) -> Callable[[Config], int]:
@@ -127,10 +128,10 @@ def locks_folder(
 
 @contextmanager
 def taking_turns(folder: Path) -> Iterator[bool]:
-    """Wait until no other process is in such a block on the same folder: for a file that several commands may write.
+    """Run the block while no other process runs one for the same folder; for a file that several commands may write.
 
     Yields:
-        Whether the folder could be locked; NFS, for one, does not lock folders.
+        Whether the folder could be locked; NFS, for example, cannot lock folders.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -145,12 +146,12 @@ def taking_turns(folder: Path) -> Iterator[bool]:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file in a results folder is its lock, which a killed command may leave behind."""
+    """Whether a file in a results folder is its lock file, which a killed command may leave behind."""
     return path.name.startswith(LOCK)
 
 
 class _Lock:
-    """An exclusive lock on a file, with its owner in it.
+    """An exclusive lock on a file that contains its owner.
 
     Raises:
         _InUseError: Another process holds it.
@@ -188,7 +189,7 @@ class _Lock:
         os.close(self._descriptor)
 
     def _require_own(self) -> None:
-        """Of two that start at once without locks, the one that writes last stays."""
+        """If two processes start at the same time without flock, the one that writes last keeps the lock."""
         time.sleep(_SETTLE_S)
         found = _read(self._descriptor)
         if found is None or found.token != self._owner.token:
@@ -211,7 +212,7 @@ def _open_locked(path: Path) -> tuple[int, bool]:
     """Open a lock file and lock it.
 
     Returns:
-        The descriptor, and whether the lock is certain to exclude the processes of this host.
+        The descriptor, and whether the lock certainly excludes other processes of this host.
 
     Raises:
         _InUseError: Another process holds it.
@@ -228,13 +229,13 @@ def _open_locked(path: Path) -> tuple[int, bool]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its owner removed the file in the meantime
+        os.close(descriptor)  # its owner has removed the file in the meantime
 
 
 def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except PermissionError:  # another member of a group left it behind, or holds it
+    except PermissionError:  # another user of the group left it behind or holds it
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _try_lock(descriptor)
@@ -248,7 +249,7 @@ def _open(path: Path) -> int:
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Lock a file, or return False where its file system has no locks.
+    """Lock a file, or return False if its file system does not support locks.
 
     Raises:
         _InUseError: Another process holds it.
@@ -263,10 +264,10 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _require_free(paths: Iterable[Path]) -> None:
-    """Require that nobody holds any of these lock files.
+    """Check that none of these lock files is held by a process.
 
     Raises:
-        _InUseError: Somebody does.
+        _InUseError: One is.
     """
     doubtful = []
     for path in paths:
@@ -285,7 +286,7 @@ def _require_free(paths: Iterable[Path]) -> None:
 
 
 def _require_silent(paths: list[Path]) -> None:
-    """Wait for two beats, and require that no owner of these lock files shows that it is alive.
+    """Wait for two intervals, and check that no owner of these lock files updates its record.
 
     Raises:
         _InUseError: One does.
@@ -294,7 +295,7 @@ def _require_silent(paths: list[Path]) -> None:
     owners = [owner for owner in before.values() if owner is not None]
     if not owners:
         return
-    console.note(f"Checking for {2 * BEAT_S:.0f} s whether it still runs: {owners[0]}.")
+    console.note(f"Checking for {2 * BEAT_S:.0f} s whether another process is still running: {owners[0]}.")
     end = time.monotonic() + 2 * BEAT_S + _SETTLE_S
     while time.monotonic() < end:
         time.sleep(min(1.0, BEAT_S / 4))
@@ -305,7 +306,7 @@ def _require_silent(paths: list[Path]) -> None:
 
 
 def _peek(path: Path) -> Owner | None:
-    """Read the owner after reopening the file, which makes NFS ask the server."""
+    """Read the owner after reopening the file, so that NFS asks the server instead of its cache."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -317,7 +318,7 @@ def _peek(path: Path) -> Owner | None:
 
 
 def _read(descriptor: int) -> Owner | None:
-    """Read the owner; None where the file is empty or is something else."""
+    """Read the owner; None if the file is empty or has other contents."""
     try:
         return Owner(**json.loads(os.pread(descriptor, _RECORD_BYTES, 0)))
     except (OSError, ValueError, TypeError):
@@ -325,7 +326,7 @@ def _read(descriptor: int) -> Owner | None:
 
 
 def _read_soon(descriptor: int) -> Owner | None:
-    """Read the owner of a lock that somebody holds and may not have signed yet."""
+    """Read the owner of a lock that is held, waiting briefly if its holder has not written its record yet."""
     for _ in range(10):
         found = _read(descriptor)
         if found is not None:
@@ -335,7 +336,7 @@ def _read_soon(descriptor: int) -> Owner | None:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has its name."""
+    """Whether `path` is still the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -343,7 +344,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _excludes(own: Path, other: Path) -> bool:
-    """Whether the holders of two lock files may not work at the same time: parts of one division may."""
+    """Whether two lock files exclude each other; those of different jobs of the same division do not."""
     division = own.name.rpartition("-of-")[2] if own.name != LOCK else ""
     same_division = bool(division) and other.name.endswith(f"-of-{division}")
     return other != own and not same_division
@@ -357,10 +358,10 @@ def _machine() -> str:
 
 
 def _absent(folder: Path) -> list[Path]:
-    """The folder and those above it that do not exist, the innermost first."""
+    """Return the folder and its parents that do not exist, innermost first."""
     try:
         return [path for path in (folder, *folder.parents) if not path.exists()]
-    except OSError:  # what cannot be looked at exists, and `claim_folder` says what is wrong with it
+    except OSError:  # it exists but is not accessible; `claim_folder` reports the reason
         return []
 
 
@@ -368,5 +369,6 @@ def _refusal(folder: Path, owner: Owner | None) -> UsageError:
     who = str(owner) if owner is not None else "another process, which has just started"
     return UsageError(
         f"{folder} is in use: {who}.",
-        hint="Wait until it ends, stop it, or use another folder. Jobs of `slpd embed` share one with --shard.",
+        hint="Wait until it ends, stop it, or use another folder. Jobs of `slpd embed` can share a folder with "
+        "--shard.",
     )

@@ -1,1 +1,1 @@
-"""`slpd demo`: synthetic slides with a planted truth, and the three stages on them."""
+"""Synthetic slides with a known ground truth, and the conclusions that `slpd demo` draws from them."""

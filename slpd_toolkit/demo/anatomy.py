@@ -1,4 +1,4 @@
-"""One section's anatomy, from its outline to the place of every nucleus: all in micrometres, no pixels yet."""
+"""Anatomy of a tissue section, from its outline to the position of every nucleus, in micrometers."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=np.generic)
 
 MAP_UM = 2.0
-"""Side of a pixel of the maps."""
+"""Side of a map pixel."""
 COARSE = 4
-"""Map pixels along a pixel of the coarse maps, which hold what varies over hundreds of um."""
+"""Side of a pixel of the coarse maps, in map pixels; coarse maps vary over hundreds of um."""
 REGION_UM = 512.0
-"""Side of the squares that architectures are planted in; also of the demo's regions."""
+"""Side of the squares to which architectures are assigned, and of the regions of the demo."""
 
 COVERAGE = (0.52, 0.70)
-"""Share of a slide that is tissue, least and most."""
+"""Minimum and maximum fraction of a slide that is tissue."""
 
 FAT_UM, FAT_SIDE = 58.0, 512
-"""Pitch of fat cells, and the side of the torus that they are laid out on, map pixels."""
+"""Distance between fat cells, and side in map pixels of the torus on which they are arranged."""
 TUMOUR_PITCH_PX, TUMOUR_SIDE = 21, 1008
-"""Pitch of tumor cells, and the side of the torus that they are laid out on, level-0 pixels."""
+"""Distance between tumor cells, and side of the torus on which they are arranged, level-0 pixels."""
 
 
 class Glands(NamedTuple):
-    """Glands: closed curves around a lumen, each a radius that varies with the angle."""
+    """Glands: closed curves around a lumen, given as radius per angle."""
 
     x_um: Floats
     y_um: Floats
@@ -49,7 +49,7 @@ class Glands(NamedTuple):
     """(N, angles) from the center to the lumen."""
 
     def curve(self, radius_um: Floats) -> Floats:
-        """Return the points of a curve around each center, (N, angles, 2) um."""
+        """Return the points of a curve around each center, (N, angles, 2), um."""
         theta = np.arange(radius_um.shape[1]) * (2 * np.pi / radius_um.shape[1])
         x = self.x_um[:, None] + radius_um * np.cos(theta)
         y = self.y_um[:, None] + radius_um * np.sin(theta)
@@ -58,44 +58,44 @@ class Glands(NamedTuple):
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One section."""
+    """A tissue section."""
 
     kinds: npt.NDArray[np.uint8]
     """(H, W) map of `Kind`."""
     architecture: npt.NDArray[np.uint8]
     """(H, W) map of `Architecture`, 0 on glass."""
     drift_um: Floats
-    """(h, w, 2) coarse map: from each place to where its fibres lay before they were turned and bent, x and y."""
+    """(h, w, 2) coarse map: x and y displacement to the position in the undeformed fiber texture."""
     nuclei: Mapping[Cell, Nuclei]
     fat_gap_um: Floats
-    """(H, W) map of the distance to the nearest border of a fat cell, were there fat."""
+    """(H, W) map of the distance to the nearest border of a fat cell, also outside fat."""
 
 
 @cache
 def fat_cells() -> Cells:
-    """The fat cells of all slides, which differ in where on this torus they lie."""
+    """Return the fat cells, shared by all slides, each of which uses another offset on the torus."""
     return cells(np.random.default_rng(11), FAT_SIDE, round(FAT_SIDE * MAP_UM / FAT_UM), 0.42)
 
 
 @cache
 def tumour_cells() -> Cells:
-    """The borders and centers of tumor cells."""
+    """Return the borders and centers of tumor cells."""
     return cells(np.random.default_rng(12), TUMOUR_SIDE, TUMOUR_SIDE // TUMOUR_PITCH_PX, 0.36)
 
 
 def grow(
     rng: np.random.Generator, planted: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_], mpp: float
 ) -> Anatomy:
-    """Grow a section.
+    """Generate a section.
 
     Args:
-        rng: Source of everything that is not planted.
+        rng: Random generator of everything that is not planted.
         planted: (rows, columns) architecture of each square of `REGION_UM`.
-        tissue: (H, W) map of where the section is.
-        mpp: um/px at level 0, for what is laid out pixel on pixel.
+        tissue: (H, W) tissue mask.
+        mpp: um/px at level 0, for textures that are aligned with pixels.
     """
     shape = tissue.shape
-    architecture = _spread(rng, planted, shape)
+    architecture = _enlarge(rng, planted, shape)
     architecture[~tissue] = 0
     fields = Fields(
         blobs=rank(smooth(rng, shape, 95 / MAP_UM) + 0.25 * smooth(rng, shape, 24 / MAP_UM)),
@@ -124,14 +124,16 @@ def grow(
 
 
 def outline(rng: np.random.Generator, shape: tuple[int, int], squares_um: float = REGION_UM) -> npt.NDArray[np.bool_]:
-    """Draw the outline of a section on a map of (H, W): irregular, with torn edges and a few clefts."""
+    """Draw the tissue mask of a section, (H, W): irregular, with torn edges and a few clefts."""
     height, width = shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     power = rng.uniform(2.0, 3.2)
     inside = -((np.abs(u) / rng.uniform(0.86, 0.95)) ** power) - (np.abs(v) / rng.uniform(0.78, 0.92)) ** power
-    inside -= 7 * np.maximum(np.maximum(np.abs(x), np.abs(y)) - 0.86, 0)  # no straight cut at the slide's border
+    inside -= 7 * np.maximum(
+        np.maximum(np.abs(x), np.abs(y)) - 0.86, 0
+    )  # avoids straight edges at the border of the slide
     ragged = 0.30 * smooth(rng, shape, squares_um / MAP_UM) + 0.07 * smooth(rng, shape, 90 / MAP_UM)
     frayed = 0.025 * smooth(rng, shape, 24 / MAP_UM)
     field = inside + ragged + frayed
@@ -145,7 +147,7 @@ def outline(rng: np.random.Generator, shape: tuple[int, int], squares_um: float 
 
 
 def at(field: npt.NDArray[T], x_um: Floats, y_um: Floats, pixel_um: float = MAP_UM) -> npt.NDArray[T]:
-    """Look places up in a map; those beyond its edge get what is at the edge."""
+    """Return the values of a map at the given positions; positions beyond its edge get the value at the edge."""
     row = np.clip((y_um / pixel_um).astype(np.intp), 0, field.shape[0] - 1)
     column = np.clip((x_um / pixel_um).astype(np.intp), 0, field.shape[1] - 1)
     return field[row, column]
@@ -159,8 +161,8 @@ def _without_specks(tissue: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def _spread(rng: np.random.Generator, planted: npt.NDArray[np.uint8], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Let the planted squares meet along wavy lines instead of straight ones."""
+def _enlarge(rng: np.random.Generator, planted: npt.NDArray[np.uint8], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Enlarge the planted squares to a map in which they meet along wavy lines."""
     side, reach = REGION_UM / MAP_UM, 55 / MAP_UM
     rows = (np.arange(shape[0], dtype=np.float32)[:, None] + reach * smooth(rng, shape, 190 / MAP_UM)) / side
     columns = (np.arange(shape[1], dtype=np.float32) + reach * smooth(rng, shape, 190 / MAP_UM)) / side
@@ -170,17 +172,17 @@ def _spread(rng: np.random.Generator, planted: npt.NDArray[np.uint8], shape: tup
 
 
 def _strands(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Long thin winding strands: where a smooth field crosses zero."""
+    """Draw long thin winding strands, at the zero crossings of a smooth field."""
     field = smooth(rng, shape, 120 / MAP_UM) + 0.18 * smooth(rng, shape, 34 / MAP_UM)
     slope = np.hypot(cv2.Sobel(field, -1, 1, 0, scale=1 / 8), cv2.Sobel(field, -1, 0, 1, scale=1 / 8)) * 40 / MAP_UM
-    distance = np.abs(field) / (slope + 0.25)  # about the distance to the crossing
-    # Evenly spread by order, not by the normal distribution, which this is far from.
+    distance = np.abs(field) / (slope + 0.25)  # approximate distance to the crossing
+    # Uniform by rank, because the values are far from normally distributed.
     levels = np.quantile(distance[::7, ::7], np.linspace(0, 1, 65))
     return np.asarray(1 - np.interp(distance, levels, np.linspace(0, 1, 65)), np.float32)
 
 
 def _drift(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Turn the fibres as a whole, and bend them."""
+    """Draw the displacement that rotates and bends the fiber texture."""
     rows, columns = shape[0] // COARSE + 2, shape[1] // COARSE + 2
     pixel_um, turn = MAP_UM * COARSE, rng.uniform(0, np.pi)
     bends = [
@@ -193,7 +195,7 @@ def _drift(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
 
 
 def fibre_angle(drift_um: Floats) -> Floats:
-    """Return the direction of the fibers, radians to x, on the coarse map: along lines of constant y + drift_y."""
+    """Return the direction of the fibers on the coarse map, radians from x: along lines of constant y + drift_y."""
     unit = MAP_UM * COARSE
     across_x = np.gradient(drift_um[..., 1], unit, axis=1)
     across_y = 1 + np.gradient(drift_um[..., 1], unit, axis=0)
@@ -201,7 +203,7 @@ def fibre_angle(drift_um: Floats) -> Floats:
 
 
 def _fill_with_fat(kinds: npt.NDArray[np.uint8], offset: tuple[int, int]) -> Floats:
-    """Make areas of fat consist of whole fat cells; return the distance to the nearest border of one, um."""
+    """Fill areas of fat with whole fat cells; return the distance to the nearest cell border, um."""
     torus = fat_cells()
     rows = (np.arange(kinds.shape[0]) + offset[1]) % FAT_SIDE
     columns = (np.arange(kinds.shape[1]) + offset[0]) % FAT_SIDE
@@ -211,12 +213,12 @@ def _fill_with_fat(kinds: npt.NDArray[np.uint8], offset: tuple[int, int]) -> Flo
     fat = (kinds[row, column] == Kind.FAT) & (kinds != Kind.GLASS)
     kinds[kinds == Kind.FAT] = Kind.STROMA
     kinds[fat] = Kind.FAT
-    rounded = cv2.GaussianBlur(torus.gap[np.ix_(rows, columns)], (0, 0), 1.2)  # cells have no corners
+    rounded = cv2.GaussianBlur(torus.gap[np.ix_(rows, columns)], (0, 0), 1.2)  # rounds the corners of cells
     return np.asarray(np.maximum(rounded - 0.6, 0) * MAP_UM, np.float32)
 
 
 def _lattice(rng: np.random.Generator, shape: tuple[int, int], pitch_um: float, jitter: float) -> tuple[Floats, Floats]:
-    """Scatter points over a map, one in each square of `pitch_um`."""
+    """Scatter points over a map, one in each square with side `pitch_um`."""
     rows, columns = int(shape[0] * MAP_UM / pitch_um), int(shape[1] * MAP_UM / pitch_um)
     x = (np.arange(columns) + 0.5 + rng.uniform(-jitter, jitter, (rows, columns))) * pitch_um
     y = (np.arange(rows)[:, None] + 0.5 + rng.uniform(-jitter, jitter, (rows, columns))) * pitch_um
@@ -247,19 +249,19 @@ def _draw_glands(kinds: npt.NDArray[np.uint8], glands: Glands) -> None:
     glass, shift = kinds == Kind.GLASS, 4
     for radius, kind in ((glands.outer_um, Kind.EPITHELIUM), (glands.inner_um, Kind.LUMEN)):
         points = np.round((glands.curve(radius) / MAP_UM - 0.5) * 2**shift).astype(np.int32)
-        for curve in points:  # one call for all would leave out where two overlap
+        for curve in points:  # a single call would leave out overlaps
             cv2.fillPoly(kinds, [curve], int(kind), shift=shift)
     kinds[glass] = Kind.GLASS
 
 
 def _gland_nuclei(rng: np.random.Generator, glands: Glands, kinds: npt.NDArray[np.uint8]) -> Nuclei:
-    """Line the nuclei up along the basement membrane, each pointing to the lumen."""
+    """Place nuclei along the basement membrane, each pointing to the lumen."""
     if not len(glands.x_um):
         return make_nuclei(rng, np.zeros(0, np.float32), np.zeros(0, np.float32))
     angles = glands.outer_um.shape[1]
     depth = rng.normal(6.4, 1.5, glands.outer_um.shape).astype(np.float32)
     points = glands.curve(glands.outer_um - depth)
-    # One nucleus every 5.6 um of the curve: pick the angles where the length so far crosses a multiple of that.
+    # One nucleus every 5.6 um along the curve: choose the angles at which the arc length reaches a multiple of that.
     edge = glands.curve(glands.outer_um - 6.2)
     steps = np.linalg.norm(np.diff(edge, axis=1, append=edge[:, :1]), axis=-1)
     crossed = np.diff(np.floor(np.cumsum(steps, axis=1) / 5.6), axis=1, prepend=0) > 0
@@ -271,7 +273,7 @@ def _gland_nuclei(rng: np.random.Generator, glands: Glands, kinds: npt.NDArray[n
 
 
 def _tumour_nuclei(rng: np.random.Generator, kinds: npt.NDArray[np.uint8], mpp: float) -> Nuclei:
-    """One nucleus in each tumor cell, a little off its middle."""
+    """Place one nucleus in each tumor cell, slightly off its center."""
     points, period = tumour_cells().points * mpp, TUMOUR_SIDE * mpp
     height, width = kinds.shape[0] * MAP_UM, kinds.shape[1] * MAP_UM
     tile_y, tile_x = np.mgrid[0 : np.ceil(height / period), 0 : np.ceil(width / period)] * period
@@ -292,7 +294,7 @@ def _lymphocytes(rng: np.random.Generator, kinds: npt.NDArray[np.uint8], scatter
 
 
 def _fibroblasts(rng: np.random.Generator, kinds: npt.NDArray[np.uint8], drift_um: Floats, gap_um: Floats) -> Nuclei:
-    """Spindle cells along the fibres, and a few squeezed between fat cells."""
+    """Place spindle cells along the fibers, and a few between fat cells."""
     x, y = _lattice(rng, kinds.shape, 15.5, 0.45)
     kind = at(kinds, x, y)
     chance = np.where(kind == Kind.STROMA, 0.42, 0.0)

@@ -1,4 +1,4 @@
-"""The planted truth: kinds of tissue, architectures that arrange them in a region, and classes that mix those."""
+"""The ground truth: kinds of tissue, architectures (arrangements of kinds), and classes (mixtures of architectures)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Architecture(IntEnum):
     INFLAMED_NESTS = 3
     """Nests with a band of lymphocytes around each."""
     INFILTRATED_CORDS = 4
-    """Cords with lymphocytes scattered all through them."""
+    """Cords with lymphocytes scattered throughout."""
     FOLLICLES = 5
-    """Lymphoid follicles in stroma, away from any tumour."""
+    """Lymphoid follicles in stroma, away from any tumor."""
     FIBROUS = 6
     """Dense stroma with few cells."""
     ADIPOSE = 7
@@ -47,7 +47,7 @@ class Architecture(IntEnum):
 
 
 class Fields(NamedTuple):
-    """Random fields that architectures are carved from, each spread evenly over 0 to 1 on a slide's map."""
+    """Random fields from which architectures are made, each uniformly distributed over 0 to 1 on the map of a slide."""
 
     blobs: Floats
     strands: Floats
@@ -75,27 +75,28 @@ _TOWARDS_INFLAMED = {
     Architecture.INFLAMED_NESTS: 0.10,
     Architecture.INFILTRATED_CORDS: 0.09,
 }
-"""How the classes differ: in the inflamed one, lymphocytes lie among the tumor. Both hold as much tumor and as many
-follicles; the inflamed one has a few more lymphocytes in all. What differs is which kinds share a region."""
+"""Mixture of each class. In the inflamed class, lymphocytes lie among the tumor cells. Both classes have the same
+amount of tumor and follicles, and the inflamed one has slightly more lymphocytes in total; the difference is which
+kinds occur together in a region."""
 
 
 def class_mixture(label: str) -> npt.NDArray[np.float64]:
-    """Return the mean share of each architecture in a class's slides, in the order of `Architecture`."""
+    """Return the mean fraction of each architecture in the slides of a class, in the order of `Architecture`."""
     sign = 1 if label == INFLAMED else -1
     return np.array([_SHARED[kind] + sign * _TOWARDS_INFLAMED.get(kind, 0.0) for kind in Architecture])
 
 
 def arrange(architecture: npt.NDArray[np.uint8], fields: Fields) -> tuple[npt.NDArray[np.uint8], Floats]:
-    """Carve each architecture's kinds from the fields.
+    """Derive the kinds of tissue from architectures and random fields.
 
-    Glands and fat cells are objects, which are laid on top later: here they are areas of stroma and of fat.
+    Glands and fat cells are objects that are drawn later; here they are areas of stroma and fat.
 
     Args:
-        architecture: (H, W) the architecture at each place, 0 on glass.
+        architecture: (H, W) architecture of each map pixel, 0 on glass.
         fields: (H, W) each.
 
     Returns:
-        (H, W) kinds, and (H, W) density of lymphocytes scattered in other tissue, 0 to 1.
+        (H, W) kinds, and (H, W) density of scattered lymphocytes in other tissue, 0 to 1.
     """
     kinds = np.where(architecture > 0, np.uint8(Kind.STROMA), np.uint8(Kind.GLASS))
     scattered = np.where(architecture > 0, np.float32(0.012), np.float32(0))

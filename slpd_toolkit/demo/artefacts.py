@@ -1,4 +1,4 @@
-"""What spoils real slides: pen marks, folds, places out of focus, dust."""
+"""Artifacts of real slides: pen marks, folds, out-of-focus areas, dust."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Artefact(StrEnum):
-    """Name of an artefact, as in the truth."""
+    """Name of an artifact, as in the ground truth."""
 
     PEN = "pen"
     FOLD = "fold"
@@ -28,11 +28,11 @@ class Artefact(StrEnum):
 
 
 INKS = {"blue": (38, 62, 150), "green": (24, 118, 74), "black": (28, 26, 30)}
-"""RGB of glass under one stroke of a felt pen, for glass of 255."""
+"""RGB of white glass under a stroke of a felt pen."""
 
 
 class Artefacts(NamedTuple):
-    """Maps of (H, W), 0 to 1; None where a slide has none."""
+    """Artifacts of a slide: (H, W) maps, 0 to 1; None for artifacts that it does not have."""
 
     pen: Floats | None
     ink: tuple[int, int, int]
@@ -41,13 +41,13 @@ class Artefacts(NamedTuple):
     dust: Floats
 
 
-def spoil(rng: np.random.Generator, tissue: npt.NDArray[np.bool_], wanted: Collection[Artefact]) -> Artefacts:
-    """Draw the artefacts of one slide.
+def draw_artefacts(rng: np.random.Generator, tissue: npt.NDArray[np.bool_], wanted: Collection[Artefact]) -> Artefacts:
+    """Draw the artifacts of a slide.
 
     Args:
-        rng: Their source.
-        tissue: (H, W) map of where the section is.
-        wanted: Which there shall be; every slide has dust.
+        rng: Random generator.
+        tissue: (H, W) tissue mask.
+        wanted: Artifacts to draw; dust is always drawn.
     """
     ink = tuple(INKS.values())[int(rng.integers(len(INKS)))]
     return Artefacts(
@@ -60,7 +60,7 @@ def spoil(rng: np.random.Generator, tissue: npt.NDArray[np.bool_], wanted: Colle
 
 
 def _pen(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
-    """Draw a hand-drawn arc beside the section, as a pathologist marks what to cut out."""
+    """Draw an arc next to the section, like the pen mark of a pathologist."""
     height, width = tissue.shape
     y, x = np.nonzero(tissue)
     centre, reach = np.array([x.mean(), y.mean()]), np.array([np.ptp(x), np.ptp(y)]) / 2 * rng.uniform(0.92, 1.06)
@@ -75,7 +75,7 @@ def _pen(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _fold(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
-    """Draw a narrow winding band in which the section lies on itself, dark along its edge."""
+    """Draw a narrow winding band in which the section overlaps itself, dark along its edge."""
     y, x = np.nonzero(tissue)
     here = int(rng.integers(len(x)))
     turn, length = rng.uniform(0, np.pi), rng.uniform(500, 1100) / MAP_UM
@@ -90,7 +90,7 @@ def _fold(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _blur(rng: np.random.Generator, tissue: npt.NDArray[np.bool_]) -> Floats:
-    """Draw an area that the scanner did not focus on."""
+    """Draw an out-of-focus area."""
     y, x = np.nonzero(tissue)
     here = int(rng.integers(len(x)))
     rows, columns = np.mgrid[: tissue.shape[0], : tissue.shape[1]].astype(np.float32)

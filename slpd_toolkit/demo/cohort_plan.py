@@ -1,4 +1,4 @@
-"""The cohort: patients, their slides, and what is planted in each."""
+"""The plan of the cohort: patients, their slides, and the ground truth of each slide."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import numpy as np
 from slpd_toolkit.demo.architectures import CLASSES, Architecture, class_mixture
 from slpd_toolkit.demo.artefacts import Artefact
 
-SLIDES_A_PATIENT = (1, 2, 1, 1, 3, 1, 2, 1, 1, 1, 1, 3)
-"""In turn; both classes, which take turns too, get equally many slides."""
+SLIDES_PER_PATIENT = (1, 2, 1, 1, 3, 1, 2, 1, 1, 1, 1, 3)
+"""Number of slides of consecutive patients, repeated. Classes alternate, so that both have equally many slides."""
 SCANNERS_MPP = (0.5, 0.5, 0.46, 0.55)
-"""Level-0 resolutions of the scanners in use."""
-PATIENT_SPREAD, SLIDE_SPREAD = 14.0, 60.0
-"""Concentrations of the Dirichlet distributions of a patient's mixture about its class's, and of a slide's about its
-patient's: the smaller, the more they differ."""
+"""Level-0 resolutions of the scanners."""
+PATIENT_CONCENTRATION, SLIDE_CONCENTRATION = 14.0, 60.0
+"""Concentrations of the Dirichlet distributions from which the mixture of a patient is drawn around that of its class,
+and the mixture of a slide around that of its patient; smaller values mean more variation."""
 _ARTEFACT_RATE = 0.2
-_PATIENTS, _SLIDES = 0, 1  # streams of random numbers
+_PATIENTS, _SLIDES = 0, 1  # streams of the random generator
 
 
 @dataclass(frozen=True)
 class PlannedSlide:
-    """One slide before it is painted."""
+    """A planned slide, before its pixels are generated."""
 
     slide_id: str
     patient_id: str
     label: str
     seed: tuple[int, ...]
-    """Of everything that is drawn for this slide alone."""
+    """Seed of everything that is drawn for this slide only."""
     mpp: float
     rows: int
-    """Squares of `REGION_UM` from top to bottom."""
+    """Number of squares of `REGION_UM` from top to bottom."""
     columns: int
+    """Number of squares from left to right."""
     mixture: tuple[float, ...]
-    """Wanted share of each `Architecture`."""
+    """Planned fraction of each `Architecture`."""
     artefacts: tuple[Artefact, ...]
 
 
 def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
-    """Plan a cohort; the first slides of a longer one with the same seed are the same.
+    """Plan a cohort. With the same seed, the slides of a shorter cohort are the first slides of a longer one.
 
     Args:
-        slides: How many; the last patient may have fewer than drawn.
-        seed: Of the cohort.
-        size: Squares along the shorter side of the smallest slide.
+        slides: Number of slides; the last patient may have fewer slides than planned.
+        seed: Seed of the cohort.
+        size: Number of squares along the shorter side of the smallest slide.
     """
     planned: list[PlannedSlide] = []
     patient = 0
@@ -52,10 +53,10 @@ def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
         rng = np.random.default_rng((seed, _PATIENTS, patient))
         label = CLASSES[patient % len(CLASSES)]
         patient_id = f"P{patient + 1:03}"
-        mixture = rng.dirichlet(PATIENT_SPREAD * class_mixture(label))
-        count = SLIDES_A_PATIENT[patient % len(SLIDES_A_PATIENT)]
+        mixture = rng.dirichlet(PATIENT_CONCENTRATION * class_mixture(label))
+        count = SLIDES_PER_PATIENT[patient % len(SLIDES_PER_PATIENT)]
         for number in range(min(count, slides - len(planned))):
-            own = rng.dirichlet(SLIDE_SPREAD * np.maximum(mixture, 1e-3))
+            own = rng.dirichlet(SLIDE_CONCENTRATION * np.maximum(mixture, 1e-3))
             planned.append(
                 PlannedSlide(
                     slide_id=f"{patient_id}-{'ABC'[number]}",
@@ -76,20 +77,20 @@ def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
 def plant(
     rng: np.random.Generator, mixture: tuple[float, ...], coverage: np.typing.NDArray[np.float64]
 ) -> np.typing.NDArray[np.uint8]:
-    """Give every square an architecture, so that the section holds the mixture and like lies beside like.
+    """Assign architectures to squares, so that the section has the planned mixture and equal squares are adjacent.
 
     Args:
-        rng: Source of the order.
-        mixture: Wanted share of each `Architecture`.
-        coverage: (rows, columns) share of each square that is tissue.
+        rng: Random generator of the arrangement.
+        mixture: Planned fraction of each `Architecture`.
+        coverage: (rows, columns) tissue fraction of each square.
 
     Returns:
-        (rows, columns) architectures; squares without tissue have one too, which shows nowhere.
+        (rows, columns) architectures; those of squares without tissue are never visible.
     """
     rows, columns = coverage.shape
     turn = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:rows, :columns]
-    # A sweep over the section, a little disturbed; each architecture gets the next stretch of it.
+    # A slightly randomized sweep over the section; each architecture gets the next stretch of it.
     place = (x * np.cos(turn) + y * np.sin(turn) + rng.normal(0, 0.6, coverage.shape)).ravel()
     along = np.argsort(place)
     order = rng.permutation(len(mixture))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 METRIC, TEST = "auc", "shared_training"
-"""Metric and paired test: would the difference hold with other patients, both for training and for testing?"""
+"""Metric and paired test, which asks whether the difference would hold with other training and test patients."""
 
 Document = dict[str, Any]
 """metrics.json of `slpd mil-eval`."""

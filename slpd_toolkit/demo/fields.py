@@ -1,4 +1,4 @@
-"""Random fields: smooth noise on a plane and on a torus, and the cells around scattered points."""
+"""Random fields: smooth noise on a plane and on a torus, and Voronoi cells of scattered points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int], wavelength: float) -> Floats:
-    """Draw noise that varies over `wavelength` pixels: (H, W), about mean 0 and standard deviation 1."""
+    """Draw noise that varies over `wavelength` pixels: (H, W), with mean about 0 and standard deviation about 1."""
     height, width = shape
     knots = rng.normal(size=(int(height / wavelength) + 4, int(width / wavelength) + 4)).astype(np.float32)
     size = (round(knots.shape[1] * wavelength), round(knots.shape[0] * wavelength))
@@ -24,13 +24,13 @@ def smooth(rng: np.random.Generator, shape: tuple[int, int], wavelength: float) 
 
 
 def rank(field: Floats) -> Floats:
-    """Spread a field of about normal values evenly over 0 to 1, so that `rank(f) > 0.7` holds on about 30 %."""
+    """Map an approximately normal field to a uniform one over 0 to 1, so that `rank(f) > 0.7` for about 30 % of it."""
     centred = (field - field.mean()) / field.std()
     return np.asarray(ndtr(centred), np.float32)
 
 
 def torus(rng: np.random.Generator, side: int, wavelength_y: float, wavelength_x: float) -> Floats:
-    """Draw noise that continues over its edges, (side, side), with a wavelength of its own along each axis."""
+    """Draw periodic noise, (side, side), with a separate wavelength along each axis."""
     y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
     spectrum = np.exp(-2 * ((y * wavelength_y) ** 2 + (x * wavelength_x) ** 2)).astype(np.float32)
     field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(side, side))) * spectrum, s=(side, side))
@@ -38,24 +38,24 @@ def torus(rng: np.random.Generator, side: int, wavelength_y: float, wavelength_x
 
 
 class Cells(NamedTuple):
-    """A torus cut into the cells around points that are scattered evenly."""
+    """Voronoi cells of evenly scattered points on a torus."""
 
     points: Floats
     """(N, 2) x and y of the points, px."""
     gap: Floats
-    """(side, side) about the distance to the nearest cell border, px."""
+    """(side, side) approximate distance to the nearest cell border, px."""
     centre: npt.NDArray[np.int32]
-    """(side, side, 2) x and y from each pixel to its cell's point, px."""
+    """(side, side, 2) x and y from each pixel to the point of its cell, px."""
 
 
 def cells(rng: np.random.Generator, side: int, across: int, jitter: float) -> Cells:
-    """Scatter `across` x `across` points on a torus, one in each square of a lattice, and find every pixel's cell.
+    """Scatter `across` x `across` points on a torus, one per square of a lattice, and find the cell of every pixel.
 
     Args:
-        rng: Source of the points.
-        side: Of the torus, px.
-        across: Points along a side.
-        jitter: How far a point may lie from the middle of its square, in squares; 0 gives a lattice.
+        rng: Random generator of the points.
+        side: Side of the torus, px.
+        across: Number of points along a side.
+        jitter: Maximum distance of a point from the center of its square, in squares; 0 gives a lattice.
     """
     pitch = side / across
     squares = np.arange(across) + 0.5
@@ -68,7 +68,7 @@ def cells(rng: np.random.Generator, side: int, across: int, jitter: float) -> Ce
     centre = np.zeros((side, side, 2), np.int32)
     for row in (-1, 0, 1):
         for column in (-1, 0, 1):
-            # Points beyond an edge are those at the other side, one turn on.
+            # Points beyond an edge are those of the opposite side, shifted by one period.
             turn_x, turn_y = (square + column) // across * side, (square + row) // across * side
             at = np.ix_((square + row) % across, (square + column) % across)
             dx = x[at] + (turn_x - pixel).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Nuclei: a bank of pictures for each type of cell, and their printing onto a section."""
+"""Nuclei: images of the nuclei of each type of cell, and drawing them on a section."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Cell(IntEnum):
 
 
 class Look(NamedTuple):
-    """What the nuclei of one type of cell look like; lengths in um."""
+    """Appearance of the nuclei of a type of cell; lengths in um."""
 
     length: float
     width: float
     spread: float
     """Relative standard deviation of size and shape."""
     darkness: float
-    """Amount of haematoxylin, 0-1."""
+    """Amount of hematoxylin, 0-1."""
     rim: float
-    """How much paler the inside is than the membrane, 0-1: vesicular nuclei have much."""
+    """How much paler the inside is than the membrane, 0-1; high for vesicular nuclei."""
     grain: float
-    """Strength of the chromatin's clumps, 0-1."""
+    """Strength of chromatin clumping, 0-1."""
     nucleolus: float
-    """Share of nuclei with a visible nucleolus."""
+    """Fraction of nuclei with a visible nucleolus."""
 
 
 LOOKS = {
@@ -49,30 +49,30 @@ LOOKS = {
 }
 
 TURNS = 16
-"""Orientations that each shape is drawn in, over half a turn."""
+"""Number of orientations in which each shape is drawn, over half a turn."""
 _SHAPES = 24
-_MARGIN = 1.45  # side of a picture, in longest diameters
-_CHUNK = 1 << 22  # pixels printed at once: bounds memory
+_MARGIN = 1.45  # side of an image, in longest diameters
+_CHUNK = 1 << 22  # pixels drawn at a time, to limit memory
 
 
 class Nuclei(NamedTuple):
-    """The nuclei of one type on a slide."""
+    """Nuclei of one type on a slide."""
 
     x_um: Floats
     y_um: Floats
     angle: Floats
-    """Of the long axis to x, radians."""
+    """Angle from x to the long axis, radians."""
     shape: npt.NDArray[np.intp]
-    """Which of the bank's shapes."""
+    """Index of the shape in the bank."""
 
     def within(self, left: float, top: float, right: float, bottom: float) -> Nuclei:
-        """Keep those whose center is in a rectangle, um."""
+        """Return the nuclei whose center is in a rectangle, um."""
         inside = (self.x_um >= left) & (self.x_um < right) & (self.y_um >= top) & (self.y_um < bottom)
         return Nuclei(self.x_um[inside], self.y_um[inside], self.angle[inside], self.shape[inside])
 
 
 def make_nuclei(rng: np.random.Generator, x_um: Floats, y_um: Floats, angle: Floats | None = None) -> Nuclei:
-    """Draw the shapes of nuclei at given places, with random orientations unless `angle` is given."""
+    """Choose random shapes for nuclei at given positions, and random orientations unless `angle` is given."""
     if angle is None:
         angle = rng.uniform(0, np.pi, len(x_um)).astype(np.float32)
     return Nuclei(x_um.astype(np.float32), y_um.astype(np.float32), angle, rng.integers(0, _SHAPES, len(x_um)))
@@ -80,16 +80,16 @@ def make_nuclei(rng: np.random.Generator, x_um: Floats, y_um: Floats, angle: Flo
 
 @dataclass(frozen=True)
 class Bank:
-    """Pictures of one type of nucleus."""
+    """Images of one type of nucleus."""
 
     stamps: npt.NDArray[np.uint8]
-    """(shapes, turns, S, S) amount of haematoxylin."""
+    """(shapes, orientations, S, S) amount of hematoxylin."""
     mpp: float
 
     def print_on(self, canvas: npt.NDArray[np.uint8], nuclei: Nuclei, left_um: float, top_um: float) -> None:
-        """Print nuclei on (H, W) amounts whose first pixel lies at (left, top), um; the darker amount wins."""
+        """Draw nuclei on an (H, W) map of amounts whose first pixel is at (left, top), um; the darker amount wins."""
         side = self.stamps.shape[-1]
-        # A border takes what sticks out; what lies wholly outside is left out first.
+        # A border receives the parts that stick out; nuclei that are completely outside are removed first.
         x = np.round((nuclei.x_um - left_um) / self.mpp).astype(np.intp) + side - side // 2
         y = np.round((nuclei.y_um - top_um) / self.mpp).astype(np.intp) + side - side // 2
         height, width = canvas.shape
@@ -108,7 +108,7 @@ class Bank:
 
 
 def draw_bank(rng: np.random.Generator, look: Look, mpp: float) -> Bank:
-    """Draw the shapes of one type of nucleus in every orientation, at `mpp` um/px."""
+    """Draw the shapes of one type of nucleus in all orientations, at `mpp` um/px."""
     side = 2 * int(look.length * (1 + look.spread) * _MARGIN / mpp / 2) + 1
     axis = ((np.arange(side) - side // 2) * mpp).astype(np.float32)
     angles = np.arange(TURNS, dtype=np.float32) * np.pi / TURNS
@@ -132,7 +132,7 @@ def draw_bank(rng: np.random.Generator, look: Look, mpp: float) -> Bank:
 def _chromatin(
     rng: np.random.Generator, look: Look, radius: Floats, along: Floats, across: Floats, mpp: float
 ) -> Floats:
-    """Amount of haematoxylin inside a nucleus; 1 is the darkest there is."""
+    """Compute the amount of hematoxylin inside a nucleus; 1 is the maximum."""
     side = radius.shape[-1]
     white = rng.normal(size=(TURNS, side, side)).astype(np.float32)
     clumps = np.stack([cv2.GaussianBlur(turn, (0, 0), 0.45 / mpp) for turn in white])

@@ -1,4 +1,4 @@
-"""From anatomy to pixels: any rectangle of a slide, painted on its own and the same whatever is painted around it."""
+"""Rendering of pixels from anatomy. Rectangles of a slide can be rendered in any order, with the same result."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=np.generic)
 
 SHEET_SIDE, SHEET_MPP = 1024, 0.5
-"""Textures lie on a torus of this many pixels of this size."""
+"""Side in pixels, and um/px, of the torus of the textures."""
 SHEET_REACH = 2560
-"""Textures that are bent are kept repeated up to this side, because sampling across an edge is slow."""
+"""Side up to which deformed textures are repeated, because sampling across an edge is slow."""
 MARGIN_PX = 12
-"""Painted around a rectangle and cut off again, for the filters."""
+"""Margin that is rendered around a rectangle for the filters, and cut off afterwards."""
 NUCLEAR_OD = 2.5
 """Optical density of the darkest chromatin."""
 _SHOWN = tuple(kind for kind in Kind if kind is not Kind.GLASS)
 _UNFOCUSED_UM = 3.0
-_REACH_UM = 16.0  # more than any nucleus is long
+_REACH_UM = 16.0  # longer than any nucleus
 _DUST_RGB = (90, 84, 80)
 
 
@@ -46,20 +46,20 @@ class Sheets(NamedTuple):
     """Textures on a torus."""
 
     fibres: npt.NDArray[np.uint8]
-    """(reach, reach, 2) bundles of collagen and the fibrils in them; 255 is densest."""
+    """(reach, reach, 2) collagen bundles and the fibrils in them; 255 is densest."""
     grain: Floats
-    """(S, S) of cytoplasm, 0 to 1."""
+    """(S, S) grain of cytoplasm, 0 to 1."""
     wisps: Floats
-    """(S, S) of secretions, 0 to 1."""
+    """(S, S) wisps of secretions, 0 to 1."""
     ragged_um: Floats
-    """(S, S, 2) how far edges are drawn aside, x and y."""
+    """(S, S, 2) displacement of edges, x and y."""
     noise: npt.NDArray[np.uint8]
-    """(S, S, 3) of the camera, about 128."""
+    """(S, S, 3) camera noise, around 128."""
 
 
 @cache
 def sheets() -> Sheets:
-    """Draw the textures that all slides share; what differs is how each slide bends, shifts, mixes and stains them."""
+    """Draw the textures shared by all slides; each slide deforms, shifts, mixes and stains them differently."""
     rng, um = np.random.default_rng(13), 1 / SHEET_MPP
     bundles = torus(rng, SHEET_SIDE, 7 * um, 110 * um) + 0.5 * torus(rng, SHEET_SIDE, 3.5 * um, 45 * um)
     fibrils = torus(rng, SHEET_SIDE, 1.5 * um, 24 * um)
@@ -75,13 +75,13 @@ def sheets() -> Sheets:
 
 
 class Painter:
-    """Paints one slide.
+    """Renders the pixels of a slide.
 
     Args:
-        rng: Source of the shapes of nuclei.
-        anatomy: What is on the slide.
-        artefacts: What spoils it.
-        stain: How it is stained and seen.
+        rng: Random generator of the shapes of nuclei.
+        anatomy: Anatomy of the section.
+        artefacts: Artifacts of the slide.
+        stain: Stain and scanner.
         mpp: um/px at level 0.
     """
 
@@ -95,7 +95,7 @@ class Painter:
         self._shares = [np.dstack(shares[first : first + 3]) for first in range(0, len(shares), 3)]
 
     def paint(self, left_l0: int, top_l0: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        """Paint a rectangle: (height, width, 3) RGB."""
+        """Render a rectangle: (height, width, 3) RGB."""
         margin = MARGIN_PX
         window = Window(left_l0 - margin, top_l0 - margin, width + 2 * margin, height + 2 * margin, self._mpp)
         spoilt = self._artefacts
@@ -114,7 +114,7 @@ class Painter:
         return np.asarray(cv2.addWeighted(inner, 1, noise, 1, -128), np.uint8)
 
     def is_empty(self, left_l0: int, top_l0: int, width: int, height: int) -> bool:
-        """Whether there is nothing but clean glass in a rectangle."""
+        """Whether a rectangle contains only clean glass."""
         window = Window(left_l0, top_l0, width, height, self._mpp)
         fields = (self._anatomy.kinds, self._artefacts.pen, self._artefacts.dust)
         return not any(window.crop(field).any() for field in fields if field is not None)
@@ -136,7 +136,7 @@ class Painter:
         return self._palette.take(codes[..., 0] * LEVELS + codes[..., 1], 0)
 
     def _ground(self, window: Window) -> tuple[Floats, Floats]:
-        """Paint everything but nuclei: amounts of eosin and haematoxylin, (H, W) each."""
+        """Render everything except nuclei: amounts of eosin and hematoxylin, (H, W) each."""
         anatomy, texture, tile = self._anatomy, sheets(), window.tiled
         bundles, fibrils = cv2.split(self._fibres(window).astype(np.float32) * (1 / 255))
         grain, wisps = tile(texture.grain), tile(texture.wisps)
@@ -169,7 +169,7 @@ class Painter:
         return np.asarray(cv2.remap(sheets().fibres, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.uint8)
 
     def _kinds(self, window: Window, ragged_um: Floats) -> list[Floats]:
-        """Return the share of each kind except glass at every pixel, with edges that fray over a few um."""
+        """Return the fraction of each kind except glass at every pixel, with edges that are ragged over a few um."""
         x = (window.x_um + ragged_um[..., 0]) * (1 / MAP_UM) - 0.5
         y = (window.y_um[:, None] + ragged_um[..., 1]) * (1 / MAP_UM) - 0.5
         maps = cv2.convertMaps(x, y, cv2.CV_16SC2)
@@ -178,7 +178,7 @@ class Painter:
 
 
 class Window:
-    """A rectangle of a slide, in level-0 pixels, and how fields are seen through it."""
+    """A rectangle of a slide, in level-0 pixels, and the sampling of maps and textures in it."""
 
     def __init__(self, left_l0: int, top_l0: int, width: int, height: int, mpp: float) -> None:
         self.shape = (height, width)
@@ -188,21 +188,21 @@ class Window:
 
     @property
     def corner_um(self) -> tuple[float, float]:
-        """Centre of the first pixel, x and y."""
+        """Center of the first pixel, x and y."""
         return float(self.x_um[0]), float(self.y_um[0])
 
     def bounds_um(self, reach: float) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom, each `reach` further out."""
+        """Return left, top, right and bottom, each extended outwards by `reach`."""
         (left, top), right, bottom = self.corner_um, float(self.x_um[-1]), float(self.y_um[-1])
         return left - reach, top - reach, right + reach, bottom + reach
 
     def crop(self, field: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return the part of a map that touches the rectangle."""
+        """Return the part of a map that overlaps the rectangle."""
         left, top, right, bottom = (int(bound / MAP_UM) for bound in self.bounds_um(2 * MAP_UM))
         return field[max(0, top) : max(0, bottom) + 1, max(0, left) : max(0, right) + 1]
 
     def upsampled(self, field: Floats, pixel_um: float) -> Floats:
-        """Sample a map of pixels of `pixel_um` at every pixel of the rectangle."""
+        """Sample a map with pixels of `pixel_um` at every pixel of the rectangle."""
         scale, (left, top) = self._mpp / pixel_um, self.corner_um
         matrix = np.array([[scale, 0, left / pixel_um - 0.5], [0, scale, top / pixel_um - 0.5]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -210,7 +210,7 @@ class Window:
         return np.asarray(seen, np.float32)
 
     def tiled(self, sheet: Floats) -> Floats:
-        """Lay a torus over the slide, pixel on pixel, and give what is seen of it."""
+        """Return the part of a periodic texture, repeated over the slide pixel by pixel, in the rectangle."""
         height, width = self.shape
         return _tiled(sheet, self._left_l0, self._top_l0, width, height)
 
@@ -221,5 +221,5 @@ def _tiled(sheet: npt.NDArray[T], left: int, top: int, width: int, height: int) 
 
 
 def _bump(distance: Floats, width: float) -> Floats:
-    """1 at a line and 0 beyond about twice `width` from it."""
+    """Return 1 at a line, falling to 0 at about twice `width` from it."""
     return np.asarray(np.exp(-((distance * (1 / width)) ** 2)), np.float32)

@@ -1,4 +1,4 @@
-"""The slides of the demo: painted in parallel, with the cohort's manifest and the truth as tables."""
+"""Generation of the demo's slides in parallel, with the manifest and the ground truth as tables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _ARCHITECTURES = [kind.name.lower() for kind in Architecture]
 
 
 def paint_cohort(planned: Sequence[PlannedSlide], out: Path, jobs: int) -> None:
-    """Paint what is missing of a cohort into `out`/slides; write its manifest, and its true mixtures as a table.
+    """Generate the missing slides of a cohort in `out`/slides; write its manifest, and its true mixtures as a table.
 
     Args:
         planned: The slides.
         out: Folder of the demo.
-        jobs: Processes; 0 for one a core.
+        jobs: Number of processes; 0 for one per core, at most 8.
 
     Raises:
         SlpdError: A process was killed.
@@ -54,7 +54,7 @@ def paint_cohort(planned: Sequence[PlannedSlide], out: Path, jobs: int) -> None:
 
 
 def _paint(missing: Sequence[PlannedSlide], folder: Path, workers: int, progress: console.Progress) -> None:
-    # Spawned, not forked: nothing of this process, whose libraries run threads, is carried over.
+    # Spawned instead of forked, because the libraries of this process run threads.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, context, initializer=partial(signal.signal, signal.SIGINT, signal.SIG_IGN))
     try:
@@ -63,8 +63,8 @@ def _paint(missing: Sequence[PlannedSlide], folder: Path, workers: int, progress
             progress.advance(1)
     except BrokenProcessPool as error:
         raise SlpdError(
-            "A process that paints slides was killed, probably because memory ran out.",
-            hint="Run the same command again with --jobs 1; the slides that are complete are kept.",
+            "A process that generates slides was killed, probably because memory ran out.",
+            hint="Run the same command again with --jobs 1; complete slides are kept.",
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Painting one slide into a file, with the truth about it beside it."""
+"""Generation of one slide file, with its ground truth in a file next to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tifffile
 from slpd_toolkit.core.files import atomic_path, write_text
 from slpd_toolkit.demo.anatomy import MAP_UM, REGION_UM, Anatomy, grow, outline
 from slpd_toolkit.demo.architectures import Architecture, Kind
-from slpd_toolkit.demo.artefacts import spoil
+from slpd_toolkit.demo.artefacts import draw_artefacts
 from slpd_toolkit.demo.cohort_plan import plant
 from slpd_toolkit.demo.painter import Painter
 from slpd_toolkit.demo.stain import draw_stain
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 SUFFIX, TRUTH_SUFFIX = ".tiff", ".truth.json"
 TILE_PX = 256
 BAND_PX = 1024
-"""Side of the squares that are painted at once, which bounds memory."""
+"""Side of the squares that are rendered at a time, to limit memory."""
 FURTHER_LEVELS = (4, 4)
-"""Downsamples of the levels below the second, each from the one before; the second has 2."""
+"""Downsampling of the third and later levels relative to the level before; that of the second is 2."""
 JPEG_QUALITY = 85
 
 
 def paint_slide(planned: PlannedSlide, folder: Path) -> None:
-    """Paint a slide into `folder`, unless it is there; its truth is written first."""
+    """Generate a slide in `folder`, unless it exists; its ground truth is written first."""
     path = folder / f"{planned.slide_id}{SUFFIX}"
     if path.exists():
         return
-    cv2.setNumThreads(1)  # slides are painted in parallel
+    cv2.setNumThreads(1)  # slides are generated in parallel
     rng, anatomy, tissue = build_anatomy(planned)
-    artefacts = spoil(rng, tissue, planned.artefacts)
+    artefacts = draw_artefacts(rng, tissue, planned.artefacts)
     painter = Painter(rng, anatomy, artefacts, draw_stain(rng), planned.mpp)
     write_text(folder / f"{planned.slide_id}{TRUTH_SUFFIX}", json.dumps(truth(planned, anatomy), indent=1))
     with atomic_path(path) as unfinished:
@@ -51,10 +51,10 @@ def paint_slide(planned: PlannedSlide, folder: Path) -> None:
 
 
 def build_anatomy(planned: PlannedSlide) -> tuple[np.random.Generator, Anatomy, npt.NDArray[np.bool_]]:
-    """Draw a slide's outline, and grow in it what is planted.
+    """Draw the outline of a slide, and generate its planned anatomy.
 
     Returns:
-        The slide's source of random numbers for what follows, its anatomy, and the (H, W) map of its tissue.
+        The random generator for the remaining steps, the anatomy, and the (H, W) tissue mask.
     """
     rng = np.random.default_rng(planned.seed)
     shape = (round(planned.rows * REGION_UM / MAP_UM), round(planned.columns * REGION_UM / MAP_UM))
@@ -64,7 +64,7 @@ def build_anatomy(planned: PlannedSlide) -> tuple[np.random.Generator, Anatomy, 
 
 
 def truth(planned: PlannedSlide, anatomy: Anatomy) -> dict[str, object]:
-    """Describe what was planted in a slide and the result, as plain JSON types."""
+    """Return the plan of a slide and the resulting ground truth, as plain JSON types."""
     tissue = anatomy.architecture > 0
     squares = {kind.name.lower(): _share_of_squares(anatomy.architecture == kind) for kind in Architecture}
     regions = []
@@ -102,7 +102,7 @@ def truth(planned: PlannedSlide, anatomy: Anatomy) -> dict[str, object]:
 
 
 def write_pyramid(path: Path, painter: Painter, planned: PlannedSlide) -> None:
-    """Write all levels; only the second is held in memory, a quarter of the slide."""
+    """Write all levels; only the second level, a quarter of the slide, is held in memory."""
     height, width = (round(squares * REGION_UM / planned.mpp) for squares in (planned.rows, planned.columns))
     half = np.empty((height // 2, width // 2, 3), np.uint8)
     write = partial(write_jpeg_level, tile_px=TILE_PX)
@@ -117,7 +117,7 @@ def write_pyramid(path: Path, painter: Painter, planned: PlannedSlide) -> None:
 
 
 def _painted_tiles(painter: Painter, height: int, width: int, half: npt.NDArray[np.uint8]) -> Iterator[bytes]:
-    """Paint a slide from top to bottom, and give its tiles row by row; `half` takes it at half the resolution."""
+    """Render a slide from top to bottom and yield its tiles; fills `half` with the slide at half resolution."""
     across = -(-width // TILE_PX)
     empty_tile = encode_jpeg(painter.paint(-8 * BAND_PX, -8 * BAND_PX, TILE_PX, TILE_PX), JPEG_QUALITY)
     for top in range(0, height, BAND_PX):
@@ -139,14 +139,14 @@ def _painted_tiles(painter: Painter, height: int, width: int, half: npt.NDArray[
 
 
 def _shrunk(rgb: npt.NDArray[np.uint8], downsample: int) -> npt.NDArray[np.uint8]:
-    """Average squares of pixels; what is left over at the right and bottom is cut off."""
+    """Downsample by averaging squares of pixels; incomplete squares at the right and bottom are cut off."""
     height, width = rgb.shape[0] // downsample, rgb.shape[1] // downsample
     whole = rgb[: height * downsample, : width * downsample]
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _share_of_squares(where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the share of each square of `REGION_UM` in which a map is True: (rows, columns)."""
+    """Return the fraction of each square of `REGION_UM` in which a map is True: (rows, columns)."""
     side = round(REGION_UM / MAP_UM)
     rows, columns = where.shape[0] // side, where.shape[1] // side
     shares: npt.NDArray[np.float64] = where.reshape(rows, side, columns, side).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""From amounts of hematoxylin and eosin to colors, as light passes through a section (Beer and Lambert)."""
+"""Colors for amounts of hematoxylin and eosin, by the Beer-Lambert law."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ HAEMATOXYLIN = (0.650, 0.704, 0.286)
 EOSIN = (0.072, 0.990, 0.105)
 """Optical density of red, green and blue, length 1: Ruifrok and Johnston, Anal Quant Cytol Histol 2001;23:291-9."""
 PINK_EOSIN = (0.130, 0.830, 0.545)
-"""Eosin as many laboratories' slides show it, less magenta; slides lie between the two."""
+"""Eosin as in the slides of many laboratories, less magenta; slides lie between the two."""
 PURPLE_HAEMATOXYLIN = (0.540, 0.770, 0.340)
-"""Haematoxylin of a redder hue, likewise."""
+"""Hematoxylin with a redder hue, likewise."""
 
 LEVELS = 256
 OD_STEP = 1 / 80
-"""Amounts of stain are stored as bytes: this much optical density a step, 3.2 at most."""
+"""Optical density per step of the amounts of stain, which are stored as bytes; the maximum is 3.2."""
 
 
 @dataclass(frozen=True)
 class Stain:
-    """How a laboratory stained a section and a scanner saw it."""
+    """Stain of a laboratory, and scanner."""
 
     haematoxylin: tuple[float, float, float]
     eosin: tuple[float, float, float]
@@ -37,7 +37,7 @@ class Stain:
     """Gaussian sigma of the scanner's optics, level-0 px."""
 
     def palette(self) -> npt.NDArray[np.uint8]:
-        """Return the color of every pair of amounts: (256 haematoxylin, 256 eosin, 3) uint8."""
+        """Return the color of every pair of amounts: (256 hematoxylin, 256 eosin, 3) uint8."""
         amount = np.arange(LEVELS) * OD_STEP
         density = (
             amount[:, None, None] * self.haematoxylin_gain * np.array(self.haematoxylin)
@@ -48,7 +48,7 @@ class Stain:
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
-    """Draw one slide's stain and scanner: hue, strength, light and focus vary as between laboratories."""
+    """Draw the stain and scanner of a slide: hue, strength, light and focus vary as between laboratories."""
     pinkness = rng.uniform(0.3, 0.8)
     eosin = (1 - pinkness) * np.array(EOSIN) + pinkness * np.array(PINK_EOSIN)
     redness = rng.uniform(0.3, 0.9)

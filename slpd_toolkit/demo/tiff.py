@@ -1,4 +1,4 @@
-"""Slides as scanners write them: tiled, pyramidal TIFF with JPEG tiles and a resolution, which OpenSlide opens."""
+"""Writing of slides that OpenSlide can read: tiled, pyramidal TIFF with JPEG tiles and a resolution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RGB: TypeAlias = npt.NDArray[np.uint8]
 Mpp: TypeAlias = float | tuple[float, float] | None
-"""um/px, the same along both axes or (x, y); None where the file does not say."""
+"""um/px, the same along both axes or (x, y); None to omit it from the file."""
 
 _YCBCR_SUBSAMPLING = 530
 
@@ -24,17 +24,18 @@ _YCBCR_SUBSAMPLING = 530
 def write_jpeg_level(
     file: tifffile.TiffWriter, tiles: Iterable[bytes], size: tuple[int, int], mpp: Mpp, level: int, tile_px: int
 ) -> None:
-    """Write one pyramid level from JPEG streams. `declare_jpeg` must follow once the file is closed.
+    """Write one pyramid level from JPEG streams. Call `declare_jpeg` after closing the file.
 
     Args:
-        file: Open for writing; levels come in order.
-        tiles: One stream a tile, row by row; consumed as the file is written.
+        file: The open file; levels must be written in order.
+        tiles: One stream per tile, row by row; consumed while the file is written.
         size: Height and width of the level, px.
-        mpp: Resolution to state; None for all levels but the first.
+        mpp: Resolution of the level; None for all levels except the first.
         level: 0 for the full resolution.
         tile_px: Side of the tiles.
     """
-    # tifffile wants a codec for JPEG even where the tiles are encoded already: say deflate, and correct the tag later.
+    # tifffile requires a JPEG codec even for tiles that are already encoded: declare deflate, and correct the tag
+    # later.
     file.write(
         iter(tiles),
         shape=(*size, 3),
@@ -47,7 +48,7 @@ def write_jpeg_level(
 
 
 def declare_jpeg(path: Path) -> None:
-    """Mark the tiles of a closed file as JPEG in YCbCr, which they are."""
+    """Set the compression tag of a closed file to JPEG in YCbCr."""
     with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
             assert isinstance(page, tifffile.TiffPage)
@@ -56,7 +57,7 @@ def declare_jpeg(path: Path) -> None:
 
 
 def level_tags(mpp: Mpp, level: int, tile_px: int) -> dict[str, Any]:
-    """Return the arguments of `TiffWriter.write` that make a page a level of a slide."""
+    """Return the arguments of `TiffWriter.write` for a page that is a level of a slide."""
     tags: dict[str, Any] = {"tile": (tile_px, tile_px), "subfiletype": int(level > 0), "metadata": None}
     if mpp is not None:
         mpp_x, mpp_y = mpp if isinstance(mpp, tuple) else (mpp, mpp)
@@ -65,7 +66,7 @@ def level_tags(mpp: Mpp, level: int, tile_px: int) -> dict[str, Any]:
 
 
 def jpeg_tiles(image: RGB, tile_px: int, quality: int) -> Iterator[bytes]:
-    """Cut an image into tiles, row by row, and encode them; the last ones repeat its edge."""
+    """Cut an image into tiles, row by row, and encode them; tiles beyond its edge repeat the edge."""
     rows, columns = -(-image.shape[0] // tile_px), -(-image.shape[1] // tile_px)
     padded = np.pad(
         image,
@@ -78,7 +79,7 @@ def jpeg_tiles(image: RGB, tile_px: int, quality: int) -> Iterator[bytes]:
 
 
 def encode_jpeg(image: RGB, quality: int) -> bytes:
-    """Encode an image as JPEG with color at full resolution, as the tags of `write_jpeg_level` say."""
+    """Encode an image as JPEG with color at full resolution, as declared by the tags of `write_jpeg_level`."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Names for the array types that the evaluation passes around."""
+"""Array types used in the evaluation."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Bags of region embeddings, packed: the regions of all slides below one another, and where each slide begins."""
+"""Packed bags of region embeddings: the regions of all slides in one array, and the first row of each slide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """Mean and standard deviation of each of D features; 1 where a feature does not vary."""
+    """Mean and standard deviation of each of D features; the latter is 1 for constant features."""
 
     mean: NDArray[np.float32]
     sd: NDArray[np.float32]
@@ -28,31 +28,31 @@ class Scaler:
 
 @dataclass(frozen=True, eq=False)
 class Bags:
-    """The region embeddings of S slides, M regions in all, of width D. Only batches made from it are padded."""
+    """Region embeddings of S slides: M regions in total, of width D. Not padded; batches made from it are."""
 
     slides: tuple[str, ...]
-    """S slide ids."""
+    """S slide IDs."""
     features: NDArray[np.float32]
     """(M, D) region embeddings, slide after slide."""
     offsets: IntArray
-    """(S + 1,) slide i owns the rows from offsets[i] up to offsets[i + 1]."""
+    """(S + 1,) the rows of slide i are offsets[i] to offsets[i + 1] - 1."""
     weights: NDArray[np.float32] | None = None
     """(M,) weight of each row within its slide, for sets of prototypes; they sum to 1 per slide. None: equal."""
 
     @classmethod
     def pack(cls, bag_of_slide: Mapping[str, NDArray[np.floating]]) -> Bags:
-        """Pack one (N_i, D) array a slide; the slides keep their order.
+        """Pack one (N_i, D) array per slide; the slides keep their order.
 
         Raises:
-            UsageError: No slide, a slide without a region, unequal widths, or values that are not finite.
+            UsageError: There is no slide, a slide has no regions, widths differ, or values are not finite.
         """
         if not bag_of_slide:
-            raise UsageError("There is no slide to evaluate.", hint="Check the manifest and the cache.")
+            raise UsageError("There are no slides to evaluate.", hint="Check the manifest and the cache.")
         _require_shapes(bag_of_slide)
         broken = [slide for slide, bag in bag_of_slide.items() if not np.isfinite(bag).all()]
         if broken:
             raise UsageError(
-                f"Embeddings of {len(broken)} slides hold NaN or infinity: {listed(broken)}.", hint="Redo them."
+                f"Embeddings of {len(broken)} slides contain NaN or infinity: {listed(broken)}.", hint="Recompute them."
             )
         sizes = [len(bag) for bag in bag_of_slide.values()]
         features = np.concatenate([np.asarray(bag, dtype=np.float32) for bag in bag_of_slide.values()])
@@ -60,7 +60,7 @@ class Bags:
 
     @property
     def width(self) -> int:
-        """D, the width of an embedding."""
+        """Width of the embeddings, D."""
         return int(self.features.shape[1])
 
     @property
@@ -69,7 +69,7 @@ class Bags:
         return np.diff(self.offsets)
 
     def index_of(self, slides: Sequence[str]) -> IntArray:
-        """Positions of slides by their ids.
+        """Return the positions of slides, given their IDs.
 
         Raises:
             UsageError: A slide has no bag.
@@ -83,7 +83,7 @@ class Bags:
         return np.array([position[slide] for slide in slides], dtype=np.int64)
 
     def regions_of(self, index: IntArray) -> IntArray:
-        """Rows of `features` that belong to the slides at these positions, slide after slide."""
+        """Return the rows of `features` that belong to the slides at these positions, slide by slide."""
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
 
     def subset(self, index: IntArray) -> Bags:
@@ -105,8 +105,8 @@ class Bags:
         return np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32)
 
     def scaler(self, index: IntArray) -> Scaler:
-        """Standardisation by the regions of the slides at these positions: the training ones, or test leaks into it."""
-        # Slide by slide: a copy of all training regions in double precision would outweigh the bags.
+        """Compute the scaler from the regions of the slides at these positions; pass training slides only."""
+        # Slide by slide, because a double-precision copy of all training regions would need more memory than the bags.
         bags = [self.features[self.offsets[i] : self.offsets[i + 1]] for i in index]
         count = self.sizes[index].sum()
         mean = sum(bag.sum(axis=0, dtype=np.float64) for bag in bags) / count
@@ -114,10 +114,10 @@ class Bags:
         return Scaler(mean.astype(np.float32), np.where(sd > 0, sd, 1).astype(np.float32))
 
     def padded(self, index: IntArray, scaler: Scaler) -> tuple[NDArray[np.float32], BoolArray]:
-        """A batch of B bags, standardised, and padded with zeros to the largest of them, N.
+        """Return a batch of B bags, standardized and padded with zeros to the size of the largest, N.
 
         Returns:
-            Bags (B, N, D), and the mask (B, N) that is true where there is a region.
+            Bags (B, N, D), and a mask (B, N) that is True for regions and False for padding.
         """
         sizes = self.sizes[index]
         mask = np.arange(sizes.max()) < sizes[:, None]
@@ -132,10 +132,10 @@ def _require_shapes(bag_of_slide: Mapping[str, NDArray[np.floating]]) -> None:
     if odd:
         raise UsageError(
             f"{len(odd)} slides do not have (regions, {width}) embeddings: {listed(odd)}.",
-            hint="All bags of one evaluation come from one model.",
+            hint="All bags of an evaluation must come from the same model.",
         )
     empty = [slide for slide, bag in bag_of_slide.items() if len(bag) == 0]
     if empty:
         raise UsageError(
-            f"{len(empty)} slides have no region: {listed(empty)}.", hint="Leave them out of the manifest."
+            f"{len(empty)} slides have no regions: {listed(empty)}.", hint="Remove them from the manifest."
         )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE_PX = 32
-"""Side of the square of pixels behind one position of the last feature map."""
+"""Stride of the last feature map, px."""
 WIDTH = 1280
 _BATCH_NORM_EPS = 1e-3
 
@@ -34,9 +34,10 @@ _STAGES = (
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier: (N, 3, H, W) normalised RGB -> (N, 1280) mean of the last feature map.
+    """EfficientNet-Lite0 without its classifier: (N, 3, H, W) normalized RGB -> (N, 1280) mean of the last feature map.
 
-    Padding is that of TensorFlow (`SAME`: the odd pixel on the right and at the bottom), as the published weights need.
+    Uses the padding of TensorFlow (`SAME`: the odd pixel is on the right and at the bottom), which the published
+    weights require.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: expand, filter each channel, project; the input is added where its shape allows."""
+    """Inverted residual: expand, filter each channel, project; the input is added if the shapes match."""
 
     def __init__(self, width: int, out: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class _Block(nn.Module):
 
 
 class _ConvNorm(nn.Module):
-    """Convolution with TensorFlow's padding, then batch normalisation."""
+    """Convolution with TensorFlow's padding, then batch normalization."""
 
     def __init__(self, width: int, out: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class _ConvNorm(nn.Module):
         return normed
 
     def _padding(self, side: int) -> tuple[int, int]:
-        """Pad so that the output has ceil(side / stride) positions; the odd pixel comes after."""
+        """Pad so that the output has ceil(side / stride) positions; an odd pixel is added at the end."""
         total = max((-(-side // self._stride) - 1) * self._stride + self._kernel - side, 0)
         return total // 2, total - total // 2
 

@@ -36,7 +36,7 @@ class Prototype:
     picture: str
     """URL of the image strip of its nearest regions; empty if there are no pixels."""
     counterpart: str
-    """Which prototype of the most similar slide corresponds to it."""
+    """The corresponding prototype of the most similar slide, as text."""
 
     @property
     def colour(self) -> str:

@@ -27,7 +27,7 @@ _TABLE_ROWS = 20
 
 
 class Atlas:
-    """Pages of the atlas; their pictures are written into its folder."""
+    """Pages of the atlas; their images are written into its folder."""
 
     def __init__(
         self, file: PrototypeFile, folder: Path, nearest: int, slides: dict[str, SlideEntry], failures: FailureLog

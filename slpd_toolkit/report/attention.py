@@ -61,7 +61,7 @@ def show_attention(
     choices: Sequence[tuple[Result, Choice]],
     thumbnails: Callable[[str], WholeSlide | None],
 ) -> Attention | None:
-    """Show the best aggregator with attention, on the slides that its best model gets most right and most wrong.
+    """Show the best aggregator with attention, on the slides that its best model predicts best and worst.
 
     Args:
         representations: Representations, in the order of the images.

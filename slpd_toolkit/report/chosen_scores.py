@@ -47,7 +47,7 @@ def _read(config: HeatmapConfig) -> ChosenScores:
         )
     if path.suffix.lower() == ".csv":
         if config.model or config.aggregator:
-            raise UsageError(f"{path} is a CSV: --model and --aggregator choose within a scores.h5.")
+            raise UsageError(f"{path} is a CSV; --model and --aggregator select scores in a scores.h5.")
         return ChosenScores("", "", read_score_csv(path))
     table = _choose_table(config, path, read_scores(path))
     slides = {slide: partial(table.slide, index) for index, slide in enumerate(table.slide_ids)}
@@ -57,7 +57,7 @@ def _read(config: HeatmapConfig) -> ChosenScores:
 def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, ...]) -> ScoreTable:
     if not tables:
         raise UsageError(
-            f"{path} holds no scores: probes have no attention, vectors of slides no regions.",
+            f"{path} contains no scores: probes have no attention, and slide vectors have no regions.",
             hint="Run `slpd mil-eval` with --aggregator abmil.",
         )
     fitting = [
@@ -67,7 +67,7 @@ def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, .
     ]
     if len(fitting) != 1:
         found = "; ".join(f"--model {table.model} --aggregator {table.aggregator}" for table in fitting or tables)
-        what = "several sets of scores fit" if fitting else "no scores fit"
+        what = "several sets of scores match" if fitting else "no scores match"
         raise UsageError(f"{path}: {what} --model and --aggregator.", hint=f"Choose one: {found}.")
     return fitting[0]
 
@@ -75,6 +75,8 @@ def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, .
 def _choose_slides(config: HeatmapConfig, source: ChosenScores) -> ChosenScores:
     absent = [slide for slide in config.slide if slide not in source.slides]
     if absent:
-        raise UsageError(f"--slide: {listed(absent)} has no scores; {listed(source.slides)} have.")
+        raise UsageError(
+            f"--slide: there are no scores for {listed(absent)}.", hint=f"Slides with scores: {listed(source.slides)}."
+        )
     names = list(config.slide or source.slides)[: config.limit or None]
     return replace(source, slides={name: source.slides[name] for name in names})

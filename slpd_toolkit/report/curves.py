@@ -19,7 +19,7 @@ PANELS = (
     ("Entropy of the teacher's targets (nats)", ("target_entropy",)),
     ("Norm of gradient and center", ("gradient_norm", "centre_norm")),
     ("Learning rate", ("lr",)),
-    ("Regions a second", ("regions_per_s",)),
+    ("Regions per second", ("regions_per_s",)),
     ("Fraction of empty or degenerate clusters", ("clusters_empty", "clusters_degenerate")),
 )
 
@@ -32,7 +32,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     for axes, (title, columns) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         for column in columns:
             points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
-            # A term that is switched off is always 0, and not drawn.
+            # A disabled term is always 0 and is not drawn.
             if any(value for _, value in points) or (points and column not in terms):
                 axes.plot(*zip(*points, strict=True), label=column.replace("_", " "), linewidth=1.3)
         axes.set_title(title, fontsize=10, loc="left")

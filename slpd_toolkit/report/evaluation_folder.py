@@ -55,7 +55,7 @@ def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path
     read = {path.resolve() for path in inputs}
     lost = [name for name in _FILES if (out / name).resolve() in read]
     if lost:
-        raise UsageError(f"--out: {out / lost[0]} is read, and would be replaced.", hint=_OWN_FOLDER)
+        raise UsageError(f"--out: {out / lost[0]} is an input and would be overwritten.", hint=_OWN_FOLDER)
     claim_folder(out, _FILES)
     claim_folder(out / FIGURES, figure_files())
 
@@ -83,7 +83,8 @@ def write_evaluation(
     if thumbnails.failures:
         slide, error = next(iter(thumbnails.failures.items()))
         console.note(
-            f"note: The report shows {len(thumbnails.failures)} slides without pixels, their files cannot be read: "
+            f"note: The report shows {len(thumbnails.failures)} slides without pixels, because their files cannot be "
+            "read: "
             f"{listed(thumbnails.failures)}. {slide}: {error.message}"
         )
 

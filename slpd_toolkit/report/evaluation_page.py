@@ -117,8 +117,9 @@ def _note_missing_fonts(pictures: Sequence[Picture]) -> None:
     unwritten = sorted(frozenset[str]().union(*(picture.unwritten for picture in pictures)))
     if unwritten:
         console.note(
-            f"note: No font of this system has {listed(unwritten)}: the figures show frames instead, the page itself "
-            "has the names. Install a font of that script, such as Noto Sans, and run the same command again."
+            f"note: No installed font has the characters {listed(unwritten)}; the figures show boxes instead. The "
+            "text of the "
+            "page is not affected. Install a font for this script, such as Noto Sans, and run the same command again."
         )
 
 
@@ -157,18 +158,18 @@ def _strata(evaluation: Evaluation) -> list[tuple[str, int, int]]:
 
 def _described(representation: Representation, evaluation: Evaluation) -> dict[str, str]:
     bags = representation.bags
-    regions = f"{len(bags.features):,} regions (a slide has {bags.sizes.min():,} to {bags.sizes.max():,})"
-    vectors = "one vector a slide" if (bags.sizes == 1).all() else regions
+    regions = f"{len(bags.features):,} regions ({bags.sizes.min():,} to {bags.sizes.max():,} per slide)"
+    vectors = "one vector per slide" if (bags.sizes == 1).all() else regions
     seen = len(representation.pretrained & set(evaluation.cohort.slides.tolist()))
     known = (
-        f"saw {seen:,} of the {len(evaluation.cohort.slides):,} evaluated slides, without labels"
+        f"included {seen:,} of the {len(evaluation.cohort.slides):,} evaluated slides, without labels"
         if seen
         else "none of these slides"
     )
     return {
         "name": representation.name,
         "source": representation.source,
-        "bags": f"{vectors}, {bags.width:,} numbers each",
+        "bags": f"{vectors}, {bags.width:,} features each",
         "pretraining": known if representation.pretraining_known else "not known, so not audited",
     }
 

@@ -84,7 +84,7 @@ def draw_folds(results: Sequence[Result], headline: str, metric: Metric, styles:
             axes.set_ylim(float(defined.min()) - margin, float(defined.max()) + margin)
         _mark_chance(axes, metric.chance, "y")
 
-    title = f"{metric.words} of each fold; bars are means, lines join the same fold"
+    title = f"{metric.words} of each fold; bars are means, lines connect the same fold"
     return panels("folds", title, len(groups), fill)
 
 

@@ -35,12 +35,12 @@ class Drawn:
     done: bool
     """Whether all of its files were written."""
     corner_l0: tuple[int, int] | None = None
-    """Where the coordinates of its GeoJSON start, level-0 px of the whole slide; None if its bounds are not known."""
+    """Origin of its GeoJSON coordinates, level-0 px of the whole slide; None if its bounds are unknown."""
     failures: tuple[Failure, ...] = ()
 
 
 def needs_slides(config: HeatmapConfig) -> bool:
-    """Whether files are written that depend on the slides: pictures, and GeoJSON that follows QuPath's crop."""
+    """Whether the written files depend on the slide files: images, and GeoJSON relative to OpenSlide's bounds."""
     return config.format != "geojson" or config.crop
 
 
@@ -100,12 +100,12 @@ def _other_size(config: HeatmapConfig, slide: SlideScores, frame: SlideFrame) ->
     """Return the problem if the slide file is not the one that was scored; its pixels and bounds are then not used."""
     if min(slide.slide_size_l0) <= 0 or slide.slide_size_l0 == frame.size_l0:
         return None
-    result = "written in coordinates of the whole slide" if config.format == "geojson" else "shown without pixels"
+    result = "written in whole-slide coordinates" if config.format == "geojson" else "shown without pixels"
     return SlideError(
-        f"The slide file has {_size(frame.size_l0)} px, the scores are of one with {_size(slide.slide_size_l0)}: "
+        f"The slide file has {_size(frame.size_l0)} px, but the scored slide had {_size(slide.slide_size_l0)}: "
         f"{result}.",
-        hint="Name the file that was embedded in the manifest. Squares of features that were imported without "
-        "the slide's size cannot be laid on its pixels.",
+        hint="List the file that was embedded in the manifest. Scores of features that were imported without the "
+        "size of the slide cannot be drawn over its pixels.",
     )
 
 
@@ -124,8 +124,8 @@ def _write(
         title: Title of the image.
         slide: Squares with their scores.
         paths: The files to write.
-        thumbnails: Where pixels are read; None draws without.
-        corner_l0: Where the coordinates of GeoJSON start, if that is known and wanted.
+        thumbnails: Reader of the pixels; None to draw without pixels.
+        corner_l0: Origin of the GeoJSON coordinates, if it is known and used.
     """
     values = colour_values(slide.scores, config.scale)
     for path in paths:

@@ -76,7 +76,7 @@ def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) 
                 "regions": len(slide),
                 "tissue": f"{slide.tissue.mean(dtype=np.float64):.0%}" if len(slide) else "no",
                 "mpp": f"{meta.mpp_l0:.4g} um/px at level 0, read at {meta.effective_mpp:.4g}",
-                "notice": f"enlarged {meta.upsampling:.2f} times to reach the target"
+                "notice": f"upsampled by a factor of {meta.upsampling:.2f} to the target resolution"
                 if meta.upsampling > _NOTICED_UPSAMPLING
                 else "",
             }

@@ -47,7 +47,7 @@ def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
             hint=other_separator(path) or _NEEDED,
         )
     if table.empty:
-        raise UsageError(f"{path} has no row.", hint=_NEEDED)
+        raise UsageError(f"{path} has no rows.", hint=_NEEDED)
     rows_of = table.groupby("slide_id").indices
     return {
         slide_id: partial(_read_slide, path, slide_id, table, np.asarray(rows_of[slide_id]))
@@ -67,8 +67,9 @@ def _read_slide(path: Path, slide_id: str, table: pd.DataFrame, index: npt.NDArr
         first = int(index[~fine][0])
         found = ", ".join(f"{name} {cells.at[first, name]!s}" for name in _NUMBERS)
         raise SlideError(
-            f"{path}: {(~fine).sum()} rows of {slide_id!r} are no scored square; row {first + 2} has {found}.",
-            hint=f"Needed: finite numbers, a size of 1 or more, and no length beyond {FURTHEST_L0:,} px.",
+            f"{path}: {(~fine).sum()} rows of {slide_id!r} are not valid squares; row {first + 2} has {found}.",
+            hint=f"Allowed: finite numbers, a size of at least 1 px, and no coordinate or size above {FURTHEST_L0:,} "
+            "px.",
         )
     whole = np.round(numbers[:, :3]).astype(np.int64)
     return SlideScores(slide_id, whole[:, :2], whole[:, 2], numbers[:, 3])

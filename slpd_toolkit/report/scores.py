@@ -39,14 +39,14 @@ class SlideScores:
     scores: FloatArray
     """(n,) scores; higher means more attention."""
     slide_size_l0: tuple[int, int] = (0, 0)
-    """Width and height of the slide, level-0 px; 0 where it is not known."""
+    """Width and height of the slide, level-0 px; 0 if unknown."""
 
 
 def require_drawable(slide: SlideScores) -> None:
     """Check that squares can be drawn and that their scores can be ranked.
 
     Raises:
-        SlideError: A score is no finite number, or a square has no size or lies beyond any slide.
+        SlideError: A score is not finite, or a square has no size or lies outside any possible slide.
     """
     wrong = ~np.isfinite(slide.scores)
     if wrong.any():
@@ -58,9 +58,10 @@ def require_drawable(slide: SlideScores) -> None:
     wrong = (slide.sizes_l0 < 1) | (slide.sizes_l0 > FURTHEST_L0) | (corners_l0 > FURTHEST_L0)
     if wrong.any():
         raise SlideError(
-            f"{wrong.sum()} of {len(wrong)} squares lie on no slide: the first at {slide.coords_l0[wrong][0].tolist()} "
+            f"{wrong.sum()} of {len(wrong)} squares cannot lie on a slide; the first is at "
+            f"{slide.coords_l0[wrong][0].tolist()} "
             f"with a side of {slide.sizes_l0[wrong][0]} px.",
-            hint=f"Needed: a side of 1 or more, and no length beyond {FURTHEST_L0:,} px.",
+            hint=f"Allowed: a side of at least 1 px, and no coordinate or side above {FURTHEST_L0:,} px.",
         )
 
 
@@ -78,7 +79,7 @@ class ScoreTable:
     region_l0: IntArray
     """(S,) side of a region on each slide, level-0 px."""
     slide_size_l0: IntArray
-    """(S, 2) width and height of each slide, level-0 px; 0 where it is not known."""
+    """(S, 2) width and height of each slide, level-0 px; 0 if unknown."""
     scores: FloatArray
     """(M,) attention weights, mean over the folds in which the slide was tested; they sum to 1 per slide."""
 
@@ -138,7 +139,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
         contents = describe_hdf5(path)
         found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
         if found != (SCHEMA, VERSION):
-            raise CacheError(f"{path}: schema {found}, needed {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
+            raise CacheError(f"{path}: schema {found}, expected {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
         return tuple(_read_table(path, name, contents.groups[name]) for name in sorted(contents.groups, key=int))
     except Hdf5Error as error:
         hint = _WRITTEN_BY if error.kind in {"missing", "damaged", "not HDF5", "cut short"} else error.hint
@@ -147,7 +148,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
         raise CacheError(f"{path} cannot be read as a score file ({error}).", hint=_WRITTEN_BY) from error
 
 
-_WRITTEN_BY = "`slpd mil-eval` writes it; run that again."
+_WRITTEN_BY = "Write it again with `slpd mil-eval`."
 
 
 def _table(result: Result, representation: Representation) -> ScoreTable | None:
@@ -178,11 +179,13 @@ def _read_table(path: Path, group: str, attributes: Mapping[str, Any]) -> ScoreT
     odd = [name for name in ARRAYS if arrays[name].dtype.kind not in ("f" if name == "scores" else "iu")]
     if odd:
         kinds = ", ".join(f"{name} ({arrays[name].dtype})" for name in odd)
-        raise CacheError(f"{path}: {kinds} holds no such numbers.", hint=_WRITTEN_BY)
+        raise CacheError(f"{path}: {kinds} has the wrong type.", hint=_WRITTEN_BY)
     if len(set(ids)) < slides:
         raise CacheError(f"{path}: duplicate slide_id.", hint=_WRITTEN_BY)
     if table.scores.ndim != 1 or wrong:
-        raise CacheError(f"{path}: {', '.join(wrong) or 'scores'} does not fit the other arrays.", hint=_WRITTEN_BY)
+        raise CacheError(
+            f"{path}: the shape of {', '.join(wrong) or 'scores'} does not match the other arrays.", hint=_WRITTEN_BY
+        )
     steps = np.diff(table.offsets)
     if table.offsets[0] != 0 or table.offsets[-1] != regions or (steps <= 0).any():
         raise CacheError(f"{path}: offsets do not divide the {regions} regions among slides.", hint=_WRITTEN_BY)

@@ -43,7 +43,7 @@ def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, Sl
 
 
 def find_slides(manifest: Path | None, slides_root: Path | None) -> tuple[dict[str, SlideEntry], list[Problem]]:
-    """As `slide_files`, and also return the invalid rows."""
+    """Return the same as `slide_files`, and also the invalid rows."""
     if manifest is None:
         return {}, []
     entries, problems = check_rows(read_table(manifest), slides_root or manifest.parent)
@@ -52,7 +52,7 @@ def find_slides(manifest: Path | None, slides_root: Path | None) -> tuple[dict[s
 
 @dataclass(frozen=True, eq=False)
 class WholeSlide:
-    """A slide in small."""
+    """Thumbnail of a whole slide."""
 
     rgb: npt.NDArray[np.uint8]
     """(H, W, 3)"""
@@ -68,7 +68,7 @@ class SlideFrame:
     """Width and height of the slide, level-0 px."""
 
     bounds_corner_l0: tuple[int, int]
-    """Top-left corner (x, y) of OpenSlide's bounds, level-0 px; (0, 0) where the file has none."""
+    """Top-left corner (x, y) of OpenSlide's bounds, level-0 px; (0, 0) if the file has none."""
 
 
 class Thumbnails:
@@ -82,7 +82,7 @@ class Thumbnails:
     def __init__(self, entries: Mapping[str, SlideEntry], side_px: int) -> None:
         self._entries, self._side_px = entries, side_px
         self.failures: dict[str, SlideError] = {}
-        """Slides that are listed but could not be read, and why."""
+        """Slides that are listed but could not be read, with the reason."""
 
     @classmethod
     def of_manifest(cls, table: pd.DataFrame, folder: Path, side_px: int) -> Thumbnails:
@@ -97,7 +97,7 @@ class Thumbnails:
         return cls({entry.slide_id: entry for entry in entries}, side_px)
 
     def frame(self, slide_id: str) -> SlideFrame | None:
-        """Return a slide's size and bounds without reading pixels, or None where `read` would return None."""
+        """Return the size and bounds of a slide without reading pixels, or None if `read` would return None."""
         return self._opened(slide_id, _frame)
 
     def read(self, slide_id: str) -> WholeSlide | None:
@@ -109,7 +109,7 @@ class Thumbnails:
         if entry is None or slide_id in self.failures:
             return None
         try:
-            # Only ratios matter here, so that a slide that does not say its resolution has a thumbnail too.
+            # Only ratios matter here, so that slides without a known resolution can have a thumbnail.
             with SlideReaders() as readers:
                 return look(GuardedSlide(readers, entry.slide_path, mpp_l0=1.0))
         except SlideError as error:

@@ -1,1 +1,1 @@
-"""The HDF5 token cache: schema, atomic writer, memory-mapped reader."""
+"""The token cache, HDF5 files: schema, atomic writer, memory-mapped reader."""

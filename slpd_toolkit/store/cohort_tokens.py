@@ -1,4 +1,4 @@
-"""All regions of a cache as one numbered list, read at random without holding any of it in memory."""
+"""Random access to all regions of a cache by number, without holding any of them in memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FILES_LEFT_FOR_OTHERS = 128
 
 
 class CohortTokens:
-    """Regions 0 .. R-1 of a cache, slide after slide.
+    """Regions 0 to R - 1 of a cache, slide by slide.
 
-    The tokens of a region are checked against their checksum when they are read for the first time. Reads go through
-    `pread` rather than a memory map: one system call per region, other threads run meanwhile, a cache larger than
-    memory needs no more of it, and a file that was cut short is an error rather than a fatal signal. Files stay open,
-    as many as the system allows.
+    The tokens of a region are checked against their checksum when they are read for the first time. Reads use `pread`
+    instead of a memory map: it takes one system call per region and releases the GIL, memory does not fill up if the
+    cache is larger than it, and a truncated file raises an error instead of a fatal signal. Files stay open, as many as
+    the system allows.
 
     Args:
         store: The cache.
@@ -62,7 +62,7 @@ class CohortTokens:
 
     @cached_property
     def _present(self) -> Tensor | None:
-        """(R, grid, grid) bool: a byte a patch, against the hundreds of its token."""
+        """(R, grid, grid) bool; small, with one byte per patch instead of the hundreds of its token."""
         if not self._store.has_gaps:
             return None
         full = (self._store.grid, self._store.grid)
@@ -73,7 +73,7 @@ class CohortTokens:
         return torch.from_numpy(np.concatenate(parts))
 
     def present(self, regions: npt.NDArray[np.int64]) -> Tensor | None:
-        """Return which patches of some regions have a token: (B, grid, grid) bool, None where no slide has gaps."""
+        """Return which patches of the given regions have a token, (B, grid, grid) bool; None if all have."""
         return None if self._present is None else self._present[torch.from_numpy(regions)]
 
     def read(self, regions: npt.NDArray[np.int64], *, pin_memory: bool = False) -> Tensor:
@@ -81,14 +81,14 @@ class CohortTokens:
 
         Args:
             regions: (B,) indices, in any order.
-            pin_memory: Read into page-locked memory, from which a GPU copies by itself.
+            pin_memory: Read into page-locked memory, for asynchronous copies to a GPU.
 
         Returns:
             (B, grid, grid, D) float16.
 
         Raises:
-            CacheError: A file has vanished, was cut short, or holds tokens that are NaN or infinite or not those that
-                were written.
+            CacheError: A file is missing or truncated, or contains tokens that are NaN, infinite or do not match their
+                checksum.
         """
         grid, width = self._store.grid, self._store.embedding_dim
         tokens = torch.empty((len(regions), grid, grid, width), dtype=torch.float16, pin_memory=pin_memory)
@@ -117,7 +117,7 @@ class CohortTokens:
             ) from error
         if count != self._row_bytes:
             raise CacheError(
-                f"{file.path} was cut short: region {region} has {count:,} of {self._row_bytes:,} bytes.",
+                f"{file.path} is truncated: region {region} has {count:,} of {self._row_bytes:,} bytes.",
                 hint="Restore it and resume the run.",
             )
         self._verify(slide, region, into)
@@ -132,7 +132,7 @@ class CohortTokens:
         self._verified[number] = True
 
     def _descriptor(self, slide: int) -> tuple[int, bool]:
-        """Return an open file, and whether it stays open."""
+        """Return an open file descriptor, and whether it stays open."""
         with self._lock:
             if slide in self._open:
                 return self._open[slide], True
@@ -148,7 +148,7 @@ class CohortTokens:
         bad = int(np.isfinite(numbers).all(axis=1).argmin())
         path = self._store.files[int(slides[bad])].path
         raise CacheError(
-            f"{path}: region {int(regions[bad])} holds tokens that are NaN or infinite.",
+            f"{path}: region {int(regions[bad])} contains tokens that are NaN or infinite.",
             hint="Remove the file and embed or import the slide again.",
         )
 

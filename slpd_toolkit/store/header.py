@@ -1,4 +1,4 @@
-"""The header of a token file: everything but its tokens, read and checked."""
+"""Reading and checking the header of a token file: everything except the tokens."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _HINTS: Mapping[Kind, str] = {
     "not HDF5": REWRITE,
     "damaged": REWRITE,
-    "cut short": "Copy it again from where it is complete, or remove it and run `slpd embed` again.",
+    "cut short": "Copy the complete file again, or remove it and run `slpd embed` again.",
     "outside": REWRITE,
 }
 
 
 class Stamp(NamedTuple):
-    """What the system knows of a file; another content has another stamp."""
+    """File size, times and inode: a stamp that changes with the content of the file."""
 
     size: int
     mtime_ns: int
@@ -40,46 +40,46 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
-        """Ask the system.
+        """Read the stamp of a file.
 
         Raises:
-            OSError: There is no such file.
+            OSError: The file does not exist.
         """
-        status = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, for thousands of files
+        status = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, for thousands of files
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a token file holds, and where; R regions."""
+    """Contents of a token file of R regions, and their positions in the file."""
 
     meta: TokenMeta
     coords: npt.NDArray[np.int64]
-    """(R, 2), x and y of the regions' top-left corners, level-0 px."""
+    """(R, 2) x and y of the top-left corner of each region, level-0 px."""
     checksums: npt.NDArray[np.uint32] | None
-    """(R,), CRC-32 of each region's tokens; None in files of version 1."""
+    """(R,) CRC-32 of the tokens of each region; None in files of version 1."""
     digest: str
-    """Of everything in the file; empty in files of version 1."""
+    """Digest of everything in the file; empty in files of version 1."""
     missing_patches: int
     """Number of patches without a token."""
     tokens_offset: int
-    """Where the tokens begin in the file, bytes."""
+    """Position of the tokens in the file, bytes."""
     tissue_offset: int
     present_offset: int | None
-    """None where all patches have a token."""
+    """Position of `present` in the file, bytes; None if all patches have a token."""
     stamp: Stamp
 
     @property
     def schema_version(self) -> int:
-        """Version of the file's contract."""
+        """Version of the file format."""
         return 1 if self.checksums is None else schema.VERSION
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a header.
+    """Read and check the header of a token file.
 
     Raises:
-        CacheError: The file is not a token file, cannot be read, is damaged, or its parts do not fit together.
+        CacheError: The file is not a token file, cannot be read, is damaged, or inconsistent.
     """
     try:
         return read_plain_header(path) or _checked(describe_hdf5(path), Stamp.of(path))
@@ -92,9 +92,9 @@ def read_header(path: Path) -> Header:
 
 
 def read_plain_header(path: Path) -> Header | None:
-    """Read the header of a sound file of this version without the HDF5 library; None for all other files.
+    """Read the header of an intact file of this version without the HDF5 library; return None for all other files.
 
-    The digest proves that it was read right. What is wrong with other files the library finds out.
+    The digest shows that it was read correctly. Other files must be read with the library, which reports what is wrong.
 
     Raises:
         OSError: The file cannot be read.
@@ -117,20 +117,20 @@ def _checked(contents: Hdf5Contents, stamp: Stamp) -> Header:
 
 
 def unreadable_now(path: Path, error: OSError) -> CacheError:
-    """Describe what the system said about a file that may be sound."""
+    """Describe an error of the operating system for a file that may be intact."""
     return CacheError(
         f"{path} cannot be read as a token file: {error.strerror or error}.",
-        hint="The file itself may be sound: check its permissions and the disk or network drive, then run the same "
+        hint="The file itself may be intact: check its permissions and the disk or network drive, and run the same "
         "command again.",
     )
 
 
 def read_array(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Read numbers that lie in one piece.
+    """Read a contiguous array.
 
     Raises:
-        CacheError: The file was cut short.
-        OSError: The system cannot read it.
+        CacheError: The file is truncated.
+        OSError: The file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -146,7 +146,7 @@ def _array(descriptor: int, path: Path, offset: int, shape: tuple[int, ...], dty
     while done < len(raw):  # one call reads at most 2 GiB
         count = os.preadv(descriptor, [raw[done:].data], offset + done)
         if not count:
-            raise CacheError(f"{path} was cut short: it ends before byte {offset + len(raw):,}.", hint=REWRITE)
+            raise CacheError(f"{path} is truncated: it ends before byte {offset + len(raw):,}.", hint=REWRITE)
         done += count
     return array
 
@@ -161,36 +161,38 @@ def _require_datasets(contents: Hdf5Contents) -> None:
         if name in others:
             raise CacheError(f"{path} cannot be read as a token file: {name!r} is a {others[name]}.", hint=REWRITE)
         if name in needed and name not in contents.datasets:
-            raise CacheError(f"{path} cannot be read as a token file: it lacks {name!r}.", hint=REWRITE)
+            raise CacheError(f"{path} cannot be read as a token file: {name!r} is missing.", hint=REWRITE)
 
 
 def _check_shapes(contents: Hdf5Contents, meta: TokenMeta, size: int) -> None:
-    """Check that the datasets fit each other, and lie within the file's own bytes."""
+    """Check that the shapes of the datasets match, and that the datasets lie within the file."""
     path, found = contents.path, contents.datasets
     coords = found[schema.COORDS]
     regions = coords.shape[0] if coords.shape else 0
     expected = _expected(regions, meta)
     wrong = [
-        f"{name} {_said(info)}, expected {shape} {dtype}"
+        f"{name} {_describe(info)}, expected {shape} {dtype}"
         for name, (shape, dtype) in expected.items()
         if (info := found.get(name)) is not None and (info.shape != shape or info.dtype != dtype)
     ]
     if wrong:
-        raise CacheError(f"{path}: its arrays do not fit each other: {'; '.join(wrong)}.", hint=REWRITE)
+        raise CacheError(f"{path}: its arrays do not match: {'; '.join(wrong)}.", hint=REWRITE)
     for name in expected:
         info = found.get(name)
         if info is None or not info.nbytes:
             continue
         if info.outside:
-            raise CacheError(f"{path}: {name} are stored in another file, which is not followed.", hint=REWRITE)
+            raise CacheError(f"{path}: {name} are stored in another file, which is not supported.", hint=REWRITE)
         if info.offset is None:
             raise CacheError(
                 f"{path}: {name} are not stored contiguously.",
-                hint="Compressed or chunked copies cannot be mapped: copy the original file, or embed the slide again.",
+                hint="Compressed or chunked copies cannot be memory-mapped: copy the original file, or embed the "
+                "slide again.",
             )
         if info.offset + info.nbytes > size:
             raise CacheError(
-                f"{path}: {name} claim {info.nbytes:,} bytes at {info.offset:,}, but the file has {size:,}.",
+                f"{path}: {name} should have {info.nbytes:,} bytes at {info.offset:,}, but the file has {size:,} "
+                "bytes.",
                 hint=REWRITE,
             )
 
@@ -206,7 +208,7 @@ def _expected(regions: int, meta: TokenMeta) -> dict[str, tuple[tuple[int, ...],
     }
 
 
-def _said(info: DatasetInfo) -> str:
+def _describe(info: DatasetInfo) -> str:
     return f"{info.shape} {'text' if info.text else info.dtype or 'of another type'}"
 
 
@@ -229,7 +231,7 @@ def _read(contents: Hdf5Contents, meta: TokenMeta, stamp: Stamp) -> Header:
     if checksums is not None:
         digest = schema.digest(meta, coords, tissue, present, checksums)
         if digest != contents.attributes.get(schema.DIGEST):
-            raise CacheError(f"{path} is not as it was written: its digest does not match its contents.", hint=REWRITE)
+            raise CacheError(f"{path} was changed or damaged: its digest does not match its contents.", hint=REWRITE)
     return Header(
         meta=meta,
         coords=coords,
@@ -251,9 +253,10 @@ def _check_values(
 ) -> None:
     if coords.size and not -schema.FURTHEST_L0 <= coords.min() <= coords.max() <= schema.FURTHEST_L0:
         raise CacheError(
-            f"{path}: coords are {coords.min():,} to {coords.max():,} px, which lie on no slide.", hint=REWRITE
+            f"{path}: coords are {coords.min():,} to {coords.max():,} px, which is outside any possible slide.",
+            hint=REWRITE,
         )
     if not ((tissue >= 0) & (tissue <= 1)).all():
-        raise CacheError(f"{path}: tissue holds values that are not fractions from 0 to 1.", hint=REWRITE)
+        raise CacheError(f"{path}: tissue contains values that are not between 0 and 1.", hint=REWRITE)
     if present is not None and not (present.view(np.uint8) <= 1).all():
-        raise CacheError(f"{path}: present holds values that are neither true nor false.", hint=REWRITE)
+        raise CacheError(f"{path}: present contains values that are neither true nor false.", hint=REWRITE)

@@ -1,10 +1,12 @@
 """The index of a cache: the headers of all its token files in one file, `.index`.
 
-Opening a token file takes milliseconds, the headers of twenty thousand from the index a second. An entry is used only
-while the size, times and inode of its file are those that were noted; a cache without an index, or with one that cannot
-be written, works as well. Several runs may write it at once: the last one holds, and what it lacks is read again.
+Opening a token file takes milliseconds; reading twenty thousand headers from the index takes one second. An entry is
+valid only while the size, times and inode of its file are unchanged. A cache without an index, or with an index that
+cannot be written, also works. If several runs write the index at the same time, the last one wins; headers that are
+missing from it are read from the token files again.
 
-A line `slpd-index <version> <SHA-256 of the rest> <bytes of JSON>`, the JSON, then coordinates and checksums.
+The file consists of a line `slpd-index <version> <SHA-256 of the rest> <bytes of JSON>`, the JSON, and the coordinates
+and checksums.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ FILENAME = ".index"
 VERSION = 1
 _MAGIC = "slpd-index"
 _WORTH_WRITING = 32
-"""Fewer new entries are read again the next time."""
+"""Minimum number of new entries for which the index is written; fewer are read again next time."""
 _SETTLED_S = 2.0
-"""A file that was changed later than this before now may change again without another stamp."""
+"""Files modified more recently than this are not indexed: they may change again without a change of the stamp."""
 _MANY = 2000
 _THREADS = 4
 _OWN = (
@@ -51,18 +53,18 @@ _OWN = (
     "region_l0",
     "source",
 )
-"""Attributes that differ from slide to slide; the others are stored once for all slides that share them."""
+"""Attributes that differ between slides; the others are stored once for all slides that share them."""
 
 
 def read_headers(folder: Path, paths: Sequence[Path]) -> list[Header | CacheError]:
-    """Read the headers of token files: those that the index knows from there, the others from the files.
+    """Read the headers of token files, from the index if it has them, otherwise from the files.
 
     Args:
         folder: The cache.
         paths: Token files in it.
 
     Returns:
-        For each path, in order: the header, or why the file cannot be used.
+        For each path, in order: the header, or the error if the file cannot be used.
     """
     known = _load(folder / FILENAME) if len(paths) >= _WORTH_WRITING else {}
     found = dict[str, Header | CacheError]()
@@ -73,10 +75,10 @@ def read_headers(folder: Path, paths: Sequence[Path]) -> list[Header | CacheErro
                 found[path.name] = header
     unknown = [path for path in paths if path.name not in found]
     if len(unknown) >= _MANY:
-        console.note(f"{folder}: reading {len(unknown):,} token files; the next command has them in an index.")
+        console.note(f"{folder}: reading {len(unknown):,} token files; the next command will find them in an index.")
     found |= dict(zip([path.name for path in unknown], _read_all(unknown), strict=True))
     if len(unknown) >= _WORTH_WRITING:
-        with suppress(OSError):  # a cache that is read-only, or a full disk: only the next start takes longer
+        with suppress(OSError):  # with a read-only cache or a full disk, only the next start takes longer
             _store(folder / FILENAME, known | {name: each for name, each in found.items() if isinstance(each, Header)})
     return [found[path.name] for path in paths]
 
@@ -95,7 +97,7 @@ def _read_plain(path: Path) -> Header | None:
     try:
         return read_plain_header(path)
     except OSError:
-        return None  # `_read` says why
+        return None  # `_read` reports the reason
 
 
 def _read(path: Path) -> Header | CacheError:
@@ -131,7 +133,7 @@ def _store(path: Path, headers: Mapping[str, Header]) -> None:
 
 
 def _load(path: Path) -> dict[str, Header]:
-    """Read an index; one that is absent, damaged or of another version holds nothing."""
+    """Read an index; the result is empty if it is missing, damaged or of another version."""
     try:
         line, _, rest = path.read_bytes().partition(b"\n")
         magic, version, digest, length = line.decode().split(" ")

@@ -1,4 +1,4 @@
-"""The HDF5 structure of a token file with room for its tokens, made in memory."""
+"""The HDF5 structure of a token file, created in memory, with space for the tokens."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def lay_out(
     present: npt.NDArray[np.bool_] | None = None,
     checksums: npt.NDArray[np.uint32] | None = None,
 ) -> Layout:
-    """Describe a token file.
+    """Return the structure of a token file.
 
     Args:
-        meta: Its attributes.
-        coords: (R, 2), x and y of the regions' top-left corners, level-0 px.
-        tissue: (R, grid, grid), tissue fraction of each patch.
-        present: (R, grid, grid), which patches have a token; None where all have.
-        checksums: (R,) CRC-32 of each region's tokens; None while they are not known. The layout is the same then,
-            except for their bytes and the digest's.
+        meta: Attributes of the file.
+        coords: (R, 2) x and y of the top-left corner of each region, level-0 px.
+        tissue: (R, grid, grid) tissue fraction of each patch.
+        present: (R, grid, grid) bool, patches that have a token; None if all have.
+        checksums: (R,) CRC-32 of the tokens of each region; None while they are unknown. The structure is then the
+            same, except for the bytes of the checksums and of the digest.
     """
     coords, tissue = coords.astype(schema.COORD_DTYPE), tissue.astype(schema.TISSUE_DTYPE)
     checksums = np.zeros(len(coords), schema.CHECKSUM_DTYPE) if checksums is None else checksums

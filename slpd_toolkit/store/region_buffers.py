@@ -1,4 +1,4 @@
-"""Regions that have some of their tokens: memory for each until it has all."""
+"""Buffers that collect the tokens of regions until they are complete."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class RegionBuffers:
     """Collects tokens region by region.
 
     Args:
-        shape: Regions, grid, grid, features.
-        present: (R, grid, grid), which patches have a token; None where all have.
+        shape: (regions, grid, grid, features).
+        present: (R, grid, grid) bool, patches that have a token; None if all have.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], present: npt.NDArray[np.bool_] | None) -> None:
         self._shape = shape
         self._begun: dict[int, tuple[npt.NDArray[np.float16], int]] = {}
         self.present = present
-        # A region without any token is never begun: the file holds zeros there from the start.
+        # A region without any token needs no buffer: the file contains zeros from the start.
         self.missing = shape[0] if present is None else int(present.any(axis=(1, 2)).sum())
-        """Regions that lack tokens."""
+        """Number of regions that still lack tokens."""
 
     def add(
         self,
@@ -35,7 +35,7 @@ class RegionBuffers:
         columns: npt.NDArray[np.intp],
         tokens: npt.NDArray[np.float16],
     ) -> npt.NDArray[np.float16] | None:
-        """Keep the tokens of some patches, (n, D); return those of the whole region once it has all."""
+        """Add the tokens of some patches, (n, D); return those of the whole region once it is complete."""
         buffer, missing = self._begun.get(region) or self._begin(region)
         buffer[rows, columns] = tokens
         missing -= len(tokens)
@@ -49,7 +49,7 @@ class RegionBuffers:
     def drop(
         self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.float16] | None:
-        """Take the tokens of some patches for given, as zeros, and mark them as not present; else as `add`."""
+        """Mark some patches as not present, with zeros as tokens; otherwise like `add`."""
         assert self.present is not None
         if region not in self._begun:
             self._begun[region] = self._begin(region)
@@ -57,7 +57,7 @@ class RegionBuffers:
         return self.add(region, rows, columns, np.zeros((len(rows), self._shape[3]), schema.TOKEN_DTYPE))
 
     def _begin(self, region: int) -> tuple[npt.NDArray[np.float16], int]:
-        """Return memory for a region's tokens, and their number."""
+        """Return a buffer for the tokens of a region, and their number."""
         if self.present is None:
             return np.empty(self._shape[1:], schema.TOKEN_DTYPE), self._shape[1] * self._shape[2]
         return np.zeros(self._shape[1:], schema.TOKEN_DTYPE), int(self.present[region].sum())

@@ -1,4 +1,4 @@
-"""The contract of a token file: names, shapes, dtypes and attributes of `<cache>/<slide_id>.h5`, version 2."""
+"""The format of a token file, `<cache>/<slide_id>.h5`, version 2: names, shapes, dtypes and attributes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 SCHEMA = "slpd-tokens"
 VERSION = 2
-"""Version 2 added `CHECKSUMS` and `DIGEST`, and stores texts with a fixed length."""
+"""Version 2 added `CHECKSUMS` and `DIGEST`, and stores strings with a fixed length."""
 READ_VERSIONS = (1, 2)
 SUFFIX = ".h5"
 
 TOKENS, COORDS, TISSUE = "tokens", "coords", "tissue"
 PRESENT = "present"
-"""Only in files of slides where some patch has no token; without it every patch has one."""
+"""Present only if some patch of the slide has no token."""
 CHECKSUMS = "checksums"
-"""CRC-32 of each region's tokens."""
+"""CRC-32 of the tokens of each region."""
 DIGEST = "digest"
-"""Attribute: BLAKE2b of the other attributes, the arrays and the checksums, hence of the tokens; see `digest`."""
+"""Attribute: BLAKE2b of the other attributes, the arrays and the checksums (and thereby the tokens); see `digest`."""
 TOKEN_DTYPE = np.dtype("<f2")
 COORD_DTYPE = np.dtype("<i8")
 TISSUE_DTYPE = np.dtype("<f2")
@@ -39,17 +39,20 @@ PRESENT_DTYPE = np.dtype(bool)
 CHECKSUM_DTYPE = np.dtype("<u4")
 
 FURTHEST_L0 = 10**9
-"""No slide has as many pixels along a side."""
+"""Upper bound of the side of a slide, px."""
 
 _LOST_SHARE, _LOST = 0.01, 3
-"""Share and number of a token's features that may become zero: a few are that close to zero by chance."""
+"""Fraction and number of features of a token that may become zero in float16; a few are close to zero by chance."""
 
-_WITHOUT_SIGN, _INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of a float16's bits; NaN lies above infinity
+_WITHOUT_SIGN, _INFINITY = (
+    np.uint16(0x7FFF),
+    np.uint16(0x7C00),
+)  # bit patterns of float16; those of NaN are above infinity
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMeta:
-    """What a token file says of itself; each field is an HDF5 attribute of the file."""
+    """Attributes of a token file; each field is an HDF5 attribute."""
 
     slide_id: str
     slide_width_l0: int
@@ -72,19 +75,19 @@ class TokenMeta:
     precision: str
     toolkit_version: str
     recipe: str
-    """JSON of every resolved value of the run that wrote the file."""
+    """Every resolved setting of the run that wrote the file, as JSON."""
     source: str = ""
-    """JSON: which files of another tool this was made of, and how their patches were placed; empty where slpd embed
-    read the slide itself."""
+    """The files of another tool that this file was imported from and how their patches were placed, as JSON; empty if
+    slpd embed read the slide itself."""
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a region."""
+        """Number of patches along one side of a region."""
         return self.region_px // self.patch_px
 
     @property
     def located(self) -> bool:
-        """Whether coordinates are those of the slide's own level 0, so that its pixels can be found."""
+        """Whether coordinates are level-0 px of the slide, so that its pixels can be located."""
         return not self.source or bool(json.loads(self.source).get("located", True))
 
     def to_attributes(self) -> dict[str, Any]:
@@ -93,10 +96,10 @@ class TokenMeta:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], path: Path) -> TokenMeta:
-        """Read HDF5 attributes back.
+        """Create from HDF5 attributes.
 
         Raises:
-            CacheError: `path` is no token file, of another version, or lacks an attribute.
+            CacheError: `path` is not a token file, has another version, or lacks an attribute.
         """
         schema, version = _plain(attributes.get("schema")), _plain(attributes.get("schema_version"))
         if schema == SCHEMA and isinstance(version, int) and version not in READ_VERSIONS:
@@ -106,7 +109,7 @@ class TokenMeta:
             )
         if schema != SCHEMA or version not in READ_VERSIONS:
             raise CacheError(
-                f"{path} is not a token file: schema {schema!r} {version!r}, needed {SCHEMA!r} "
+                f"{path} is not a token file: schema {schema!r} {version!r}, expected {SCHEMA!r} "
                 f"{_listed(READ_VERSIONS)}.",
                 hint="Move it out of the cache, or write it again with `slpd embed`.",
             )
@@ -120,30 +123,30 @@ class TokenMeta:
         wrong = [f"{name} is {_plain(attributes[name])!r}" for name, value in values.items() if value is None]
         wrong = wrong or _out_of_range(values)
         if wrong:
-            raise CacheError(f"{path} has attributes that no token file can have: {'; '.join(wrong)}.", hint=REWRITE)
+            raise CacheError(f"{path} has invalid attributes: {'; '.join(wrong)}.", hint=REWRITE)
         return cls(**values)
 
 
-REWRITE = "It is damaged or was changed: remove it and run `slpd embed` again, or `slpd import`."
+REWRITE = "The file is damaged or was changed: remove it, and run `slpd embed` or `slpd import` again."
 
 ENCODER_FIELDS = ("encoder", "encoder_sha256", "encoder_input_px", "embedding_dim", "mean", "std", "precision")
-"""Files that differ here hold features that cannot be compared."""
+"""Attributes that determine the features; features of files that differ in them are not comparable."""
 
 GRID_FIELDS = ("target_mpp", "patch_px", "region_px")
-"""Files that differ here hold regions that cannot be compared."""
+"""Attributes that determine the regions; regions of files that differ in them are not comparable."""
 
 COHORT_FIELDS = (*ENCODER_FIELDS, *GRID_FIELDS)
-"""What all files of one cache must share."""
+"""Attributes that must be the same for all files of a cache."""
 
 RUN_FIELDS = (*COHORT_FIELDS, "min_tissue")
-"""What a finished file must share with the run that wants to add to its cache."""
+"""Attributes of existing files that must match a run that adds to their cache."""
 
 SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0")
-"""What, besides `RUN_FIELDS`, a finished file must share with the slide that a run wants to skip."""
+"""Attributes, besides `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
 
 
 def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) -> str:
-    """Name each of the attributes `names` that differs, with both values; empty if none does."""
+    """List each of the attributes `names` that differs, with both values; empty if none does."""
     pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in names]
     return ", ".join(f"{name}: {one!r} there, {other!r} here" for name, one, other in pairs if one != other)
 
@@ -158,11 +161,11 @@ def digest(
     """Compute the digest of a token file: 32 hexadecimal digits.
 
     Args:
-        meta: Its attributes.
+        meta: Attributes of the file.
         coords: (R, 2), as stored.
         tissue: (R, grid, grid), as stored.
-        present: (R, grid, grid), or None where all patches have a token.
-        checksums: (R,) CRC-32 of each region's tokens.
+        present: (R, grid, grid), or None if all patches have a token.
+        checksums: (R,) CRC-32 of the tokens of each region.
     """
     attributes = {item.name: _typed(str(item.type), getattr(meta, item.name)) for item in fields(meta)}
     found = hashlib.blake2b(json.dumps(attributes, sort_keys=True).encode(), digest_size=16)
@@ -173,7 +176,7 @@ def digest(
 
 
 def all_finite(tokens: npt.NDArray[np.float16]) -> bool:
-    """Whether no number is NaN or infinite, by their bits: a tenth of the time of `np.isfinite`."""
+    """Whether no number is NaN or infinite. Compares bits, ten times as fast as `np.isfinite`."""
     return bool((tokens.view(np.uint16) & _WITHOUT_SIGN).max(initial=0) < _INFINITY)
 
 
@@ -184,9 +187,9 @@ def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float1
         features: (n, D).
 
     Returns:
-        (n, D); and what is wrong with them, to follow "features that are"; empty if nothing is.
+        (n, D); and a description of the problem, which completes "tokens that are"; empty if there is none.
     """
-    with np.errstate(over="ignore", under="ignore"):  # what is beyond float16 becomes infinite
+    with np.errstate(over="ignore", under="ignore"):  # values beyond float16 become infinite
         tokens = features.astype(TOKEN_DTYPE, copy=False)
     if not all_finite(tokens):
         return tokens, "NaN, infinite or beyond float16"
@@ -199,7 +202,7 @@ def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float1
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy scalars and arrays into the Python types of `TokenMeta`."""
+    """Convert NumPy scalars and arrays to the Python types of `TokenMeta`."""
     if isinstance(value, np.ndarray):
         return tuple(value.tolist())
     if isinstance(value, np.generic):
@@ -208,7 +211,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """Return `value` as the type of its field; None if it is of another type."""
+    """Convert a value to the type of its field; None if it has another type."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "str":
         return value if isinstance(value, str) and _is_unicode(value) else None
@@ -229,7 +232,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _out_of_range(values: Mapping[str, Any]) -> list[str]:
-    """Name the attributes whose values are impossible, with what is allowed."""
+    """List the attributes whose values are out of range, with the allowed values."""
     found = [
         f"{name} is {values[name]!r}, allowed: {least:,} to {most:,}"
         for names, least, most in _RANGES

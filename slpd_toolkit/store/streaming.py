@@ -1,4 +1,4 @@
-"""Something computed from every region of a cohort, read ahead in threads, with memory for a few parts only."""
+"""Apply a function to every region of a cohort, with threads that read ahead and memory for a few batches only."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ REGIONS_AT_ONCE = 256
 
 
 class RegionBatch(NamedTuple):
-    """Regions that are read together."""
+    """A batch of regions."""
 
     tokens: Tensor
     """(n, grid, grid, D) float16, on the device."""
     present: Tensor | None
-    """(n, grid, grid) bool, on the device: patches that are there; None where the cache has no gaps."""
+    """(n, grid, grid) bool, on the device: patches that have a token; None if all in the cache have."""
     regions: npt.NDArray[np.int64]
-    """(n,) which regions of the cohort they are."""
+    """(n,) indices of the regions in the cohort."""
 
 
 def map_regions(
@@ -40,17 +40,17 @@ def map_regions(
     device: torch.device,
     workers: int,
 ) -> Generator[Tensor, None, None]:
-    """Apply `work` to the tokens of each part.
+    """Apply `work` to each batch of regions.
 
     Args:
-        work: From a batch to a result.
+        work: Function of a batch.
         tokens: All regions.
-        parts: Regions that are read together; `in_parts` makes them.
-        device: Where the work is done.
-        workers: Threads that read ahead.
+        parts: Regions of each batch, from `in_parts`.
+        device: Device of the batches.
+        workers: Number of threads that read ahead.
 
     Yields:
-        A result a part, in their order.
+        One result per batch, in order.
 
     Raises:
         CacheError: A token file can no longer be read.
@@ -64,5 +64,5 @@ def map_regions(
 
 
 def in_parts(regions: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Cut regions into parts that fit a device."""
+    """Divide regions into batches that fit into the memory of a device."""
     return [regions[start : start + REGIONS_AT_ONCE] for start in range(0, len(regions), REGIONS_AT_ONCE)]

@@ -1,4 +1,4 @@
-"""Token files and caches of them; tokens are read through a memory map that copies nothing."""
+"""Token files and token caches; tokens are memory-mapped, without copying."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ class TokenFile:
         """Open and check a token file.
 
         Raises:
-            CacheError: It is not a token file, cannot be read, is damaged, or its arrays do not fit each other.
+            CacheError: It is not a token file, cannot be read, is damaged, or is inconsistent.
         """
         return cls(Path(path), read_header(Path(path)))
 
     @property
     def meta(self) -> TokenMeta:
-        """The file's attributes."""
+        """Attributes of the file."""
         return self.header.meta
 
     @property
     def coords(self) -> npt.NDArray[np.int64]:
-        """(R, 2), x and y of the regions' top-left corners, level-0 px."""
+        """(R, 2) x and y of the top-left corner of each region, level-0 px."""
         return self.header.coords
 
     @property
     def tokens_offset(self) -> int:
-        """Where the tokens begin in the file, bytes."""
+        """Position of the tokens in the file, bytes."""
         return self.header.tokens_offset
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class TokenFile:
 
     @cached_property
     def tissue(self) -> npt.NDArray[np.float16]:
-        """(R, grid, grid), tissue fraction of each patch.
+        """(R, grid, grid) tissue fraction of each patch.
 
         Raises:
             CacheError: The file can no longer be read.
@@ -85,7 +85,7 @@ class TokenFile:
 
     @cached_property
     def present(self) -> npt.NDArray[np.bool_] | None:
-        """(R, grid, grid), which patches have a token (those of the others are zeros); None where all have.
+        """(R, grid, grid) bool, patches that have a token (tokens of the others are zeros); None if all have.
 
         Raises:
             CacheError: The file can no longer be read.
@@ -101,23 +101,24 @@ class TokenFile:
 
     @cached_property
     def tokens(self) -> npt.NDArray[np.float16]:
-        """(R, grid, grid, D) float16, mapped from the file: slicing copies nothing, reading faults pages in."""
+        """(R, grid, grid, D) float16, memory-mapped: slicing does not copy, and pages are read when they are used."""
         grid, width = self.meta.grid, self.meta.embedding_dim
         if not len(self):
             return np.empty((0, grid, grid, width), schema.TOKEN_DTYPE)
         try:
-            # Copy-on-write rather than read-only, because torch.from_numpy warns about arrays it may not write to.
+            # Copy-on-write instead of read-only, because torch.from_numpy warns about read-only arrays.
             return np.memmap(self.path, schema.TOKEN_DTYPE, "c", self.tokens_offset, (len(self), grid, grid, width))
         except (OSError, ValueError) as error:
             raise CacheError(
-                f"{self.path}: tokens cannot be mapped ({error}).", hint="Restore the file and run the command again."
+                f"{self.path}: tokens cannot be memory-mapped ({error}).",
+                hint="Restore the file and run the command again.",
             ) from error
 
     def verify(self) -> None:
         """Check the tokens against their checksums, which files of version 1 do not have. Reads the whole file.
 
         Raises:
-            CacheError: The tokens of a region are not those that were written.
+            CacheError: The tokens of a region do not match their checksum.
         """
         if self.header.checksums is None:
             return
@@ -128,21 +129,21 @@ class TokenFile:
 
 def changed_tokens(path: Path, region: int) -> CacheError:
     """Describe a region whose tokens do not match its checksum."""
-    return CacheError(f"{path}: the tokens of region {region} are not those that were written.", hint=schema.REWRITE)
+    return CacheError(f"{path}: the tokens of region {region} do not match their checksum.", hint=schema.REWRITE)
 
 
 class TokenStore:
-    """A token cache: all its token files, checked to hold the same encoder and geometry.
+    """A token cache: all its token files, with the same encoder and geometry.
 
-    A store that was opened from a folder can be used wherever a path of a token cache is expected.
+    A store opened from a folder can be used wherever the path of a token cache is expected.
 
     Args:
         files: Token files, at least one.
-        folder: Folder of the cache; None where the files are from several folders.
+        folder: Folder of the cache; None if the files are from several folders.
 
     Raises:
-        CacheError: Two files differ in encoder or geometry, or are of the same slide; the message names both files, and
-            every attribute that differs.
+        CacheError: Two files differ in encoder or geometry, or belong to the same slide; the message names both files
+            and every attribute that differs.
 
     >>> cache = slpd.TokenStore.open("cache")
     >>> cache.slides[["slide_id", "regions", "mpp_l0", "encoder"]].head(2).values.tolist()
@@ -162,14 +163,15 @@ class TokenStore:
             other = of_slide.setdefault(slide.meta.slide_id, slide)
             if other is not slide:
                 raise CacheError(
-                    f"{slide.path} and {other.path} are both of slide {slide.meta.slide_id!r}.",
-                    hint="A cache holds a slide once, as <slide_id>.h5: remove the copy.",
+                    f"{slide.path} and {other.path} both belong to slide {slide.meta.slide_id!r}.",
+                    hint="A cache must contain each slide once, as <slide_id>.h5: remove the copy.",
                 )
             differences = schema.disagreement(slide.meta, first.meta, schema.COHORT_FIELDS)
             if differences:
                 raise CacheError(
-                    f"{slide.path} does not belong with {first.path}: {differences}.",
-                    hint="One cache holds one encoder and one geometry: move the file to a cache of its own.",
+                    f"{slide.path} does not match {first.path}: {differences}.",
+                    hint="All files of a cache must have the same encoder and geometry: move the file to a separate "
+                    "cache.",
                 )
 
     @classmethod
@@ -177,8 +179,8 @@ class TokenStore:
         """Open every token file of a folder, sorted by slide_id.
 
         Raises:
-            CacheError: No such folder, no token file in it, one that cannot be read, or files that do not belong
-            together.
+            CacheError: The folder does not exist or has no token files, or a file cannot be read or does not match the
+            others.
         """
         folder = Path(folder)
         paths = token_paths(folder)
@@ -241,17 +243,17 @@ class TokenStore:
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a region."""
+        """Number of patches along one side of a region."""
         return self.meta.grid
 
     @property
     def embedding_dim(self) -> int:
-        """Features of a token."""
+        """Number of features of a token."""
         return self.meta.embedding_dim
 
     @cached_property
     def slide_ids(self) -> tuple[str, ...]:
-        """Slide ids, in the order of `files`."""
+        """Slide IDs, in the order of `files`."""
         return tuple(slide.meta.slide_id for slide in self.files)
 
     @cached_property
@@ -260,16 +262,16 @@ class TokenStore:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(slides,) number of regions of each slide."""
+        """(S,) number of regions of each slide."""
         return np.array([len(slide) for slide in self.files], np.int64)
 
     @cached_property
     def has_gaps(self) -> bool:
-        """Whether some patch of some slide has no token."""
+        """Whether any patch of any slide has no token."""
         return any(slide.missing_patches for slide in self.files)
 
     def region(self, slide: int, region: int) -> npt.NDArray[np.float16]:
-        """Tokens of one region, (grid, grid, D) float16: a view of the file, nothing is copied."""
+        """Return the tokens of one region, (grid, grid, D) float16: a view of the file, not a copy."""
         view: npt.NDArray[np.float16] = self.files[slide].tokens[region]
         return view
 
@@ -295,57 +297,57 @@ def _describe(file: TokenFile) -> dict[str, object]:
 
 
 def token_paths(folder: Path) -> list[Path]:
-    """List the token files of a folder, sorted; hidden ones are unfinished and left out."""
+    """List the token files of a folder, sorted; hidden files are unfinished and left out."""
     return sorted(path for path in folder.glob(f"*{schema.SUFFIX}") if not path.name.startswith("."))
 
 
 def open_token_files(folder: Path, paths: Sequence[Path]) -> Iterator[TokenFile | CacheError]:
-    """Open token files of a cache, quickly where they are as the cache's index knows them.
+    """Open token files of a cache; fast for files that are unchanged since they were indexed.
 
     Yields:
-        For each path, in order: the token file, or why it cannot be used.
+        For each path, in order: the token file, or the error if it cannot be used.
     """
     for path, header in zip(paths, read_headers(folder, paths), strict=True):
         yield header if isinstance(header, CacheError) else TokenFile(path, header)
 
 
 def require_same(path: Path, meta: TokenMeta) -> None:
-    """Check that a finished token file is what this run would write.
+    """Check that an existing token file is what this run would write.
 
     Raises:
         CacheError: It is unreadable, or differs in an attribute; the message names it and both values.
     """
     differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
     if differences:
-        raise CacheError(f"{path} is there already, but {differences}.", hint="--overwrite redoes it.")
+        raise CacheError(f"{path} already exists, but {differences}.", hint="Use --overwrite to replace it.")
 
 
 def require_same_run(folder: Path, wanted: TokenMeta, redone: Collection[str]) -> None:
-    """Refuse to mix encoders or geometries in one cache.
+    """Check that a run does not mix encoders or geometries in one cache.
 
     Args:
         folder: The cache.
-        wanted: Attributes that this run's files will share.
-        redone: Slides whose files the run replaces in any case.
+        wanted: Attributes that are the same for all files of this run.
+        redone: Slides whose files the run replaces.
 
     Raises:
-        UsageError: A file of the cache differs (the message names it, the attributes and both values), or none of its
-            files can be read.
+        UsageError: A file of the cache differs (the message names the file, the attributes and both values), or no file
+            of the cache can be read.
     """
     readable, unreadable = False, list[CacheError]()
     for found in open_token_files(folder, [path for path in token_paths(folder) if path.stem not in redone]):
         if isinstance(found, CacheError):
-            unreadable.append(found)  # if it is in the way of a slide, that slide fails
+            unreadable.append(found)  # if it is the file of a slide of this run, that slide fails
             continue
         readable = True
         differences = schema.disagreement(found.meta, wanted, schema.RUN_FIELDS)
         if differences:
             raise UsageError(
-                f"{found.path} is of another run: {differences}.",
-                hint="Choose another --out, the same settings, or --overwrite to redo this run's slides.",
+                f"{found.path} was written with other settings: {differences}.",
+                hint="Use another --out or the same settings, or --overwrite to replace the slides of this run.",
             )
     if unreadable and not readable:
         raise UsageError(
-            f"{folder}: no file of the cache can be read, so its encoder is not known. {unreadable[0].message}",
-            hint=f"{unreadable[0].hint} Or choose another --out.",
+            f"{folder}: no file of the cache can be read, so its encoder is unknown. {unreadable[0].message}",
+            hint=f"{unreadable[0].hint} Or use another --out.",
         )

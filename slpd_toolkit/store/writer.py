@@ -1,4 +1,4 @@
-"""Writing one token file: region by region into a hidden sibling, which is named only when it is complete."""
+"""Writing a token file: region by region to a hidden file, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 
 class TokenWriter:
-    """Writes the token file of one slide; memory holds only the regions that are begun and not finished.
+    """Writes the token file of one slide; only incomplete regions are held in memory.
 
-    Tokens may arrive in any order; patches that have none are zeros in the file, without tissue. Use it as a context
-    manager, or call `commit` or `abort`: the file appears, whole and synced, on `commit`; `abort`, an exception in the
-    block, or a crash leaves nothing under its name.
+    Tokens may arrive in any order; patches without a token are zeros in the file, with tissue fraction 0. Use it as a
+    context manager, or call `commit` or `abort`. The file appears on `commit`, complete and synced to disk; after
+    `abort`, an exception in the block, or a crash, there is no file of that name.
 
     Args:
         path: The token file.
-        meta: Its attributes.
-        coords: (R, 2) int64, x and y of the regions' top-left corners, level-0 px.
-        tissue: (R, grid, grid), tissue fraction of each patch.
-        present: (R, grid, grid), which patches have a token; None where all have.
+        meta: Attributes of the file.
+        coords: (R, 2) int64 x and y of the top-left corner of each region, level-0 px.
+        tissue: (R, grid, grid) tissue fraction of each patch.
+        present: (R, grid, grid) bool, patches that have a token; None if all have.
         may_drop: Whether patches may turn out to have no token: see `drop`.
 
     Raises:
-        CacheError: The disk refuses (full, read-only).
+        CacheError: The file cannot be written (disk full, read-only).
     """
 
     def __init__(
@@ -69,7 +69,9 @@ class TokenWriter:
             partial = stack.enter_context(atomic_path(path))
             self._file = stack.enter_context(partial.open("r+b"))
             self._file.truncate(layout.size)
-            self._write_parts(layout)  # again on `commit`, with the checksums: a full disk is noticed before the work
+            self._write_parts(
+                layout
+            )  # and again on `commit`, with the checksums; now, so that a full disk is noticed before the work
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -92,15 +94,15 @@ class TokenWriter:
             region: Index of the region.
             rows: (n,) grid rows.
             columns: (n,) grid columns.
-            tokens: (n, D) features; every patch that is present must be given exactly once in all.
+            tokens: (n, D) features. Each patch that is present must be passed exactly once overall.
 
         Raises:
-            CacheError: A token is not finite in float16, or the disk refuses.
-            ValueError: A patch is given that is not present.
+            CacheError: A token is not finite in float16, or the file cannot be written.
+            ValueError: A patch is not present.
         """
         present = self._regions.present
         if present is not None and not present[region, rows, columns].all():
-            raise ValueError(f"{self.path}: region {region} is given tokens of patches that are not present")
+            raise ValueError(f"{self.path}: region {region} received tokens for patches that are not present")
         stored, problem = schema.as_tokens(tokens)
         if problem:
             raise CacheError(
@@ -110,7 +112,7 @@ class TokenWriter:
         self._write(region, self._regions.add(region, rows, columns, stored))
 
     def drop(self, region: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> None:
-        """Leave some patches of one region without a token, after `may_drop`: instead of `put`.
+        """Leave some patches of one region without a token, instead of calling `put`; requires `may_drop`.
 
         Args:
             region: Index of the region.
@@ -120,7 +122,7 @@ class TokenWriter:
         self._write(region, self._regions.drop(region, rows, columns))
 
     def _write(self, region: int, tokens: npt.NDArray[np.float16] | None) -> None:
-        """Write a region that has all its tokens."""
+        """Write a complete region."""
         if tokens is None:
             return
         self._checksums[region] = zlib.crc32(tokens.data)
@@ -129,7 +131,7 @@ class TokenWriter:
             self._file.write(tokens.data)
 
     def _lay_out(self, checksums: npt.NDArray[np.uint32] | None = None) -> Layout:
-        """Describe the file; patches without a token have no tissue."""
+        """Return the structure of the file; the tissue fraction of patches without a token is 0."""
         meta, coords, tissue, present = self._header
         tissue = tissue if present is None else np.where(present, tissue, 0)
         return lay_out(meta, coords, tissue, present, checksums)
@@ -146,10 +148,10 @@ class TokenWriter:
         return self._regions.missing == 0
 
     def commit(self) -> None:
-        """Close, sync and name the file.
+        """Sync, close and rename the file.
 
         Raises:
-            CacheError: Tokens are missing, or the disk refuses; nothing is left under the file's name.
+            CacheError: Tokens are missing, or the file cannot be written; there is then no file of that name.
         """
         if not self.complete:
             self.abort()
@@ -163,14 +165,14 @@ class TokenWriter:
             self._open.close()
 
     def abort(self) -> None:
-        """Throw away what was written."""
+        """Discard what was written."""
         reason = CacheError(f"{self.path}: abandoned.")
-        with suppress(CacheError, OSError):  # a full disk refuses again what is written at closing
+        with suppress(CacheError, OSError):  # on a full disk, closing the file fails again
             self._open.__exit__(type(reason), reason, None)
 
 
-class _disk_errors:  # noqa: N801 - reads as the context it is
-    """Turn what the system raises when the disk refuses into a CacheError."""
+class _disk_errors:  # noqa: N801 - used as a context manager
+    """Convert an OSError of a write to a CacheError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

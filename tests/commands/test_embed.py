@@ -226,7 +226,7 @@ def test_other_settings_are_refused_before_any_work_and_nothing_is_touched(
     embed.run(small_config(manifest, cache))
     (cache / "failures.csv").write_text("kept from the run before\n")
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=rf"s0\.h5 is of another run: .*{attribute}: ") as caught:
+    with pytest.raises(UsageError, match=rf"s0\.h5 was written with other settings: .*{attribute}: ") as caught:
         embed.run(small_config(manifest, cache, **changes))
     assert all(value in caught.value.message for value in values)
     assert "--overwrite" in caught.value.hint
@@ -240,7 +240,7 @@ def test_overwrite_redoes_the_slides_of_the_manifest_and_of_nothing_else(manifes
     assert embed.run(small_config(manifest, cache, seed=1, overwrite=True)) == 0
     assert all(contents(cache)[name] != before[name] for name in before)
     write_token_file(cache / "other.h5")
-    with pytest.raises(UsageError, match=r"other\.h5 is of another run"):
+    with pytest.raises(UsageError, match=r"other\.h5 was written with other settings"):
         embed.run(small_config(manifest, cache, seed=1, overwrite=True))
 
 

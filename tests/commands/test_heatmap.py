@@ -88,9 +88,9 @@ def test_scores_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
 def test_it_is_chosen_which_scores_and_slides(evaluation: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several sets.*--model slpd --aggregator abmil; --model dino"):
         show(evaluation, tmp_path / "out")
-    with pytest.raises(UsageError, match=r"no scores fit.*Choose one: --model slpd"):
+    with pytest.raises(UsageError, match=r"no scores match.*Choose one: --model slpd"):
         show(evaluation, tmp_path / "out", model="absent")
-    with pytest.raises(UsageError, match="--slide: absent has no scores"):
+    with pytest.raises(UsageError, match="there are no scores for absent"):
         show(evaluation, tmp_path / "out", model="slpd", slide=("absent",))
     assert not (tmp_path / "out").exists()
     _, names = show(evaluation / FILENAME, tmp_path / "out", model="slpd", slide=("p003-0", "p001-0"), format="png")
@@ -145,7 +145,7 @@ def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Pat
     code, names = show(evaluation, tmp_path / "out", model="slpd", manifest=tmp_path / "m.csv", slide=("p000-0",))
     assert code == 1
     assert names == ["failures.csv", "p000-0.geojson", "p000-0.png"]
-    assert "has 512 x 512 px, the scores are of one with 4,000 x 4,000" in failures(tmp_path / "out")[0]["error"]
+    assert "has 512 x 512 px, but the scored slide had 4,000 x 4,000" in failures(tmp_path / "out")[0]["error"]
 
 
 def first_corner(path: Path) -> list[int]:
@@ -220,7 +220,7 @@ def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Pat
     ("text", "said"),
     [
         ("", "cannot be read"),
-        ("slide_id,x_l0,y_l0,size_l0,score\n", "has no row"),
+        ("slide_id,x_l0,y_l0,size_l0,score\n", "has no rows"),
         ("slide_id,x,y,size_l0,score\na,1,1,1,1\n", "column x_l0, y_l0 is missing; found slide_id, x, y"),
     ],
 )
@@ -234,9 +234,9 @@ def test_what_holds_no_scores(tmp_path: Path) -> None:
         show(tmp_path, tmp_path / "out")
     cohort, task = classification(12, ["a", "b"])
     write_scores(tmp_path / FILENAME, planted_evaluation(cohort, task, {"m": 1}, aggregators=["probe"], folds=3))
-    with pytest.raises(UsageError, match=r"holds no scores.*--aggregator abmil"):
+    with pytest.raises(UsageError, match=r"contains no scores.*--aggregator abmil"):
         show(tmp_path, tmp_path / "out")
-    with pytest.raises(UsageError, match=r"is a CSV: --model"):
+    with pytest.raises(UsageError, match=r"is a CSV; --model"):
         show(write_csv(tmp_path / "scores.csv"), tmp_path / "out", model="m")
 
 
@@ -267,8 +267,8 @@ def with_first(*values: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
     [
         ({"scores": with_first(np.nan)}, r"1 of \d+ scores are NaN or infinite"),
         ({"scores": with_first(np.inf, -np.inf)}, r"2 of \d+ scores are NaN or infinite"),
-        ({"region_l0": with_first(0)}, r"squares lie on no slide.* with a side of 0 px"),
-        ({"coords_l0": with_first(2**62, 0)}, r"1 of \d+ squares lie on no slide"),
+        ({"region_l0": with_first(0)}, r"squares cannot lie on a slide.* with a side of 0 px"),
+        ({"coords_l0": with_first(2**62, 0)}, r"1 of \d+ squares cannot lie on a slide"),
         ({"slide_ids": with_first("../out")}, "is not a valid file name"),
         ({"slide_ids": with_first("a\nb")}, "is not a valid file name"),
         ({"slide_ids": with_first("肺\x1b[31m")}, "is not a valid file name"),
@@ -292,8 +292,8 @@ def test_one_spoilt_slide_costs_itself_alone(
     ("spoilt", "said"),
     [
         ({"slide_ids": with_first("p000-1", "p000-1")}, "duplicate slide_id"),
-        ({"coords_l0": lambda before: before.astype(np.float64)}, r"coords_l0 \(float64\) holds no such numbers"),
-        ({"scores": lambda before: before.astype("S8")}, r"scores \(object\) holds no such numbers"),
+        ({"coords_l0": lambda before: before.astype(np.float64)}, r"coords_l0 \(float64\) has the wrong type"),
+        ({"scores": lambda before: before.astype("S8")}, r"scores \(object\) has the wrong type"),
         ({"offsets": lambda before: before[::-1]}, "offsets do not divide"),
     ],
 )

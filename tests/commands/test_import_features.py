@@ -361,7 +361,7 @@ def test_finished_slides_are_skipped_and_changed_ones_told(tmp_path: Path, capsy
     write_trident(source / "b.h5", features_of(64, seed=9), lattice_of(8, 8, 512))
     assert import_folder(source, tmp_path / "cache") == 1
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
-    assert "b.h5 is there already, but slide_fingerprint" in failure["error"]
+    assert "b.h5 already exists, but slide_fingerprint" in failure["error"]
     assert import_folder(source, tmp_path / "cache", overwrite=True) == 0
     assert import_folder(source, tmp_path / "cache", tolerance=0.25) == 1
     assert "tolerance: 0.5 there, 0.25 here" in read_csv(tmp_path / "cache" / "failures.csv")[0]["error"]
@@ -415,7 +415,7 @@ def test_the_report_of_an_interrupted_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_another_cohort_s_cache_is_left_alone(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     source = good(tmp_path / "features_e")
     import_folder(source, tmp_path / "cache")
-    with pytest.raises(UsageError, match=f"is of another run: {said}"):
+    with pytest.raises(UsageError, match=f"was written with other settings: {said}"):
         import_folder(source, tmp_path / "cache", **changes)
 
 

@@ -73,7 +73,7 @@ def test_a_broken_file_of_a_cache_is_named_and_the_rest_is_told(
 def test_a_mixed_cache_is_an_error(tmp_path: Path) -> None:
     write_token_file(tmp_path / "a.h5")
     write_token_file(tmp_path / "b.h5", encoder="hipt")
-    with pytest.raises(CacheError, match=r"b\.h5 does not belong with"):
+    with pytest.raises(CacheError, match=r"b\.h5 does not match"):
         inspection.run(InspectConfig(path=tmp_path))
 
 

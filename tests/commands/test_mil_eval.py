@@ -408,7 +408,7 @@ def test_slides_that_cannot_be_read_are_told_once(
     cohort.evaluate(tmp_path / "out", aggregator=("knn",))
     said = [line for line in capsys.readouterr().err.splitlines() if "without pixels" in line]
     assert len(said) == 1
-    assert "2 slides without pixels, their files cannot be read: s000, s001." in said[0]
+    assert "2 slides without pixels, because their files cannot be read: s000, s001." in said[0]
 
 
 def drop_label(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -566,7 +566,7 @@ def test_results_never_replace_what_they_are_made_from(tmp_path: Path) -> None:
     for settings, said in (
         ({"out": cohort.cache}, "is the token cache"),
         ({"out": run, "model": (str(run),)}, r"is a run of `slpd pretrain`, whose recipe\.toml would be lost"),
-        ({"out": tmp_path, "model": (str(vectors),)}, r"predictions\.csv is read, and would be replaced"),
+        ({"out": tmp_path, "model": (str(vectors),)}, r"predictions\.csv is an input and would be overwritten"),
     ):
         with pytest.raises(UsageError, match=f"--out: .*{said}"):
             mil_eval.run(cohort.config(**settings))

@@ -100,7 +100,7 @@ def cut(folder: Path) -> None:
         (lambda folder: write_cache(folder, (5,), encoder="other"), "encoder: 'planted' there, 'other' here"),
         (lambda folder: write_cache(folder, (5,), grid=7), "region_px: 1536 there, 1792 here"),
         (lambda folder: write_cache(folder, (0,) * 5), "none of its 5 slides has any regions"),
-        (nan, "slide003.h5: region 2 holds tokens that are NaN or infinite. next: Remove the file"),
+        (nan, "slide003.h5: region 2 contains tokens that are NaN or infinite. next: Remove the file"),
         (cut, "slide003.h5"),
         (lambda folder: (folder / "slide003.h5").write_bytes(b"no HDF5"), "slide003.h5 cannot be read as a token file"),
     ],
@@ -127,7 +127,7 @@ def test_a_file_damaged_during_training_is_named_and_the_run_goes_on_when_it_is_
     config = tiny(folder, tmp_path / "out", workers=1)
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "end_step", damage)
-        with pytest.raises(CacheError, match=r"slide003\.h5 was cut short: region . has"):
+        with pytest.raises(CacheError, match=r"slide003\.h5 is truncated: region . has"):
             pretrain.run(config)
     assert checkpoint(config.out)["step"] in {3, 6}
     shutil.copy(cache / "slide003.h5", folder)

@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_on_another_host_does_not_block(
     write_owner(tmp_path)
     with working_in(tmp_path, "embed"):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    assert "whether it still runs: `slpd embed`, process 9 on n07" in capsys.readouterr().err
+    assert "whether another process is still running: `slpd embed`, process 9 on n07" in capsys.readouterr().err
     write_owner(tmp_path).rename(tmp_path / f"{LOCK}.3-of-8")
     with working_in(tmp_path, "embed"):
         pass

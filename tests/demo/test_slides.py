@@ -13,7 +13,7 @@ import pytest
 
 from slpd_toolkit.demo.anatomy import MAP_UM, REGION_UM
 from slpd_toolkit.demo.architectures import Architecture, Kind
-from slpd_toolkit.demo.artefacts import INKS, Artefact, spoil
+from slpd_toolkit.demo.artefacts import INKS, Artefact, draw_artefacts
 from slpd_toolkit.demo.cohort_plan import PlannedSlide, plan_cohort
 from slpd_toolkit.demo.nuclei import Cell
 from slpd_toolkit.demo.painter import Painter
@@ -51,7 +51,7 @@ def level(folder: Path, number: int) -> npt.NDArray[np.uint8]:
 
 def painter(planned: PlannedSlide) -> tuple[Painter, npt.NDArray[np.bool_]]:
     rng, anatomy, tissue = build_anatomy(planned)
-    return Painter(rng, anatomy, spoil(rng, tissue, planned.artefacts), draw_stain(rng), planned.mpp), tissue
+    return Painter(rng, anatomy, draw_artefacts(rng, tissue, planned.artefacts), draw_stain(rng), planned.mpp), tissue
 
 
 def test_openslide_finds_levels_and_resolution(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_tissue_detector_finds_what_was_painted(folder: Path) -> None:
 @pytest.mark.parametrize("ink", INKS)
 def test_pen_marks_beside_the_tissue_are_not_tissue(ink: str) -> None:
     rng, _, tissue = build_anatomy(SMALL)
-    spoilt = spoil(rng, tissue, [Artefact.PEN])
+    spoilt = draw_artefacts(rng, tissue, [Artefact.PEN])
     assert spoilt.pen is not None
     cover = spoilt.pen[..., None]
     glass = np.full((*tissue.shape, 3), 240, np.float32) * (1 - cover * (1 - np.array(INKS[ink]) / 255))
@@ -179,7 +179,7 @@ def test_sections_end_before_the_slide_does() -> None:
 
 def test_folds_darken_and_places_out_of_focus_lose_detail() -> None:
     rng, anatomy, tissue = build_anatomy(SMALL)
-    spoilt = spoil(rng, tissue, [Artefact.FOLD, Artefact.BLUR])
+    spoilt = draw_artefacts(rng, tissue, [Artefact.FOLD, Artefact.BLUR])
     assert spoilt.fold is not None
     assert spoilt.blur is not None
     clean = spoilt._replace(fold=None, blur=None)

@@ -71,7 +71,7 @@ def test_bags_that_cannot_be_evaluated_are_refused_by_name() -> None:
         Bags.pack({"a": good, "b": np.zeros((2, 4), dtype=np.float32)})
     with pytest.raises(UsageError, match=r"b \(3,\)"):
         Bags.pack({"a": good, "b": np.zeros(3, dtype=np.float32)})
-    with pytest.raises(UsageError, match="1 slides have no region: b"):
+    with pytest.raises(UsageError, match="1 slides have no regions: b"):
         Bags.pack({"a": good, "b": good[:0]})
-    with pytest.raises(UsageError, match="1 slides hold NaN or infinity: b"):
+    with pytest.raises(UsageError, match="1 slides contain NaN or infinity: b"):
         Bags.pack({"a": good, "b": np.full((1, 3), np.nan, dtype=np.float32)})

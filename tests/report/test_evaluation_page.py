@@ -105,7 +105,7 @@ def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
         "3 slides left out.",
         "Leakage audit: pretraining used test patients",
         "slpd, dino: findings in 4 of 4 splits.",
-        f"saw {len(cohort.slides)} of the {len(cohort.slides)} evaluated slides, without labels",
+        f"included {len(cohort.slides)} of the {len(cohort.slides)} evaluated slides, without labels",
         "Corrected t-test of folds",
         "Attention: where abmil looked",
         "versions.slpd_toolkit",

@@ -116,7 +116,7 @@ def test_the_sheet_shows_the_whole_cache_with_links_that_resolve(tmp_path: Path)
     assert all((tmp_path / "qc" / unquote(target)).is_file() for target in targets)
     assert "3 slides, 9 regions, 1 failed" in page
     assert page.index("no tissue. Look.") < page.index("b.c-1")
-    assert page.count("enlarged 1.30 times") == 1
+    assert page.count("upsampled by a factor of 1.30") == 1
     assert "no-picture" in page
 
 

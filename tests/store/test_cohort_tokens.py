@@ -93,7 +93,7 @@ def test_a_file_cut_short_after_opening_is_named(damaged: tuple[Path, CohortToke
     path, tokens = damaged
     os.truncate(path, TokenFile.open(path).tokens_offset + 2 * 576 + 476)
     tokens.read(np.array([0, 9, 10, 12]))
-    with pytest.raises(CacheError, match=r"slide001\.h5 was cut short: region 2 has 476 of 576 bytes"):
+    with pytest.raises(CacheError, match=r"slide001\.h5 is truncated: region 2 has 476 of 576 bytes"):
         tokens.read(np.array([0, 11]))
 
 
@@ -116,7 +116,7 @@ def test_tokens_that_are_no_numbers_are_named(damaged: tuple[Path, CohortTokens]
         without_digest(file)
     tokens = CohortTokens(TokenStore.open(path.parent))
     tokens.read(np.array([9, 11]))
-    with pytest.raises(CacheError, match=r"slide001\.h5: region 1 holds tokens that are NaN or infinite"):
+    with pytest.raises(CacheError, match=r"slide001\.h5: region 1 contains tokens that are NaN or infinite"):
         tokens.read(np.array([11, 10, 0]))
 
 

@@ -77,7 +77,7 @@ def test_a_present_patch_must_come_and_a_missing_one_must_not(tmp_path: Path) ->
     present = draw_present()
     present[0, 0], present[0, 1] = True, False
     writer = TokenWriter(tmp_path / "s0.h5", token_meta(), np.zeros((REGIONS, 2), np.int64), present * 1.0, present)
-    with pytest.raises(ValueError, match="region 0 is given tokens of patches that are not present"):
+    with pytest.raises(ValueError, match="region 0 received tokens for patches that are not present"):
         writer.put(0, ROWS[:5], COLUMNS[:5], np.ones((5, WIDTH)))
     writer.put(0, ROWS[:4], COLUMNS[:4], np.ones((4, WIDTH)))
     with pytest.raises(CacheError, match="3 of 4 regions lack tokens"):

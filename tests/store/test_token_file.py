@@ -132,14 +132,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(
 ) -> None:
     write_token_file(tmp_path / "a.h5")
     write_token_file(tmp_path / "b.h5", 3, 0, **changes)
-    with pytest.raises(CacheError, match=rf"b\.h5 does not belong with .*a\.h5: .*{said}"):
+    with pytest.raises(CacheError, match=rf"b\.h5 does not match .*a\.h5: .*{said}"):
         TokenStore.open(tmp_path)
 
 
 def test_a_copy_of_a_slide_under_another_name_is_refused(tmp_path: Path) -> None:
     write_token_file(tmp_path / "a.h5")
     shutil.copy(tmp_path / "a.h5", tmp_path / "b.h5")
-    with pytest.raises(CacheError, match=r"b\.h5 and .*a\.h5 are both of slide 'a'") as caught:
+    with pytest.raises(CacheError, match=r"b\.h5 and .*a\.h5 both belong to slide 'a'") as caught:
         TokenStore.open(tmp_path)
     assert "remove the copy" in caught.value.hint
 
@@ -198,7 +198,7 @@ def with_attribute(name: str, value: object) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (with_attribute("schema", "other"), "not a token file: schema 'other' 2, needed 'slpd-tokens' 1 or 2"),
+        (with_attribute("schema", "other"), "not a token file: schema 'other' 2, expected 'slpd-tokens' 1 or 2"),
         (with_attribute("schema_version", 3), "token file of version 3; this slpd_toolkit reads 1 or 2"),
         (with_attribute("schema", None), "schema None"),
         (with_attribute("mpp_l0", None), "lacks the attributes mpp_l0"),
@@ -258,7 +258,7 @@ def test_a_file_that_vanishes_after_opening_is_a_cache_error(tmp_path: Path) -> 
     write_token_file(tmp_path / "s0.h5")
     file = TokenFile.open(tmp_path / "s0.h5")
     (tmp_path / "s0.h5").unlink()
-    with pytest.raises(CacheError, match=r"s0\.h5: tokens cannot be mapped"):
+    with pytest.raises(CacheError, match=r"s0\.h5: tokens cannot be memory-mapped"):
         _ = file.tokens
 
 

@@ -83,6 +83,6 @@ def test_letters_that_no_font_has_are_told_once_and_stand_in_the_page(
     cohort, task = classification(24, [NOBODY_S, "b", "c"])
     evaluation = planted_evaluation(cohort, task, {"m": 1.0, "n": 1.0}, aggregators=["knn", "probe"], folds=3)
     write_report(tmp_path / "report.html", evaluation, lambda _: None)
-    assert capsys.readouterr().err.startswith(f"note: No font of this system has {NOBODY_S}: ")
+    assert capsys.readouterr().err.startswith(f"note: No installed font has the characters {NOBODY_S}; ")
     assert capsys.readouterr().err == ""
     assert f"<td>{NOBODY_S}</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
