@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TypeAlias
 
 from slpd_toolkit.core.cells import mark_text
 from slpd_toolkit.core.errors import UsageError
 
+Location: TypeAlias = Path | str
+"""A path, or a URL that fsspec opens, as text."""
 SLIDE_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINGERPRINT_BYTES = 1 << 20
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -171,14 +175,35 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def fingerprint(path: Path) -> str:
+def is_url(location: Location) -> bool:
+    """Return whether a location is a URL (`s3://bucket/a.svs`) and not a path."""
+    return isinstance(location, str) and _URL.match(location) is not None
+
+
+def open_location(location: Location) -> IO[bytes]:
+    """Open a file or URL for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+        ImportError: fsspec, or what it needs for this kind of URL, is not installed.
+    """
+    if not is_url(location):
+        return Path(location).open("rb")
+    import fsspec
+
+    opened: IO[bytes] = fsspec.open(str(location), "rb").open()
+    return opened
+
+
+def fingerprint(location: Location) -> str:
     """Identify a large file by its size and a digest of its first and last MiB: `<bytes>-<16 hex digits>`.
 
     Reading 2 MiB takes milliseconds; a full digest of a slide takes tens of seconds.
     """
-    size = path.stat().st_size
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
+    with open_location(location) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
         digest.update(handle.read(_FINGERPRINT_BYTES))
         handle.seek(max(0, size - _FINGERPRINT_BYTES))
         digest.update(handle.read())

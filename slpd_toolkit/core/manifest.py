@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
 from slpd_toolkit.core.cells import other_separator, unmark_text
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import is_safe_name, special_kind
+from slpd_toolkit.core.files import Location, is_safe_name, is_url, special_kind
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 REQUIRED_COLUMNS = ("slide_id", "slide_path")
@@ -22,7 +23,7 @@ class SlideEntry:
 
     row: int
     slide_id: str
-    slide_path: Path
+    slide_path: Location
     patient_id: str
     mpp_l0: float | None
 
@@ -98,7 +99,7 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
     rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
     for row, cells in zip(table.index, table.to_dict("records"), strict=True):
         slide_id, raw_path, raw_mpp = cells["slide_id"], cells["slide_path"], cells.get("mpp", "")
-        path = folder / raw_path
+        path: Location = raw_path if is_url(raw_path) else folder / raw_path
         found = [*_id_problems(slide_id, rows_of[slide_id]), *_path_problems(path, raw_path), *_mpp_problems(raw_mpp)]
         problems += [Problem(int(row), slide_id, raw_path, error, hint) for error, hint in found]
         if not found:
@@ -144,9 +145,12 @@ def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
     return found
 
 
-def _path_problems(path: Path, raw_path: str) -> list[tuple[str, str]]:
+def _path_problems(path: Location, raw_path: str) -> list[tuple[str, str]]:
     if not raw_path:
         return [("slide_path is empty.", "Enter the path of the slide file.")]
+    if isinstance(path, str):
+        needs = [(f"{path} is a URL.", "URLs need an extra: pip install 'slpd-toolkit[remote]'.")]
+        return [] if find_spec("tiffslide") else needs
     try:
         kind = special_kind(path)
         if kind:

@@ -12,12 +12,12 @@ from slpd_toolkit.slides.reading import SlideHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
 
+    from slpd_toolkit.core.files import Location
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import Thumbnail
@@ -79,16 +79,20 @@ class GuardedSlide:
 
     Args:
         readers: Who reads.
-        path: Any file that OpenSlide reads.
+        path: Any file that a source of `slides.sources` reads, or a URL.
         mpp_l0: Micrometres per level-0 pixel; None takes the file's.
 
     Raises:
         SlideError: See `Slide`.
     """
 
-    def __init__(self, readers: SlideReaders, path: Path, mpp_l0: float | None = None) -> None:
+    def __init__(self, readers: SlideReaders, path: Location, mpp_l0: float | None = None) -> None:
         self._readers, self._handle = readers, SlideHandle(path, mpp_l0, next(_numbers))
         self.header = readers.read(reading.read_header, self._handle)
+
+    def fingerprint(self) -> str:
+        """Identify the file: see `core.files.fingerprint`."""
+        return self._readers.read(reading.identify, self._handle)
 
     def plan(self, lattice: Lattice, min_tissue: float) -> SlidePlan:
         """Choose the regions: see `slides.plan.plan_slide`."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import fingerprint
 from slpd_toolkit.slides.plan import plan_slide, read_block
 from slpd_toolkit.slides.slide import Slide
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.open_slide import SlideHeader
+    from slpd_toolkit.core.files import Location
+    from slpd_toolkit.slides.opened_slide import SlideHeader
     from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
@@ -28,7 +29,7 @@ _OPEN = 3
 class SlideHandle:
     """A slide that processes read under one number; another number opens the file again."""
 
-    path: Path
+    path: Location
     mpp_l0: float | None = None
     number: int = 0
 
@@ -41,6 +42,20 @@ def read_header(handle: SlideHandle) -> SlideHeader:
     slide = _slide(handle)
     slide.check()
     return slide.header
+
+
+def identify(handle: SlideHandle) -> str:
+    """Return the fingerprint of a slide's file: see `core.files.fingerprint`.
+
+    Raises:
+        SlideError: The file cannot be read.
+    """
+    try:
+        return fingerprint(handle.path)
+    except (OSError, ImportError) as error:
+        raise SlideError(
+            f"{handle.path} cannot be read ({error}).", hint="Check the path and its permissions."
+        ) from error
 
 
 def plan(handle: SlideHandle, lattice: Lattice, min_tissue: float) -> SlidePlan:

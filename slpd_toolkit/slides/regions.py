@@ -14,7 +14,7 @@ from slpd_toolkit.core.units import l0_from_px
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from slpd_toolkit.slides.open_slide import SlideHeader
+    from slpd_toolkit.slides.opened_slide import SlideHeader
 
 BLOCK_PX = 1024
 """Largest side of the blocks that regions are read in, target px: bounds memory, and few tiles are decoded twice."""

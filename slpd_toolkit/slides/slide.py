@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,13 +17,15 @@ import numpy as np
 from PIL import Image
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import is_url
 from slpd_toolkit.slides import tiff_tiles
-from slpd_toolkit.slides.open_slide import DAMAGED, OpenedSlide
+from slpd_toolkit.slides.opened_slide import OpenedSlide
+from slpd_toolkit.slides.source import DAMAGED
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy.typing as npt
+
+    from slpd_toolkit.core.files import Location
 
     RGB = npt.NDArray[np.uint8]
 
@@ -53,7 +56,7 @@ class Effort:
         pixels: Of the whole thumbnail.
     """
 
-    def __init__(self, path: Path, pixels: int) -> None:
+    def __init__(self, path: Location, pixels: int) -> None:
         self._path, self._pixels, self._done, self._started = path, pixels, 0, time.process_time()
 
     def done(self, pixels: int) -> None:
@@ -83,9 +86,9 @@ class Slide(OpenedSlide):
             SlideError: They are damaged, or tiles that are not blank share their data.
         """
         header = self.header
-        if header.vendor not in tiff_tiles.STRICT_VENDORS:
+        if header.vendor not in tiff_tiles.STRICT_VENDORS or is_url(self.path):
             return
-        tables = tiff_tiles.read_tile_tables(self.path, header.vendor, self.sizes_lv)
+        tables = tiff_tiles.read_tile_tables(Path(self.path), header.vendor, self.sizes_lv)
         for level, row, column in tiff_tiles.shared_tiles(tables):
             table = tables[level]
             left, top = column * table.width_px, row * table.height_px

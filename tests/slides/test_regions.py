@@ -9,7 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.slides.open_slide import SlideHeader
+from slpd_toolkit.slides.opened_slide import SlideHeader
 from slpd_toolkit.slides.regions import BLOCK_LV, BLOCK_PX, Lattice, count_blocks, lay_lattice, select_regions
 from slpd_toolkit.slides.slide import Slide
 from tests.slide_factory import noise, write_slide

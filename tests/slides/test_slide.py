@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.slides import open_slide
+from slpd_toolkit.slides import opened_slide
 from slpd_toolkit.slides import slide as reader
 from slpd_toolkit.slides.slide import Slide
+from slpd_toolkit.slides.source import on_white
 from tests.slide_factory import (
     area_mean,
     damage_tile,
@@ -218,25 +219,16 @@ def test_an_impossible_resolution_in_a_file_is_an_error_with_the_fix(
 @pytest.mark.parametrize("said", ["nan", "inf", "-inf", "0", "-0.5", "264.6", "1e400"])
 def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str) -> None:
     with pytest.raises(SlideError, match=r"plausible is 0\.1 to 5"):
-        open_slide._mpp_l0(tmp_path, {"openslide.mpp-x": said, "openslide.mpp-y": said}, None)
+        opened_slide._mpp_l0(tmp_path, (said, said), None)
 
 
-@pytest.mark.parametrize(
-    "properties",
-    [
-        {},
-        {"openslide.mpp-x": "0.5"},
-        {"openslide.mpp-y": "0.5"},
-        {"openslide.mpp-x": "half", "openslide.mpp-y": "half"},
-        {"openslide.mpp-x": "", "openslide.mpp-y": ""},
-    ],
-)
+@pytest.mark.parametrize("said", [(None, None), ("0.5", None), (None, "0.5"), ("half", "half"), ("", "")])
 def test_a_resolution_that_is_no_number_or_only_half_there_is_missing(
-    tmp_path: Path, properties: dict[str, str]
+    tmp_path: Path, said: tuple[str | None, str | None]
 ) -> None:
     with pytest.raises(SlideError, match="does not say its resolution"):
-        open_slide._mpp_l0(tmp_path, properties, None)
-    assert open_slide._mpp_l0(tmp_path, properties, 0.5) == 0.5
+        opened_slide._mpp_l0(tmp_path, said, None)
+    assert opened_slide._mpp_l0(tmp_path, said, 0.5) == 0.5
 
 
 def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:
@@ -249,11 +241,11 @@ def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:
 def test_transparent_pixels_become_white() -> None:
     rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], np.uint8)
     expected = [[200, 100, 0], [255, 255, 255], [244, 224, 204]]
-    rgb, gaps = open_slide._on_white(rgba)
+    rgb, gaps = on_white(rgba)
     assert rgb[0].tolist() == expected
     assert gaps is not None
     assert gaps.tolist() == [[False, True, False]]
-    assert open_slide._on_white(rgba[:, [0, 2]])[1] is None
+    assert on_white(rgba[:, [0, 2]])[1] is None
 
 
 @pytest.mark.parametrize("given", [None, 0.5])
@@ -374,20 +366,21 @@ def test_closing_waits_for_the_reads_that_have_begun(tmp_path: Path, monkeypatch
     """OpenSlide frees a slide at once: a thread that is still decoding would take the whole process down."""
     slide = Slide(write_slide(tmp_path / "slide.tif", noise(300, 300), downsamples=()))
     decoding, go_on, order = threading.Event(), threading.Event(), list[str]()
-    read_region = slide._file.read_region
+    file = slide._source._file  # type: ignore[attr-defined]
+    read_region = file.read_region
 
     def slow(*arguments: object) -> Image.Image:
         decoding.set()
         assert go_on.wait(10)
         order.append("decoded")
-        image: Image.Image = read_region(*arguments)  # type: ignore[arg-type]
+        image: Image.Image = read_region(*arguments)
         return image
 
     def close() -> None:
         slide.close()
         order.append("closed")
 
-    monkeypatch.setattr(slide._file, "read_region", slow)
+    monkeypatch.setattr(file, "read_region", slow)
     with ThreadPoolExecutor(2) as pool:
         reading = pool.submit(slide.read, 0, 0, 300, 300)
         assert decoding.wait(10)

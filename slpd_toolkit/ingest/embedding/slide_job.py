@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.core.files import fingerprint, remove_leftovers
+from slpd_toolkit.core.files import remove_leftovers
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.slides.plan import require_tissue
 from slpd_toolkit.slides.regions import lay_lattice
@@ -96,7 +96,7 @@ class SlideOpener:
             region_px=geometry.region_px,
             max_upsample=config.max_upsample,
         )
-        meta = self.identity.meta(entry.slide_id, lattice, fingerprint(entry.slide_path))
+        meta = self.identity.meta(entry.slide_id, lattice, slide.fingerprint())
         if path.exists() and not config.overwrite:
             require_same(path, meta)
             return None

@@ -1,0 +1,152 @@
+"""The one interface of everything that pixels are read from, and the choice of the source for a file.
+
+A source is a module of `slides.sources` with `RANK`, `recognizes(location)` and `open_source(location)`. The first one
+in order of rank that recognizes a file reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import is_url, special_kind
+from slpd_toolkit.core.registry import Registry
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.core.files import Location
+
+    RGB = npt.NDArray[np.uint8]
+    Gaps = npt.NDArray[np.bool_]
+
+SOURCES = Registry("slpd_toolkit.slides.sources", "source")
+DAMAGED = "The file may be truncated or damaged: copy it again, or open it in a viewer."
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a file says about itself."""
+
+    vendor: str
+    """Name of the format."""
+    sizes_lv: tuple[tuple[int, int], ...]
+    """Width and height of each level, px; level 0 is the largest."""
+    downsamples: tuple[float, ...]
+    """Level-0 pixels per pixel of each level, as the source converts locations."""
+    mpp_xy: tuple[float | str | None, float | str | None] = (None, None)
+    """Micrometres per level-0 pixel in x and y, unchecked; None where the file does not say."""
+    bounds_corner_l0: tuple[int, int] = (0, 0)
+    """Top-left corner (x, y) of the scanned area."""
+    tiles_px: tuple[int, ...] = ()
+    """Side of the tiles of each level, or 0 where there is none."""
+
+
+class Source(Protocol):
+    """An open file."""
+
+    info: SourceInfo
+
+    def read_box(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> tuple[RGB, Gaps | None]:
+        """Read a rectangle that lies inside a level.
+
+        Returns:
+            (height, width, 3) uint8 RGB on white; and (height, width), which pixels the file does not have, or None
+            where it has all.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+def open_source(location: Location) -> Source:
+    """Open a file with the first source that recognizes it.
+
+    Args:
+        location: A path, or a URL that fsspec opens.
+
+    Raises:
+        SlideError: The file cannot be read, or no source recognizes it.
+    """
+    if not is_url(location):
+        _require_readable(location)
+    for source in _in_order():
+        if source.recognizes(location):
+            opened: Source = source.open_source(location)
+            return opened
+    raise unknown_format(location)
+
+
+def unknown_format(location: Location) -> SlideError:
+    """Describe a file that no source reads."""
+    return SlideError(
+        f"{location} is not a slide that OpenSlide reads, nor a picture (PNG, JPEG or TIFF).",
+        hint="It may be truncated: compare its size with the source's. Other images: convert to a tiled TIFF.",
+    )
+
+
+def on_white(rgba: npt.NDArray[np.uint8]) -> tuple[RGB, Gaps | None]:
+    """Lay pixels on white; also return which are transparent, None where none is."""
+    alpha = rgba[..., 3:]
+    rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+    gaps = None
+    if alpha.min() < 255:
+        gaps = np.asarray(alpha[..., 0] == 0)
+        opacity = alpha.astype(np.uint16)
+        blended = (rgb * opacity + 255 * (255 - opacity) + 127) // 255
+        rgb = blended.astype(np.uint8)
+    return rgb, gaps if gaps is not None and gaps.any() else None
+
+
+def as_rgb(pixels: npt.NDArray[Any]) -> tuple[RGB, Gaps | None]:
+    """Convert grey, RGB or RGBA pixels of 8 or 16 bit to RGB on white; of 16 bit the upper 8 are kept.
+
+    Args:
+        pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16.
+    """
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        grey = pixels.reshape(*pixels.shape[:2], 1)
+        return np.repeat(grey, 3, axis=2), None
+    if pixels.shape[2] == 4:
+        return on_white(np.ascontiguousarray(pixels))
+    return np.ascontiguousarray(pixels), None
+
+
+@cache
+def _in_order() -> list[ModuleType]:
+    return sorted((SOURCES.load(name) for name in SOURCES.names()), key=lambda module: int(module.RANK))
+
+
+def _require_readable(location: Location) -> None:
+    """Check that a path is a file and may be read; opening a FIFO or a device would wait for ever.
+
+    Raises:
+        SlideError: It is not.
+    """
+    from pathlib import Path
+
+    path = Path(location)
+    try:
+        kind = special_kind(path)
+        if kind:
+            raise SlideError(
+                f"{path} is {kind}, not a slide file.",
+                hint="Give the slide's file; of a DICOM slide, any of its files.",
+            )
+        path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
+    except OSError as error:
+        raise SlideError(
+            f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."
+        ) from error

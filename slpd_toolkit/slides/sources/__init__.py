@@ -1,0 +1,1 @@
+"""Where pixels come from: one file per source, found by `slides.source`."""

@@ -1,0 +1,158 @@
+"""Plain pictures: PNG, JPEG, and TIFF that OpenSlide does not read. A picture is decoded as a whole, by each reader."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import is_url
+from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb, unknown_format
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from slpd_toolkit.core.files import Location
+    from slpd_toolkit.slides.source import RGB, Gaps
+
+RANK = 2
+MOST_PX = 1 << 28
+"""Most pixels of a picture: 16,384 x 16,384, 0.8 GB per reader."""
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "LA": "RGBA", "La": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB"}
+_AS_STORED = frozenset({"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N"})
+_RGB_48_BIT = "RGB of 16 bit"
+_UM_PER_INCH = 25400.0
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
+
+
+def recognizes(location: Location) -> bool:
+    """Whether the file begins as a PNG, JPEG or TIFF file does."""
+    if is_url(location):
+        return False
+    with Path(location).open("rb") as file:
+        return file.read(8).startswith(_MAGIC)
+
+
+class PictureSource:
+    """A picture without a pyramid; grey pictures and those of 16 bit are read as 8-bit RGB."""
+
+    def __init__(self, location: Location) -> None:
+        self._path = Path(location)
+        size, self._mode, mpp = read_picture_header(self._path, MOST_PX)
+        self._pixels: npt.NDArray[Any] | None = None
+        self.info = SourceInfo("picture", (size,), (1.0,), (mpp, mpp), tiles_px=(0,))
+
+    def read_box(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> tuple[RGB, Gaps | None]:
+        """Read a rectangle: see `slides.source.Source`."""
+        assert level == 0
+        if self._pixels is None:
+            self._pixels = decode_picture(self._path, self._mode)
+        return as_rgb(self._pixels[top_lv : top_lv + height_lv, left_lv : left_lv + width_lv])
+
+    def close(self) -> None:
+        """Release the pixels."""
+        self._pixels = None
+
+
+open_source = PictureSource
+
+
+def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str, float | None]:
+    """Read size, kind of pixels and resolution of a picture, without its pixels.
+
+    Args:
+        path: PNG, JPEG or TIFF.
+        most_px: Most pixels that may be decoded.
+
+    Returns:
+        Width and height; the mode, as Pillow names it; um/px, None where the file does not say it.
+
+    Raises:
+        SlideError: The file is not a picture, is larger than allowed, or has pixels of an unknown kind.
+    """
+    try:
+        with _any_size(), Image.open(path) as image:
+            size, mode, dpi = image.size, image.mode, image.info.get("dpi")
+    except UnidentifiedImageError as error:
+        size, mode, dpi = _header_of_48_bit(path, error)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise SlideError(f"{path} cannot be opened ({error}).", hint=DAMAGED) from error
+    if size[0] * size[1] > most_px:
+        raise SlideError(
+            f"{path} has {size[0]:,} x {size[1]:,} px; a picture is decoded as a whole, allowed: {most_px:,} px.",
+            hint="Convert it to a slide with tiles: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg.",
+        )
+    if mode not in _AS_STORED and mode not in _CONVERTED and mode != _RGB_48_BIT:
+        raise SlideError(
+            f"{path} has pixels of the kind {mode}; allowed: grey or RGB of 8 or 16 bit.",
+            hint="Convert it: vips colourspace IN OUT.tif srgb.",
+        )
+    return size, mode, _mpp(dpi)
+
+
+def decode_picture(path: Path, mode: str) -> npt.NDArray[Any]:
+    """Decode a picture whose header was checked.
+
+    Returns:
+        (H, W), (H, W, 3) or (H, W, 4) uint8 or uint16.
+
+    Raises:
+        SlideError: The pixels cannot be decoded.
+    """
+    if mode == _RGB_48_BIT:
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.ndim != 3:
+            raise SlideError(f"{path}: pixels cannot be decoded.", hint=DAMAGED)
+        return np.ascontiguousarray(pixels[..., 2::-1])
+    try:
+        with _any_size(), Image.open(path) as image:
+            wanted = "RGBA" if mode == "P" and "transparency" in image.info else _CONVERTED.get(mode)
+            inverted = mode.startswith("I;16") and dict(getattr(image, "tag_v2", {})).get(_PHOTOMETRIC) == _MIN_IS_WHITE
+            pixels = np.asarray(image.convert(wanted) if wanted else image)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise SlideError(f"{path}: pixels cannot be decoded ({error}).", hint=DAMAGED) from error
+    if pixels.dtype.itemsize == 2:
+        pixels = pixels.astype(np.uint16)  # of this machine's byte order
+        return np.asarray(0xFFFF - pixels, np.uint16) if inverted else pixels
+    return pixels
+
+
+def _header_of_48_bit(path: Path, unknown: Exception) -> tuple[tuple[int, int], str, tuple[float, float] | None]:
+    """Read the header of a TIFF file with 16 bit per color, which Pillow does not know."""
+    import tifffile
+
+    with suppress(Exception), tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        if (page.bitspersample, page.samplesperpixel, page.photometric) == (16, 3, tifffile.PHOTOMETRIC.RGB):
+            x, y = page.get_resolution(tifffile.RESUNIT.INCH)
+            return (page.imagewidth, page.imagelength), _RGB_48_BIT, (x, y)
+    raise unknown_format(path) from unknown
+
+
+def _mpp(dpi: object) -> float | None:
+    """Convert pixels per inch to um/px; None where they are missing, absurd, or differ in x and y."""
+    try:
+        x, y = (float(value) for value in dpi)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return _UM_PER_INCH / x if 0 < x < math.inf and x == y else None
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, for which `most_px` is checked."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
