@@ -1,7 +1,7 @@
 """The training step of the published SLPD code, reimplemented as a baseline for measurements.
 
 Crops are cut sample by sample, attention is explicit, every (target, view) pair has its own log-softmax over all
-prototypes, slide prototypes pass through the last layer one by one, parameters are clipped and averaged in a loop.
+prototypes, slide prototypes pass through the last layer one by one, and parameters are clipped and averaged in a loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def cut_one_by_one(tokens: Tensor, crops: CropsConfig, plan: CropPlan) -> list[Tensor]:
-    """V tensors (B, D, side, side), as the published loader returns them from tokens (B, D, H, W)."""
+    """Return V tensors (B, D, side, side), as the published loader does, from tokens (B, D, H, W)."""
     views = []
     for v, side in enumerate(crops.sides()):
         samples = []
@@ -53,7 +53,7 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
 
 
 def embed(network: RegionNetwork, views: Tensor) -> Tensor:
-    """(N, D, h, w) -> (N, E)."""
+    """Embed views: (N, D, h, w) -> (N, E)."""
     backbone = network.backbone
     n, _, h, w = views.shape
     x = backbone.phi(views.flatten(2, 3).transpose(1, 2))
@@ -70,20 +70,20 @@ def embed(network: RegionNetwork, views: Tensor) -> Tensor:
 
 
 def last_layer(network: RegionNetwork, bottleneck: Tensor) -> Tensor:
-    """As torch's weight norm does it: the whole weight is normalised, then multiplied."""
+    """Apply the last layer like PyTorch's weight norm: the whole weight is normalized, then multiplied."""
     layer = network.head.last_layer
     return F.linear(bottleneck, layer.weight_v * (layer.weight_g / layer.weight_v.norm(dim=1, keepdim=True)))
 
 
 def logits(network: RegionNetwork, views: list[Tensor]) -> Tensor:
-    """Views of one size are concatenated, as DINO's multi-crop wrapper does: (V * B, O)."""
+    """Compute logits, (V * B, O); views of equal size are concatenated, as in DINO's multi-crop wrapper."""
     sizes = [list(group) for _, group in itertools.groupby(views, key=lambda view: view.shape[-1])]
     features = torch.cat([embed(network, torch.cat(group)) for group in sizes])
     return last_layer(network, F.normalize(network.head.mlp(features), dim=-1))
 
 
 class PairwiseLoss(nn.Module):
-    """DINO's loss, with a skip of equal indices, and the centre that goes with it."""
+    """DINO's loss, which skips pairs with equal indices, and its center."""
 
     center: Tensor
 
@@ -107,7 +107,7 @@ class PairwiseLoss(nn.Module):
 
 
 class BaselineStep:
-    """State of the published step: student, teacher, two losses, AdamW."""
+    """The published training step with its state: student, teacher, two losses, AdamW."""
 
     def __init__(self, student: RegionNetwork, crops: CropsConfig) -> None:
         self.crops = crops
@@ -122,7 +122,7 @@ class BaselineStep:
         self.optimiser = torch.optim.AdamW(groups, lr=1e-4, weight_decay=0.04)
 
     def losses(self, student: Tensor, teacher: Tensor, targets: PrototypeTargets) -> Tensor:
-        """Loss of student and teacher logits, (V * B, O) and (Vg * B, O)."""
+        """Compute the loss from student and teacher logits, (V * B, O) and (Vg * B, O)."""
         views = len(self.crops.sides())
         total = self.dino(student, teacher, views, self.crops.global_crops)
         with torch.no_grad():
@@ -133,7 +133,7 @@ class BaselineStep:
         return loss
 
     def __call__(self, tokens: Tensor, plan: CropPlan, targets: PrototypeTargets) -> float:
-        """One step on tokens (B, D, H, W)."""
+        """Run one step on tokens (B, D, H, W)."""
         views = cut_one_by_one(tokens, self.crops, plan)
         with torch.no_grad():
             teacher = logits(self.teacher, views[: self.crops.global_crops])

@@ -4,7 +4,7 @@
 
 The encoder alone processes batches of random bytes with `Encoder.embed`, including normalization. The difference to
 100 % is the cost of reading, decoding, resampling, tissue detection, images and writing that is not overlapped with the
-encoder. On a CPU, the ratio of CPU times is reported too, which is less affected by other work on the machine.
+encoder. On a CPU, the ratio of CPU times is also reported, which is less affected by other work on the machine.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ CPU_BATCH, GPU_BATCH = 32, 256
 
 
 class Rate(NamedTuple):
-    """Patches a second of wall clock, and of CPU time on all cores together, that of the readers included."""
+    """Patches per second of wall time, and per second of CPU time of all cores and processes."""
 
     wall: float
     cpu: float
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the reader processes, which are ended to be counted."""
+    """Return the CPU time of this process and of the reader processes, which are ended so that they are counted."""
     end_idle_processes()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def encoder_alone(encoder: Encoder, device: torch.device, batch_size: int, patches: int) -> Rate:
-    """Patches a second through the encoder."""
+    """Measure patches per second of the encoder."""
     precision = compute.resolve_precision("auto", device)
     pixels = torch.randint(0, 256, (batch_size, 256, 256, 3), dtype=torch.uint8, device=device)
     tokens = encoder.embed(pixels, precision)
@@ -63,7 +63,7 @@ def encoder_alone(encoder: Encoder, device: torch.device, batch_size: int, patch
 
 
 def end_to_end(slide: Path, mpp_l0: str, encoder: str, copies: int) -> tuple[Rate, int]:
-    """Patches a second of `slpd embed`, and how many patches were encoded; some copies, or the start would weigh."""
+    """Measure patches per second of `slpd embed` on several copies, to amortize the start; also return their number."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.csv"
         rows = [f"slide{number},{slide.resolve()},{mpp_l0}" for number in range(copies)]
@@ -77,7 +77,7 @@ def end_to_end(slide: Path, mpp_l0: str, encoder: str, copies: int) -> tuple[Rat
 
 
 def encoded_patches(slide: TokenFile) -> int:
-    """Patches that touch the slide; the others are padding, which is not encoded."""
+    """Return the number of patches that overlap the slide; the others are padding, which is not encoded."""
     meta = slide.meta
     lattice = Lattice(
         meta.slide_width_l0,
@@ -95,8 +95,8 @@ def encoded_patches(slide: TokenFile) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("slide", type=Path, help="any slide; one without padded regions gives the honest figure")
-    parser.add_argument("--mpp-l0", default="", help="resolution of level 0 to pretend, um/px")
+    parser.add_argument("slide", type=Path, help="a slide, preferably without padded regions")
+    parser.add_argument("--mpp-l0", default="", help="resolution of level 0 to assume, um/px")
     parser.add_argument("--encoder", default="random:vit_small")
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)

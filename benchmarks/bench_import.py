@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_import [--slides 4] [--patches 20000]
 
-Each case writes the slides of a cohort in shuffled order as its tool does, reads them once so that they are in the page
-cache, and imports them. For comparison, the same features are read by h5py alone, and written by plain calls. Process
-and threads are pinned to one core.
+Each case writes the slides of a cohort as its tool does, with patches in random order, reads them once so that they
+are in the page cache, and imports them. For comparison, the same features are read with h5py only, and written with
+plain calls. The process and its threads are pinned to one core.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CASES = {
 
 
 def tissue(patches: int, rng: np.random.Generator) -> Array:
-    """Corners of the patches of a round piece of tissue, level-0 px, in no order."""
+    """Return the corners of the patches of a round piece of tissue, level-0 px, in random order."""
     side = int(np.ceil(np.sqrt(patches * 4 / np.pi))) + 2
     y, x = np.indices((side, side))
     near = np.argsort(((x - side / 2) ** 2 + (y - side / 2) ** 2).ravel(), kind="stable")[:patches]
@@ -89,7 +89,7 @@ def imported(folder: Path, out: Path) -> None:
 
 
 def rate(function: Callable[[], None], size: int, repeats: int, removed: Path | None = None) -> dict[str, float]:
-    """MB/s of the best round, by wall clock and by this process' own time; `removed` is so before each round."""
+    """Return the MB/s of the fastest round, by wall time and CPU time; `removed` is deleted before each round."""
     walls, cpus = [], []
     for _ in range(repeats):
         if removed:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--patches", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder if left out")
+    parser.add_argument("--folder", type=Path, help="folder to write to; default: a temporary folder")
     options = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     results: dict[str, Any] = {}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def enumerate_cosines(prototypes: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """A dense (N, N, K!) array of totals, as the published code has it, summed from the cosines of all pairs."""
+    """Compute a dense (N, N, K!) array of totals like the published code, by summing the cosines of all pairs."""
     k = prototypes.shape[1]
     permutations = torch.tensor(list(itertools.permutations(range(k))))
     cosines = torch.einsum("nkd,mld->nmkl", prototypes, prototypes)
@@ -32,7 +32,7 @@ def enumerate_cosines(prototypes: Tensor, r: int) -> tuple[Tensor, Tensor]:
 
 
 def enumerate_products(prototypes: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """The same array, with one matrix product of whole slides a permutation."""
+    """Compute the same array with one matrix product of whole slides per permutation."""
     permutations = torch.tensor(list(itertools.permutations(range(prototypes.shape[1]))))
     flat = prototypes.flatten(1)
     totals = torch.stack([flat @ prototypes[:, order].flatten(1).T for order in permutations], dim=-1)
@@ -47,7 +47,7 @@ def best_of(totals: Tensor, permutations: Tensor, r: int) -> tuple[Tensor, Tenso
 
 
 def draw(slides: int, k: int, tissue_types: int | None = None) -> Tensor:
-    """Random prototypes; with `tissue_types` they scatter around that many directions, as slides of one organ do."""
+    """Draw random prototypes; with `tissue_types`, around that many directions, like slides of one organ."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(slides, k, 256, generator=rng)
     if tissue_types is not None:

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def plant(folder: Path, slides: int, regions: int, width: int, signal: float) -> None:
-    """Noise, with a shift along one direction in a fifth of the regions of every slide of the second class."""
+    """Write tokens of noise; in the second class, a fifth of the regions of each slide is shifted in one direction."""
     (folder / "cache").mkdir()
     rng = np.random.default_rng(0)
     direction = rng.normal(size=width)
@@ -89,7 +89,7 @@ def measure(folder: Path, aggregator: str, jobs: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of all processes that this one started and that have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -117,13 +117,13 @@ class PeakMemory:
 
 
 def family(root: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return a process and all its descendants."""
     parent_of = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent_of[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
-            continue  # it ended meanwhile
+            continue  # it has ended in the meantime
     found = [root]
     for process in found:
         found += [child for child, parent in parent_of.items() if parent == process]

@@ -60,7 +60,7 @@ def network(drop_path: float, device: str) -> RegionNetwork:
 
 
 def loss_memory(batch: int, device: str) -> dict[str, float]:
-    """Peak of the losses alone, from the bottlenecks to their gradients and the last layer's."""
+    """Measure peak memory of the losses only, from the bottlenecks to the gradients of bottlenecks and last layer."""
     crops = CropsConfig()
     views, q = len(crops.sides()), crops.global_crops + 2
     vectors = F.normalize(torch.randn(views + q, batch, 256, device=device), dim=-1)

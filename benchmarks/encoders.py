@@ -2,14 +2,15 @@
 
     python -m benchmarks.encoders FOLDER --encoder efficientnet-lite0 --into benchmarks/results/encoders.json
 
-FOLDER holds one folder of tiles per class. Tiles are encoded under their own stain and under others: optical densities
-are separated into hematoxylin, eosin and rest (Ruifrok and Johnston 2001), each is multiplied by a factor, and RGB is
-composed from the result. Folds are stratified by class. A head is trained on tiles under their own stain and tested on
-the left-out fold, under its own stain and under each other one. Which slide a tile is from is not known, so tiles of
-one slide may be in both parts: stain may give slides away, which favors color statistics.
+FOLDER contains one folder of tiles per class. Tiles are encoded under their own stain and under others: optical
+densities are separated into hematoxylin, eosin and rest (Ruifrok and Johnston 2001), each is multiplied by a factor,
+and RGB is composed from the result. Folds are stratified by class. A head is trained on tiles under their own stain
+and tested on the left-out fold, under its own stain and under each other one. The slide of each tile is unknown, so
+tiles of one slide may be in both parts and be recognized by their stain, which favors color statistics.
 
-The probe is multinomial logistic regression on standardized features, C chosen in an inner three-fold cross-validation.
-Each call adds one encoder to the JSON file. `--keep` keeps features, so that a call that was stopped can continue.
+The probe is multinomial logistic regression on standardized features, with C chosen in an inner three-fold
+cross-validation. Each call adds one encoder to the JSON file. `--keep` stores features, so that an interrupted call
+can be resumed.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _GRID = {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
 
 
 def restain(pixels: npt.NDArray[np.uint8], factors: tuple[float, float, float]) -> npt.NDArray[np.uint8]:
-    """Multiply the amounts of each stain: (..., 3) RGB to the same; factors of one change nothing."""
+    """Multiply the amounts of each stain in (..., 3) RGB; factors of 1 leave pixels unchanged."""
     if factors == (1.0, 1.0, 1.0):
         return pixels
     stains = np.array(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
@@ -64,7 +65,7 @@ def restain(pixels: npt.NDArray[np.uint8], factors: tuple[float, float, float]) 
 
 
 def read_tiles(folder: Path, per_class: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
-    """Read tiles of each class, evenly spaced in the order of their names: (N, H, W, 3), and (N,) names of classes."""
+    """Read tiles of each class, evenly spaced in order of name: (N, H, W, 3), and their (N,) class names."""
     chosen = []
     for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(path for path in of_class.iterdir() if path.suffix.lower() in {".jpg", ".png", ".tif"})
@@ -78,7 +79,7 @@ def read_tiles(folder: Path, per_class: int) -> tuple[npt.NDArray[np.uint8], npt
 def features(
     encoder: Encoder, tiles: npt.NDArray[np.uint8], factors: tuple[float, float, float]
 ) -> npt.NDArray[np.float32]:
-    """Embed tiles under another stain: (N, embedding_dim)."""
+    """Embed tiles with another stain: (N, embedding_dim)."""
     batches = (restain(tiles[first : first + BATCH], factors) for first in range(0, len(tiles), BATCH))
     return torch.cat([encoder.embed(torch.from_numpy(batch), "fp32") for batch in batches]).numpy()
 
@@ -86,7 +87,7 @@ def features(
 def accuracies(
     by_stain: dict[str, npt.NDArray[np.float32]], labels: npt.NDArray[np.str_]
 ) -> dict[str, dict[str, list[float]]]:
-    """Accuracy per head, stain of the test tiles, and fold."""
+    """Return the accuracy per head, stain of the test tiles, and fold."""
     scores: dict[str, dict[str, list[float]]] = {"probe": {}, "5-NN": {}}
     own = by_stain["own stain"]
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(own, labels):
@@ -103,7 +104,7 @@ def accuracies(
 
 
 def measure(name: str, tiles: npt.NDArray[np.uint8], labels: npt.NDArray[np.str_], keep: Path) -> dict[str, Any]:
-    """Width, CPU time per tile, and accuracies of one encoder."""
+    """Measure width, CPU time per tile, and accuracies of one encoder."""
     encoder = make_encoder(name, weights=None, patch_px=tiles.shape[1], seed=0, allow_download=False)
     started = time.process_time()
     features(encoder, tiles[: BATCH * 4], (1.0, 1.0, 1.0))

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class Seconds(NamedTuple):
     wall: float
     cpu: float
-    """Of all threads of this process: what other work on the machine takes away is not in it."""
+    """CPU time of all threads of this process, which other work on the machine hardly affects."""
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
-    """Seconds of every function, run in turn so that a busy machine is busy for all of them; one round of warm-up."""
+    """Time every function, in alternation so that other load affects all of them; after one warm-up round."""
     seconds: dict[str, list[Seconds]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():
@@ -49,7 +49,7 @@ def summary(seconds: list[Seconds]) -> dict[str, float]:
 
 
 def ratio(slower: list[Seconds], faster: list[Seconds]) -> dict[str, float]:
-    """How many times as fast, by the best wall and the best CPU seconds."""
+    """Return the speedup, by minimum wall time and minimum CPU time."""
     return {
         "wall": round(min(s.wall for s in slower) / min(s.wall for s in faster), 2),
         "cpu": round(min(s.cpu for s in slower) / min(s.cpu for s in faster), 2),
@@ -57,7 +57,7 @@ def ratio(slower: list[Seconds], faster: list[Seconds]) -> dict[str, float]:
 
 
 def peak_mib(function: Callable[[], object]) -> float:
-    """Peak memory above what was in use before, in MiB: allocated memory on CUDA, resident memory on Linux."""
+    """Return peak memory above the memory used before, in MiB: allocated on CUDA, resident on Linux."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -95,7 +95,7 @@ def add_to_report(path: Path, part: str, shared: dict[str, Any], name: str, resu
 
 
 def machine() -> dict[str, Any]:
-    """Facts of the machine that every result carries."""
+    """Describe the machine; included in every result."""
     return {
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),

@@ -1,12 +1,12 @@
-"""Reproduce a published table: the probe of `slpd mil-eval` on 21 TCGA tasks with their authors' own hold-out.
+"""Reproduce a published table: the probe of `slpd mil-eval` on 21 TCGA tasks with the authors' hold-out sets.
 
     python -m benchmarks.published DATA
 
-DATA holds the slide vectors, manifests and `published_auc.csv` of Diao et al., Nat Commun 2021;12:1613: human-
+DATA contains the slide vectors, manifests and `published_auc.csv` of Diao et al., Nat Commun 2021;12:1613: human-
 interpretable image features of five TCGA cohorts, github.com/Path-AI/hif2gene, CC BY-NC-SA 4.0. The published areas
-were recomputed from the authors' ROC arrays. Figures may be quoted with their source; the data stay out of the
-repository. The `split` column of each manifest is the authors' hold-out, with a seeded fifth of the training part as
-the validation part.
+were recomputed from the authors' ROC arrays. The results may be quoted with their source; the data are not
+part of the repository. The `split` column of each manifest is the authors' hold-out, with a seeded fifth of the
+training part as the validation part.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Measured:
 
     @property
     def covered(self) -> bool:
-        """Whether the published area lies in the interval."""
+        """Whether the published area is within the interval."""
         return self.low <= self.published <= self.high
 
 

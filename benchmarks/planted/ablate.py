@@ -1,17 +1,18 @@
-"""Does SLPD help? Every variant of the objective on the same planted cohorts, folds and seeds.
+"""Does SLPD help? Ablation of the objective on planted cohorts, with the same folds and seeds for every variant.
 
-    python -m benchmarks.planted.ablate --out runs/ablate --jobs 2      # main rows, 5 seeds; goes on where it stopped
+    python -m benchmarks.planted.ablate --out runs/ablate --jobs 2      # main rows, 5 seeds; resumes
     python -m benchmarks.planted.ablate --out runs/ablate --rows sensitivity --seeds 0 2 --report benchmarks/results
 
-A seed is a cohort of its own, with its own weights, order and folds; all rows of a seed share them. So differences
-between two rows are paired by seed, and seeds are independent. What is measured of a frozen region ViT:
+Each seed determines a separate cohort, and the weights, order and folds; all rows of a seed share them. Differences
+between two rows are therefore paired by seed, and seeds are independent. Measurements of a frozen region ViT:
 
-- regions: a logistic probe, and nearest neighbours from other patients, of the true architecture (balanced accuracy;
-  patients are on one side only; the mixture of architectures is alike on both); also of its two halves alone: which
-  kinds share a region, and how they are arranged.
-- prototypes: normalised mutual information of each slide's k-means clusters with the true architecture, mean of slides.
-- slides: class, grade and survival by the aggregators of `slpd mil-eval`, cross-validated by patient, and with a
-  quarter of the training patients' labels.
+- regions: balanced accuracy of the true architecture, by a logistic probe and by nearest neighbors from other patients.
+  Each patient is either in train or in test, with similar mixtures of architectures in both. Also for the two parts of
+  the architecture: which kinds share a region, and how they are arranged.
+- prototypes: normalized mutual information of the k-means clusters of each slide with the true architecture, averaged
+  over slides.
+- slides: class, grade and survival by the aggregators of `slpd mil-eval`, cross-validated by patient, with all and with
+  a quarter of the training patients.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ COHORTS: dict[str, dict[str, Any]] = {
         "drift": 0.0,
     },
 }
-"""Dials of `Planted`: what tells architectures apart, and what stands in the way."""
+"""Parameters of `Planted` per cohort: how architectures differ, and the nuisance."""
 
 SETTINGS: dict[str, Any] = {
     "epochs": 16,
@@ -118,7 +119,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "save_every_min": 60.0,
 }
-"""Of every row, where it says nothing else: a network and a run small enough for half a CPU minute."""
+"""Default settings of every row: a network and a run that take half a CPU minute."""
 
 _SMALL_RUN: dict[str, Any] = {
     "epochs": 26,
@@ -132,14 +133,14 @@ _SMALL_RUN: dict[str, Any] = {
     "lr": 0.006,
     "teacher_momentum": 0.98,
 }
-"""A smaller network on a smaller cohort, for 26 epochs: as many steps in less time."""
+"""A smaller network on a smaller cohort, for 26 epochs: the same number of steps in less time."""
 LONGER: dict[str, dict[str, Any]] = {
     "small drift": _SMALL_RUN,
     "slide shift": _SMALL_RUN,
     "small shift": _SMALL_RUN | {"epochs": 60, "prototype_epoch": 23},
     "arrangement": {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2},
 }
-"""What cohorts change in `SETTINGS`."""
+"""Changes of `SETTINGS` per cohort."""
 
 NO_PROTOTYPES = {"intra_weight": 0.0, "inter_weight": 0.0}
 MAIN: dict[str, dict[str, Any]] = {
@@ -153,7 +154,7 @@ MAIN: dict[str, dict[str, Any]] = {
     "SLPD weights 4 shuffled": {"intra_weight": 4.0, "inter_weight": 4.0},
 }
 SHUFFLED = ("SLPD shuffled", "SLPD weights 4 shuffled", "SLPD weights 4 shuffled centered")
-"""Controls: each region is pulled towards the prototypes of another one. Their gain is not due to the prototypes."""
+"""Controls: each region is pulled towards the prototypes of another one, so that any gain is not due to prototypes."""
 _WEIGHTS_4 = {"intra_weight": 4.0, "inter_weight": 4.0}
 SENSITIVITY: dict[str, dict[str, Any]] = {
     "DINO teacher temp 0.07": NO_PROTOTYPES | {"teacher_temp": 0.07},
@@ -174,7 +175,7 @@ CENTERED: dict[str, dict[str, Any]] = {
     f"{row} centered": {**MAIN[row], "centering": "slide"}
     for row in ("DINO", "SLPD matched", "SLPD weights 4", "SLPD weights 4 shuffled")
 }
-"""The slide's mean token is subtracted, so that nothing is left of what slides differ in as a whole."""
+"""The mean token of the slide is subtracted, which removes overall differences between slides."""
 VIEWS: dict[str, dict[str, Any]] = {
     f"{name} {change}": {**terms, **settings}
     for change, settings in (
@@ -199,7 +200,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     )
     for name, terms in (("DINO", NO_PROTOTYPES), ("SLPD", {}), ("SLPD weights 4", _WEIGHTS_4))
 }
-"""What was found, on seed 0, to help where the published settings do not."""
+"""Settings that helped on seed 0 where the published ones did not."""
 ROWS = {**MAIN, **SENSITIVITY, **VIEWS, **REMEDIES, **CENTERED}
 
 TRUTH_ROW, MEAN, UNTRAINED, UNTRAINED_FAN_IN = "truth", "mean tokens", "untrained", "untrained fan-in"
@@ -207,21 +208,21 @@ MEAN_CENTERED = "mean tokens centered"
 BASELINES = (TRUTH_ROW, MEAN, MEAN_CENTERED, UNTRAINED, UNTRAINED_FAN_IN)
 FOLDS = 5
 CLUSTERS = 4
-"""Clusters a slide that are measured, whatever number a row is trained with."""
+"""Number of clusters per slide in the measurements, independent of the number in training."""
 REGION_FOLDS = 4
 NEIGHBOURS = 10
 FRACTION = 0.25
 HEADS = HeadTraining(steps=200, patience=4)
 MEASURED = ("knn", "probe", "prototype-histogram")
 ATTENTION = "abmil"
-"""Takes longer than all others, so it predicts the class alone."""
+"""Predicts only the class, because it takes longer than all others."""
 FEW_LABELS = ("probe", "prototype-histogram")
 _REGIONS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One row on one seed of one cohort: what is trained, measured and kept."""
+    """One row for one seed of one cohort: the unit of training, measurement and storage."""
 
     root: Path
     cohort: str
@@ -254,7 +255,7 @@ def training_of(unit: Unit) -> PretrainConfig:
 
 
 def complete(unit: Unit) -> None:
-    """Train and measure a unit, unless its result is there."""
+    """Train and measure a unit, unless its result exists."""
     if unit.result.exists():
         return
     torch.set_num_threads(1)
@@ -279,7 +280,7 @@ def complete(unit: Unit) -> None:
 
 @contextmanager
 def shuffled_prototypes(seed: int) -> Iterator[None]:
-    """Give each region of a batch the prototypes of another one."""
+    """Assign to each region of a batch the prototypes of another one, within the block."""
     find, rng = PrototypeBank.targets, torch.Generator().manual_seed(seed)
 
     def targets(bank: PrototypeBank, regions: Tensor) -> PrototypeTargets:
@@ -290,7 +291,7 @@ def shuffled_prototypes(seed: int) -> Iterator[None]:
 
 
 def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
-    """(R, E) embeddings of all regions by a row."""
+    """Return the embeddings of all regions, (R, E), by the model of a unit."""
     if unit.row == TRUTH_ROW:
         return np.eye(len(truth.pairing), dtype=np.float32)[truth.architecture]
     store = TokenStore.open(unit.data / CACHE)
@@ -316,7 +317,7 @@ def represent(unit: Unit, truth: Truth) -> NDArray[np.float32]:
 
 @torch.inference_mode()
 def embed(network: RegionViT, tokens: CohortTokens) -> NDArray[np.float32]:
-    """(R, E) embeddings of whole regions."""
+    """Embed whole regions, (R, E)."""
     parts = np.array_split(np.arange(len(tokens)), max(1, len(tokens) // _REGIONS_AT_ONCE))
     embedded: list[Tensor] = [network(tokens.read(part)) for part in parts]
     found: NDArray[np.float32] = torch.cat(embedded).numpy()
@@ -324,7 +325,7 @@ def embed(network: RegionViT, tokens: CohortTokens) -> NDArray[np.float32]:
 
 
 def measure(features: NDArray[np.float32], truth: Truth, seed: int, *, clusters: int) -> dict[str, Any]:
-    """All that is measured of (R, E) region embeddings: name -> value, or values of the folds."""
+    """Run all measurements on (R, E) region embeddings: name -> value, or values per fold."""
     return {
         **regions(features, truth),
         "prototypes nmi": purity(slide_clusters(features, truth, clusters, seed), truth),
@@ -333,7 +334,7 @@ def measure(features: NDArray[np.float32], truth: Truth, seed: int, *, clusters:
 
 
 def regions(features: NDArray[np.float32], truth: Truth) -> dict[str, float]:
-    """Balanced accuracy of the architecture, of the kinds that share a region, and of their arrangement."""
+    """Measure the balanced accuracy of the architecture, of the kinds that share a region, and of their arrangement."""
     patients = truth.patients[truth.slide_of_region]
     scaled = StandardScaler().fit_transform(features)
     probed = np.empty_like(truth.architecture)
@@ -357,7 +358,7 @@ def regions(features: NDArray[np.float32], truth: Truth) -> dict[str, float]:
 
 
 def slide_clusters(features: NDArray[np.float32], truth: Truth, clusters: int, seed: int) -> NDArray[np.int64]:
-    """(R,) k-means cluster of each region within its slide; -1 on slides with fewer than two regions a cluster."""
+    """Cluster the regions of each slide by k-means, (R,); -1 on slides with fewer than two regions per cluster."""
     assigned = np.full(len(features), -1)
     for rows in of_slides(truth):
         if len(rows) >= 2 * clusters:
@@ -366,13 +367,13 @@ def slide_clusters(features: NDArray[np.float32], truth: Truth, clusters: int, s
 
 
 def purity(clusters: NDArray[np.int64], truth: Truth) -> float:
-    """Normalised mutual information with the true architecture, mean of the slides that have clusters."""
+    """Compute normalized mutual information with the true architecture, averaged over slides with clusters."""
     pairs = [(truth.architecture[rows], clusters[rows]) for rows in of_slides(truth) if clusters[rows[0]] >= 0]
     return float(np.mean([normalized_mutual_info_score(*pair) for pair in pairs]))
 
 
 def chance(clusters: NDArray[np.int64], truth: Truth, seed: int) -> float:
-    """`purity` of the same clusters, dealt out anew within each slide."""
+    """Compute `purity` of the same clusters, permuted within each slide."""
     rng, dealt = np.random.default_rng(seed), clusters.copy()
     for rows in of_slides(truth):
         dealt[rows] = rng.permutation(dealt[rows])
@@ -380,13 +381,13 @@ def chance(clusters: NDArray[np.int64], truth: Truth, seed: int) -> float:
 
 
 def of_slides(truth: Truth) -> Iterator[NDArray[np.int64]]:
-    """Rows of the regions of each slide."""
+    """Yield the rows of the regions of each slide."""
     sizes = np.bincount(truth.slide_of_region, minlength=len(truth.slide_ids))
     yield from np.split(np.arange(len(truth.architecture)), sizes.cumsum()[:-1])
 
 
 def slides(features: NDArray[np.float32], truth: Truth, seed: int) -> dict[str, list[float]]:
-    """For each target and aggregator the headline metric of each fold."""
+    """Measure the headline metric of each fold, for each target and aggregator."""
     names = [str(slide) for slide in truth.slide_ids]
     bags = Bags.pack(dict(zip(names, (features[rows] for rows in of_slides(truth)), strict=True)))
     found = {}
@@ -410,7 +411,7 @@ def tasks_of(truth: Truth) -> dict[str, Task]:
 
 
 def of_the_run(unit: Unit, truth: Truth) -> dict[str, float]:
-    """Purity of the prototypes that training ended with, what chance would give, and the last losses."""
+    """Measure the purity of the final prototypes, their purity by chance, and the final losses."""
     if unit.row in BASELINES:
         return {}
     clusters = PrototypeFile.read(unit.run_folder / PROTOTYPES).region_cluster
@@ -424,11 +425,11 @@ def of_the_run(unit: Unit, truth: Truth) -> dict[str, float]:
 
 
 def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[str], jobs: int) -> None:
-    """Complete all units, seed by seed, so that what is there when it is stopped can be compared."""
+    """Complete all units, seed by seed, so that the results of an interrupted run can be compared."""
     units = [Unit(out, cohort, seed, row) for seed in seeds for cohort in cohorts for row in rows]
     left = [unit for unit in units if not unit.result.exists()]
     print(f"{len(left)} of {len(units)} units are left")
-    for cohort in cohorts:  # before the workers start, or several would write the same files
+    for cohort in cohorts:  # before the workers start, so that they do not write the same files
         for seed in seeds:
             unit = Unit(out, cohort, seed, MEAN)
             write_cohort(planted_of(unit), unit.data)

@@ -2,22 +2,23 @@
 
     python -m benchmarks.planted.cohorts --out planted/ --slides 96 --grid 8 --dim 64 --seed 0
 
-**Kinds and architectures.** A patch is of one of a few kinds (tumour, stroma, ...): a random centre in token space. A
-region mixes two kinds half and half. An architecture says which two, and how they are arranged: `scales` gives the size
-of the nests that they form, 0 for a salt-and-pepper mixture. Each region is a new random draw of its architecture.
-Kinds are paired off so that every pairing uses all kinds equally: with kinds 0 to 3, {01, 23} and {02, 13} are two
-pairings. So architectures of one pair differ in arrangement alone (equal token histograms, region by region), and
-pairings differ in which kinds share a region, but not in the histogram of a slide that has both pairs equally.
+**Kinds and architectures.** Each patch has one of a few kinds (tumor, stroma, ...), which are random centers in token
+space. A region mixes two kinds in equal parts. Its architecture determines which two, and how they are arranged:
+`scales` is the size of the nests that they form, 0 for a salt-and-pepper mixture. Each region is a new random draw of
+its architecture. Kinds are paired so that every pairing uses all kinds equally: with kinds 0 to 3, {01, 23} and
+{02, 13} are two pairings. Architectures of the same pair therefore differ only in arrangement (the token histograms of
+their regions are equal), and pairings differ in which kinds share a region, but not in the token histogram of a slide
+that contains both pairs equally.
 
-**Slides and targets.** A patient has a random tendency towards pairings and scales, a slide 3 to 6 architectures. The
-share of pairings drives the class, the share of scales the grade, their interaction the survival time. None of them
-shows in a slide's mean token, beyond chance.
+**Slides and targets.** Each patient has a random tendency towards pairings and scales; each slide has 3 to 6
+architectures. The proportions of pairings determine the class, those of scales the grade, and their interaction the
+survival time. None of them affects the mean token of a slide, beyond chance.
 
-**Nuisance.** White noise on each token; and in a few directions (stain, focus, thickness) a shift a site, slide and
-region, and a drift that is smooth within the region. What is constant within a region tells it from all others, and
-says nothing of its architecture.
+**Nuisance.** White noise on each token; and, in a few directions (stain, focus, thickness), a shift per site, slide and
+region, and a smooth drift within each region. What is constant within a region distinguishes it from all others, but is
+unrelated to its architecture.
 
-Slides are drawn one by one, each from its own seed: memory holds one slide.
+Slides are drawn one at a time, each with a separate seed, so that memory holds one slide.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 CACHE, MANIFEST, TRUTH = "cache", "manifest.csv", "truth.npz"
 TCGA_SHAPE = 4.0
-"""Shape of a gamma distribution with mean and spread of TCGA-BRCA's regions a slide (180 slides, 54 +- 27)."""
+"""Shape of the gamma distribution of regions per slide, from TCGA-BRCA (180 slides, 54 +- 27)."""
 _PATCH_PX = 256
 _SMALLEST, _LARGEST = 3, 6
 _COLUMNS = ("slide_id", "slide_path", "patient_id", "site", "label", "grade", "time", "event")
@@ -50,30 +51,30 @@ _COLUMNS = ("slide_id", "slide_path", "patient_id", "site", "label", "grade", "t
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """How large a cohort is, and how difficult. Strengths are standard deviations; a kind's centre has 1 a feature."""
+    """Size and difficulty of a cohort. Strengths are standard deviations; that of the centers of kinds is 1."""
 
     slides: int = 96
-    """Slides; patients have one to three."""
+    """Number of slides; patients have one to three."""
     regions: float = 24.0
-    """Mean regions a slide."""
+    """Mean number of regions per slide."""
     sizes: Path | None = None
-    """Array (.npy) of regions a slide to draw from, rescaled to the mean; None: a gamma with TCGA-BRCA's spread."""
+    """Array (.npy) of regions per slide to draw from, rescaled to the mean. None: gamma-distributed, as TCGA-BRCA."""
     grid: int = 8
-    """Tokens along a region's side."""
+    """Number of tokens along the side of a region."""
     dim: int = 64
-    """Features of a token."""
+    """Number of features of a token."""
     kinds: int = 4
-    """Kinds of patches; even."""
+    """Number of kinds of patches; even."""
     pairings: int = 2
-    """Ways to pair the kinds off; 1 leaves arrangement alone to tell architectures apart."""
+    """Number of pairings of the kinds; with 1, architectures differ only in arrangement."""
     scales: tuple[float, ...] = (0.0, 1.5)
-    """Sizes of nests, in tokens; a single one leaves to tell which kinds share a region."""
+    """Sizes of nests, in tokens; with a single one, architectures differ only in which kinds share a region."""
     noise: float = 1.0
-    """White noise of every token."""
+    """White noise on every token."""
     shift_rank: int = 8
-    """Directions that shifts and drift have."""
+    """Number of directions of shifts and drift."""
     site_shift: float = 0.5
-    """Shift that slides of a site share."""
+    """Shift shared by the slides of a site."""
     slide_shift: float = 0.5
     """Shift of a slide."""
     region_shift: float = 0.5
@@ -81,22 +82,22 @@ class Planted:
     drift: float = 0.5
     """Smooth change within a region."""
     drift_scale: float = 2.0
-    """Its range, in tokens."""
+    """Length scale of the drift, in tokens."""
     sites: int = 4
-    """Sites that patients come from."""
+    """Number of sites."""
     tendency: float = 1.5
-    """How far patients differ in their architectures."""
+    """Variation of architectures between patients."""
     label_noise: float = 0.25
-    """Noise on what drives class, grade and survival, in its standard deviations."""
+    """Noise on the scores that determine class, grade and survival, in their standard deviations."""
     seed: int = 0
-    """Source of everything."""
+    """Random seed of everything."""
 
     def __post_init__(self) -> None:
         if self.kinds % 2 or not 1 <= self.pairings < self.kinds or not self.scales:
             raise ValueError(f"got {self.kinds} kinds, {self.pairings} pairings, {len(self.scales)} scales")
 
     def rng(self, *counters: int) -> np.random.Generator:
-        """Independent sources of randomness."""
+        """Return an independent random generator for these counters."""
         return np.random.default_rng([self.seed, *counters])
 
 
@@ -105,11 +106,11 @@ class Architectures:
     """The A architectures of a cohort."""
 
     kinds: IntArray
-    """(A, 2) the kinds that share a region."""
+    """(A, 2) kinds that share a region."""
     pairing: IntArray
     """(A,)"""
     scale: IntArray
-    """(A,) index of its scale."""
+    """(A,) index of the scale."""
 
     @classmethod
     def of(cls, planted: Planted) -> Self:
@@ -123,7 +124,7 @@ class Architectures:
         return cls(np.array(kinds), np.array(pairing), np.array(scale))
 
     def contrasts(self) -> FloatArray:
-        """(3, A) what drives class, grade and survival: pairing, scale, both. All pairs of a pairing weigh the same."""
+        """(3, A) weights of the scores for class (by pairing), grade (by scale) and survival (by both)."""
         pairing, scale = (
             np.linspace(-1, 1, 1 + codes.max())[codes] if codes.max() else np.zeros(len(codes))
             for codes in (self.pairing, self.scale)
@@ -134,7 +135,7 @@ class Architectures:
 
 
 def pair_off(kinds: int, round_: int) -> list[tuple[int, int]]:
-    """Pairs of one round of a round-robin tournament: each kind once a round, each pair once in kinds - 1 rounds."""
+    """Return one round of a round-robin tournament: each kind once per round, each pair once in kinds - 1 rounds."""
     wheel = [(round_ + offset) % (kinds - 1) for offset in range(kinds - 1)]
     inner = [(wheel[offset], wheel[-offset]) for offset in range(1, kinds // 2)]
     return [(wheel[0], kinds - 1), *inner]
@@ -142,7 +143,7 @@ def pair_off(kinds: int, round_: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What was planted into the S slides and R regions of a cohort, slide after slide in the order of their ids."""
+    """Ground truth of the S slides and R regions of a cohort, slide by slide in the order of their IDs."""
 
     slide_ids: NDArray[np.str_]
     """(S,)"""
@@ -153,7 +154,7 @@ class Truth:
     slide_of_region: IntArray
     """(R,)"""
     architecture: IntArray
-    """(R,) of each region."""
+    """(R,) architecture of each region."""
     kinds: IntArray
     """(A, 2) kinds of each architecture."""
     pairing: IntArray
@@ -165,12 +166,12 @@ class Truth:
     grade: IntArray
     """(S,) 1 to 3."""
     time: FloatArray
-    """(S,) follow-up, months."""
+    """(S,) follow-up time, months."""
     event: IntArray
-    """(S,) 1 where the event was seen."""
+    """(S,) 1 if the event was observed, else 0."""
 
     def mixture(self) -> FloatArray:
-        """(S, A) share of each architecture in each slide."""
+        """Return the fraction of each architecture in each slide, (S, A)."""
         counts = np.zeros((len(self.slide_ids), len(self.pairing)))
         np.add.at(counts, (self.slide_of_region, self.architecture), 1)
         shares: FloatArray = counts / counts.sum(axis=1, keepdims=True)
@@ -183,7 +184,7 @@ class Truth:
 
 
 def plan(planted: Planted) -> Truth:
-    """Draw patients, slides, regions and targets; no tokens yet."""
+    """Draw patients, slides, regions and targets, but no tokens."""
     rng, architectures = planted.rng(0), Architectures.of(planted)
     contrasts = architectures.contrasts()
     counts = _slides_of_patients(planted.slides, rng)
@@ -216,9 +217,10 @@ def plan(planted: Planted) -> Truth:
 
 
 def draw_kinds(planted: Planted, architectures: IntArray, known: Architectures, rng: np.random.Generator) -> IntArray:
-    """Kinds of all tokens of some regions: (R, grid, grid), exactly half of them of either kind (odd grids: one more).
+    """Draw the kinds of all tokens of some regions, (R, grid, grid): half of each kind (in odd grids, one differs by
+    1).
 
-    The median of a random field parts the region; smoothed over a scale, the field forms nests of that size.
+    A region is divided at the median of a random field; smoothing the field over a scale forms nests of that size.
     """
     grid = planted.grid
     field = rng.standard_normal((len(architectures), grid, grid))
@@ -232,7 +234,7 @@ def draw_kinds(planted: Planted, architectures: IntArray, known: Architectures, 
 
 
 class TokenModel:
-    """What tokens look like: the same for all slides of a cohort."""
+    """Distribution of tokens, the same for all slides of a cohort."""
 
     def __init__(self, planted: Planted) -> None:
         self.planted, rng = planted, planted.rng(1)
@@ -243,7 +245,7 @@ class TokenModel:
         self.site_shifts = planted.site_shift * rng.standard_normal((planted.sites, planted.shift_rank))
 
     def draw(self, slide: int, site: int, architectures: IntArray) -> NDArray[np.float32]:
-        """(R, grid, grid, D) tokens of one slide's regions; a function of the cohort's seed and the slide's number."""
+        """Draw the tokens of a slide, (R, grid, grid, D), from the seed of the cohort and the number of the slide."""
         planted, rng = self.planted, self.planted.rng(2, slide)
         regions, grid, rank = len(architectures), planted.grid, planted.shift_rank
         tokens = self.centres[draw_kinds(planted, architectures, self.known, rng)]
@@ -258,7 +260,7 @@ class TokenModel:
 
 
 def write_cohort(planted: Planted, folder: Path) -> Truth:
-    """Write cache, manifest and truth; gives the truth. Slides that are there already are left as they are."""
+    """Write cache, manifest and truth, and return the truth. Existing slides are kept."""
     cache = folder / CACHE
     cache.mkdir(parents=True, exist_ok=True)
     truth, model = plan(planted), TokenModel(planted)
@@ -276,7 +278,7 @@ def write_cohort(planted: Planted, folder: Path) -> Truth:
 
 
 def _write_slide(path: Path, slide_id: str, planted: Planted, tokens: NDArray[np.float32]) -> None:
-    """One token file; regions lie row by row in a square, so that those of one architecture are neighbours."""
+    """Write one token file; regions are arranged row by row in a square, so that equal architectures are adjacent."""
     regions, grid = len(tokens), planted.grid
     region_px = grid * _PATCH_PX
     side = int(np.ceil(np.sqrt(regions)))
@@ -312,7 +314,7 @@ def _write_slide(path: Path, slide_id: str, planted: Planted, tokens: NDArray[np
 
 
 def _slides_of_patients(slides: int, rng: np.random.Generator) -> IntArray:
-    """(P,) slides of each patient, one to three, `slides` in all."""
+    """Draw the number of slides of each patient, (P,): one to three, `slides` in total."""
     counts = rng.choice([1, 2, 3], size=slides, p=[0.7, 0.2, 0.1])
     total = counts.cumsum()
     last = int(np.searchsorted(total, slides))
@@ -322,7 +324,7 @@ def _slides_of_patients(slides: int, rng: np.random.Generator) -> IntArray:
 
 
 def _sizes(planted: Planted, rng: np.random.Generator) -> IntArray:
-    """(S,) regions of each slide."""
+    """Draw the number of regions of each slide, (S,)."""
     if planted.sizes is None:
         drawn = rng.gamma(TCGA_SHAPE, planted.regions / TCGA_SHAPE, planted.slides)
     else:
@@ -332,7 +334,7 @@ def _sizes(planted: Planted, rng: np.random.Generator) -> IntArray:
 
 
 def _architectures_of(logits: FloatArray, size: int, rng: np.random.Generator) -> IntArray:
-    """(size,) sorted architectures of a slide's regions: three to six of them, drawn by their logits."""
+    """Draw the sorted architectures of the regions of a slide, (size,): three to six different ones."""
     count = min(int(rng.integers(_SMALLEST, _LARGEST + 1)), len(logits))
     chosen = np.argsort(-(logits + rng.gumbel(size=len(logits))))[:count]  # without replacement
     shares = np.exp(logits[chosen]) * rng.gamma(2.0, size=count)
@@ -345,7 +347,7 @@ def _standardised(scores: FloatArray) -> FloatArray:
 
 
 def parse(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every dial."""
+    """Add a flag for every parameter."""
     for item in fields(Planted):
         assert item.default is not MISSING
         name = f"--{item.name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""From the results of single units to one JSON, one table and one figure. See `benchmarks.planted.ablate`."""
+"""Combine the results of units into a JSON file, a table and a figure. See `benchmarks.planted.ablate`."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ COMPARISONS = (
     ("DINO fan-in, teacher temp 0.02", "mean tokens"),
     ("SLPD fan-in, teacher temp 0.02", "DINO fan-in, teacher temp 0.02"),
 )
-"""Which rows are tested against which, in each cohort and by each tested metric: Holm's family. Each was named
-before its row was run on a seed from 10 on; those with fan-in, offset or temperature came after the others."""
+"""Pairs of rows that are compared by a test, in each cohort and for each tested metric (the family of Holm's method).
+Each pair was chosen before its rows were run on a seed from 10 on; those with fan-in, offset or temperature were added
+later."""
 FIRST_TESTED_SEED = 10
-"""With the seeds below it dials, settings and comparisons were chosen, so a test on them would mean nothing."""
+"""First seed that is tested. Smaller seeds were used to choose parameters, settings and comparisons, so that tests on
+them would be invalid."""
 LEAST_SEEDS = 5
-"""Fewer are reported and not tested."""
+"""Minimum number of seeds for a test."""
 COLUMNS = ("cohort", "row", "metric", "seeds", "mean", "sd", "against", "difference", "wins", "p", "p_holm")
 
 Scores = dict[tuple[str, str, str], dict[int, float]]
@@ -54,11 +56,11 @@ def write_report(out: Path, into: Path, command: str, settings: Mapping[str, Any
     """Write planted.json, planted.csv and planted.svg, and tuning.csv of the seeds that are not tested.
 
     Args:
-        out: Folder of the units' results.
-        into: Where the report goes.
-        command: How the units were made.
-        settings: What all of them share.
-        order: Rows in the order of tables and figure.
+        out: Folder with the results of the units.
+        into: Folder of the report.
+        command: Command that produced the units.
+        settings: Settings shared by all units.
+        order: Order of the rows in tables and figure.
     """
     units = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/seed*/*.json"))]
     chosen_on = [unit for unit in units if unit["seed"] < FIRST_TESTED_SEED]
@@ -81,7 +83,7 @@ def write_report(out: Path, into: Path, command: str, settings: Mapping[str, Any
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits; what is not a number becomes null, which JSON has."""
+    """Round to four digits; NaN becomes None, which JSON supports."""
     if isinstance(value, dict):
         return {name: _rounded(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -100,7 +102,7 @@ def _scores(units: Sequence[Mapping[str, Any]]) -> Scores:
 
 
 def _table(scores: Scores, order: Sequence[str], *, least_seeds: float) -> list[dict[str, Any]]:
-    """A line for each cohort, row and metric, and for each row that it is compared with; tested from `least_seeds`."""
+    """Return a line per cohort, metric and pair of rows; tested if there are at least `least_seeds` seeds."""
     rows: list[dict[str, Any]] = []
     place = {row: number for number, row in enumerate(order)}
     for cohort, row, metric in sorted(scores, key=lambda key: (key[0], key[2], place[key[1]])):
@@ -128,7 +130,7 @@ def _table(scores: Scores, order: Sequence[str], *, least_seeds: float) -> list[
 
 
 def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str, least_seeds: float) -> dict[str, Any]:
-    """Paired by seed. Seeds are cohorts of their own, so the test needs no correction for shared training slides."""
+    """Compare two rows, paired by seed. Seeds are separate cohorts, so training slides are not shared."""
     seeds = sorted(one.keys() & other.keys())
     differences = np.array([one[seed] - other[seed] for seed in seeds])
     found = {
@@ -141,7 +143,7 @@ def _compared(one: Mapping[int, float], other: Mapping[int, float], name: str, l
 
 
 def _draw(scores: Scores, order: Sequence[str], path: Path) -> None:
-    """A point a seed, a bar at the mean; cohorts below one another, metrics side by side."""
+    """Draw a point per seed and a bar at the mean; cohorts as rows, metrics as columns."""
     cohorts = sorted({cohort for cohort, _, _ in scores})
     shown = [[row for row in order if (cohort, row, FIGURE_METRICS[0]) in scores] for cohort in cohorts]
     heights = [0.9 + 0.22 * len(rows) for rows in shown]

@@ -1,10 +1,11 @@
-"""Can a region ViT tell how tokens are arranged at all, if it is given the truth? By the weights that it starts with.
+"""Can a supervised region ViT learn how tokens are arranged, and how does this depend on its initial weights?
 
     python -m benchmarks.planted.supervised --embed-dim 64 --depth 2 --heads 4 --steps 2000
 
-Regions hold two kinds of tokens half and half, in a salt-and-pepper mixture or in nests. Every step sees new regions
-and their labels, so neither the objective nor the size of the cohort stands in the way: where this fails,
-self-distillation cannot be blamed. Accuracy is that of the last 100 batches before they were learned from; chance: 0.5.
+Regions contain two kinds of tokens in equal parts, in a salt-and-pepper mixture or in nests. Every step uses new
+regions with labels, so that neither the objective nor the size of the cohort is a limitation: if this fails,
+self-distillation is not the cause. Accuracy is the mean over the last 100 batches, each evaluated before it is trained
+on; chance is 0.5.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _AVERAGED = 100
 
 
 def batches(planted: Planted, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Without end: (B, grid, grid, D) tokens of new regions, and (B,) which arrangement each has."""
+    """Yield tokens of new regions indefinitely, (B, grid, grid, D), and the arrangement of each, (B,)."""
     model, rng = TokenModel(planted), planted.rng(3)
     while True:
         drawn = rng.integers(len(model.known.scale), size=size)
@@ -43,7 +44,7 @@ def batches(planted: Planted, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def accuracies(planted: Planted, shape: RegionViTConfig, *, steps: int, batch: int, lr: float) -> list[float]:
-    """Accuracy of each step's batch, before it is learned from."""
+    """Train, and return the accuracy on the batch of each step before it is trained on."""
     source = torch.Generator().manual_seed(planted.seed)
     network = RegionViT(shape, source, input_dim=planted.dim, grid=planted.grid)
     readout = nn.Linear(shape.embed_dim, len(planted.scales))

@@ -100,7 +100,7 @@ def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
     page = report(tmp_path, evaluation)
     assert figures(tmp_path) == {"intervals", "folds", "roc", "calibration", "confusion-knn", "confusion-abmil"}
     for said in (
-        "label <b>&: 2 models under 2 aggregators",
+        "label <b>&: 2 models with 2 aggregators",
         f"{len(cohort.slides)} slides of 45 patients",
         "3 slides left out.",
         "Leakage audit: pretraining used test patients",
