@@ -82,7 +82,7 @@ class MilEvalConfig:
 
     repeats: int | None = None
     """Number of times the cross-validation is repeated with different folds. Default: 5 for aggregators that fit in
-    seconds (knn, probe, prototype-histogram), 1 for networks and with --by-site."""
+    seconds (knn, probe, prototype-histogram, set-knn, set-probe), 1 for networks and with --by-site."""
 
     by_site: bool = False
     """Keep all patients of a site in the same fold, so that test sites are not used for training."""

@@ -86,9 +86,16 @@ def fit_neighbours(known: FloatArray, objective: Objective, rows: Tensor) -> Ite
         rows: (n,) positions of these slides.
     """
     index, votes = NearestNeighbors().fit(known), objective.votes(rows).float()
-    # With more than half of the slides as neighbors, predictions hardly differ between slides.
-    for count in [count for count in _NEIGHBOURS if 2 * count <= len(rows)] or [max(1, len(rows) // 2)]:
+    for count in neighbour_counts(len(rows)):
         yield f"{count} neighbours", Neighbours(known, index, votes, objective.vote_rule, count)
+
+
+def neighbour_counts(known: int) -> list[int]:
+    """Return the numbers of neighbors to select from, given the number of training slides.
+
+    With more than half of the slides as neighbors, predictions hardly differ between slides.
+    """
+    return [count for count in _NEIGHBOURS if 2 * count <= known] or [max(1, known // 2)]
 
 
 HEAD = VectorProbe(MeanVectors(), fit_neighbours, Neighbours)
