@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-
-from slpd_toolkit.commands import pretrain
-from tests.published import PublishedNumbers
-from tests.token_factory import LENGTHS, write_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.published import PublishedNumbers
+
+# Heavy imports are inside the fixtures: the process that only hands out the tests imports this file too.
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -22,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Test tensors are tiny: waking a second thread costs more than it saves, on a busy machine far more."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -44,22 +45,28 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def published() -> PublishedNumbers:
+    from tests.published import PublishedNumbers
+
     return PublishedNumbers.read()
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual cohort of tokens; not to be changed."""
+    from tests.token_factory import LENGTHS, write_cache
+
     return write_cache(tmp_path_factory.mktemp("cohort") / "cache", LENGTHS)
 
 
 @pytest.fixture(scope="session")
 def gappy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual cohort with a third of its patches missing, in all slides but the first; not to be changed."""
+    from tests.token_factory import LENGTHS, write_cache
+
     return write_cache(tmp_path_factory.mktemp("gappy") / "cache", LENGTHS, gaps=1 / 3)
 
 
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing curves takes longer than a tiny run does."""
-    monkeypatch.setattr(pretrain, "draw_curves", lambda path, _rows: path.write_text("<svg/>"))
+    monkeypatch.setattr("slpd_toolkit.commands.pretrain.draw_curves", lambda path, _rows: path.write_text("<svg/>"))

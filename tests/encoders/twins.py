@@ -115,8 +115,14 @@ class Twin:
         return replace(preset, architecture=architecture, width=48 * per_token)
 
 
+def swiglu_packed(*arguments: Any, **keywords: Any) -> nn.Module:
+    """Build timm's layer: timm takes seconds to import, and listing the twins must not."""
+    layer: nn.Module = import_timm().layers.SwiGLUPacked(*arguments, **keywords)
+    return layer
+
+
 def swiglu() -> dict[str, Any]:
-    return {"mlp_layer": import_timm().layers.SwiGLUPacked, "act_layer": nn.SiLU}
+    return {"mlp_layer": swiglu_packed, "act_layer": nn.SiLU}
 
 
 def twins() -> dict[str, Twin]:

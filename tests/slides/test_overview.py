@@ -39,14 +39,19 @@ def overview_of(
     return cut_overview(thumbnail, must_exist, (left, top, side), 256.0, shift)
 
 
-PICTURE = tissue(2048, 2048, mpp=1.0)
+@pytest.fixture(scope="module")
+def picture() -> npt.NDArray[np.uint8]:
+    """Tissue of 2048 x 2048 px. Not to be changed."""
+    return tissue(2048, 2048, mpp=1.0)
 
 
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (512, 768), (100, 3), (1024, 1024)])
 @pytest.mark.parametrize("change", ["none", "brighter", "sharper", "shifted", "noisier"])
-def test_the_same_picture_is_not_suspected(left: int, top: int, change: str) -> None:
+def test_the_same_picture_is_not_suspected(
+    picture: npt.NDArray[np.uint8], left: int, top: int, change: str
+) -> None:
     rng = np.random.default_rng(0)
-    block = PICTURE[top : top + 1024, left : left + 1024].astype(np.float32)
+    block = picture[top : top + 1024, left : left + 1024].astype(np.float32)
     if change == "brighter":
         block = block * 0.95 + 10
     elif change == "sharper":
@@ -55,14 +60,14 @@ def test_the_same_picture_is_not_suspected(left: int, top: int, change: str) -> 
         block = np.roll(block, (2, -2), axis=(0, 1))
     elif change == "noisier":
         block += rng.normal(0, 10, block.shape)
-    found = contradictions(np.clip(block, 0, 255).astype(np.uint8), overview_of(PICTURE, left, top), left, top, 1024)
+    found = contradictions(np.clip(block, 0, 255).astype(np.uint8), overview_of(picture, left, top), left, top, 1024)
     assert found is None
 
 
-def test_swapped_tiles_are_found_where_they_are() -> None:
-    block = PICTURE[:1024, :1024].copy()
+def test_swapped_tiles_are_found_where_they_are(picture: npt.NDArray[np.uint8]) -> None:
+    block = picture[:1024, :1024].copy()
     block[:256, :256], block[512:768, 256:512] = block[512:768, 256:512].copy(), block[:256, :256].copy()
-    found = contradictions(block, overview_of(PICTURE), 0, 0, 1024)
+    found = contradictions(block, overview_of(picture), 0, 0, 1024)
     assert found is not None
     expected = np.zeros((1024, 1024), np.bool_)
     expected[:256, :256] = expected[512:768, 256:512] = True
@@ -79,8 +84,8 @@ def test_a_tile_of_another_colour_is_found_though_it_is_flat() -> None:
     assert found.sum() == 256 * 256
 
 
-def test_blocks_at_the_border_of_a_slide_and_at_other_scales() -> None:
-    picture = PICTURE[:900, :1100]
+def test_blocks_at_the_border_of_a_slide_and_at_other_scales(picture: npt.NDArray[np.uint8]) -> None:
+    picture = picture[:900, :1100]
     padded = np.full((1024, 1024, 3), 255, np.uint8)
     padded[: 900 - 512, : 1100 - 512] = picture[512:, 512:]
     assert contradictions(padded, overview_of(picture, 512, 512), 512, 512, 1024) is None
