@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from slpd_toolkit.mil.heads.head import Head, HeadResult, HeadState, PartRows, TrainedHead, single_thread
 from slpd_toolkit.mil.tasks.readouts import LinearModel
@@ -121,7 +122,7 @@ class VectorProbe(Head):
         seeds: tuple[int, int],
     ) -> TrainedHead:
         """Fit a model on train for each setting, and select the one with the lowest loss on val."""
-        with single_thread(), threadpool_limits(1):
+        with single_thread(), _thread_pools().limit(limits=1):
             learned = self.vectors.fit(bags, rows.train, seeds[0])
             vectors = self.vectors.compute(learned, bags, np.arange(len(bags.slides)))
             setting, model, scaler = self._select(vectors, objective, rows)
@@ -137,7 +138,7 @@ class VectorProbe(Head):
         settings: Sequence[str],
     ) -> TrainedHead:
         """See `Head.refit`; the setting that most folds selected is used."""
-        with single_thread(), threadpool_limits(1):
+        with single_thread(), _thread_pools().limit(limits=1):
             learned = self.vectors.fit(bags, rows, seeds[0])
             scaler = _fit_scaler(self.vectors.compute(learned, bags, rows))
             vectors = _scale(self.vectors.compute(learned, bags, rows), scaler)
@@ -156,7 +157,7 @@ class VectorProbe(Head):
         def standardized(members: IntArray) -> FloatArray:
             return _scale(self.vectors.compute(state.tensors, training, members), scaler)
 
-        with single_thread(), threadpool_limits(1):
+        with single_thread(), _thread_pools().limit(limits=1):
             model = self.model.of_state(state, standardized)
             return model(_scale(self.vectors.compute(state.tensors, bags, rows), scaler)), ()
 
@@ -200,3 +201,9 @@ def _fit_scaler(vectors: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
 def _scale(vectors: NDArray[np.float32], scaler: tuple[FloatArray, FloatArray]) -> FloatArray:
     scaled: FloatArray = (vectors.astype(np.float64) - scaler[0]) / scaler[1]
     return scaled
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Find the thread pools of NumPy, SciPy and scikit-learn: the search takes longer than many a probe."""
+    return ThreadpoolController()

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from slpd_toolkit.mil.tasks import metrics
 
@@ -48,11 +55,29 @@ def test_quadratic_kappa_is_cohens_published_formula() -> None:
     chance = np.outer([2, 2, 3], [2, 2, 3]) / 7
     costs = np.array([[0, 1, 4], [1, 0, 1], [4, 1, 0]])
     expected = 1 - (costs * observed).sum() / (costs * chance).sum()
-    assert metrics.kappa(targets, predicted, 3, weights="quadratic") == pytest.approx(expected)
+    assert metrics.kappa(metrics.confusion_matrix(targets, predicted, 3), quadratic=True) == pytest.approx(expected)
     # An empty class in the middle keeps its place: grades 0 and 2 are two steps apart.
-    assert metrics.kappa(np.array([0, 0, 3]), np.array([0, 2, 3]), 4, "quadratic") == pytest.approx(
+    gap = metrics.confusion_matrix(np.array([0, 0, 3]), np.array([0, 2, 3]), 4)
+    assert metrics.kappa(gap, quadratic=True) == pytest.approx(
         1 - 4 / ((4 * 2 * 1 + 9 * 2 * 1 + 9 * 1 * 1 + 1 * 1 * 1) / 3)
     )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_metrics_of_a_confusion_matrix_are_scikit_learns_to_the_last_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes, cases, ordinal = int(rng.integers(2, 7)), int(rng.integers(8, 60)), bool(seed % 2)
+    targets, probabilities = rng.integers(0, classes - seed % 3 // 2, cases), rng.dirichlet(np.ones(classes), cases)
+    values = metrics.classification(targets, probabilities, ordinal=ordinal)
+    predicted, labels = metrics.predicted_classes(probabilities, ordinal=ordinal), np.arange(classes)
+    assert values["accuracy"] == accuracy_score(targets, predicted)
+    assert values["balanced_accuracy"] == recall_score(
+        targets, predicted, labels=np.unique(targets), average="macro", zero_division=0.0
+    )
+    assert values["f1"] == f1_score(targets, predicted, average="macro", zero_division=0.0)
+    assert values["kappa"] == cohen_kappa_score(targets, predicted, labels=labels)
+    if ordinal:
+        assert values["quadratic_kappa"] == cohen_kappa_score(targets, predicted, labels=labels, weights="quadratic")
 
 
 def test_ordered_classes_are_predicted_by_the_median() -> None:
