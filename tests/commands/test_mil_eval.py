@@ -67,7 +67,7 @@ def save_region_vit(folder: Path, *, input_dim: int = 8, grid: int = 2, slides: 
 
 
 def test_a_perfect_signal_is_found(separable: Planted, tmp_path: Path) -> None:
-    found = separable.evaluate(tmp_path / "out", aggregator=("knn", "probe", "abmil"))
+    found = separable.evaluate(tmp_path / "out", aggregator=("knn", "probe", "abmil"), steps=60)
     for aggregator in ("knn", "probe", "abmil"):
         values = headline(found, aggregator)
         assert (values["mean"], values["sd"]) == (1.0, 0.0)
@@ -76,8 +76,8 @@ def test_a_perfect_signal_is_found(separable: Planted, tmp_path: Path) -> None:
 
 
 def test_pure_noise_is_called_noise(tmp_path: Path) -> None:
-    noise = two_classes(tmp_path, slides=80, shift=0.0)
-    found = noise.evaluate(tmp_path / "out", aggregator=("knn", "probe", "mean-mlp"), folds=5)
+    noise = two_classes(tmp_path, slides=60, shift=0.0)
+    found = noise.evaluate(tmp_path / "out", aggregator=("knn", "probe", "mean-mlp"), folds=3, steps=100)
     for aggregator in ("knn", "probe", "mean-mlp"):
         interval = headline(found, aggregator)["interval"]
         assert interval["low"] < 0.5 < interval["high"]
@@ -85,9 +85,9 @@ def test_pure_noise_is_called_noise(tmp_path: Path) -> None:
 
 def test_what_marks_the_patient_leaks_through_slides_and_not_through_patients(tmp_path: Path) -> None:
     """Six slides a patient that look alike, and labels drawn by patient: there is nothing to learn."""
-    patients = [f"p{number:02}" for number in range(24) for _ in range(6)]
+    patients = [f"p{number:02}" for number in range(16) for _ in range(6)]
     labels = ["ab"[int(patient[1:]) % 2] for patient in patients]
-    marked = plant(tmp_path, {"label": labels}, [0.0] * 144, patients=patients, patient_mark=4.0)
+    marked = plant(tmp_path, {"label": labels}, [0.0] * 96, patients=patients, patient_mark=4.0)
     grouped = marked.evaluate(tmp_path / "grouped", aggregator=("knn",), folds=6)
     assert 0.2 < headline(grouped, "knn")["mean"] < 0.8
     assert grouped["audit"]["mean-tokens"]["clean"]
@@ -196,7 +196,7 @@ def test_one_command_gives_one_result(separable: Planted, tmp_path: Path) -> Non
     models = (str(run), "untrained")
     results = []
     for changes in ({}, {}, {"workers": 1}):
-        separable.evaluate(tmp_path / "out", model=models, aggregator=("knn", "mean-mlp"), steps=40, **changes)
+        separable.evaluate(tmp_path / "out", model=models, aggregator=("knn", "mean-mlp"), folds=3, steps=20, **changes)
         results.append([(tmp_path / "out" / name).read_bytes() for name in ("metrics.json", "predictions.csv")])
     assert results[0] == results[1] == results[2]
 
@@ -212,19 +212,19 @@ def test_processes_change_no_byte(separable: Planted, tmp_path: Path) -> None:
 
 def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save_region_vit(tmp_path / "runs" / "tiny")
-    first = separable.evaluate(tmp_path / "out", model=(str(run),))
+    first = separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",))
 
     def refuse(*_: object, **_named: object) -> None:
         raise AssertionError("embedded again")
 
     monkeypatch.setattr(RegionViT, "forward", refuse)
-    assert separable.evaluate(tmp_path / "out", model=(str(run),)) == first
+    assert separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",)) == first
     with pytest.raises(AssertionError, match="embedded again"):
-        separable.evaluate(tmp_path / "out", model=(str(run),), view="centre")
+        separable.evaluate(tmp_path / "out", model=(str(run),), view="centre", aggregator=("knn",))
     monkeypatch.undo()
     (stored,) = (run / "region_embeddings").iterdir()
     stored.write_bytes(b"damaged")
-    assert separable.evaluate(tmp_path / "out", model=(str(run),)) == first
+    assert separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",)) == first
 
 
 @pytest.mark.parametrize(("keep_every_s", "writes"), [(60.0, 1), (0.0, 5)])
@@ -232,7 +232,9 @@ def test_what_was_embedded_before_an_interrupt_is_kept(
     separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_every_s: float, writes: int
 ) -> None:
     run = save_region_vit(tmp_path / "runs" / "tiny")
-    uninterrupted = separable.evaluate(tmp_path / "whole", model=(f"tiny={save_region_vit(tmp_path / 'runs' / 'b')}",))
+    uninterrupted = separable.evaluate(
+        tmp_path / "whole", model=(f"tiny={save_region_vit(tmp_path / 'runs' / 'b')}",), aggregator=("knn",)
+    )
     forward, add = RegionViT.forward, StoredBags.add
     embedded: list[int] = []
     written: list[int] = []
@@ -252,10 +254,10 @@ def test_what_was_embedded_before_an_interrupt_is_kept(
     monkeypatch.setattr(StoredBags, "add", keep)
     most = 5
     with pytest.raises(KeyboardInterrupt):
-        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),)))
+        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),), aggregator=("knn",)))
     assert (len(written), sum(written)) == (writes, 5)
     most = 24
-    again = separable.evaluate(tmp_path / "out", model=(str(run),))
+    again = separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",))
     assert len(embedded) == 24
     assert again["results"] == uninterrupted["results"]
 
@@ -265,7 +267,7 @@ def test_a_folder_that_cannot_be_written_to_costs_only_time(
 ) -> None:
     run = save_region_vit(tmp_path / "runs" / "tiny")
     (run / "region_embeddings").write_text("a file where the folder would be")
-    separable.evaluate(tmp_path / "out", model=(str(run),))
+    separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",))
     assert "Region embeddings are not stored" in capsys.readouterr().err
 
 
@@ -521,7 +523,7 @@ def test_a_model_of_other_tokens_is_refused(
 ) -> None:
     run = save_region_vit(tmp_path / "run", **shape)
     with pytest.raises(UsageError, match=said):
-        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),)))
+        mil_eval.run(separable.config(tmp_path / "out", model=(str(run),), aggregator=("knn",)))
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -47,9 +47,7 @@ def picture() -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (512, 768), (100, 3), (1024, 1024)])
 @pytest.mark.parametrize("change", ["none", "brighter", "sharper", "shifted", "noisier"])
-def test_the_same_picture_is_not_suspected(
-    picture: npt.NDArray[np.uint8], left: int, top: int, change: str
-) -> None:
+def test_the_same_picture_is_not_suspected(picture: npt.NDArray[np.uint8], left: int, top: int, change: str) -> None:
     rng = np.random.default_rng(0)
     block = picture[top : top + 1024, left : left + 1024].astype(np.float32)
     if change == "brighter":
