@@ -1,4 +1,4 @@
-"""Small cohorts for tests of stage one: manifests, settings that run in a second, and an encoder that can be read."""
+"""Small cohorts for tests of stage one: manifests, fast settings, and an encoder with predictable tokens."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class MeanColour(nn.Module):
 
 
 def mean_colour_encoder(name: str, *, patch_px: int, seed: int, **_: object) -> Encoder:
-    """Stand in for `make_encoder`: tokens are the patch's mean red, green and blue from 0 to 255."""
+    """Replacement of `make_encoder` whose tokens are the mean red, green and blue of a patch, 0 to 255."""
     scale = (1 / 255, 1 / 255, 1 / 255)
     return Encoder(name, freeze(MeanColour()), 3, patch_px, (0.0, 0.0, 0.0), scale, f"{seed:064x}")
 
 
 def tiny_vit_encoder(name: str, *, patch_px: int, seed: int, **_: object) -> Encoder:
-    """Stand in for `make_encoder` where arithmetic must be that of a real network, but quick: a ViT of two blocks."""
+    """Replacement of `make_encoder` with the arithmetic of a real network, but fast: a ViT with two blocks."""
     network = PatchViT(embed_dim=48, depth=2, heads=3)
     initialise(network, torch.Generator().manual_seed(seed))
     return Encoder(name, freeze(network), 48, patch_px, IMAGENET_MEAN, IMAGENET_STD, f"{seed:064x}")
@@ -74,7 +74,7 @@ def write_cohort(folder: Path, count: int = 3, *, compression: Compression = "de
     """Write `count` slides of one piece of tissue each, at 1 um/px, and their manifest.
 
     Returns:
-        The manifest; slides are called s0, s1, ... and lie beside it as s0.tif, ...
+        The manifest; slides are named s0, s1, ... and their files s0.tif, ... are in the same folder.
     """
     for index in range(count):
         size = (700 + 64 * index, 900 - 64 * index)
@@ -89,7 +89,7 @@ def small_config(manifest: Path, out: Path, **changes: Any) -> EmbedConfig:
 
 
 def as_flags(**values: object) -> list[str]:
-    """Write settings as the flags of the command line."""
+    """Convert settings to command-line flags."""
     return [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -99,13 +99,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def token_meta(**changes: Any) -> TokenMeta:
-    """Attributes of a token file with a grid of 4 x 4 and 8 features."""
+    """Return attributes of a token file with a 4 x 4 grid and 8 features."""
     small: dict[str, Any] = {"slide_id": "s0", "encoder": "random", "patch_px": 64, "region_px": 256, "region_l0": 512}
     return replace(META, **(small | {"encoder_input_px": 64} | changes))
 
 
 def write_token_file(path: Path, regions: int = 3, seed: int = 0, **changes: Any) -> npt.NDArray[np.float16]:
-    """Write a token file with random tokens; gives them back, (R, grid, grid, D)."""
+    """Write a token file with random tokens, and return them, (R, grid, grid, D)."""
     meta = token_meta(slide_id=path.name.removesuffix(schema.SUFFIX), **changes)
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((regions, meta.grid, meta.grid, meta.embedding_dim)).astype(np.float16)

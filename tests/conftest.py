@@ -1,4 +1,4 @@
-"""Where the shared data lies, and what every test runs under."""
+"""Location of the shared data, and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Test tensors are tiny: waking a second thread costs more than it saves, on a busy machine far more."""
+    """Use one thread: test tensors are so small that a second one costs more time than it saves."""
     import torch
 
     torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_wait_for_the_disk() -> Iterator[None]:
-    """Writers sync each file to disk, milliseconds every time: what that protects from is a power cut, not a test."""
+    """Skip syncing files to disk, which takes milliseconds per file and only protects against power loss."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
         yield
@@ -36,7 +36,7 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of real slides and their ground truth: $SLPD_DATA, or `shared/data` beside the repository."""
+    """Folder of real slides with ground truth: $SLPD_DATA, or `shared/data` next to the repository."""
     folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"needs real slides, and {folder} is no folder (set SLPD_DATA)")
@@ -52,7 +52,7 @@ def published() -> PublishedNumbers:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The usual cohort of tokens; not to be changed."""
+    """A token cache shared by tests; must not be modified."""
     from tests.token_factory import LENGTHS, write_cache
 
     return write_cache(tmp_path_factory.mktemp("cohort") / "cache", LENGTHS)
@@ -60,7 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gappy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The usual cohort with a third of its patches missing, in all slides but the first; not to be changed."""
+    """A shared cache with a third of the patches missing, except in the first slide; must not be modified."""
     from tests.token_factory import LENGTHS, write_cache
 
     return write_cache(tmp_path_factory.mktemp("gappy") / "cache", LENGTHS, gaps=1 / 3)
@@ -68,5 +68,5 @@ def gappy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing curves takes longer than a tiny run does."""
+    """Skip drawing curves, which takes longer than a tiny run."""
     monkeypatch.setattr("slpd_toolkit.commands.pretrain.draw_curves", lambda path, _rows: path.write_text("<svg/>"))

@@ -42,7 +42,7 @@ class Planted:
         return MilEvalConfig(**{"cache": self.cache, "manifest": self.manifest, "out": out, **QUICK, **changes})
 
     def evaluate(self, out: Path, **changes: Any) -> dict[str, Any]:
-        """Run, and give metrics.json."""
+        """Run an evaluation and return metrics.json."""
         assert mil_eval.run(self.config(out, **changes)) == 0
         return metrics(out)
 
@@ -56,15 +56,15 @@ def plant(
     patient_mark: float = 0.0,
     seed: int = 0,
 ) -> Planted:
-    """Write a slide for each shift: noise of 2 to 4 regions of 2 x 2 tokens of 8 features, four of them moved.
+    """Write one slide per shift: noise in 2 to 4 regions of 2 x 2 tokens with 8 features, four of them shifted.
 
     Args:
         folder: Where `cache/` and `manifest.csv` go.
-        columns: Manifest columns, a cell a slide.
-        shifts: How far each slide is moved.
-        patients: Patient of each slide; None leaves the column away.
-        patient_mark: Size of a random vector that all regions of a patient bear.
-        seed: Source of everything.
+        columns: Manifest columns, with one cell per slide.
+        shifts: Shift of each slide.
+        patients: Patient of each slide; None omits the column.
+        patient_mark: Length of a random vector added to all regions of a patient.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     cache = folder / "cache"
@@ -83,7 +83,7 @@ def plant(
 
 
 def two_classes(folder: Path, slides: int = 24, shift: float = 6.0, **more: Any) -> Planted:
-    """Alternating classes a and b; those of b are shifted."""
+    """Write alternating classes a and b; slides of b are shifted."""
     labels = ["ab"[number % 2] for number in range(slides)]
     return plant(folder, {"label": labels}, [shift * (label == "b") for label in labels], **more)
 
@@ -94,12 +94,12 @@ def metrics(out: Path) -> dict[str, Any]:
 
 
 def headline(found: Mapping[str, Any], aggregator: str, model: str = "mean-tokens") -> dict[str, Any]:
-    """The headline metric of one model under one aggregator."""
+    """Return the headline metric of a model with an aggregator."""
     (result,) = [each for each in found["results"] if (each["model"], each["aggregator"]) == (model, aggregator)]
     values: dict[str, Any] = result["metrics"][found["task"]["headline"]]
     return values
 
 
 def rewrite(manifest: Path, change: Any) -> None:
-    """Change the rows of a manifest: `change` takes them and gives others."""
+    """Replace the rows of a manifest by the result of `change`."""
     write_manifest(manifest, change(read_csv(manifest)))

@@ -1,4 +1,4 @@
-"""Functions that tests run in guarded processes: a module of its own, because such a process imports it."""
+"""Functions that tests run in guarded processes, in a separate module that these processes import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pictures:
-    """A result with arrays in it."""
+    """A result that contains arrays."""
 
     name: str
     pixels: npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ def work_in_steps(count: int) -> int:
 
 
 def abort_once(marker: SlideHandle) -> str:
-    """Abort, unless this has been done before."""
+    """Abort the process on the first call only."""
     if not Path(marker.path).exists():
         Path(marker.path).touch()
         os.abort()

@@ -1,4 +1,4 @@
-"""Damaged copies of files, as disks, networks and careless tools make them."""
+"""Damaged copies of files, with typical faults of disks, networks and tools."""
 
 from __future__ import annotations
 

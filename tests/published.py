@@ -1,4 +1,4 @@
-"""Outputs of the published SLPD code, with the weights and inputs that they belong to."""
+"""Outputs of the published SLPD code, with their weights and inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PublishedNumbers:
-    """Outputs of the published SLPD code, and the inputs and weights that they belong to."""
+    """Outputs of the published SLPD code, with their inputs and weights."""
 
     arrays: dict[str, np.ndarray[Any, Any]]
     meta: dict[str, Any]
@@ -47,5 +47,5 @@ class PublishedNumbers:
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """Largest deviation over the largest expected magnitude."""
+    """Return the largest deviation relative to the largest expected magnitude."""
     return float((got - expected).abs().max() / expected.abs().max())

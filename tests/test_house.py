@@ -1,4 +1,4 @@
-"""The rules of the house that no linter checks: small classes, few attributes, few rooms, no circle between rooms."""
+"""Structural rules that no linter checks: small classes, few attributes, few packages, no import cycles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import slpd_toolkit
 PACKAGE = Path(slpd_toolkit.__file__).parent
 MOST_LINES, MOST_ATTRIBUTES, MOST_ENTRIES = 150, 12, 20
 RECORDS = frozenset({"TokenMeta", "SlideFeatures"})
-"""Files as dataclasses: their fields are the attributes of a file format, whose number is not ours to choose."""
+"""Dataclasses whose fields are the attributes of a file format, which determines their number."""
 
 
 def classes(tree: ast.AST) -> list[ast.ClassDef]:
@@ -26,7 +26,7 @@ def lines(found: ast.ClassDef) -> int:
 
 
 def attributes(found: ast.ClassDef) -> set[str]:
-    """Names that a class assigns to `self`, and its fields."""
+    """Return the names that a class assigns to `self`, and its fields."""
     fields = {
         node.target.id
         for node in found.body
@@ -46,12 +46,12 @@ def attributes(found: ast.ClassDef) -> set[str]:
 
 
 def is_settings(path: Path) -> bool:
-    """Whether the classes of a file are settings: their number is that of the command's options."""
+    """Whether the classes of a file are settings, whose size is determined by the options of a command."""
     return path.parent.name == "config" or path == PACKAGE / "api" / "settings.py"
 
 
 def offenders(path: Path, text: str) -> list[str]:
-    """Classes of a file that break a rule."""
+    """Describe the classes of a file that break a rule."""
     said = []
     for found in classes(ast.parse(text)):
         if lines(found) > MOST_LINES and not is_settings(path):

@@ -1,4 +1,4 @@
-"""What users install: the wheel holds all that it needs and nothing else, and works far from a checkout."""
+"""The wheel contains all required files and nothing else, and works without a checkout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel; the packages that it needs are borrowed from this one."""
+    """A new environment with the wheel, and with the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     install = ("install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check", str(wheel))
@@ -132,7 +132,7 @@ def test_there_is_a_completion_script_for_each_shell(
 
 
 def test_bash_completes_commands_and_options(environment: Path, tmp_path: Path) -> None:
-    """As a person has it: installed once, then bash calls the function with the words typed so far."""
+    """As for a user: after installation, bash calls the function with the words typed so far."""
     script = (
         "slpd --install-completion >/dev/null\n"
         "source .bashrc\n"

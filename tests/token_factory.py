@@ -1,4 +1,4 @@
-"""Token caches without slides: what stages two and three read, in the real format."""
+"""Token caches without slides, in the real format, as input of stages two and three."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_cache(
 ) -> Path:
     """Write a cache of slides with the given numbers of regions; each region is noise around one of a few kinds.
 
-    With `gaps` this share of the patches has no token, in all slides but the first.
+    `gaps` is the fraction of patches without a token, in all slides except the first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -75,10 +75,7 @@ def write_cache(
 def write_slide(
     folder: Path, slide_id: str, tokens: np.ndarray, present: np.ndarray | None = None, **attributes: object
 ) -> Path:
-    """Write one token file; regions lie side by side in rows of eight.
-
-    Writing takes ten milliseconds, and many tests write the same files: equal ones are written once and copied.
-    """
+    """Write one token file; regions are side by side in rows of eight."""
     there = None if present is None else present.tobytes()
     content = _token_file(slide_id, tokens.shape, tokens.dtype.str, tokens.tobytes(), there, (*attributes.items(),))
     path = folder / f"{slide_id}.h5"
@@ -121,6 +118,6 @@ def _token_file(
 
 
 def without_digest(file: h5py.File) -> None:
-    """Turn an open token file into one of version 1, which has no checksums, so that a test may change it."""
+    """Convert an open token file to version 1, which has no checksums, so that a test can modify it."""
     del file.attrs["digest"], file["checksums"]
     file.attrs["schema_version"] = 1

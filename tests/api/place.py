@@ -1,4 +1,4 @@
-"""A folder that holds what the examples of the public names take for granted."""
+"""A folder with the files that the examples of the public names use."""
 
 from __future__ import annotations
 

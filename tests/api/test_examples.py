@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public names, and those on the page about them, are run."""
+"""Runs the examples in the docstrings of the public names and on their documentation page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 @pytest.fixture
 def _in_place(tmp_path: Path) -> Iterator[None]:
-    """A furnished folder as working directory, because examples have relative paths."""
+    """Change to a furnished folder, because examples use relative paths."""
     before = Path.cwd()
     furnish(tmp_path)
     os.chdir(tmp_path)
@@ -39,7 +39,7 @@ def _in_place(tmp_path: Path) -> Iterator[None]:
 
 
 def failures(text: str, name: str) -> str:
-    """What does not come out as a docstring or page says; it must have an example."""
+    """Return the failures of the examples in a text, which must contain some."""
     test = doctest.DocTestParser().get_doctest(text, {"slpd": slpd, "np": np, "torch": torch}, name, name, 0)
     assert test.examples, f"{name} has no example"
     said: list[str] = []
@@ -49,7 +49,7 @@ def failures(text: str, name: str) -> str:
 
 @pytest.mark.usefixtures("no_curves", "_no_report", "_in_place")
 def test_the_examples_of_all_names_and_of_the_page_run() -> None:
-    """In one test, because examples use what the commands before them wrote."""
+    """In one test, because examples use the results of earlier commands."""
     texts = {name: getattr(slpd, name).__doc__ for name in IN_ORDER if name not in LONG}
     assert "".join(failures(text, name) for name, text in texts.items()) == ""
     assert failures(PAGE.read_text(encoding="utf-8"), PAGE.name) == ""
@@ -64,5 +64,5 @@ def test_a_long_example_runs(name: str) -> None:
 
 @pytest.fixture
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing a report takes longer than a tiny evaluation does."""
+    """Skip the report, because drawing it takes longer than a tiny evaluation."""
     monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))

@@ -1,4 +1,4 @@
-"""`import slpd_toolkit as slpd`: what it offers, what it costs, and how it reports what is wrong."""
+"""`import slpd_toolkit as slpd`: its names, its import time, and its errors."""
 
 from __future__ import annotations
 

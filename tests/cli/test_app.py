@@ -43,7 +43,7 @@ def python(*arguments: object, **environment: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[EmbedConfig]:
-    """Catch what `slpd embed` would run with."""
+    """Capture the configurations that `slpd embed` would run with."""
     seen: list[EmbedConfig] = []
 
     def run(config: EmbedConfig) -> int:

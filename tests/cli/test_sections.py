@@ -17,7 +17,7 @@ ROOT: Any = typer.main.get_command(cli.app)
 
 
 def leaves(group: Any = ROOT, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """Every command that does something, with the words that call it."""
+    """Return every command that can be run, with the words that call it."""
     found: list[tuple[tuple[str, ...], Any]] = []
     for name, command in group.commands.items():
         found += leaves(command, (*path, name)) if hasattr(command, "commands") else [((*path, name), command)]
@@ -35,7 +35,7 @@ def shown(*arguments: str) -> str:
 
 
 def words(text: str) -> str:
-    """Text without its line breaks; a word that was broken at its hyphen is whole again."""
+    """Return a text without line breaks; words broken at a hyphen are rejoined."""
     return " ".join(text.split()).replace("- ", "-")
 
 

@@ -1,4 +1,4 @@
-"""`slpd demo`: its settings, its folder, and the whole way in small, also after an interruption."""
+"""`slpd demo`: its settings, its folder, and a small run of all steps, also after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage one as a whole: tokens where they belong, resuming, refusing, shards."""
+"""Stage one end to end: positions of tokens, resuming, rejected settings, shards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLANTED = (20, 200, 60)
 
 @pytest.fixture(autouse=True)
 def mean_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that can be read: what a real encoder makes of pixels is tested with the encoders."""
+    """Use an encoder with predictable tokens; real encoders have their own tests."""
     monkeypatch.setattr(embed, "make_encoder", mean_colour_encoder)
 
 
@@ -74,7 +74,7 @@ def modified(cache: Path) -> dict[str, int]:
 def test_a_planted_colour_is_found_at_its_row_and_column(
     tmp_path: Path, region_px: int, patch_px: int, mpp: float, mpp_l0: float
 ) -> None:
-    """The one patch of this colour lies in the last regions of a slide that is wider than high."""
+    """The only patch of this color is in the last regions of a slide that is wider than high."""
     region_l0, patch_l0 = round(region_px * mpp / mpp_l0), round(patch_px * mpp / mpp_l0)
     height_l0, width_l0 = 2 * region_l0 + patch_l0 // 2, 3 * region_l0 + 2 * patch_l0
     picture = np.full((height_l0, width_l0, 3), EOSIN, np.uint8)
@@ -103,7 +103,7 @@ def test_a_planted_colour_is_found_at_its_row_and_column(
 def test_every_token_is_the_patch_of_its_coordinates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_px: int
 ) -> None:
-    """Each token against the mean of its patch of the picture, white where the slide ends; batches cross regions."""
+    """Each token equals the mean of its patch in the image, white beyond the slide; batches cross regions."""
     monkeypatch.setattr(regions, "BLOCK_PX", block_px)
     picture = smooth_noise(600, 850)
     manifest = one_slide(tmp_path, picture, mpp=1.0, downsamples=())
@@ -198,7 +198,7 @@ def test_the_same_run_twice_gives_the_same_bits_whatever_the_threads(manifest: P
 
 @pytest.mark.usefixtures("tiny_vit")
 def test_an_interrupted_cohort_continues_with_the_same_bits(manifest: Path, tmp_path: Path) -> None:
-    """Skipping complete slides shifts every later patch to another place in its batch."""
+    """Skipping complete slides shifts every later patch to another position in its batch."""
     embed.run(small_config(manifest, tmp_path / "whole"))
     embed.run(small_config(manifest, tmp_path / "resumed"))
     (tmp_path / "resumed" / "s1.h5").unlink()

@@ -1,4 +1,4 @@
-"""What goes wrong with slides, disks and processes, and what a run makes of it."""
+"""Faults of slides, disks and processes during a run."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
 
 @pytest.mark.usefixtures("mean_colour")
 def test_a_slide_that_fails_while_other_threads_read_it_ends_alone(tmp_path: Path) -> None:
-    """Its many blocks are in the making when the first of them fails."""
+    """Many of its blocks are being read when the first one fails."""
     picture = tissue(2048, 2048, mpp=1.0)
     damage_tile(write_slide(tmp_path / "bad.tif", picture, mpp=1.0, compression="jpeg"), 0)
     write_slide(tmp_path / "good.tif", picture[:600, :600], mpp=1.0)
@@ -232,7 +232,7 @@ def test_a_resolution_in_the_manifest_does_not_make_pixels_square(tmp_path: Path
 def test_missing_pixels_fail_a_slide_or_get_no_token(
     tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tiles and patches of the same size, so that it is known which patches are meant."""
+    """Tiles and patches have the same size, so that the affected patches are known."""
     picture = tissue_on_glass(1024, 1024, [(0, 0, 900, 900)], mpp=1.0)
     path = write_slide(tmp_path / "s.tif", picture, mpp=1.0, tile_px=64)
     whole = write_manifest(tmp_path / "m.csv", [{"slide_id": "s", "slide_path": "s.tif"}])
@@ -303,7 +303,7 @@ def test_a_manifest_without_a_usable_row_stops_at_once(tmp_path: Path) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let the system refuse to write beyond `size` bytes in a file, as a full disk or a quota does."""
+    """Make the system reject writes beyond `size` bytes of a file, like a full disk or a quota."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -315,7 +315,7 @@ def largest_file(size: int) -> Iterator[None]:
 @pytest.mark.usefixtures("mean_colour")
 @pytest.mark.parametrize("share", [*(pytest.param(share, marks=pytest.mark.slow) for share in (0.3, 0.6, 0.999)), 0.9])
 def test_a_full_disk_fails_the_slide_that_does_not_fit(tmp_path: Path, share: float) -> None:
-    """At any point of its file: while the header, the tokens or the last bytes at closing are written."""
+    """At any point of the file: in the header, in the tokens, or in the last bytes on closing."""
     picture = tissue_on_glass(300, 300, [(50, 50, 250, 250)], mpp=1.0)
     write_slide(tmp_path / "small.tif", picture, mpp=1.0)
     write_slide(tmp_path / "large.tif", tissue(1500, 1500, mpp=1.0), mpp=1.0)
@@ -339,7 +339,7 @@ def test_a_full_disk_fails_the_slide_that_does_not_fit(tmp_path: Path, share: fl
 
 @pytest.mark.usefixtures("mean_colour")
 def test_a_file_that_cannot_be_named_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very last step of a slide: its tokens are all there, and the disk refuses."""
+    """The last step of a slide: all tokens are written, but renaming fails."""
     replace = Path.replace
 
     def refuse(self: Path, target: Path) -> Path:
@@ -360,7 +360,7 @@ def test_a_file_that_cannot_be_named_is_a_failure(tmp_path: Path, monkeypatch: p
 def test_an_interrupt_leaves_no_unfinished_file_of_any_slide_that_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two slides are opened ahead of the one that is read: they have files too."""
+    """Two slides are opened ahead of the one being read; they have files as well."""
     put = TokenWriter.put
     calls = []
 
@@ -469,7 +469,7 @@ def test_an_unreadable_slide_and_an_unwritable_folder_are_told(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_full_file_system_ends_with_a_message(tmp_path: Path) -> None:
-    """A real one, of 1 MiB; where mounting is not allowed, the limit on the size of files above has to do."""
+    """A real file system of 1 MiB. If mounting is not allowed, the file-size limit above must suffice."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")

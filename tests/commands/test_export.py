@@ -1,4 +1,4 @@
-"""Weights for other tools, read back by those tools' own rules."""
+"""Weights for other tools, read by the rules of those tools."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SMALL = RegionViTConfig(embed_dim=24, depth=2, heads=3, drop_path=0.1)
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A run folder with a network of HIPT's shape, and its weights."""
+    """A run folder with a network of HIPT's architecture, and its weights."""
     model = RegionViT(RegionViTConfig(), torch.Generator().manual_seed(1))
     model.save(tmp_path / "region_vit.pt", {"encoder": "planted"})
     return tmp_path, model.state_dict()
 
 
 def test_hipt_reads_it_by_its_own_rule(run: tuple[Path, dict[str, Any]]) -> None:
-    """torch.load, the key "teacher", both prefixes stripped, then a load that must fit a network of 14 x 14 and 384."""
+    """torch.load, key "teacher", both prefixes removed, strict load with a 14 x 14 grid and 384 features."""
     folder, wanted = run
     assert export.run(ExportConfig(source=folder, out=folder / "hipt.pth")) == 0
     state = torch.load(folder / "hipt.pth", map_location="cpu", weights_only=True)["teacher"]

@@ -1,4 +1,4 @@
-"""Tokens and embeddings for other tools, read back by those tools' own rules, coded here from their layouts."""
+"""Tokens and embeddings for other tools, read by the rules of those tools, reimplemented here from their layouts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GRID, WIDTH = 4, 8
 
 
 def write_gappy(path: Path, seed: int = 0, regions: int = 5, **changes: Any) -> tuple[Array, Array]:
-    """A token file with missing patches, none of its regions empty; gives tokens and which are there."""
+    """Write a token file with missing patches but no empty region; return its tokens and which of them are present."""
     rng = np.random.default_rng(seed)
     present = rng.random((regions, GRID, GRID)) < 0.7
     present[:, 0, 0] = True
@@ -50,7 +50,7 @@ def write_gappy(path: Path, seed: int = 0, regions: int = 5, **changes: Any) -> 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Two slides, one of which lacks patches."""
+    """Two slides, one of them with missing patches."""
     folder = tmp_path / "cache"
     folder.mkdir()
     write_token_file(folder / "whole.h5", regions=3, target_mpp=1.0)  # 64-px patches that are 128 px at 0.5 um/px
@@ -79,7 +79,7 @@ def imported(source: Path, out: Path, **changes: Any) -> Sequence[TokenFile]:
 
 
 def test_trident_reads_patch_tokens_by_its_own_rule(cache: Path, tmp_path: Path) -> None:
-    """`features` (N, D) and `coords` (N, 2) level-0 px; what a patch is stands at the coordinates."""
+    """`features` (N, D) and `coords` (N, 2), level-0 px; the attributes of `coords` describe the patches."""
     out = to(cache, "trident", tmp_path / "out")
     (folder,) = out.iterdir()
     assert folder.name == "features_random"
@@ -148,7 +148,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def embedded(cache: Path, model: Path, slide_id: str) -> Array:
-    """What the model makes of a slide, computed here."""
+    """Compute the embeddings of a slide independently."""
     slide = TokenFile.open(cache / f"{slide_id}.h5")
     present = None if slide.present is None else torch.from_numpy(slide.present)
     tokens = torch.from_numpy(np.array(slide.tokens))

@@ -69,7 +69,7 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
 def test_one_name_in_two_folders_is_an_error_that_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither is taken; a folder and a link to nothing are not slides; two links to one file are one slide."""
+    """Neither file is used. Folders and dangling links are not slides; two links to one file are one slide."""
     (tmp_path / "labels.csv").write_text(TABLE)
     for folder in ("x", "y", "z/d.svs"):
         (tmp_path / "gdc" / folder).mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_one_name_in_two_folders_is_an_error_that_names_both(
 def test_slides_outside_the_table_count_in_the_audit_by_their_barcode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Q is the table's name of TCGA-A1-A0SB; TCGA-B2-B0SB is in no row; `other` is a patient of its own."""
+    """Q is the patient ID of TCGA-A1-A0SB in the table; TCGA-B2-B0SB is in no row; `other` is a separate patient."""
     (tmp_path / "labels.csv").write_text(
         "case_id,slide_id\nQ,TCGA-A1-A0SB-01Z-00-DX1.svs\nR,TCGA-C3-C0SB-01Z-00-DX1.svs\n"
     )
@@ -111,7 +111,7 @@ def test_slides_outside_the_table_count_in_the_audit_by_their_barcode(
 def test_patients_shared_by_parts_of_real_splits(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Counted by hand from the barcodes of all rows: 166 of the slides are not in the label table."""
+    """Counted by hand from the barcodes of all rows; 166 of the slides are not in the label table."""
     labels = data / "labels" / "tcga_brca_clam_style.csv"
     run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", splits=(data / "labels" / "tcga_brca_splits_0.csv",)))
     said = capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_bad_slides_are_listed_and_the_others_done(tmp_path: Path) -> None:
 
 
 def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One slide is dark, the other's file is no slide: its picture comes without pixels."""
+    """One slide is dark; the file of the other is not a slide, so its image has no pixels."""
     dark = np.full((512, 512, 3), 40, np.uint8)
     tifffile.imwrite(tmp_path / "one.tiff", dark, tile=(256, 256), photometric="rgb", compression="deflate")
     (tmp_path / "two.tiff").write_bytes(b"no slide")
@@ -241,7 +241,7 @@ def test_what_holds_no_scores(tmp_path: Path) -> None:
 
 
 def spoil(path: Path, **arrays: Any) -> Path:
-    """Replace arrays of the first model's scores; a function changes the array that is there."""
+    """Replace arrays of the scores of the first model, each by a function of the existing array."""
     with h5py.File(path, "r+") as file:
         for name, change in arrays.items():
             before = file["0"][name]

@@ -1,4 +1,4 @@
-"""`slpd import` from end to end: round trips of our own tokens through each format, bad files beside good ones."""
+"""`slpd import` end to end: round trips of our own tokens through each format, and bad files among good ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def slpd(*arguments: object) -> Result:
 
 
 def tokens_of(seed: int = 0) -> Array:
-    """(5, 4, 4, 8) tokens of our own, as they lie in a cache."""
+    """Return (5, 4, 4, 8) tokens as stored in our cache."""
     return features_of(5 * GRID * GRID, WIDTH, seed, "f2").reshape(5, GRID, GRID, WIDTH)
 
 
@@ -180,7 +180,7 @@ def test_a_size_that_is_not_known_is_the_regions(tmp_path: Path) -> None:
 
 
 def good(folder: Path, count: int = 3, **attributes: Any) -> Path:
-    """A folder of TRIDENT's with `count` slides, a, b, c, ... of 64 patches."""
+    """Write a folder of TRIDENT with `count` slides a, b, c, ... of 64 patches each."""
     for index in range(count):
         write_trident(
             folder / f"{chr(97 + index)}.h5", features_of(64, seed=index), lattice_of(8, 8, 512), **attributes

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def flat(text: str) -> str:
-    """A table's text without its line breaks."""
+    """Return the text of a table without line breaks."""
     return " ".join(text.split())
 
 

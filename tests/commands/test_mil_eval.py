@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny evaluation does; `tests/cli/test_app.py` runs a whole one."""
+    """Skip the report, which takes longer than a tiny evaluation; `tests/cli/test_app.py` runs a complete one."""
     monkeypatch.setattr(evaluation_folder, "write_report", lambda path, *_: path.write_text("<html/>"))
 
 
 @pytest.fixture(scope="module")
 def separable(tmp_path_factory: pytest.TempPathFactory) -> Planted:
-    """Two classes that anything tells apart. Not to be changed."""
+    """Two classes that are easily separated. Must not be modified."""
     return two_classes(tmp_path_factory.mktemp("separable"))
 
 
 def save_region_vit(folder: Path, *, input_dim: int = 8, grid: int = 2, slides: str = "", seed: int = 0) -> Path:
-    """A run folder with a small region ViT, and the list of slides that it was trained on."""
+    """Write a run folder with a small region ViT, and the list of its training slides."""
     folder.mkdir(parents=True)
     config = RegionViTConfig(embed_dim=12, depth=1, heads=2)
     model = RegionViT(config, torch.Generator().manual_seed(seed), input_dim=input_dim, grid=grid)
@@ -84,7 +84,7 @@ def test_pure_noise_is_called_noise(tmp_path: Path) -> None:
 
 
 def test_what_marks_the_patient_leaks_through_slides_and_not_through_patients(tmp_path: Path) -> None:
-    """Six slides a patient that look alike, and labels drawn by patient: there is nothing to learn."""
+    """Six similar slides per patient, and random labels per patient: there is nothing to learn."""
     patients = [f"p{number:02}" for number in range(16) for _ in range(6)]
     labels = ["ab"[int(patient[1:]) % 2] for patient in patients]
     marked = plant(tmp_path, {"label": labels}, [0.0] * 96, patients=patients, patient_mark=4.0)
@@ -620,7 +620,7 @@ def test_a_page_never_stands_beside_files_of_another_evaluation(
 
 @pytest.mark.slow
 def test_a_killed_evaluation_run_again_gives_the_files_of_one_that_was_not(tmp_path: Path) -> None:
-    """Everything in them is compared, byte by byte; what a kill left behind is either one of these files, or gone."""
+    """All files are compared byte by byte; anything a killed run left behind is one of these files or removed."""
     rng = np.random.default_rng(0)
     two_classes(tmp_path / "one", shift=1.0)
     save_region_vit(tmp_path / "one" / "run")
@@ -649,7 +649,7 @@ _KILLS = 8
 
 
 def evaluation_in(folder: Path) -> subprocess.Popen[bytes]:
-    """An evaluation of a region ViT and mean tokens there, all paths relative."""
+    """Settings of an evaluation of a region ViT and mean tokens, with relative paths."""
     command = "mil-eval cache --manifest manifest.csv --model run --model mean-tokens --folds 4 --jobs 2 --steps 200 "
     command += "--aggregator knn --aggregator abmil --permutations 200 --device cpu --out out"
     return subprocess.Popen(
@@ -668,7 +668,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def workers_of(session: int) -> list[str]:
-    """Living processes of a session that joblib started."""
+    """Return the living processes of a session that were started by joblib."""
     shown = subprocess.run(
         ["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True, check=False
     ).stdout.splitlines()

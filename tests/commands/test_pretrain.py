@@ -1,4 +1,4 @@
-"""Stage two end to end on tiny networks: what it computes, what it writes, and what it refuses."""
+"""Stage two end to end on tiny networks: results, files, and rejected inputs."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 def test_training_equals_plain_loops_in_double_precision(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    """Nine steps with prototypes from the fourth on; what separates the two is fp32 rounding.
+    """Nine steps, with prototypes from the fourth on; the two differ only by fp32 rounding.
 
-    With HIPT's initial weights a network this small gives all regions nearly the same target: regions that met another
-    region's prototypes would pass. With fan-in weights they do not.
+    With HIPT's initial weights, such a small network has nearly the same target for all regions, so that wrong
+    prototypes would not be noticed. With fan-in weights they are.
     """
     monkeypatch.setattr(state, "make_optimiser", sgd)
     config = tiny(cache, tmp_path / "out", drop_path=0.0, log_every=1, lr=0.2, teacher_momentum=0.8, **changes)
@@ -112,7 +112,7 @@ def test_metrics_hold_the_schedules_of_the_steps_they_name(cache: Path, tmp_path
 def test_prototypes_are_made_anew_at_each_epoch_from_the_first_that_has_them(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the teacher as it is then: at the start of epochs 1 and 2, and at the end."""
+    """With the current teacher, at the start of epochs 1 and 2 and at the end."""
     made = []
     make = boundary.make_prototypes
 
@@ -215,7 +215,7 @@ def test_stochastic_depth_is_drawn_anew_at_every_step_and_goes_on_between_its_pa
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], bad: str
 ) -> None:
-    """The first step's rate is 0 and its state good; the second makes the weights huge."""
+    """The learning rate of the first step is 0, so its state is good; the second step makes the weights huge."""
     config = tiny(cache, tmp_path / "out", **changes)
     run_until(monkeypatch, config, 1)
     with pytest.raises(TrainingError, match=rf"{bad} .*recipe\.toml, {config.precision}, learning rate"):
@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
 def test_weights_that_are_not_finite_are_never_saved(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gradient may overflow where the loss did not: the next loss would tell, but the state is saved before it."""
+    """A gradient may overflow although the loss is finite; the state is saved before the next loss shows it."""
     config = tiny(cache, tmp_path / "out", save_every_min=0.0, log_every=100)
     run_until(monkeypatch, config, 2)
     saved = {name: (config.out / name).read_bytes() for name in ("last.pt", "region_vit.pt")}

@@ -1,4 +1,4 @@
-"""What stage two refuses, through the command line: exit code, one message, no traceback."""
+"""Inputs that stage two rejects, on the command line: exit code, one message, no traceback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 def slpd(*arguments: object, **settings: object) -> tuple[int, str]:
-    """Run the command; give its exit code and what it said, on one line."""
+    """Run the command; return its exit code and its messages on one line."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments] + flags)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -185,7 +185,7 @@ def test_initial_weights_of_another_shape(cache: Path, tmp_path: Path, shape: di
 
 
 def test_initial_weights_in_hipts_layout(tmp_path: Path) -> None:
-    """384-d tokens, keys with prefixes, heads of all kinds: the backbone is taken, and the teacher starts there too."""
+    """384-d tokens, prefixed keys, heads of all kinds: the backbone is loaded, also into the teacher."""
     cache = write_cache(tmp_path / "cache", (8, 8), grid=16, dim=384)
     shape = RegionViTConfig(depth=2)
     wanted = RegionViT(shape, torch.Generator().manual_seed(7)).state_dict()
@@ -200,7 +200,7 @@ def test_initial_weights_in_hipts_layout(tmp_path: Path) -> None:
 
 
 def test_self_distillation_alone_needs_no_slide_with_prototypes(cache: Path, tmp_path: Path) -> None:
-    """Its settings of prototypes are never read, not even at the end, where prototypes.h5 is a gift."""
+    """Prototype settings are not used, not even at the end, where prototypes.h5 is optional."""
     config = tiny(cache, tmp_path / "out", intra_weight=0.0, inter_weight=0.0, min_regions=1, clusters=4, epochs=1)
     assert pretrain.run(config) == 0
     assert (config.out / "prototypes.h5").exists()

@@ -34,7 +34,7 @@ SIDES = {"global_side": 2, "local_side": 1}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder whose name is markup."""
+    """A run folder whose name contains markup."""
     folder = tmp_path_factory.mktemp("atlas")
     cache = write_cache(folder / "cache", LENGTHS, grid=2)
     config = tiny(cache, folder / "run <b> & co", epochs=1, prototype_epoch=0, neighbours=2, **SIDES)
@@ -70,12 +70,12 @@ def test_slides_beyond_the_limit_are_named_but_not_linked(run: Path, tmp_path: P
 
 
 def picture(index: int) -> tuple[int, int, int]:
-    """The colour of a region: each has its own."""
+    """Return the color of a region, unique for each."""
     return (40 + 20 * index, 200 - 15 * index, 60 + 60 * (index % 3))
 
 
 def write_slide(path: Path) -> None:
-    """Nine regions in rows of eight, each of one colour, at 0.5 um/px."""
+    """Write a slide with nine regions in rows of eight, each of one color, at 0.5 um/px."""
     rgb = np.full((2 * REGION_PX, 8 * REGION_PX, 3), 240, np.uint8)
     for index in range(9):
         row, column = divmod(index, 8)
@@ -87,7 +87,7 @@ def write_slide(path: Path) -> None:
 def test_thumbnails_are_the_regions_nearest_to_each_centre(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first slide has a file, the second's is no slide, the others are not in the manifest."""
+    """The first file is a slide, the second is not, and the other slides are not in the manifest."""
     write_slide(tmp_path / "one.tiff")
     (tmp_path / "two.tiff").write_bytes(b"no slide")
     (tmp_path / "m.csv").write_text("slide_id,slide_path,mpp\nslide000,one.tiff,0.5\nslide003,two.tiff,0.5\n")
@@ -114,7 +114,7 @@ def test_thumbnails_are_the_regions_nearest_to_each_centre(
 
 
 def test_pixels_are_not_read_where_coordinates_are_not_the_slide_s(run: Path, tmp_path: Path) -> None:
-    """STAMP's coordinates without the slide's resolution are px of a size of their own: other places of the slide."""
+    """Without the slide's resolution, STAMP's coordinates are in px of another size and refer to other positions."""
     write_slide(tmp_path / "one.tiff")
     (tmp_path / "m.csv").write_text("slide_id,slide_path,mpp\nslide000,one.tiff,0.5\n")
     file = PrototypeFile.read(run / "prototypes.h5")

@@ -21,7 +21,7 @@ SHIPPED = sorted((REPOSITORY / "stages").rglob("*.toml"))
 
 
 def stage_configs() -> dict[str, type]:
-    """Every configuration dataclass of the package, by the name of its module."""
+    """Return every configuration dataclass of the package, by module name."""
     found: dict[str, type] = {}
     for path in Path(config.__file__).parent.glob("*.py"):
         module = __import__(f"slpd_toolkit.config.{path.stem}", fromlist=["_"])
@@ -33,7 +33,7 @@ def stage_configs() -> dict[str, type]:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A configuration with a value of every kind."""
+    """A configuration with a setting of every type."""
 
     path: Path
     """Needed."""

@@ -37,7 +37,7 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class Clash:
-    """A configuration whose part has one of its names."""
+    """A configuration with a setting that has the name of a setting in its part."""
 
     size: int = 1
     """Size."""
@@ -46,7 +46,7 @@ class Clash:
 
 @dataclass(frozen=True, kw_only=True)
 class Undocumented:
-    """A configuration with a setting that nobody describes."""
+    """A configuration with a setting without a docstring."""
 
     size: int = 1
 

@@ -16,7 +16,7 @@ BRACKETS = "/data/[red]cohort[/red]/[x"
 
 @pytest.fixture(autouse=True)
 def fresh_console() -> Iterator[None]:
-    """Consoles look at their stream once: let each test's be looked at."""
+    """Create new consoles for each test, because a console inspects its stream only once."""
     console._console.cache_clear()
     yield
     console._console.cache_clear()

@@ -1,4 +1,4 @@
-"""One command at a time in a results folder: other processes, killed ones, other hosts, file systems without locks."""
+"""Locks of results folders: other processes, killed processes, other hosts, file systems without locks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def write_owner(folder: Path, beat: int = 0) -> Path:
-    """A lock file of a host that is not this one."""
+    """Write a lock file of another host."""
     folder.mkdir(exist_ok=True)
     owner = {"command": "embed", "host": "n07", "machine": "its", "pid": 9, "since": "then", "token": "t", "beat": beat}
     (folder / LOCK).write_text(json.dumps(owner).ljust(1024))
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_on_another_host_does_not_block(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", [LOCK, f"{LOCK}.3-of-8"])
 def test_a_run_that_lives_on_another_host_does(tmp_path: Path, name: str) -> None:
-    """Locks are local to hosts here, or there are none: its beats show it."""
+    """If locks are local to a host or unsupported, the updates of the record show it."""
     beats = 0
 
     def live() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file whose attribute has a variable length, hence a global heap."""
+    """A file with a variable-length attribute, and thus a global heap."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs.update({"text": "ä" * 40, "number": 3, "list": np.arange(3.0), "texts": np.array(["a", "b"], "S1")})
         file["plain"] = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -102,7 +102,7 @@ def test_cells_stay_text(folder: Path) -> None:
 
 
 def test_spreadsheets_habits_are_forgiven(folder: Path) -> None:
-    """A byte-order mark, Windows line ends, quotes, blanks around cells, blank lines."""
+    """A byte-order mark, Windows line endings, quotes, spaces around cells, blank lines."""
     path = folder / "manifest.csv"
     path.write_bytes('\ufeffslide_id , slide_path\r\n\r\n"a", a.svs \r\n,\r\n b,"b.svs"\r\n'.encode())
     table = read_table(path)

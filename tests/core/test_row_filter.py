@@ -1,4 +1,4 @@
-"""`--where`: which rows of a manifest a command uses."""
+"""`--where`: selection of manifest rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in processes: order, what a killed process costs, and that none outlives a killed command."""
+"""Worker processes: order of results, killed workers, and no process outlives a killed command."""
 
 from __future__ import annotations
 

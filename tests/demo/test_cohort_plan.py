@@ -1,4 +1,4 @@
-"""The planted truth: who has which class, what decides it, and that sections hold what was planned."""
+"""The plan of the cohort: classes, what determines them, and that sections contain what was planned."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fields(seed: int = 0, side: int = 500) -> Fields:
 
 
 def kinds_of(architecture: Architecture) -> tuple[np.ndarray, float]:
-    """Share of each kind in an architecture, and how many lymphocytes are scattered in it."""
+    """Return the fraction of each kind in an architecture, and its density of scattered lymphocytes."""
     drawn = fields()
     kinds, scattered = arrange(np.full(drawn.blobs.shape, architecture, np.uint8), drawn)
     return np.bincount(kinds.ravel(), minlength=len(Kind)) / kinds.size, float(scattered.mean())

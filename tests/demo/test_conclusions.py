@@ -1,4 +1,4 @@
-"""What the demo says of a comparison, word for word."""
+"""The exact wording of the conclusions of the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that are continuous over their edges, evenly spread, and cells against a search for the nearest point."""
+"""Fields are periodic and uniformly distributed, and cells agree with a search for the nearest point."""
 
 from __future__ import annotations
 

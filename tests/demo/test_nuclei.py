@@ -1,4 +1,4 @@
-"""The printing of nuclei against a loop over them, and what their pictures look like."""
+"""Drawing of nuclei compared with a loop over them, and properties of their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A painted slide as OpenSlide, the tissue detector and the truth beside it see it."""
+"""A generated slide, as read by OpenSlide, by the tissue detector and from its ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours against Beer and Lambert's law, and the range that stains are drawn from."""
+"""Colors follow the Beer-Lambert law, and stains are in the expected range."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Block:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """Read the fenced blocks of a page, in their order."""
+    """Read the fenced blocks of a page, in order."""
     blocks: list[Block] = []
     opening: tuple[int, re.Match[str]] | None = None
     inside: list[str] = []
@@ -96,7 +96,7 @@ ALL_BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """Give the words of each command of a shell block; `\\` at a line's end joins lines."""
+    """Return the words of each command of a shell block; `\\` at a line's end joins lines."""
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words:
@@ -104,7 +104,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def slpd_commands(block: Block) -> Iterator[list[str]]:
-    """Give the arguments of each `slpd`, also where torchrun or python start it."""
+    """Return the arguments of each `slpd` command, also if it is started by torchrun or python."""
     for words in commands(block):
         for index, word in enumerate(words):
             if word == "slpd" or word.endswith("/slpd"):

@@ -1,7 +1,7 @@
-"""Stands in for the commands of a page while its blocks are run: small work instead of hours, no cluster, no pip.
+"""Stand-ins for the commands of a page while its blocks are run: small work instead of hours, no cluster, no pip.
 
-Its first argument is the command that it stands for. `slpd` is the real one, with the flags of
-`SMALLER` after those of the page, so that they win. What a page says is never changed.
+The first argument is the command to replace. `slpd` is the real command, with the flags of `SMALLER` after those of the
+page, so that they take precedence. The text of a page is never changed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def slpd(arguments: list[str]) -> int:
 
 
 def start(name: str, arguments: list[str]) -> int:
-    """What torchrun or srun would start, as one process."""
+    """Run what torchrun or srun would start, as one process."""
     if name == "srun":
         return main(arguments[0], arguments[1:])
     module = arguments.index("-m")

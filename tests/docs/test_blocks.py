@@ -1,4 +1,4 @@
-"""Every block of code on every page is run, page by page, in a folder that has what the page takes for granted."""
+"""Runs every code block of every page, page by page, in a folder with the files that the page assumes."""
 
 from __future__ import annotations
 

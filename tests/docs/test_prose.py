@@ -1,4 +1,4 @@
-"""What pages say without running anything: commands parse, options, files and settings exist, figures are computed."""
+"""Static checks of pages: commands parse; options, files and settings exist; figures are generated."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_shell_blocks_are_shell() -> None:
     "block", [block for block in SHELL if list(slpd_commands(block))], ids=lambda block: block.where
 )
 def test_every_command_is_understood(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes are found, options and values are allowed; the stage itself is not run."""
+    """Recipes exist, and options and values are allowed; the stage itself is not run."""
     for name in ("TASK_ID", "TASK_COUNT"):
         monkeypatch.setenv(f"SLURM_ARRAY_{name}", "1")
     monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(run=lambda *_: 0))

@@ -1,4 +1,4 @@
-"""A folder in which a page's blocks can be run: slides, a manifest, weights, and stand-ins for what is not here."""
+"""A folder in which the blocks of a page can be run: slides, a manifest, weights, and stand-ins for the rest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = ("slpd", "torchrun", "python", "srun", "sbatch", "scontrol", "make", "pi
 
 
 def furnish(folder: Path) -> None:
-    """Write everything that the pages take for granted."""
+    """Write all files that the pages assume."""
     rows = manifest_rows()
     write_manifest(folder / "cohort.csv", rows)
     for seed, row in enumerate(rows):
@@ -58,7 +58,7 @@ def furnish(folder: Path) -> None:
 
 
 def manifest_rows() -> list[dict[str, str]]:
-    """The rows that the tutorial shows, and more patients of both classes."""
+    """Return the rows shown in the tutorial, and further patients of both classes."""
     (shown,) = [block for block in read_blocks(REPOSITORY / "docs/tutorial.md") if block.caption == "cohort.csv"]
     rows: list[dict[str, str]] = list(csv.DictReader(io.StringIO(shown.text)))
     for number in range(PATIENTS - len(rows)):
@@ -82,7 +82,7 @@ def manifest_rows() -> list[dict[str, str]]:
 
 
 def write_clam_tables(folder: Path, rows: list[dict[str, str]]) -> None:
-    """A label table and splits as CLAM and HIPT have them."""
+    """Write a label table and splits in the format of CLAM and HIPT."""
     table = [
         {"case_id": row["patient_id"], "slide_id": f"{row['slide_id']}.svs", "label": row["label"]} for row in rows
     ]
@@ -96,7 +96,7 @@ def write_clam_tables(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def write_foreign_features(folder: Path, slide_ids: list[str]) -> None:
-    """Features of a few slides as TRIDENT and CLAM have them: 2 x 2 regions of 16 x 16 patches each."""
+    """Write features of a few slides in the formats of TRIDENT and CLAM: 2 x 2 regions of 16 x 16 patches each."""
     coords = lattice_of(32, 32)
     for seed, slide_id in enumerate(slide_ids):
         features, places = shuffled(features_of(len(coords), width=64, seed=seed), coords, seed=seed)

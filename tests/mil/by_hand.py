@@ -1,4 +1,4 @@
-"""Layers written out, for oracles."""
+"""Plain implementations of layers, as oracles."""
 
 from __future__ import annotations
 

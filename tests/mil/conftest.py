@@ -1,4 +1,4 @@
-"""Where the TCGA label tables lie, and one thread a test: small sums are slower on many."""
+"""Location of the TCGA label tables; one thread per test, because small computations are slower with several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def tcga_labels() -> Path:
-    """TCGA label tables and splits in CLAM's layout, in $SLPD_DATA or in `shared/data` beside the repository."""
+    """TCGA label tables and splits in CLAM's layout, in $SLPD_DATA or in `shared/data` next to the repository."""
     folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data")) / "labels"
     if not folder.is_dir():
         pytest.skip(f"needs TCGA label tables, and {folder} is no folder (set SLPD_DATA)")

@@ -1,4 +1,4 @@
-"""An evaluation with a little of everything: undefined metrics, an infinite statistic, leaks and a note."""
+"""An evaluation with undefined metrics, an infinite statistic, leaks and a note."""
 
 from __future__ import annotations
 

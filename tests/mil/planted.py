@@ -10,7 +10,7 @@ from slpd_toolkit.mil.tasks.kinds.classification import Classification
 
 
 def make_cohort(slides_of_patient: list[int], labels: list[str], sites: list[str] | None = None) -> Cohort:
-    """Patient p has slides_of_patient[p] slides, labels[p] and sites[p]; slide ids are `p007-1`."""
+    """Make a cohort: patient p has slides_of_patient[p] slides, labels[p] and sites[p]; slide IDs are like `p007-1`."""
     of_slide = np.repeat(np.arange(len(slides_of_patient)), slides_of_patient)
     number = np.concatenate([np.arange(count) for count in slides_of_patient])
     slides = np.array([f"p{patient:03d}-{index}" for patient, index in zip(of_slide, number, strict=True)])
@@ -27,15 +27,15 @@ def planted_bags(
     patient_mark: float = 0.0,
     seed: int = 0,
 ) -> Bags:
-    """Noise, plus what the caller plants into each slide's regions.
+    """Draw bags of noise with a planted signal.
 
     Args:
         cohort: Slides, patients and labels.
         signal: Class i shifts a third of its regions by `signal` along axis i.
-        width: Width of an embedding.
-        sizes: Fewest and most regions of a slide.
-        patient_mark: Size of a random vector that marks all regions of a patient.
-        seed: Source of everything.
+        width: Width of the embeddings.
+        sizes: Minimum and maximum number of regions of a slide.
+        patient_mark: Length of a random vector added to all regions of a patient.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     assert cohort.strata is not None
@@ -50,7 +50,7 @@ def planted_bags(
 
 
 def task_of(cohort: Cohort) -> Classification:
-    """The labels of a cohort as a task."""
+    """Return the classification task of a cohort's labels."""
     assert cohort.strata is not None
     classes, targets = np.unique(cohort.strata, return_inverse=True)
     return Classification(tuple(classes.tolist()), targets.astype(np.int64))

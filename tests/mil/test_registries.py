@@ -1,4 +1,4 @@
-"""A kind of target, a way to split and an aggregator are one file each: found by --help, by errors, and used."""
+"""A kind of target, a way to split and an aggregator are one file each, listed by --help and in errors."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ kinds = pytest.mark.parametrize("flag", KINDS)
 
 @pytest.fixture
 def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
-    """Put a file on the path of a package, as one that was added to it."""
+    """Add a file to a package by extending its path."""
     dropped = []
 
     def put(package: str, name: str, text: str) -> None:

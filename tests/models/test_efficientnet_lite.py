@@ -13,7 +13,7 @@ from slpd_toolkit.models.efficientnet_lite import EfficientNetLite0, from_publis
 
 @pytest.mark.parametrize("side", [64, 96])
 def test_tokens_equal_timm_s(side: int) -> None:
-    """Both list their tensors in the order of the layers, with the same shapes."""
+    """Both models list their tensors in the order of the layers, with the same shapes."""
     torch.manual_seed(0)
     theirs: Any = import_timm().create_model("tf_efficientnet_lite0", num_classes=0).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Missing tokens: attention ignores them, whatever they hold."""
+"""Attention ignores missing tokens, whatever their values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model() -> RegionViT:
 
 
 def draw(h: int, w: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens and presence of five regions: the first has all tokens, the second one, the third none."""
+    """Draw tokens and presence of five regions: the first has all tokens, the second has one, the third has none."""
     rng = torch.Generator().manual_seed(seed)
     present = torch.rand(5, h, w, generator=rng) < 0.6
     present[0], present[1], present[2] = True, False, False
@@ -33,7 +33,7 @@ def draw(h: int, w: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def block_of(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One block over (T, E) tokens, one head and one query at a time; also the (heads, T) attention of CLS."""
+    """Compute one block over (T, E) tokens, one head and query at a time; also the (heads, T) attention of CLS."""
     dim, heads = x.shape[-1], block.attn.heads
     q, k, v = block.attn.qkv(block.norm1(x)).split(dim, dim=-1)
     rows, cls = [], []
@@ -50,7 +50,7 @@ def block_of(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embed_present(model: RegionViT, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Embed one region from the tokens that it has, as if there were no others; also the last attention of CLS."""
+    """Embed a region from its present tokens only; also return the last attention of CLS."""
     h, w = present.shape
     places = resize_position_embedding(model.pos_embed, model.grid, h, w)[0]
     x = [model.cls_token[0, 0] + places[0]]

@@ -16,7 +16,7 @@ TINY = RegionViTConfig(embed_dim=16, depth=3, heads=2, drop_path=0.0)
 
 
 def naive_attention(block: Block, x: Tensor) -> Tensor:
-    """Softmax attention written out, one head at a time; also returns nothing but the projected result."""
+    """Compute softmax attention one head at a time; returns the projected result."""
     attn, dim = block.attn, x.shape[-1]
     size = dim // attn.heads
     q, k, v = attn.qkv(x).split(dim, dim=-1)

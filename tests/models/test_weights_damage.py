@@ -1,4 +1,4 @@
-"""Damaged weights: refused wherever a checksum can know; never other numbers, a hang or a crash."""
+"""Damaged weights are rejected if there is a checksum; they never cause other values, a hang or a crash."""
 
 from __future__ import annotations
 

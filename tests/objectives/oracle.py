@@ -1,4 +1,4 @@
-"""The SLPD training step as plain loops over regions, views and parameters: slow and obvious."""
+"""The SLPD training step as plain loops over regions, views and parameters: slow but simple."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Oracle:
         return -(p * (view / self.config.student_temp).log_softmax(-1)).sum()
 
     def losses(self, crops: list[list[Tensor]], prototypes: PrototypeTargets | None) -> dict[str, Tensor]:
-        """`crops[v][b]` is view v of region b; the first two views are global. Moves both centres."""
+        """Compute the losses and update both centers; `crops[v][b]` is view v of region b, global views first."""
         views = [[self.logits(self.student, crop) for crop in regions] for regions in crops]
         result = {}
         if self.config.weights["dino"] > 0:
@@ -92,7 +92,7 @@ class Oracle:
         return momentum * centre + (1 - momentum) * torch.stack(logits).mean(0)
 
     def step(self, total: Tensor, *, rate: float, decay: float, clip: float, momentum: float) -> dict[str, Tensor]:
-        """Backward, clip, AdamW (0.9, 0.999, 1e-8), teacher. Returns the unclipped gradients."""
+        """Run backward, clipping, AdamW (0.9, 0.999, 1e-8) and the teacher update. Returns the unclipped gradients."""
         named = dict(self.student.named_parameters())
         gradients = dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
         self.steps += 1

@@ -16,7 +16,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def cut_one(tokens: Tensor, plan: CropPlan, view: int, region: int, side: int) -> Tensor:
-    """One crop by slicing, as the published code cuts them one by one."""
+    """Cut one crop by slicing, like the published code."""
     top, left = int(plan.top[view, region]), int(plan.left[view, region])
     crop = tokens[region, top : top + side, left : left + side]
     if plan.flip_rows[view, region]:
@@ -61,7 +61,7 @@ def test_one_gather_cuts_what_slicing_cuts(
 
 
 def test_every_flip_and_turn_is_that_of_torch() -> None:
-    """All sixteen combinations, which are the eight symmetries of a square twice."""
+    """All sixteen combinations, which are the eight symmetries of a square, each twice."""
     crops = CropsConfig(global_crops=1, global_side=3, local_crops=1, local_side=3)
     rows, columns, turns = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (2, 2, 4)), indexing="ij"))
     tokens = torch.arange(20.0).view(1, 4, 5, 1).expand(16, -1, -1, -1).contiguous()

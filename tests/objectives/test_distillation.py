@@ -15,14 +15,14 @@ V, Q, B, D, O = 5, 3, 4, 6, 23  # noqa: E741  # the letters of the formula
 
 
 def pair_weights() -> Tensor:
-    """(Q, V, B), with a pair that does not count."""
+    """Draw (Q, V, B) weights, with one pair of weight 0."""
     weights = torch.randn(Q, V, B, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights[1, 2] = 0
     return weights
 
 
 class Case:
-    """Random student, teacher and centres, in double precision unless told otherwise."""
+    """Random student, teacher and centers, in double precision by default."""
 
     def __init__(self, dtype: torch.dtype = torch.float64, outputs: int = O) -> None:
         rng = torch.Generator().manual_seed(7)
@@ -48,7 +48,7 @@ class Case:
         )
 
     def naive(self, student_temp: float = 0.1, teacher_temp: float = 0.04) -> tuple[Tensor, Tensor]:
-        """One log-softmax for every pair, as the published loss is written."""
+        """Compute one log-softmax per pair, like the published loss."""
         pairs, entropies = [], []
         for q in range(Q):
             with torch.no_grad():
@@ -110,7 +110,7 @@ def test_autocast_multiplies_in_bfloat16_and_stays_close() -> None:
 
 
 class _ProductTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the types that large matrices are multiplied in."""
+    """Records the dtypes in which large matrices are multiplied."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -162,7 +162,7 @@ def test_the_teacher_its_targets_and_the_centres_get_no_gradient() -> None:
 
 
 class _LargestArray(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the largest new array of any operation, the views of existing ones aside."""
+    """Records the largest new array of any operation, ignoring views of existing ones."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ REGIONS_PER_SLIDE = (9, 4, 7, 12, 5, 6, 8)  # slides 1 and 4 have too few
 
 
 def cohort(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Unit vectors of regions in random order, and the slide of each."""
+    """Draw unit vectors of regions in random order, and the slide of each."""
     rng = torch.Generator().manual_seed(seed)
     slides = torch.arange(len(REGIONS_PER_SLIDE)).repeat_interleave(torch.tensor(REGIONS_PER_SLIDE))
     slides = slides[torch.randperm(len(slides), generator=rng)]

@@ -32,7 +32,7 @@ HEAD = DinoHeadConfig(hidden_dim=16, bottleneck_dim=BOTTLENECK, out_dim=OUTPUTS)
 
 
 def build(config: ObjectiveConfig, seed: int = 0) -> Slpd:
-    """A small objective in double precision, with a teacher unlike its student and weights large enough to matter."""
+    """Build a small objective in double precision, with a teacher that differs from the student and large weights."""
     rng = torch.Generator().manual_seed(seed)
     slpd = Slpd(config, RegionNetwork(BACKBONE, HEAD, input_dim=5, grid=4)).double().train()
     for network in (slpd.student, slpd.teacher):
@@ -56,7 +56,7 @@ def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, T
 
 
 def numbers_of(losses: SlpdLosses) -> list[Tensor]:
-    """Total, terms, entropy and centres."""
+    """Return total, terms, entropy and centers."""
     return [losses.total, *losses.terms.values(), losses.target_entropy, *losses.centres.values()]
 
 
@@ -116,7 +116,7 @@ def test_four_steps_equal_the_plain_loops(settings: dict[str, Any], r: int) -> N
 
 
 class _Features(nn.Module):
-    """A network whose backbone is a table: views are features already, or are replaced by `features`."""
+    """A network without computation: views are the features themselves, or are replaced by `features`."""
 
     def __init__(self, head: DinoHead, features: Tensor | None = None) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ def test_constants_without_meaning_are_refused(settings: dict[str, Any], message
 
 
 def test_what_is_hidden_from_the_student_is_the_teacher_s_alone() -> None:
-    """Hidden tokens reach the loss through the targets only; where nobody sees them, they do not reach it."""
+    """Hidden tokens affect the loss only through the targets; hidden from the teacher as well, they have no effect."""
     slpd = build(ObjectiveConfig())
     views, prototypes = draw_views(0), draw_prototypes(0, 2)
     rng = torch.Generator().manual_seed(0)

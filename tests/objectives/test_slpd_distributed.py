@@ -1,4 +1,4 @@
-"""Two processes that share a batch take the step that one process takes."""
+"""Two processes that share a batch take the same step as one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = 3
 
 
 def run_steps(model: Slpd | DistributedDataParallel, slpd: Slpd, part: slice) -> list[Tensor]:
-    """Losses of every step, then all parameters and centres."""
+    """Return the losses of every step, then all parameters and centers."""
     optimiser = torch.optim.SGD(slpd.student.parameters(), lr=0.1)
     result = []
     for step in range(STEPS):

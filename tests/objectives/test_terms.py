@@ -1,4 +1,4 @@
-"""A new term is one new file: found by --help, trained with, and a column of metrics.csv."""
+"""A new term is one new file: listed by --help, used in training, and a column of metrics.csv."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def targets(inputs):
 
 @pytest.fixture
 def more_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Two files dropped into the package of terms."""
+    """Two files added to the package of terms."""
     folder = tmp_path / "terms"
     folder.mkdir()
     (folder / "view_spread.py").write_text(SPREAD)

@@ -1,4 +1,4 @@
-"""Evaluations with planted predictions: no head is trained, everything behind the predictions is real."""
+"""Evaluations with planted predictions: no head is trained, and everything after the predictions is real."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADS = ("abmil",)
 def classification(
     patients: int, classes: Sequence[str], *, ordinal: bool = False, seed: int = 0
 ) -> tuple[Cohort, Task]:
-    """Patients with one or two slides each, classes in turn."""
+    """Make patients with one or two slides each and alternating classes."""
     rng = np.random.default_rng(seed)
     of_slide = np.repeat(np.arange(patients), rng.integers(1, 3, size=patients))
     targets = (of_slide % len(classes)).astype(np.int64)
@@ -42,7 +42,7 @@ def classification(
 
 
 def survival(patients: int, *, seed: int = 0) -> tuple[Cohort, Task]:
-    """Patients with one or two slides each, exponential times, a third censored."""
+    """Make patients with one or two slides each and exponential times, a third of them censored."""
     rng = np.random.default_rng(seed)
     of_slide = np.repeat(np.arange(patients), rng.integers(1, 3, size=patients))
     times = rng.exponential(900, size=patients)[of_slide]
@@ -64,20 +64,20 @@ def planted_evaluation(
     notes: Sequence[str] = (),
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate models whose outputs know the truth as well as `strengths` says; 0 is noise.
+    """Evaluate models whose outputs are shifted towards the truth by `strengths`; 0 is noise.
 
     Args:
         cohort: Slides and patients.
         task: Its targets.
-        strengths: Model -> how far its outputs are shifted towards the truth.
+        strengths: Model -> shift of its outputs towards the truth.
         aggregators: Those in `HEADS` have attention.
-        folds: Of a repeat.
-        repeats: Divisions.
-        places: Whether bags hold regions that lie somewhere, or a vector a slide.
-        known: Whether all slides were pretrained on, and the run folder says so.
-        leak: Whether a patient's slides are put on two sides of each split.
-        notes: As they are.
-        seed: Of everything.
+        folds: Number of folds per repeat.
+        repeats: Number of repeats.
+        places: Whether bags contain regions with coordinates, or one vector per slide.
+        known: Whether the run folder lists all slides as pretraining slides.
+        leak: Whether the slides of a patient are in two parts of each split.
+        notes: Notes of the evaluation.
+        seed: Random seed.
     """
     splits = cross_validation(cohort, folds=folds, repeats=repeats, seed=seed)
     if leak:
@@ -188,7 +188,7 @@ def _outputs(task: Task, rows: IntArray, strength: float, rng: np.random.Generat
 
 
 def _with_a_leak(cohort: Cohort, split: Split) -> Split:
-    """Move a slide of a test patient that has two into train."""
+    """Move one slide of a test patient with two slides to train."""
     patient_of = dict(zip(cohort.slides.tolist(), cohort.patients.tolist(), strict=True))
     patients = [patient_of[slide] for slide in split.test]
     twice = next(slide for slide in split.test if patients.count(patient_of[slide]) > 1)

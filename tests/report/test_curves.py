@@ -13,7 +13,7 @@ TITLES = [title for title, _ in PANELS]
 
 
 def drawn(path: Path, rows: list[dict[str, str]]) -> tuple[list[str], str]:
-    """Draw; give the titles of the panels that are in the picture, and all of it."""
+    """Draw the curves; return the titles of the panels, and the whole file."""
     draw_curves(path, rows)
     text = path.read_text()
     assert ET.fromstring(text).tag.endswith("svg")
@@ -41,7 +41,7 @@ def test_terms_that_are_off_are_left_out(tmp_path: Path) -> None:
 
 
 def test_short_and_odd_runs_are_drawn(tmp_path: Path) -> None:
-    """No row at all, a single one, and a gradient that overflowed in half precision."""
+    """No rows, a single row, and a gradient that overflowed in half precision."""
     assert drawn(tmp_path / "none.svg", [])[0] == TITLES
     assert (
         drawn(tmp_path / "one.svg", [row(1, loss="1.0", gradient_norm="inf", centre_norm="nan", lr="0.0")])[0] == TITLES

@@ -26,7 +26,7 @@ OPTIONAL_END = {"html"}
 
 
 class Page(HTMLParser):
-    """Text, ids, sources and the tree of a page; fails on what does not close."""
+    """Text, IDs, sources and structure of a page; fails on unclosed elements."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def nothing(_: str) -> None:
 
 
 def report(tmp_path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None] = nothing) -> Page:
-    """Write it, and check what holds for every report."""
+    """Write a report, and check the properties of all reports."""
     path = tmp_path / "report.html"
     write_report(path, evaluation, thumbnails)
     page = Page(path)
@@ -175,7 +175,7 @@ def test_survival(tmp_path: Path) -> None:
 
 
 def test_names_are_text_in_page_and_figures(tmp_path: Path) -> None:
-    """Markup, quotes, formulas, a leading underscore; one model, a probe, vectors without places."""
+    """Markup, quotes, formulas, a leading underscore; one model, a probe, vectors without coordinates."""
     name = "_<script>alert('x')</script> $\\frac{1}$"
     cohort, task = classification(30, ['neg "q"', "pos <i>$x_1$"])
     page = report(tmp_path, planted_evaluation(cohort, task, {name: 0.5}, aggregators=["probe"], places=False))

@@ -29,7 +29,7 @@ def test_squares_are_closed_rings_of_whole_level_0_pixels() -> None:
 
 
 def test_objects_say_what_qupath_reads(tmp_path: Path) -> None:
-    """QuPath's PathObjectTypeAdapter: objectType, color [r, g, b], classification with name and color, measurements."""
+    """As in QuPath's PathObjectTypeAdapter: objectType, color [r, g, b], named classification, measurements."""
     write_geojson(tmp_path / "s1.geojson", SLIDE, np.array([0.0, 1.0]), "linear")
     found = json.loads((tmp_path / "s1.geojson").read_text())
     assert found["type"] == "FeatureCollection"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run, a run without weights, some files; the working directory holds them."""
+    """A run, a run without weights, and some files, in the working directory."""
     for name in ("runs/slpd/region_vit.pt", "hipt.pth", "titan.csv", "a=b.npz", "my titan.csv", "notes.txt"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tokens relative to the mean token of their slide, and what is trained and embedded with them."""
+"""Tokens relative to the mean token of their slide, in training and embedding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIDES = {"global_side": 2, "local_side": 1, "neighbours": 2, "epochs": 1, "proto
 
 
 def shifted(cache: Path, out: Path, size: float) -> Path:
-    """A copy of a cache in which each slide's tokens are moved by a vector of its own."""
+    """Copy a cache, shifting the tokens of each slide by a separate vector."""
     out.mkdir()
     rng = np.random.default_rng(0)
     for path in sorted(cache.glob("*.h5")):

@@ -33,7 +33,7 @@ def cohort(cache: Path) -> Iterator[CohortTokens]:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[tuple[Path, CohortTokens]]:
-    """A cohort that is open already, and the file of its second slide (regions 9 to 11)."""
+    """An open cohort, and the file of its second slide (regions 9 to 11)."""
     write_cache(tmp_path, LENGTHS)
     tokens = CohortTokens(TokenStore.open(tmp_path))
     yield tmp_path / "slide001.h5", tokens
@@ -55,7 +55,7 @@ def test_any_regions_in_any_order_with_repeats_are_those_of_the_files(
 
 
 def test_regions_are_numbered_slide_after_slide(tmp_path: Path) -> None:
-    """A slide without any region holds no number."""
+    """A slide without regions takes no number."""
     tokens = CohortTokens(TokenStore.open(write_cache(tmp_path, (2, 0, 3))))
     assert len(tokens) == 5
     assert tokens.slide_of_region.tolist() == [0, 0, 2, 2, 2]
@@ -137,7 +137,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
-    """3 GiB of tokens, most of them holes in their files, read through 64 regions at a time: some MiB."""
+    """Reading 3 GiB of tokens (sparse files), 64 regions at a time, takes only a few MiB."""
     for path in sorted(write_cache(tmp_path, (1,) * 4, grid=16, dim=384).glob("*.h5")):
         regions = 4096
         with h5py.File(path, "r+") as file:

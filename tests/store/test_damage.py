@@ -1,4 +1,4 @@
-"""Damaged token files: refused, or the same in every number; never a hang, a crash or other numbers."""
+"""Damaged token files are rejected or have the same values; they never cause a hang, a crash or other values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def numbers(path: Path) -> tuple[Any, ...]:
-    """Everything in a token file, its tokens verified."""
+    """Return all contents of a token file, with verified tokens."""
     file = TokenFile.open(path)
     file.verify()
     present = None if file.present is None else file.present.tolist()

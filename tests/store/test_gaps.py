@@ -1,4 +1,4 @@
-"""Patches without tokens: in the file, in a cache, and in what training reads."""
+"""Patches without tokens: in a file, in a cache, and in training."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ROWS, COLUMNS = (axis.ravel() for axis in np.indices((GRID, GRID)))
 
 
 def draw_present() -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The second region has no token at all, the third all of them."""
+    """Draw presence: the second region has no token, the third has all."""
     present = np.random.default_rng(0).random((REGIONS, GRID, GRID)) < 0.6
     present[1], present[2] = False, True
     return present
 
 
 def write(path: Path, present: np.ndarray[Any, Any] | None, *, regions: int = REGIONS) -> np.ndarray[Any, Any]:
-    """Write a file in two pieces a region; gives the tokens that were put, zeros elsewhere."""
+    """Write a file in two parts per region; return the written tokens, with zeros elsewhere."""
     tokens = np.random.default_rng(1).standard_normal((regions, GRID, GRID, WIDTH)).astype(np.float16)
     coords = np.arange(2 * regions, dtype=np.int64).reshape(regions, 2)
     with TokenWriter(path, token_meta(), coords, np.ones((regions, GRID, GRID)), present) as writer:

@@ -22,14 +22,14 @@ COUNT = 40
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that is large enough for an index, whose files count as settled at once."""
+    """A cache that is large enough for an index, whose files can be indexed immediately."""
     monkeypatch.setattr(index, "_SETTLED_S", 0.0)
     return write_cache(tmp_path / "cache", [number % 4 for number in range(COUNT)], grid=2, dim=3, gaps=0.3)
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files whose header was read from the file itself."""
+    """Record the names of the files whose header is read from the file itself."""
     names = list[str]()
     read = index._read_all
 

@@ -1,4 +1,4 @@
-"""What is asked of every token, against numpy."""
+"""Checks of tokens compared with numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of a cache, chosen by a manifest: training on it, exporting it, and resuming."""
+"""Part of a cache, selected by a manifest: training, exporting and resuming."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_what_is_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_flipped_bit_where_the_file_begins_is_harmless_or_a_cache_error(tmp_path: Path) -> None:
-    """In the superblock; further on a flipped bit can make HDF5 itself search without end."""
+    """In the superblock; elsewhere a flipped bit can make HDF5 itself search endlessly."""
     path = tmp_path / "s0.h5"
     write_token_file(path)
     whole, refused = path.read_bytes(), 0

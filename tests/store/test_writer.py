@@ -32,7 +32,7 @@ def tokens(seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
 
 
 def test_the_file_is_the_contract(tmp_path: Path) -> None:
-    """Read with h5py alone, as any other tool would."""
+    """Read with h5py only, as by any other tool."""
     expected = write_token_file(tmp_path / "s0.h5", regions=3)
     with h5py.File(tmp_path / "s0.h5") as file:
         assert sorted(file) == ["checksums", "coords", "tissue", "tokens"]
@@ -102,7 +102,7 @@ def test_the_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_what_is_named_was_synced_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Power loss cannot be tried here: the order of the calls stands for it."""
+    """Power loss cannot be tested, so the order of the calls is checked instead."""
     path, calls = tmp_path / "s0.h5", list[str]()
     sync, replace = os.fsync, type(path).replace
 
@@ -205,13 +205,13 @@ def test_room_for_gigabytes_costs_no_memory() -> None:
 
 
 def test_the_names_that_others_rely_on() -> None:
-    """Changing one of these breaks caches that exist: it needs a new version."""
+    """Changing one of these breaks existing caches and requires a new version."""
     assert (schema.SCHEMA, schema.VERSION, schema.SUFFIX) == ("slpd-tokens", 2, ".h5")
     assert (schema.TOKENS, schema.COORDS, schema.TISSUE) == ("tokens", "coords", "tissue")
 
 
 def test_patches_may_turn_out_to_have_no_token(tmp_path: Path) -> None:
-    """Before, between and after the tokens of their region; one region has none at all."""
+    """Before, between and after the tokens of their region; one region has no token."""
     meta = token_meta(slide_id="s")
     coords, tissue = np.zeros((3, 2), np.int64), np.full((3, 4, 4), 0.5)
     rows, columns = (axis.ravel() for axis in np.indices((4, 4)))

@@ -1,4 +1,4 @@
-"""Stage two as plain loops in double precision, from the cache to the weights: slow, obvious, with its own state."""
+"""Stage two as plain loops in double precision, from the cache to the weights: slow but simple."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlainResult:
 
 
 def train_plainly(config: PretrainConfig) -> PlainResult:
-    """SGD with momentum, one process, no accumulation, no stochastic depth; all of `config` that SLPD.md names."""
+    """Train with SGD with momentum, in one process, without accumulation or stochastic depth."""
     files = [TokenFile.open(path) for path in sorted(config.cache.glob("*.h5"))]
     regions = [
         (i, torch.from_numpy(np.array(tokens)).double()) for i, file in enumerate(files) for tokens in file.tokens

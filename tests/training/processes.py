@@ -1,4 +1,4 @@
-"""Real processes that train: forked from one server that has imported torch, so that each costs little."""
+"""Real training processes, forked from a server that has imported torch, so that starting them is cheap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(
     environment: dict[str, str] | None = None,
     plain_sgd: bool = False,
 ) -> BaseProcess:
-    """Train as `slpd pretrain` does; signal `number` comes at the given event in the run folder (0: never)."""
+    """Train like `slpd pretrain`; signal `number` is sent at the given event in the run folder (0: never)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.training.runs", "faiss", "matplotlib.figure"])
     process = context.Process(target=_train, args=(config, number, event, environment or {}, plain_sgd))
@@ -42,7 +42,7 @@ def start(
 
 
 def exit_code(process: BaseProcess) -> int | None:
-    """Wait for it; None if it hangs."""
+    """Wait for a process and return its exit code; None if it hangs."""
     process.join(PATIENCE_S)
     code: int | None = process.exitcode
     if code is None:
@@ -51,7 +51,7 @@ def exit_code(process: BaseProcess) -> int | None:
 
 
 def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0, plain_sgd: bool = False) -> list[BaseProcess]:
-    """Start two processes as torchrun does; the signal reaches the first."""
+    """Start two processes like torchrun; the signal is sent to the first."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -1,4 +1,4 @@
-"""Small training runs: what the tests of stage two start, stop, resume and compare."""
+"""Small training runs for the tests of stage two: starting, stopping, resuming, comparing."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def tiny(cache: Path, out: Path, **changes: Any) -> PretrainConfig:
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """SGD in place of `make_optimiser`: unlike AdamW, it does not enlarge differences that are rounding."""
+    """SGD instead of `make_optimiser`; unlike AdamW, it does not amplify rounding differences."""
     return torch.optim.SGD(parameter_groups(model), lr=0.0, momentum=0.9, weight_decay=0.0)
 
 
 def run_until(patch: pytest.MonkeyPatch, config: PretrainConfig, steps: int) -> int:
-    """Train for at most `steps` more steps, as if SIGTERM came then."""
+    """Train for at most `steps` more steps, as if stopped by SIGTERM."""
 
     end_step, left = Recorder.end_step, iter(range(steps - 1, -1, -1))
 
@@ -81,7 +81,7 @@ def run_until(patch: pytest.MonkeyPatch, config: PretrainConfig, steps: int) -> 
 
 
 def metrics(out: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without the columns that depend on the clock."""
+    """Return the rows of metrics.csv without the columns that depend on time."""
     return [
         {name: value for name, value in row.items() if name not in TIMINGS} for row in read_metrics(out / "metrics.csv")
     ]
@@ -93,13 +93,13 @@ def checkpoint(out: Path) -> dict[str, Any]:
 
 
 def weights(out: Path, network: str = "student") -> dict[str, Tensor]:
-    """Parameters of the student or teacher by name."""
+    """Return the parameters of the student or teacher by name."""
     state: dict[str, Tensor] = checkpoint(out)["slpd"]
     return {name: value for name, value in state.items() if name.startswith(network)}
 
 
 def differences(one: Any, other: Any, name: str = "") -> list[str]:
-    """Where two nested states differ in any bit; settings and places are left out."""
+    """List bitwise differences between two nested states, ignoring settings and paths."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
     if isinstance(one, dict) and isinstance(other, dict):
@@ -113,7 +113,7 @@ def differences(one: Any, other: Any, name: str = "") -> list[str]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Metrics, the whole checkpoint and the shared weights of two runs are equal in every bit."""
+    """Assert that metrics, checkpoints and exported weights of two runs are bit-identical."""
     assert metrics(one) == metrics(other)
     assert differences(checkpoint(one), checkpoint(other)) == []
     shared = [torch.load(out / "region_vit.pt", weights_only=True) for out in (one, other)]

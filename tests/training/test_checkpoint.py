@@ -1,4 +1,4 @@
-"""A run that stops and goes on computes, to the bit, what a run that never stopped does."""
+"""A run that is stopped and resumed is bit-identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_run_stopped_after_every_single_step_equals_one_that_was_not(
 
 
 def test_every_setting_that_may_change_may_change(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights stay the same to the bit; with another `log_every` the metrics' rows are other means of the same run."""
+    """Weights are bit-identical; with another `log_every`, rows of metrics are different means of the same run."""
     pretrain.run(tiny(cache, tmp_path / "whole"))
     out = tmp_path / "stopped"
     run_until(monkeypatch, tiny(cache, out, log_every=3), 4)
@@ -138,7 +138,7 @@ def test_a_run_of_before_with_another_optimiser_is_refused(
 
 @pytest.mark.parametrize("change", ["a slide less", "a slide more", "other regions", "another encoder"])
 def test_another_cohort_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Steps, order and prototypes are numbered by region: on other regions they would mean something else."""
+    """Order and prototypes refer to regions by index, so other regions would change their meaning."""
     out, other = tmp_path / "out", tmp_path / "other"
     run_until(monkeypatch, tiny(cache, out), 2)
     lengths = {"a slide less": LENGTHS[:-1], "a slide more": (*LENGTHS, 4), "other regions": LENGTHS[::-1]}
@@ -244,7 +244,7 @@ def test_a_full_disk_keeps_the_state_before(cache: Path, tmp_path: Path, monkeyp
 
 
 def test_a_cohort_with_other_tokens_is_another_one(tmp_path: Path) -> None:
-    """Also where slides, regions and places are the same; files of version 1 do not tell."""
+    """Also if slides, regions and coordinates are the same; files of version 1 cannot show this."""
     folders = [write_cache(tmp_path / name, (3, 2), seed=seed) for name, seed in (("a", 0), ("same", 0), ("other", 1))]
     one, same, other = (describe_cohort(TokenStore.open(folder)) for folder in folders)
     assert one == same

@@ -1,4 +1,4 @@
-"""Signals to a real process, at any moment: not a clock decides when, but what it does in its run folder."""
+"""Signals to a real process at any moment, triggered by events in its run folder instead of by time."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_signal_is_answered_with_a_saved_state_and_its_exit_code(
 def signal_at(
     patch: pytest.MonkeyPatch, place: object, name: str, number: int, when: Callable[[int], bool]
 ) -> list[int]:
-    """A signal comes when `name` is called for the n-th time and `when(n)`; gives how often it was called."""
+    """Send a signal when `name` is called for the n-th time and `when(n)` holds; returns the number of calls."""
     work: Any = getattr(place, name)
     calls = [0]
 
@@ -98,7 +98,7 @@ def test_the_check_of_tokens_is_left_at_once(
 def test_passes_between_epochs_are_left_at_once_and_done_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, stops: int
 ) -> None:
-    """The signal comes at the first batch (or slide), then at the second, ... until it is too late for any."""
+    """The signal is sent at the first batch (or slide), then at the second, ..., until the pass is over."""
     monkeypatch.setattr(streaming, "REGIONS_AT_ONCE", 5)
     pretrain.run(tiny(cache, tmp_path / "whole"))
     config = tiny(cache, tmp_path / "stopped")

@@ -1,4 +1,4 @@
-"""The loop alone: a tiny state, batches from memory, no cache and no folder."""
+"""The training loop on its own: a tiny state, batches in memory, no cache and no folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 class Witness:
-    """Remembers what happened, and stops training after some steps."""
+    """Records events, and stops training after some steps."""
 
     def __init__(self, stop_after: int = 99) -> None:
         self.events: list[str] = []

@@ -1,4 +1,4 @@
-"""Two processes on a CPU (gloo) train as one does with twice the batch, and stop and fail together."""
+"""Two processes on a CPU (gloo) train like one with twice the batch size, and stop and fail together."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> N
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """With 16 of 30 regions in slides that have prototypes, some batches of two hold none in one of the processes."""
+    """16 of 30 regions are in slides with prototypes, so that some batches of a process have no such region."""
     changes = {"batch_size": 4} | CALM | changes
     config = tiny(cache, tmp_path / "two", **changes)
     assert [exit_code(process) for process in start_two(config, plain_sgd=True)] == [0, 0]
@@ -69,7 +69,7 @@ def test_two_processes_equal_one_with_twice_the_batch(cache: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_both_go_on(cache: Path, tmp_path: Path) -> None:
-    """With rows of four steps and a stop before the fourth, the row after it averages both processes' sums."""
+    """With four steps per row and a stop before the fourth, the next row averages the sums of both processes."""
     changes = CALM | {"batch_size": 4, "log_every": 4, "save_every_min": 0.0}
     config = tiny(cache, tmp_path / "two", **changes)
     assert [exit_code(process) for process in start_two(config, plain_sgd=True, number=signal.SIGTERM, event=26)] == [
@@ -138,7 +138,7 @@ def test_shares_are_even_and_cover_everything_once(count: int, world: int) -> No
     "changes", [{}, {"min_regions": 6, "neighbours": 2}, {"dino_weight": 0.0, "prototype_epoch": 0}]
 )
 def test_accumulated_parts_equal_one_large_batch(cache: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """With 16 of 30 regions in slides that have prototypes, parts of two hold none, one or two of them."""
+    """16 of 30 regions are in slides with prototypes, so that parts of two regions contain none, one or two of them."""
     changes = CALM | {"min_regions": 7} | changes
     pretrain.run(tiny(cache, tmp_path / "whole", **changes))
     pretrain.run(tiny(cache, tmp_path / "parts", **changes, accumulate=4))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def present_tokens(cache: Path) -> np.ndarray:
-    """(n, D) all tokens that there are."""
+    """Return all present tokens, (n, D)."""
     files = [TokenFile.open(path) for path in sorted(cache.glob("*.h5"))]
     return np.concatenate(
         [file.tokens.reshape(-1, 8) if file.present is None else file.tokens[file.present] for file in files]

@@ -1,7 +1,7 @@
-"""A run that version 0.1 started is resumed: `version_0_1.zip` holds its cache and its folder, stopped at step 5 of 9.
+"""A run started by version 0.1 is resumed: `version_0_1.zip` contains its cache and folder, stopped at step 5 of 9.
 
-`finished_metrics.csv` in it is what version 0.1 itself wrote when the same run was not interrupted. Metrics are logged
-every second step, so the row of step 6 averages a step of version 0.1, kept in `sums`, and a step of this version.
+`finished_metrics.csv` was written by version 0.1 for the same run without an interruption. Metrics are logged every
+second step, so that the row of step 6 averages a step of version 0.1, stored in `sums`, and a step of this version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training on caches with missing patches, and with views that are augmented."""
+"""Training on caches with missing patches, and with augmented views."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 def test_what_missing_patches_hold_changes_no_bit_of_a_run(
     gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither of the training nor of the prototypes; without the mask it would."""
+    """Neither in training nor in prototypes; without the mask it would."""
     monkeypatch.setattr(streaming, "REGIONS_AT_ONCE", 10)
     filled = shutil.copytree(gappy_cache, tmp_path / "filled")
     for path in filled.glob("*.h5"):
@@ -79,7 +79,7 @@ def test_an_augmented_run_stopped_after_every_step_equals_one_that_was_not(
 def test_each_setting_reaches_the_views_and_none_is_on_by_default(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One step's gradient is enough to tell; the rate is 0 in the first step."""
+    """The gradient of one step shows this; the learning rate is 0 in the first step."""
     runs: dict[str, dict[str, Any]] = {
         "default": {},
         "off": dict.fromkeys(AUGMENTED, 0.0),
@@ -130,7 +130,7 @@ def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -
 def test_two_processes_on_a_cache_with_gaps_equal_one_with_twice_the_batch(
     gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turned views included; noise and hidden tokens are drawn by each process for itself."""
+    """Including rotated views; noise and hidden tokens are drawn by each process separately."""
     monkeypatch.setattr(state, "make_optimiser", sgd)
     changes: dict[str, Any] = CALM | {"quarter_turns": 1.0, "flip_up_down": 0.5}
     config = tiny(gappy_cache, tmp_path / "two", **changes, batch_size=4)

@@ -1,4 +1,4 @@
-"""The driver of the ablation: what it measures on known truth, what it keeps, and how rows are compared."""
+"""The ablation driver: measurements on a known truth, stored results, and comparison of rows."""
 
 from __future__ import annotations
 

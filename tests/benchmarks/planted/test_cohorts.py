@@ -1,4 +1,4 @@
-"""The planted cohort: what tells architectures apart and what must not, exactly."""
+"""The planted cohort: exact checks of what distinguishes architectures and what must not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_each_pairing_uses_every_kind_once_and_no_pair_comes_twice(kinds: int) -
 
 
 def neighbours_alike(kinds: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(R,) share of neighbouring tokens of one kind."""
+    """Return the fraction of neighboring tokens of the same kind, (R,)."""
     down, across = kinds[:, 1:] == kinds[:, :-1], kinds[:, :, 1:] == kinds[:, :, :-1]
     alike: NDArray[np.float64] = (down.mean(axis=(1, 2)) + across.mean(axis=(1, 2))) / 2
     return alike
@@ -94,7 +94,7 @@ def test_without_noise_tokens_say_what_was_planted() -> None:
     ],
 )
 def test_each_dial_moves_tokens_by_its_standard_deviation(dial: str, spread: dict[str, float]) -> None:
-    """Seen in what is left of a cohort of one kind: within regions, between regions, between slides."""
+    """Measured on a cohort with a single kind: within regions, between regions, between slides."""
     loud: dict[str, Any] = {dial: 2.0}
     planted = replace(QUIET, slides=60, dim=64, shift_rank=64, sites=60, drift_scale=0, regions=20, **loud)
     model = TokenModel(planted)

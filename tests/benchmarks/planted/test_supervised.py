@@ -1,4 +1,4 @@
-"""Arrangement is learned from the truth with fan-in weights, and not with the published ones: ten seconds a test."""
+"""A supervised network learns arrangement with fan-in weights, but not with the published ones (10 s each)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Does training learn what was planted, by a margin that a broken objective does not reach? Fifteen seconds a test.
+"""Training learns the planted structure, by a margin that a broken objective does not reach. Fifteen seconds per test.
 
-Measured is the purity of each slide's clusters (normalised mutual information with the true architectures), of region
-embeddings against mean tokens. What the tokens of a region share by chance (drift) makes mean tokens cluster badly.
+The measure is the purity of the clusters of each slide (normalized mutual information with the true architectures),
+for region embeddings compared with mean tokens, whose clusters are poor because of drift within regions.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
 
 
 def purity_gained(cohort: tuple[Path, Truth], out: Path) -> float:
-    """How much purer the slides' clusters of trained region embeddings are than those of mean tokens."""
+    """Return the gain in purity of clusters of trained region embeddings over those of mean tokens."""
     folder, truth = cohort
     store = TokenStore.open(folder / CACHE)
     pretrain.run(build(PretrainConfig, {"cache": folder / CACHE, "out": out, **SETTINGS}))
@@ -138,7 +138,7 @@ def test_shuffled_prototypes_do_not(cohort: tuple[Path, Truth], tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_region_offsets_break_the_shortcut_of_shifted_regions(tmp_path: Path) -> None:
-    """Where each region is shifted as a whole, views agree on the shift; moved by as much, they agree on the kinds."""
+    """If whole regions are shifted, views agree on the shift; with random offsets, they agree on the kinds."""
     truth = write_cohort(replace(PLANTED, drift=0.5, region_shift=1.0, slide_shift=0.3, site_shift=0.3), tmp_path)
     dino = SETTINGS | {"intra_weight": 0.0, "inter_weight": 0.0, "epochs": 40}
     accuracy = {}

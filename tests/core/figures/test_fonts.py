@@ -26,7 +26,7 @@ NAMES = "\u80ba\u764c"
 
 @pytest.fixture(autouse=True)
 def _no_other_font(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fonts differ from machine to machine: begin with the one that every figure is in."""
+    """Hide installed fonts, which differ between machines, except the one shipped with matplotlib."""
     monkeypatch.setattr(fontManager, "ttflist", [FontEntry(findfont(FAMILY), name=FAMILY, weight=400)])
     families_of.cache_clear()
     yield

@@ -10,7 +10,7 @@ from slpd_toolkit.mil.cohort.splits import Split
 
 
 def features(slides: int, seed: int = 0, width: int = 64) -> np.ndarray:
-    """Correlated as real features are: a few directions have most of the variance, and all have a large mean."""
+    """Draw correlated features: a few directions have most of the variance, and all have a large mean."""
     rng = np.random.default_rng(seed)
     spread = np.linspace(3, 0.05, width) ** 2
     return 20 + rng.normal(size=(slides, width)) * spread
@@ -40,7 +40,7 @@ def test_different_slides_raise_no_alarm(seed: int) -> None:
 
 
 def test_slides_alike_in_the_dominating_features_alone_raise_no_alarm() -> None:
-    """Two pale slides far from the others: isolated by correlation, but as different as any two once whitened."""
+    """Two pale slides far from the others: isolated by correlation, but as different as any two after whitening."""
     vectors = features(80)
     vectors[:2, :3] = vectors[0, :3] + 60
     assert find_near_copies(as_bags(vectors)) == []

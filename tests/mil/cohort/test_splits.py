@@ -17,7 +17,7 @@ from tests.mil.planted import make_cohort
 
 @st.composite
 def cohorts(draw: st.DrawFn, folds: int = 4) -> Cohort:
-    """Two or three classes with `folds` to 12 patients each, one to four slides a patient."""
+    """Draw cohorts of two or three classes with `folds` to 12 patients each, and one to four slides per patient."""
     counts = draw(st.lists(st.integers(folds, 12), min_size=2, max_size=3))
     labels = [name for name, count in zip("abc", counts, strict=False) for _ in range(count)]
     slides = draw(st.lists(st.integers(1, 4), min_size=len(labels), max_size=len(labels)))
@@ -29,7 +29,7 @@ def patients_of(cohort: Cohort, slides: tuple[str, ...]) -> set[str]:
 
 
 def class_counts(cohort: Cohort, slides: tuple[str, ...]) -> Counter[str]:
-    """Patients by class."""
+    """Count patients by class."""
     assert cohort.strata is not None
     inside = np.isin(cohort.slides, slides)
     return Counter(dict(zip(cohort.patients[inside].tolist(), cohort.strata[inside].tolist(), strict=True)).values())
@@ -87,7 +87,7 @@ def test_a_cohort_without_labels_is_split_too() -> None:
 
 
 def site_cohort() -> Cohort:
-    """24 sites of one class each, with 1 to 8 patients: only stratification balances the classes over folds."""
+    """24 sites of one class each with 1 to 8 patients, so that only stratification balances the classes over folds."""
     size_of_site = [1 + site % 8 for site in range(24)]
     labels = [("a", "b")[site // 12] for site, size in enumerate(size_of_site) for _ in range(size)]
     sites = [f"site{site:02d}" for site, size in enumerate(size_of_site) for _ in range(size)]

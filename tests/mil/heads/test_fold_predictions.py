@@ -76,7 +76,7 @@ def test_each_slide_is_predicted_once_by_a_head_that_did_not_see_it(aggregator: 
 
 @every_aggregator
 def test_test_slides_and_test_labels_never_reach_the_head(aggregator: str) -> None:
-    """Whatever stands in the test part but one slide: that slide's prediction stays, to the last bit."""
+    """The prediction of a test slide is bit-identical whatever the other test slides contain."""
     (split,) = SPLITS[:1]
     train, _val, test = (BAGS.index_of(part) for part in split.parts.values())
     before = run_one(split, aggregator)
@@ -168,7 +168,7 @@ def test_a_perfect_signal_is_found(aggregator: str) -> None:
 
 @pytest.mark.parametrize("aggregator", ["knn", "probe", "abmil"])
 def test_what_marks_the_patient_leaks_through_splits_of_slides_and_not_through_ours(aggregator: str) -> None:
-    """Six slides a patient, all bearing its mark; labels are drawn at random by patient: there is nothing to learn."""
+    """Six slides per patient, all with its mark, and random labels per patient: there is nothing to learn."""
     cohort = make_cohort([6] * 24, ["a", "b"] * 12)
     bags = planted_bags(cohort, signal=0.0, patient_mark=3.0, width=24)
     slides_alone = Cohort(cohort.slides, cohort.slides, cohort.strata)
@@ -178,7 +178,7 @@ def test_what_marks_the_patient_leaks_through_splits_of_slides_and_not_through_o
 
 @pytest.mark.parametrize("name", ["histogram", "mixture", "transport"])
 def test_a_descriptor_is_fitted_on_the_training_slides_of_each_fold(name: str) -> None:
-    """Other test slides may be anything: predictions for the rest stay the same."""
+    """Predictions do not depend on other test slides."""
     descriptor = ChosenDescriptor(name, 3)
 
     def predictions(of: Bags) -> FoldPrediction:

@@ -42,7 +42,7 @@ CASES = [
 
 
 def alone(row: int) -> Bags:
-    """The bag of one slide, as if there were no other."""
+    """Return the bag of a single slide."""
     return Bags.pack({BAGS.slides[row]: BAGS.features[BAGS.offsets[row] : BAGS.offsets[row + 1]]})
 
 

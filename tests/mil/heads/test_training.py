@@ -119,7 +119,7 @@ def test_the_last_step_is_looked_at_even_off_the_beat() -> None:
 
 
 def test_dropout_is_on_in_every_step_of_training() -> None:
-    """With validation in between, too: looking at it switches dropout off."""
+    """Also after a validation, which disables dropout."""
     torch.manual_seed(0)
     head = AttentionMil(8, 2, dropout=0.5)
     modes = []

@@ -40,7 +40,7 @@ HEADS = {"knn": knn.HEAD, "probe": probe.HEAD}
 
 @pytest.mark.parametrize("task", TASKS)
 def test_estimates_are_the_logits_of_least_loss(task: str) -> None:
-    """For a mixture of slides, no other logits have a lower mean loss: found again by a general optimiser."""
+    """No other logits have a lower mean loss for a mixture of slides; a general optimizer finds the same."""
     objective = TASKS[task].objective(TRAIN)
     shares = np.random.default_rng(1).dirichlet(np.ones(50) * 0.3)
     found = objective.estimate(torch.tensor(shares[None], dtype=torch.float32), ROWS)

@@ -52,7 +52,7 @@ def test_prototypes_come_from_training_regions_alone() -> None:
 
 
 def test_separate_clusters_are_counted() -> None:
-    """Far apart, the shares are plain counts."""
+    """For well-separated clusters, the histogram consists of plain fractions."""
     kinds = [np.array([0, 0, 1]), np.array([1, 2, 2, 2]), np.array([0, 1, 2, 2])]
     corners = 100 * np.eye(3)
     bags = Bags.pack({f"s{i}": corners[kind] + RNG.normal(size=(len(kind), 3)) for i, kind in enumerate(kinds)})
@@ -70,7 +70,7 @@ def test_fewer_regions_than_prototypes_and_equal_regions_are_no_trouble() -> Non
 
 @pytest.mark.parametrize(("aggregator", "least", "most"), [("prototype-histogram", 0.9, 1.0), ("probe", 0.3, 0.7)])
 def test_tells_slides_of_equal_means_apart(aggregator: str, least: float, most: float) -> None:
-    """Regions at two opposite corners, or at the other two: all slides have the mean zero."""
+    """Regions are at two opposite corners or at the other two, so that the mean of all slides is zero."""
     targets = np.arange(60) % 2
     corners = np.array([[[5, 5], [-5, -5]], [[5, -5], [-5, 5]]])
     loose = {
