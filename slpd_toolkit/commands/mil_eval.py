@@ -13,7 +13,7 @@ from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.cohort.audit import audit_splits
-from slpd_toolkit.mil.cohort.inputs import read_inputs, read_manifest
+from slpd_toolkit.mil.cohort.inputs import patients_of, read_inputs, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
 from slpd_toolkit.mil.cohort.split_kind import divide
 from slpd_toolkit.mil.heads.fold_predictions import check_heads
@@ -66,7 +66,7 @@ def run(config: MilEvalConfig) -> int:
     with out_of_memory, open_cache(config.cache, device, config.workers) as cache:
         options = InferenceOptions(precision, config.view, config.seed, config.out)
         sources = parse_sources(config.model)
-        models = open_models(sources, cache, options, no_features=set(table.columns))
+        models = open_models(sources, cache, options, no_features=set(table.columns), patient_of=patients_of(table))
         if cache is not None:
             warn_of_empty_slides(cache, table["slide_id"])
             meta = cache.store.meta

@@ -32,8 +32,8 @@ class MilEvalConfig:
 
     model: tuple[str, ...]
     """Representation to evaluate, `[name=]source`; repeat to compare several. Source: a run folder of `slpd pretrain`,
-    a region_vit.pt or HIPT checkpoint, a table of slide vectors (.csv, .npz, .parquet), `mean-tokens`, or
-    `untrained`. `source#descriptor` describes each slide instead of using its regions, such as
+    a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of
+    TRIDENT, STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor` describes each slide instead of using its regions, such as
     runs/slpd#prototypes or runs/slpd#histogram:32 (32 prototypes); what is fitted is fitted in each fold."""
 
     out: Path

@@ -68,14 +68,18 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VectorTable:
-    """Vectors of whole slides: bags with one vector."""
+    """Vectors of whole slides: bags with one vector, or with a small set of weighted ones."""
 
     name: str
     source: str
     digest: str
     vectors: Mapping[str, Bag]
-    """(1, D) per slide."""
-
+    """(k, D) per slide; k is 1 unless the vectors are sets."""
+    weights: Mapping[str, Bag] | None = None
+    """(k,) weights of a slide's vectors; None if they are not sets."""
+    pretrained: frozenset[str] = frozenset()
+    """Slides that the vectors were fitted on."""
+    pretraining_known: bool = False
     of_cache: bool = False
 
     @property
@@ -86,7 +90,16 @@ class VectorTable:
     def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
         """See `Model.represent`."""
         bar.advance(0, self.name)
-        return Representation(self.name, self.source, Bags.pack({slide: self.vectors[slide] for slide in slides}))
+        bags = Bags.pack({slide: self.vectors[slide] for slide in slides})
+        if self.weights is not None:
+            bags = replace(bags, weights=np.concatenate([self.weights[slide] for slide in slides]))
+        return Representation(
+            self.name,
+            self.source,
+            bags,
+            pretrained=self.pretrained,
+            pretraining_known=self.pretraining_known,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,16 +18,16 @@ from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
-from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
+from slpd_toolkit.representations.models import DescribedModel, RegionModel
 from slpd_toolkit.representations.sources import Kind
-from slpd_toolkit.representations.vector_tables import read_vectors
+from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.training.run_folder import SLIDES
 from slpd_toolkit.training.sampling import Stream, generator
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -59,7 +59,12 @@ class InferenceOptions:
 
 
 def open_models(
-    sources: Sequence[Source], cache: Cache | None, options: InferenceOptions, *, no_features: Collection[str] = ()
+    sources: Sequence[Source],
+    cache: Cache | None,
+    options: InferenceOptions,
+    *,
+    no_features: Collection[str] = (),
+    patient_of: Mapping[str, str] | None = None,
 ) -> list[Model]:
     """Open every source.
 
@@ -68,6 +73,7 @@ def open_models(
         cache: The token cache; None if all sources are tables.
         options: Inference settings of region ViTs.
         no_features: Columns that are not features if they occur in tables, such as those of the manifest.
+        patient_of: Patient of each slide of the manifest, for vectors of patients.
 
     Raises:
         UsageError: Unreadable tables, models that do not match the cache, or no cache; reported together.
@@ -86,7 +92,8 @@ def open_models(
     for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it uses the others' shape
         with problems.gathered():
             if source.kind is Kind.TABLE:
-                models.append(_open_table(source, no_features))
+                assert source.path is not None
+                models.append(open_table(source.name, source.path, no_features=no_features, patient_of=patient_of))
                 continue
             assert cache is not None
             origin = (source.kind, source.path)
@@ -143,12 +150,6 @@ def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None)
     counts[bare] = 1 if present is None else present[bare].float()
     total = torch.einsum("nhwd,nhw->nd", grids.float(), counts)
     return total / counts.sum(dim=(1, 2)).unsqueeze(1)
-
-
-def _open_table(source: Source, no_features: Collection[str]) -> VectorTable:
-    assert source.path is not None
-    vectors = read_vectors(source.path, no_features=no_features)
-    return VectorTable(source.name, str(source.path), sha256(source.path), vectors)
 
 
 def _mean_tokens(store: TokenStore) -> EmbedRegions:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.config.mil_eval import DESCRIPTORS
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.foreign.slide_vectors import PICKLES, is_vector_folder, refuse_pickle
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.models.region_vit import REGION_VIT
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
 _MEAN_TOKENS, _UNTRAINED = "mean-tokens", "untrained"
-TABLE_SUFFIXES = (".csv", ".npz", ".parquet")
+TABLE_SUFFIXES = (".csv", ".npz", ".parquet", ".h5", ".h5ad")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MOST_CLUSTERS = 1024
 
@@ -117,6 +118,10 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
         if text == keyword:
             return Source(name or f"{keyword}{added}", kind)
     path = Path(text)
+    if path.suffix.lower() in PICKLES and path.is_file():
+        refuse_pickle(path)
+    if path.is_dir() and not (path / REGION_VIT).exists() and is_vector_folder(path):
+        return Source(_checked(name or path.resolve().name + added, text), Kind.TABLE, path)
     if path.is_dir():
         path /= REGION_VIT
         if not path.is_file():
@@ -137,9 +142,18 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
             hint=f"Weights: {', '.join(_WEIGHT_SUFFIXES)}; slide vectors: {', '.join(TABLE_SUFFIXES)}.",
         )
     name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem) + added
+    return Source(_checked(name, text), Kind.TABLE if suffix in TABLE_SUFFIXES else Kind.REGION_VIT, path)
+
+
+def _checked(name: str, text: str) -> str:
+    """Return a name that can be used in tables and file names.
+
+    Raises:
+        UsageError: It cannot.
+    """
     if not is_safe_name(name):
         raise UsageError(
             f"--model: {name!r} is not a valid name.",
             hint=f"Use letters, digits, '.', '_' and '-': --model my-name={text}.",
         )
-    return Source(name, Kind.TABLE if suffix in TABLE_SUFFIXES else Kind.REGION_VIT, path)
+    return name

@@ -1,4 +1,4 @@
-"""Reading slide vectors from CSV, npz or parquet files: slide_id -> vector."""
+"""Reading vectors of slides or patients from CSV, npz or parquet files: ID -> vector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     Vectors = dict[str, npt.NDArray[np.float32]]
 
-_ID, _IDS, _VECTORS = "slide_id", ("slide_id", "slide_ids"), "vectors"
+_ID, _PATIENT, _VECTORS = "slide_id", "patient_id", "vectors"
+_IDS = (_ID, "slide_ids", _PATIENT, "patient_ids")
 _UNNAMED = "Unnamed: "
 _NUMBERS = "biuf"
 _NPZ = f"npz: {_ID} and {_VECTORS}, or one vector per slide."
@@ -29,9 +30,9 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
     """Read a table of slide vectors.
 
     Args:
-        path: .csv or .parquet with a column slide_id and one numeric column per feature (a parquet file can have a
-            single column of lists instead); or .npz with the arrays `slide_id` (S,) and `vectors` (S, D), or with one
-            vector (D,) per slide, named by slide ID.
+        path: .csv or .parquet with a column slide_id (or patient_id) and one numeric column per feature (a parquet
+            file can have a single column of lists instead); or .npz with the arrays `slide_id` (S,) and `vectors`
+            (S, D), or with one vector (D,) per slide, named by slide ID.
         no_features: Columns known not to be features, such as those of the targets.
 
     Raises:
@@ -63,9 +64,17 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
     return dict(zip(slides, features[:, None], strict=True))
 
 
+def patient_column(path: Path) -> bool:
+    """Return whether the vectors of a readable table are named by patient_id instead of slide_id."""
+    if path.suffix.lower() == ".npz":
+        return not {_ID, "slide_ids"} & (names := read_npz(path).keys()) and bool({_PATIENT, "patient_ids"} & names)
+    table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    return _ID not in table and _PATIENT in table
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype={_ID: str}, encoding="utf-8-sig")
+        return pd.read_csv(path, dtype={_ID: str, _PATIENT: str}, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=other_separator(path)) from error
 
@@ -79,12 +88,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as parquet ({error}).") from error
-    return table.reset_index() if table.index.name == _ID else table
+    return table.reset_index() if table.index.name in (_ID, _PATIENT) else table
 
 
 def _of_frame(
     path: Path, table: pd.DataFrame, no_features: Collection[str]
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
+    if _ID not in table and _PATIENT in table:
+        table = table.rename(columns={_PATIENT: _ID})
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
         raise UsageError(

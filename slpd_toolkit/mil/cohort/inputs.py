@@ -117,6 +117,12 @@ def _require_columns(table: pd.DataFrame, targets: list[str], config: MilEvalCon
         )
 
 
+def patients_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the patient of each slide of a manifest; without patient_id, each slide is a patient."""
+    patients = _patients(table.set_index("slide_id", drop=False))
+    return dict(zip(patients.index, patients, strict=True))
+
+
 def _patients(table: pd.DataFrame) -> pd.Series[str]:
     own = table.index.to_series()
     return table[_PATIENT].mask(table[_PATIENT] == "", own) if _PATIENT in table else own
