@@ -33,8 +33,9 @@ class MilEvalConfig:
     model: tuple[str, ...]
     """Representation to evaluate, `[name=]source`; repeat to compare several. Source: a run folder of `slpd pretrain`,
     a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of
-    TRIDENT, STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor` describes each slide instead of using its regions, such as
-    runs/slpd#prototypes or runs/slpd#histogram:32 (32 prototypes); what is fitted is fitted in each fold."""
+    TRIDENT, STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor`
+    describes each slide instead of using its regions, such as runs/slpd#prototypes or runs/slpd#histogram:32 (32
+    prototypes); what is fitted is fitted in each fold."""
 
     out: Path
     """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml, figures/ and model/:
