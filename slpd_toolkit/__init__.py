@@ -20,13 +20,14 @@ if TYPE_CHECKING:
         list_encoders,
         manifest_from_clam,
         mil_eval,
+        predict,
         pretrain,
         prototypes,
         represent,
         run_demo,
     )
     from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
-    from slpd_toolkit.api.results import EvaluationResult, Run
+    from slpd_toolkit.api.results import EvaluationResult, PredictionResult, Run
     from slpd_toolkit.api.tokens import write_tokens
     from slpd_toolkit.core.errors import SlpdError
     from slpd_toolkit.encoders.encoder import Encoder
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "api.commands": (
-        *("embed", "import_features", "pretrain", "mil_eval", "prototypes", "heatmap", "export", "inspect"),
+        *("embed", "import_features", "pretrain", "mil_eval", "predict", "prototypes", "heatmap", "export", "inspect"),
         *("manifest_from_clam", "run_demo", "list_encoders", "represent"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
-    "api.results": ("Run", "EvaluationResult"),
+    "api.results": ("Run", "EvaluationResult", "PredictionResult"),
     "api.tokens": ("write_tokens",),
     "core.errors": ("SlpdError",),
     "encoders.encoder": ("Encoder",),
@@ -59,6 +60,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [  # checked by a test to be the names of _MODULES
     "Encoder",
     "EvaluationResult",
+    "PredictionResult",
     "PrototypeFile",
     "RegionEmbeddings",
     "RegionViT",
@@ -78,6 +80,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "load_encoder",
     "manifest_from_clam",
     "mil_eval",
+    "predict",
     "pretrain",
     "prototypes",
     "region_embeddings",

@@ -20,6 +20,7 @@ from slpd_toolkit.api.results import (
     EvaluationResult,
     Heatmaps,
     Inspection,
+    PredictionResult,
     Run,
 )
 from slpd_toolkit.config.demo import DemoConfig
@@ -31,6 +32,7 @@ from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
@@ -156,6 +158,32 @@ def mil_eval(cache: StrPath | None = None, **settings: Unpack[of.MilEvalSettings
     config = resolve(MilEvalConfig, {"cache": cache, **settings})
     calls.run("mil_eval", config)
     return EvaluationResult.open(config.out)
+
+
+@with_settings_of(PredictConfig, "bundle")
+def predict(bundle: StrPath | None = None, **settings: Unpack[of.PredictSettings]) -> PredictionResult:
+    """Predict new slides with the heads that `mil_eval` trained (`slpd predict`).
+
+    Slides are embedded as the training slides were, unless `cache` or `vectors` has them. The same call resumes an
+    interrupted one.
+
+    Returns:
+        The predictions. Slides that failed are in its `failures`.
+
+    Raises:
+        UsageError: The bundle is incomplete, damaged, of another version, or of another encoder or geometry than the
+            slides.
+        SlpdError: No slide could be predicted.
+
+    >>> predicted = slpd.predict("eval", model="slpd", aggregator="knn", cache="cache", out="predicted", device="cpu")
+    >>> predicted.predictions.columns[:3].tolist()
+    ['slide_id', 'decision', 'probability_luad']
+    >>> len(predicted.predictions), len(predicted.failures)
+    (12, 0)
+    """
+    config = resolve(PredictConfig, {"bundle": bundle, **settings})
+    calls.run("predict", config)
+    return PredictionResult(config.out)
 
 
 @with_settings_of(PrototypesConfig, "run")

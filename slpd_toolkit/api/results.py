@@ -247,6 +247,57 @@ class EvaluationResult(Folder):
         return _read_csv(self.folder / FOLDS)
 
 
+class PredictionResult(Folder):
+    """Predictions for new slides. Its files are read when a property is used for the first time.
+
+    >>> result = slpd.PredictionResult.open("predicted")
+    >>> result.heads["fold"].nunique()
+    3
+    """
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Open the folder of an earlier `predict`.
+
+        Raises:
+            UsageError: The folder does not contain complete predictions.
+        """
+        from slpd_toolkit.report.prediction_folder import PREDICTIONS
+
+        return cls(_require(Path(folder), PREDICTIONS, "complete predictions of `slpd predict`"))
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """predictions.csv: one row per slide.
+
+        Columns: slide_id; patient_id if the manifest has it; decision; for each class `probability_<class>` and
+        `sd_probability_<class>` (mean and standard deviation over heads), or `risk`, `sd_risk` and `risk_percentile`;
+        distance, distance_limit, far_from_training (`yes` or `no`).
+        """
+        from slpd_toolkit.report.prediction_folder import PREDICTIONS
+
+        return _read_csv(self.folder / PREDICTIONS)
+
+    @cached_property
+    def heads(self) -> pd.DataFrame:
+        """heads.csv: the outputs of each head, without temperature scaling."""
+        from slpd_toolkit.report.prediction_folder import HEADS
+
+        return _read_csv(self.folder / HEADS)
+
+    @property
+    def scores(self) -> Path:
+        """scores.h5, which `heatmap` takes."""
+        from slpd_toolkit.report.scores import FILENAME
+
+        return self.folder / FILENAME
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Slides that were not predicted, with the columns stage, slide_id, path, error and hint."""
+        return read_failures(self.folder)
+
+
 class Atlas(Folder):
     """The prototype atlas of a run."""
 

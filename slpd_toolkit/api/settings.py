@@ -159,6 +159,26 @@ class MilEvalSettings(TypedDict, total=False):
     jobs: int
 
 
+class PredictSettings(TypedDict, total=False):
+    """Settings of `PredictConfig`."""
+
+    recipe: StrPath | None
+    manifest: StrPath | None
+    out: StrPath
+    cache: StrPath | None
+    vectors: StrPath | None
+    model: str | None
+    aggregator: str | None
+    final: bool
+    weights: StrPath | None
+    slides_root: StrPath | None
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    batch_size: int
+    device: str
+    workers: int
+    pages: bool
+
+
 class PrototypesSettings(TypedDict, total=False):
     """Settings of `PrototypesConfig`."""
 

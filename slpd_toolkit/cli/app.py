@@ -25,6 +25,7 @@ from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
@@ -136,7 +137,7 @@ def add_stage(
         name: The command.
         config_class: Dataclass of `slpd_toolkit.config`.
         module: Module with `run(config) -> int`, imported only when the command runs.
-        argument: Name of the attribute that is a positional argument; empty for none.
+        argument: Names of the attributes that are positional arguments, separated by spaces; empty for none.
         section: Section of `--help` that lists the command.
         group: Command group that it belongs to.
         doc: Start of its help text; the docstring of the configuration if empty.
@@ -153,12 +154,12 @@ def add_stage(
         _guarded(work)
 
     command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
-    command.__signature__ = _signature(config_class, argument, set(fixed))  # type: ignore[attr-defined]
+    command.__signature__ = _signature(config_class, argument.split(), set(fixed))  # type: ignore[attr-defined]
     group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
     CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
 
 
-def _signature(config_class: type, argument: str, without: set[str]) -> inspect.Signature:
+def _signature(config_class: type, arguments: list[str], without: set[str]) -> inspect.Signature:
     parameters = [inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Recipe)]
     for name, setting in settings_of(config_class).items():
         if name in without:
@@ -167,7 +168,7 @@ def _signature(config_class: type, argument: str, without: set[str]) -> inspect.
         text = f"{setting.help} {default_help(setting)}".rstrip()
         meta = (
             typer.Argument(help=text, show_default=False)
-            if name == argument
+            if name in arguments
             else typer.Option(
                 _flag(name, kind),
                 help=text,
@@ -181,7 +182,8 @@ def _signature(config_class: type, argument: str, without: set[str]) -> inspect.
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
             )
         )
-    parameters.sort(key=lambda parameter: parameter.name != argument)
+    places = {name: place for place, name in enumerate(arguments)}
+    parameters.sort(key=lambda parameter: places.get(parameter.name, len(places)))
     return inspect.Signature(parameters)
 
 
@@ -221,6 +223,7 @@ add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifes
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
 add_stage("represent", RepresentConfig, "slpd_toolkit.commands.represent", argument="model")
+add_stage("predict", PredictConfig, "slpd_toolkit.commands.predict", argument="bundle manifest")
 add_stage("encoders", EncodersConfig, "slpd_toolkit.commands.encoders", argument="name", section=LOOK)
 add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)

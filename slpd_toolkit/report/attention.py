@@ -83,7 +83,7 @@ def show_attention(
     def show(case: Case) -> AttendedSlide:
         whole = thumbnails(case.slide_id)
         pictures = [(name, _overlay(placed[name], case.row, each[case.row], whole)) for name, each in shown.items()]
-        return AttendedSlide(case, "" if whole is None else _encoded(_small(whole.rgb), "JPEG"), pictures)
+        return AttendedSlide(case, "" if whole is None else encoded(in_small(whole.rgb), "JPEG"), pictures)
 
     wrong = [case for case in choice.hardest if not case.right]
     slides = {
@@ -99,16 +99,17 @@ def _overlay(representation: Representation, row: int, shares: FloatArray, whole
     slide = slide_scores(representation.places, representation, row, shares)
     pixels = whole.rgb if whole is not None and whole.size_l0 == slide.slide_size_l0 else None
     overlay = draw_overlay(slide, colour_values(slide.scores, "rank"), pixels, _SIDE_PX)
-    return _encoded(overlay.rgb, "PNG" if pixels is None else "JPEG")
+    return encoded(overlay.rgb, "PNG" if pixels is None else "JPEG")
 
 
-def _small(rgb: RGB) -> RGB:
+def in_small(rgb: RGB) -> RGB:
+    """Scale a thumbnail down for a page."""
     picture = Image.fromarray(rgb)
     picture.thumbnail((_SIDE_PX, _SIDE_PX))
     return np.asarray(picture, np.uint8)
 
 
-def _encoded(rgb: RGB, kind: str) -> str:
+def encoded(rgb: RGB, kind: str) -> str:
     """Encode an image as a data URI: JPEG for pixels, PNG for flat colors."""
     buffer = io.BytesIO()
     if kind == "PNG":

@@ -14,6 +14,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
+from slpd_toolkit.mil.bundle.reading import MODEL
 from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.thumbnails import Thumbnails
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
-MODEL = "model"
-"""Folder of the bundle, or of several."""
 _FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
 _OWN_FOLDER = "Use a separate folder for the evaluation."
 

@@ -14,7 +14,7 @@ from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.mean_attention import mean_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
@@ -116,15 +116,26 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
     """
     representations = {each.name: each for each in evaluation.representations}
     tables = [_table(result, representations[result.model]) for result in evaluation.results]
+    write_score_tables(path, [table for table in tables if table is not None], evaluation.target)
+
+
+def write_score_tables(path: Path, tables: Sequence[ScoreTable], target: str) -> None:
+    """Write tables of scores, atomically.
+
+    Args:
+        path: The file.
+        tables: The tables; may be empty.
+        target: Manifest columns of the target.
+    """
     groups, datasets = dict[str, dict[str, str]](), dict[str, Any]()
-    for number, table in enumerate(table for table in tables if table is not None):
+    for number, table in enumerate(tables):
         groups[str(number)] = {"model": table.model, "aggregator": table.aggregator}
         datasets |= {f"{number}/{name}": getattr(table, name) for name in ("slide_ids", *ARRAYS)}
     attributes = {
         "schema": SCHEMA,
         "schema_version": VERSION,
         "toolkit_version": __version__,
-        "target": evaluation.target,
+        "target": target,
     }
     write_hdf5(path, attributes, datasets, groups)
 

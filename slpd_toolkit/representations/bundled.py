@@ -24,6 +24,8 @@ RECIPE_KEYS = (
 )
 """Settings of `slpd embed` that determine tokens; paths and settings of the machine are left out."""
 
+_FREE = "precision"
+
 
 def origins_of(
     models: Sequence[Model], representations: Sequence[Representation], options: InferenceOptions
@@ -47,6 +49,17 @@ def origins_of(
                 model.network,
             )
     return found
+
+
+def differences_from(origin: Origin, meta: TokenMeta) -> str:
+    """Name the attributes in which tokens differ from those of a bundle, with both values; empty if none does.
+
+    The precision of the encoder hardly matters and may differ.
+    """
+    pairs = [(name, origin.tokens.get(name), _plain(getattr(meta, name))) for name in COHORT_FIELDS]
+    return ", ".join(
+        f"{name}: {one!r} in the bundle, {other!r} here" for name, one, other in pairs if one != other and name != _FREE
+    )
 
 
 def _recipe(meta: TokenMeta) -> dict[str, object]:

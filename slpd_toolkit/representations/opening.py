@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.mil.bundle.origin import Origin
     from slpd_toolkit.representations.models import Cache, EmbedRegions, Model
     from slpd_toolkit.representations.sources import Source
     from slpd_toolkit.store.schema import TokenMeta
@@ -129,6 +130,23 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
     name = "the region ViT"
     _require_fit(name, network, cache.store.meta, {})
     return RegionModel(name, name, digest_of_state(network), _inputs(network, cache), _forward(network, cache, options))
+
+
+def open_origin(name: str, origin: Origin, cache: Cache, options: InferenceOptions) -> RegionModel:
+    """Open the representation of a bundle, for tokens of the kind that it was trained on.
+
+    Args:
+        name: Name of the model.
+        origin: Its origin; not slide vectors.
+        cache: The tokens.
+        options: Inference settings. Embeddings by a region ViT are stored in `options.out`.
+    """
+    network = origin.network
+    if network is None:
+        return RegionModel(name, origin.source, "", cache, _mean_tokens(cache.store))
+    stored = options.out / _STORED / _stored_name(name, cache.store, options)
+    embed = _forward(network, cache, options)
+    return RegionModel(name, origin.source, origin.digest, _inputs(network, cache), embed, stored, network=network)
 
 
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:

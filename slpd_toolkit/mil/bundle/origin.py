@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.models.region_vit import RegionViT
 
 OriginKind = Literal["region-vit", "mean-tokens", "table"]
+View = Literal["full", "centre"]
+VIEWS: tuple[View, ...] = ("full", "centre")
 KINDS: tuple[OriginKind, ...] = ("region-vit", "mean-tokens", "table")
 
 
@@ -25,7 +27,7 @@ class Origin:
     """Digest of the model's file; empty for mean tokens."""
     width: int
     """Width of the embeddings."""
-    view: str = "full"
+    view: View = "full"
     """Tokens that the region ViT uses."""
     precision: str = "fp32"
     """Arithmetic of the region ViT."""

@@ -13,9 +13,10 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.bundle.bundle import apply_head, predict
-from slpd_toolkit.mil.bundle.files import find_bundles, read_bundle, write_bundle
+from slpd_toolkit.mil.bundle.files import write_bundle
 from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.bundle.origin import Origin
+from slpd_toolkit.mil.bundle.reading import find_bundles, read_bundle
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models

@@ -1,0 +1,116 @@
+"""Embedding new slides as the training slides of a bundle were embedded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.recipe import typed
+from slpd_toolkit.config.settings import assemble, settings_of
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.encoders.geometry import resolve_geometry
+from slpd_toolkit.encoders.registry import make_encoder
+from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from slpd_toolkit.core.failures import FailureLog
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.encoders.encoder import Encoder
+    from slpd_toolkit.mil.bundle.origin import Origin
+
+
+def embedding_settings(origin: Origin, **running: object) -> EmbedConfig:
+    """Return the settings of `slpd embed` that made the tokens of a bundle.
+
+    Args:
+        origin: Origin of the bundle's embeddings.
+        running: Settings that do not change tokens: paths, workers, device, batch size, precision.
+
+    Raises:
+        UsageError: The tokens were imported from another tool, or the stored settings are invalid.
+    """
+    if not origin.recipe:
+        raise UsageError(
+            f"The tokens of this bundle ({origin.tokens.get('encoder')}) were imported from another tool, so that slpd "
+            "cannot embed slides in the same way.",
+            hint="Extract the features of the new slides with that tool, `slpd import` them, and pass --cache.",
+        )
+    known = settings_of(EmbedConfig)
+    try:
+        values = {name: typed(value, known[name].type) for name, value in origin.recipe.items()}
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"The embedding settings of this bundle are invalid ({error}).") from error
+    return assemble(EmbedConfig, {**values, **running, "qc": False})
+
+
+def embed_as_bundled(
+    origin: Origin, settings: EmbedConfig, entries: Sequence[SlideEntry], device: torch.device, failures: FailureLog
+) -> None:
+    """Embed slides into `settings.out`; slides that are there are skipped, and those that fail are recorded.
+
+    Args:
+        origin: Origin of the bundle's embeddings.
+        settings: Result of `embedding_settings`.
+        entries: The slides.
+        device: Device of the encoder.
+        failures: Where slides that fail are recorded.
+
+    Raises:
+        UsageError: The encoder is not that of the bundle; both are named.
+        WeightsError: The weights do not fit the encoder.
+    """
+    precision: Precision = compute.resolve_precision(settings.precision, device)
+    geometry, _ = resolve_geometry(settings)
+    encoder = make_encoder(
+        settings.encoder,
+        weights=settings.weights,
+        patch_px=geometry.patch_px,
+        seed=settings.seed,
+        allow_download=False,
+        mean=settings.mean,
+        std=settings.std,
+        pooling=settings.pooling,
+    )
+    _require_same_encoder(encoder, origin.tokens, settings.weights)
+    encoder.network.to(device)
+    console.note(
+        f"Encoder {encoder.name}, weights {encoder.weights_sha256[:12]}: patches of {geometry.patch_px} px at "
+        f"{geometry.mpp:g} um/px, regions of {geometry.region_px} px, {precision}, as in training."
+    )
+    identity = CacheIdentity(settings, geometry, encoder, precision)
+    identity.require_same_cache({entry.slide_id for entry in entries})
+    make_folder(settings.out)
+    pipeline = EmbeddingPipeline(identity, device, failures, lambda _path, _plan: None)
+    with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
+        pipeline.run(list(entries))
+
+
+def _require_same_encoder(encoder: Encoder, tokens: Mapping[str, object], weights: Path | None) -> None:
+    found = {
+        "encoder": encoder.name,
+        "encoder_sha256": encoder.weights_sha256,
+        "embedding_dim": encoder.embedding_dim,
+        "encoder_input_px": encoder.input_px,
+        "mean": list(encoder.mean),
+        "std": list(encoder.std),
+    }
+    differences = [
+        f"{name}: {tokens.get(name)!r} in the bundle, {value!r} here"
+        for name, value in found.items()
+        if tokens.get(name) != value
+    ]
+    if differences:
+        where = "" if weights is None else f" with {weights}"
+        raise UsageError(
+            f"The encoder {encoder.name}{where} is not that of the bundle: {'; '.join(differences)}.",
+            hint="Pass the weights file that the training slides were embedded with: --weights FILE.",
+        )

@@ -1,0 +1,268 @@
+"""Reading bundles, which may be incomplete, damaged, of another version, or hostile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slpd_toolkit.config.mil_eval import AGGREGATORS
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.core.errors import SlpdError, UsageError
+from slpd_toolkit.core.files import sha256
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.version import __version__
+from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead, predict
+from slpd_toolkit.mil.bundle.decision import Decision
+from slpd_toolkit.mil.bundle.distance import TrainingSet
+from slpd_toolkit.mil.bundle.files import (
+    ABOUT,
+    DIGESTS,
+    HEADS,
+    KNOWN_MEANS,
+    REGION_VIT,
+    RISKS,
+    SCHEMA,
+    TRAINING,
+    VERSION,
+    files_of,
+    is_bundle,
+)
+from slpd_toolkit.mil.bundle.origin import KINDS, VIEWS, Origin
+from slpd_toolkit.mil.heads.head import HeadState, load_head
+from slpd_toolkit.mil.tasks.readouts import READOUT_KINDS, VOTE_RULES, Readout
+from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.weights import load_strict, read_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_AGAIN = "Run `slpd mil-eval` again, or copy the whole folder again."
+_MOST_BYTES = 64 << 20  # of bundle.json
+MODEL = "model"
+"""Folder of bundles in the folder of an evaluation."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        UsageError: The folder holds no bundle, one of another version, an incomplete one, or files that are not those
+            that were written.
+    """
+    if not is_bundle(folder):
+        raise UsageError(f"{folder} is not a bundle: it has no {ABOUT}.", hint="`slpd mil-eval` writes it to model/.")
+    document = _read_document(folder)
+    _check_digests(folder, document)
+    try:
+        return _bundle(folder, document)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UsageError(
+            f"{folder / ABOUT} does not describe a bundle ({type(error).__name__}: {error}).", hint=_AGAIN
+        ) from error
+    except UsageError:
+        raise
+    except SlpdError as error:
+        raise UsageError(f"{folder}: {error.message}", hint=_AGAIN) from error
+
+
+def find_bundles(folder: Path) -> dict[str, Path]:
+    """Find the bundles of an evaluation, a `model/` folder, or a bundle folder itself, by name."""
+    for base in (folder, folder / MODEL):
+        if is_bundle(base):
+            return {base.name: base}
+        found = {path.name: path for path in sorted(base.iterdir()) if is_bundle(path)} if base.is_dir() else {}
+        if found:
+            return found
+    return {}
+
+
+def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Path:
+    """Return the bundle of a folder that has the given model and aggregator.
+
+    Raises:
+        UsageError: There is no such bundle, or more than one.
+    """
+    found = find_bundles(folder)
+    if not found:
+        raise UsageError(
+            f"{folder} is not a bundle and contains none.",
+            hint="`slpd mil-eval` writes bundles to model/ of its folder.",
+        )
+    documents = {name: _read_document(path) for name, path in found.items()}
+    chosen = [
+        name
+        for name, document in documents.items()
+        if model in {None, document.get("model")} and aggregator in {None, document.get("aggregator")}
+    ]
+    if not chosen:
+        wanted = ", ".join(value for value in (model, aggregator) if value is not None)
+        raise UsageError(f"{folder} has no bundle of {wanted}.", hint=f"It has: {listed(found)}.")
+    if len(chosen) > 1:
+        raise UsageError(
+            f"{folder} has several bundles: {listed(chosen)}.",
+            hint="Choose with --model and --aggregator, or pass the folder of one of them.",
+        )
+    return found[chosen[0]]
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / ABOUT
+    try:
+        with path.open("rb") as handle:
+            document = json.loads(handle.read(_MOST_BYTES))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is an incomplete bundle: {ABOUT} is missing.", hint=_AGAIN) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as JSON ({error}).", hint=_AGAIN) from error
+    found = (document.get("schema"), document.get("schema_version")) if isinstance(document, dict) else (None, None)
+    if found[0] != SCHEMA:
+        raise UsageError(f"{path} is not a bundle: schema {found[0]!r}, needed {SCHEMA!r}.", hint=_AGAIN)
+    if found[1] != VERSION:
+        raise UsageError(
+            f"{path} is a bundle of version {found[1]!r}, written by slpd_toolkit "
+            f"{document.get('toolkit_version', '?')}; this slpd_toolkit {__version__} reads version {VERSION}.",
+            hint="Use the slpd_toolkit that wrote it, or run `slpd mil-eval` again.",
+        )
+    known: dict[str, Any] = document
+    return known
+
+
+def _check_digests(folder: Path, document: Mapping[str, Any]) -> None:
+    path = folder / DIGESTS
+    try:
+        lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} is an incomplete bundle: {DIGESTS} is missing, which is written last.", hint=_AGAIN
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}).", hint=_AGAIN) from error
+    digests = {name: digest for digest, _, name in lines}
+    origin = document.get("representation")
+    kind = origin.get("kind") if isinstance(origin, dict) else None
+    needed = files_of(str(kind))
+    missing = [name for name in needed if name not in digests or not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"{folder} is an incomplete bundle: {', '.join(missing)} is missing.", hint=_AGAIN)
+    changed = [name for name in needed if sha256(folder / name) != digests[name]]
+    if changed:
+        raise UsageError(
+            f"{folder}: {', '.join(changed)} is not the file that was written: its SHA-256 is not the one in "
+            f"{DIGESTS}.",
+            hint="It is damaged or was changed. " + _AGAIN,
+        )
+
+
+def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
+    aggregator = str(document["aggregator"])
+    AGGREGATORS.require(aggregator)
+    arrays = _arrays(folder / HEADS)
+    training = _arrays(folder / TRAINING)
+    origin = _origin(folder, document["representation"])
+    heads = [_head(each, arrays) for each in document["heads"]]
+    names = [head.name for head in heads]
+    if not any(name != "final" for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"its heads are {listed(names) or 'none'}")
+    decision, distance = document["decision"], document["distance"]
+    rate = distance["false_alarm_rate"]
+    found = Bundle(
+        str(document["model"]),
+        aggregator,
+        str(document["target"]),
+        dict(document["task"]),
+        origin,
+        heads,
+        Decision(decision["kind"], tuple(map(str, decision["classes"])), float(decision["threshold"])),
+        TrainingSet.from_arrays(training, math.nan if rate is None else float(rate)),
+        training.get(KNOWN_MEANS),
+        dict(document["facts"]),
+        hashlib.sha256((folder / DIGESTS).read_bytes()).hexdigest(),
+    )
+    _check(found)
+    return found
+
+
+def _check(bundle: Bundle) -> None:
+    """Check that the parts fit each other, by predicting a slide that does not exist.
+
+    Raises:
+        ValueError: They do not.
+    """
+    width = bundle.origin.width
+    if len(bundle.training.neighbourhood.mean) != width:
+        raise ValueError(f"the training set has {len(bundle.training.neighbourhood.mean)} features, not {width}")
+    if load_head(bundle.aggregator).compares != (bundle.known_means is not None):
+        raise ValueError("the embeddings of the training slides are missing or not needed")
+    probe = Bags.pack({"probe": bundle.training.neighbourhood.mean[None].astype(np.float32)})
+    try:
+        found = predict(bundle, probe)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"its heads cannot be applied: {error}") from error
+    classes = len(bundle.decision.classes)
+    if not np.isfinite(found.outputs).all() or classes not in {0, found.outputs.shape[1]}:
+        raise ValueError(f"its heads give {found.outputs.shape[1]} outputs for {classes} classes")
+
+
+def _origin(folder: Path, found: Mapping[str, Any]) -> Origin:
+    kind = found["kind"]
+    view = found["view"]
+    if kind not in KINDS or view not in VIEWS:
+        raise ValueError(f"the representation is {kind!r} with the view {view!r}")
+    network = _network(folder / REGION_VIT) if kind == "region-vit" else None
+    width = int(found["width"])
+    if not 1 <= width <= 1 << 20:
+        raise ValueError(f"the width is {width}")
+    return Origin(
+        kind,
+        str(found["source"]),
+        str(found["digest"]),
+        width,
+        view,
+        str(found["precision"]),
+        dict(found["tokens"]),
+        dict(found["recipe"]),
+        network,
+    )
+
+
+def _network(path: Path) -> RegionViT:
+    checkpoint = read_checkpoint(path)
+    shape = dict(checkpoint["config"])
+    input_dim, grid = int(shape.pop("input_dim")), int(shape.pop("grid"))
+    network = RegionViT(RegionViTConfig(**shape), input_dim=input_dim, grid=grid)
+    load_strict(network, checkpoint["state_dict"], path)
+    return network.eval()
+
+
+def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> BundledHead:
+    name, readout = str(found["name"]), found["readout"]
+    mine = {key.removeprefix(f"{name}/"): values for key, values in arrays.items() if key.startswith(f"{name}/")}
+    risks = mine.pop(RISKS, np.zeros(0))
+    options = dict(found["options"])
+    if not all(isinstance(value, int | str) for value in options.values()):
+        raise ValueError(f"the options of head {name} are {options}")
+    if options.get("rule", VOTE_RULES[0]) not in VOTE_RULES or readout["kind"] not in READOUT_KINDS:
+        raise ValueError(f"head {name} votes by {options.get('rule')} and is read as {readout['kind']}")
+    grid = None
+    if "knots" in readout:
+        grid = SurvivalGrid(np.array(readout["knots"], np.float64), np.array(readout["times"], np.float64))
+    temperature = float(found["temperature"])
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature of head {name} is {temperature}")
+    return BundledHead(
+        name, HeadState(mine, options), str(found["setting"]), Readout(readout["kind"], grid), temperature, risks
+    )
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    state = read_checkpoint(path)["state_dict"]
+    return {name: tensor.numpy() for name, tensor in state.items()}

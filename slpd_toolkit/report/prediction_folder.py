@@ -1,0 +1,85 @@
+"""The output folder of `slpd predict`. predictions.csv is removed first and written last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.failures import FILENAME as FAILURES
+from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.report.prediction_page import index_page, slide_page
+from slpd_toolkit.report.prediction_table import head_columns, head_rows, prediction_columns, prediction_rows
+from slpd_toolkit.report.scores import FILENAME as SCORES
+from slpd_toolkit.report.scores import ScoreTable, slide_scores, write_score_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from slpd_toolkit.mil.bundle.bundle import Bundle, Predictions
+    from slpd_toolkit.mil.statistics.results import Representation
+    from slpd_toolkit.report.thumbnails import WholeSlide
+
+PREDICTIONS, HEADS, PAGES, INDEX = "predictions.csv", "heads.csv", "pages", "index.html"
+
+
+def claim_prediction_folder(out: Path) -> None:
+    """Create the folder before the work starts, and remove the table of an earlier run.
+
+    Raises:
+        UsageError: It cannot be written to.
+    """
+    claim_folder(out, (PREDICTIONS, HEADS, SCORES, FAILURES))
+    (out / PREDICTIONS).unlink(missing_ok=True)
+
+
+def write_predictions(
+    out: Path,
+    bundle: Bundle,
+    found: Predictions,
+    representation: Representation,
+    patient_of: Mapping[str, str] | None,
+    thumbnails: Callable[[str], WholeSlide | None] | None,
+) -> None:
+    """Write all files.
+
+    Args:
+        out: The folder.
+        bundle: The heads.
+        found: Their predictions.
+        representation: Bags of the predicted slides, and where their regions lie.
+        patient_of: Patient of each slide; None if the manifest does not tell.
+        thumbnails: Returns a slide in small, or None if it cannot be read. None: no pages.
+    """
+    tables = _score_tables(bundle, found, representation)
+    write_score_tables(out / SCORES, tables, bundle.target)
+    write_csv(out / HEADS, head_columns(bundle), head_rows(bundle, found))
+    if thumbnails is not None:
+        claim_folder(out / PAGES, (INDEX,))
+        for row, slide in enumerate(found.slides):
+            scores = tables[0].slide(row) if tables else None
+            write_text(out / PAGES / f"{slide}.html", slide_page(bundle, found, row, scores, thumbnails(slide)))
+        write_text(out / PAGES / INDEX, index_page(bundle, found))
+    columns = prediction_columns(bundle, patients=patient_of is not None)
+    write_csv(out / PREDICTIONS, columns, prediction_rows(bundle, found, patient_of))
+
+
+def _score_tables(bundle: Bundle, found: Predictions, representation: Representation) -> list[ScoreTable]:
+    """Return the attention as `slpd heatmap` reads it; nothing for heads without attention or bags without places."""
+    places = representation.places
+    if places is None or not found.attention:
+        return []
+    slides = [slide_scores(places, representation, row, shares) for row, shares in enumerate(found.attention)]
+    return [
+        ScoreTable(
+            bundle.model,
+            bundle.aggregator,
+            found.slides,
+            representation.bags.offsets.astype(np.int64),
+            np.concatenate([slide.coords_l0 for slide in slides]),
+            places.region_l0,
+            places.slide_size_l0,
+            np.concatenate(found.attention),
+        )
+    ]
