@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slpd_toolkit.commands import predict
+from slpd_toolkit.commands import embed, predict
 from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.report import prediction_folder
 from slpd_toolkit.report.scores import read_scores
 from slpd_toolkit.store.token_file import TokenFile
-from tests.cohorts import read_csv, write_manifest
+from tests.cohorts import read_csv, small_config, write_cohort, write_manifest
 from tests.evaluations import Planted, two_classes
 from tests.token_factory import write_slide
 
@@ -219,3 +219,47 @@ def test_of_several_bundles_one_is_chosen_and_vectors_are_predicted(several: Pat
     np.savez(tmp_path / "wide.npz", slide_id=["x"], vectors=np.zeros((1, 6)))
     with pytest.raises(UsageError, match=r"vectors of 6 numbers, but the bundle was trained on 5 \(.*vectors\.npz\)"):
         run(several, out, vectors=tmp_path / "wide.npz", aggregator="knn")
+
+
+@pytest.mark.slow
+def test_slides_are_embedded_as_in_training_and_a_killed_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text(""))
+    manifest = write_cohort(tmp_path, 6)
+    rows = [row | {"label": "ab"[number % 2]} for number, row in enumerate(read_csv(manifest))]
+    write_manifest(manifest, rows)
+    assert embed.run(small_config(manifest, tmp_path / "cache", encoder="handcrafted", min_tissue=0.3, qc=False)) == 0
+    Planted(tmp_path / "cache", manifest).evaluate(tmp_path / "eval", **QUICK)
+    new = write_manifest(
+        tmp_path / "new.csv",
+        [*(row | {"patient_id": "P"} for row in rows[:2]), {"slide_id": "x", "slide_path": "x.tif"}],
+    )
+    bundle, settings = tmp_path / "eval", {"manifest": new, "pages": True}
+    assert run(bundle, tmp_path / "whole", **settings) == 1
+    (failed,) = read_csv(tmp_path / "whole" / "failures.csv")
+    assert (failed["stage"], failed["slide_id"]) == ("embed", "x")
+    assert "data:image/jpeg" in (tmp_path / "whole" / "pages" / "s0.html").read_text()
+    for slide in ("s0", "s1"):  # the token files themselves are those of training, but for the paths of the run
+        one, other = (TokenFile.open(tmp_path / folder / f"{slide}.h5") for folder in ("cache", "whole/cache"))
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        assert one.meta.min_tissue == other.meta.min_tissue == 0.3
+    assert run(bundle, tmp_path / "tokens", cache=tmp_path / "cache", manifest=new) == 1
+    whole, tokens = (read_csv(tmp_path / name / "predictions.csv") for name in ("whole", "tokens"))
+    assert whole == tokens
+
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(predict, "open_tokens", killed)  # after embedding
+        with pytest.raises(KeyboardInterrupt):
+            run(bundle, tmp_path / "killed", **settings)
+    assert run(bundle, tmp_path / "killed", **settings) == 1
+    one, other = (contents(tmp_path / name) for name in ("whole", "killed"))
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} <= {
+        "cache/s0.h5",
+        "cache/s1.h5",
+    }  # hold the path of --out
