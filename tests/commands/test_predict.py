@@ -257,9 +257,9 @@ def test_slides_are_embedded_as_in_training_and_a_killed_run_resumes(
         with pytest.raises(KeyboardInterrupt):
             run(bundle, tmp_path / "killed", **settings)
     assert run(bundle, tmp_path / "killed", **settings) == 1
-    one, other = (contents(tmp_path / name) for name in ("whole", "killed"))
-    assert one.keys() == other.keys()
-    assert {name for name in one if one[name] != other[name]} <= {
+    before, after = (contents(tmp_path / name) for name in ("whole", "killed"))
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} <= {
         "cache/s0.h5",
         "cache/s1.h5",
     }  # hold the path of --out
