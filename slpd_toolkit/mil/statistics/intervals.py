@@ -149,7 +149,7 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
     units = int(division.tested.any(axis=0).sum())
     if math.isnan(found.variance):
         return Interval(math.nan, math.nan, units, reason=found.reason)
-    conservative = found.conservative or (found.inflation > 0 and not evidence.linear)
+    conservative = bool(found.conservative or (found.inflation > 0 and not evidence.linear))
     mean, _ = mean_and_sd(evidence.values)
     if scale == "ratio":
         low, high = _above_zero(mean, found)
