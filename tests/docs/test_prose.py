@@ -109,8 +109,9 @@ def test_the_map_names_all_that_exists_and_nothing_else() -> None:
     mapped: dict[str, str] = {}
     for line in inside.splitlines()[1:]:
         name, about = line.split(maxsplit=1)
-        room = name.rstrip("/")
-        mapped[f"mil/{room}" if line.startswith("    ") else room] = about
+        room = f"mil/{name.rstrip('/')}" if line.startswith("    ") else name.rstrip("/")
+        assert room not in mapped
+        mapped[room] = about
     package = REPOSITORY / "slpd_toolkit"
     rooms = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     inner = {f"mil/{path.name}" for path in (package / "mil").iterdir() if (path / "__init__.py").exists()}
