@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         prototypes,
         represent,
         run_demo,
+        search,
     )
     from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
     from slpd_toolkit.api.results import EvaluationResult, PredictionResult, Run
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.models.region_vit import RegionViT
     from slpd_toolkit.objectives.distillation import cross_view_entropy
     from slpd_toolkit.representations.region_embeddings import RegionEmbeddings
+    from slpd_toolkit.representations.slide_index import SlideIndex
     from slpd_toolkit.representations.slide_vectors import SlideVectors
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
     from slpd_toolkit.training.prototype_file import PrototypeFile
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "predict", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo", "list_encoders", "represent"),
+        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult", "PredictionResult"),
@@ -51,6 +53,7 @@ _MODULES = {
     "models.region_vit": ("RegionViT",),
     "objectives.distillation": ("cross_view_entropy",),
     "representations.region_embeddings": ("RegionEmbeddings",),
+    "representations.slide_index": ("SlideIndex",),
     "representations.slide_vectors": ("SlideVectors",),
     "store.token_file": ("TokenStore", "TokenFile"),
     "training.prototype_file": ("PrototypeFile",),
@@ -65,6 +68,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "RegionEmbeddings",
     "RegionViT",
     "Run",
+    "SlideIndex",
     "SlideVectors",
     "SlpdError",
     "TokenFile",
@@ -86,6 +90,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "region_embeddings",
     "represent",
     "run_demo",
+    "search",
     "set_verbosity",
     "write_tokens",
 ]

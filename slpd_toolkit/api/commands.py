@@ -36,6 +36,7 @@ from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
+from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -245,6 +246,38 @@ def represent(model: StrPath | None = None, **settings: Unpack[of.RepresentSetti
     from slpd_toolkit.commands.represent import make
 
     return make(resolve(RepresentConfig, {"model": model, **settings}))
+
+
+@with_settings_of(SearchConfig, "source")
+def search(source: StrPath | None = None, **settings: Unpack[of.SearchSettings]) -> pd.DataFrame:
+    """Find slides that are similar to one slide by the matching of their prototypes (`slpd search`).
+
+    For many queries, open a `SlideIndex` once.
+
+    Returns:
+        One row per slide found: slide_id, patient_id, similarity, and the matched prototypes (query-slide).
+        `attrs["page"]` is the path of the HTML page.
+
+    Raises:
+        UsageError: The source has no prototypes or vectors, or the query is not in it.
+        CacheError: prototypes.h5 or the token file cannot be read.
+
+    >>> found = slpd.search("runs/slpd", query="slide000", top=3)
+    >>> len(found), "slide000" in found["slide_id"].tolist()
+    (3, False)
+    >>> found.attrs["page"].name
+    'slide000.html'
+    """
+    from slpd_toolkit.commands.search import find
+    from slpd_toolkit.core import console
+    from slpd_toolkit.representations.slide_index import table_of
+
+    with console.without_results():
+        found = find(resolve(SearchConfig, {"source": source, **settings}))
+    table = table_of(found.matches)
+    table.insert(1, "patient_id", [found.groups.patients.get(slide, slide) for slide in table["slide_id"]])
+    table.attrs["page"] = found.page
+    return table
 
 
 @with_settings_of(ExportConfig, "source")

@@ -227,6 +227,24 @@ class RepresentSettings(TypedDict, total=False):
     seed: int
 
 
+class SearchSettings(TypedDict, total=False):
+    """Settings of `SearchConfig`."""
+
+    recipe: StrPath | None
+    query: str
+    top: int
+    candidates: int
+    manifest: StrPath | None
+    slides_root: StrPath | None
+    other_patients: bool
+    other_sites: bool
+    site_column: str
+    out: StrPath | None
+    nearest: int
+    device: str
+    workers: int
+
+
 class ExportSettings(TypedDict, total=False):
     """Settings of `ExportConfig`."""
 

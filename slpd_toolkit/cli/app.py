@@ -29,6 +29,7 @@ from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
+from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.config.settings import default_help, settings_of
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
@@ -227,6 +228,7 @@ add_stage("predict", PredictConfig, "slpd_toolkit.commands.predict", argument="b
 add_stage("encoders", EncodersConfig, "slpd_toolkit.commands.encoders", argument="name", section=LOOK)
 add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)
+add_stage("search", SearchConfig, "slpd_toolkit.commands.search", argument="source query", section=LOOK)
 add_stage("export", ExportConfig, "slpd_toolkit.commands.export", argument="source", section=EXCHANGE)
 add_stage(
     "from-clam",

@@ -53,3 +53,43 @@ def one_faiss_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+class CosineIndex:
+    """Nearest neighbors of unit vectors by cosine: exact, by comparison with all of them.
+
+    Args:
+        vectors: (N, d); scaled to unit length. Kept in memory as float32.
+    """
+
+    def __init__(self, vectors: NDArray[np.floating]) -> None:
+        unit = np.array(vectors, dtype=np.float32, order="C")
+        faiss.normalize_L2(unit)
+        self._index = faiss.IndexFlatIP(unit.shape[1])
+        self._index.add(unit)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def nearest(
+        self, query: NDArray[np.floating], count: int, allowed: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the vectors with the largest cosine.
+
+        Args:
+            query: (d,)
+            count: Number of vectors to find; fewer if fewer are allowed.
+            allowed: (N,) vectors that may be found.
+
+        Returns:
+            Their positions and cosines, largest first.
+        """
+        unit = np.array(query, dtype=np.float32).reshape(1, -1)
+        faiss.normalize_L2(unit)
+        bits = np.packbits(allowed, bitorder="little")
+        selected = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        parameters = faiss.SearchParameters()
+        parameters.sel = selected
+        wanted = min(count, int(allowed.sum()))
+        cosines, found = self._index.search(unit, wanted, params=parameters)
+        return found[0].astype(np.int64), cosines[0]

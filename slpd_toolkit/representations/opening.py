@@ -128,7 +128,7 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
         UsageError: The network does not match the tokens of the cache.
     """
     name = "the region ViT"
-    _require_fit(name, network, cache.store.meta, {})
+    require_fit(name, network, cache.store.meta, {})
     return RegionModel(name, name, digest_of_state(network), _inputs(network, cache), _forward(network, cache, options))
 
 
@@ -182,7 +182,7 @@ def _mean_tokens(store: TokenStore) -> EmbedRegions:
 def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) -> tuple[RegionModel, RegionViT]:
     assert source.path is not None
     network = RegionViT.from_file(source.path)
-    _require_fit(str(source.path), network, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
+    require_fit(str(source.path), network, cache.store.meta, read_checkpoint(source.path).get("provenance", {}))
     digest = sha256(source.path)
     slides = source.path.parent / SLIDES if source.path.name == REGION_VIT else None
     pretrained = _slides_seen(slides) if slides and slides.exists() else None
@@ -244,7 +244,12 @@ def _forward(network: RegionViT, cache: Cache, options: InferenceOptions) -> Emb
     return embed
 
 
-def _require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict[str, object]) -> None:
+def require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict[str, object]) -> None:
+    """Check that a region ViT was trained on tokens of the kind described by `meta`.
+
+    Raises:
+        UsageError: It was not; the message names what differs.
+    """
     if network.input_dim != meta.embedding_dim:
         raise UsageError(
             f"{name} expects tokens with {network.input_dim} features, but those in the cache have "

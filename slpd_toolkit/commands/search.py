@@ -1,0 +1,163 @@
+"""`slpd search`: similar slides by the matching of prototypes, as a table and a page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.failures import FILENAME, FailureLog
+from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.manifest import read_table
+from slpd_toolkit.report.search_page import STAGE, RegionPictures, SearchPage, write_search_page
+from slpd_toolkit.report.thumbnails import slide_files
+from slpd_toolkit.representations.run_prototypes import prototypes_of_file
+from slpd_toolkit.representations.slide_index import SlideIndex
+from slpd_toolkit.store.schema import SUFFIX
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from slpd_toolkit.config.search import SearchConfig
+    from slpd_toolkit.mil.set_similarity import Sets
+    from slpd_toolkit.representations.slide_index import Match
+
+_SHOWN_PAIRS = 4
+_UNSAFE = r"[^A-Za-z0-9._-]"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Result of a search."""
+
+    query: str
+    """ID of the slide that was searched for."""
+    matches: list[Match]
+    """Most similar first."""
+    groups: Groups
+    page: Path
+    failures: FailureLog
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Patients and sites of slides; a slide that the manifest does not list is a patient of its own, of no site."""
+
+    patients: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, str] = field(default_factory=dict)
+
+
+@locks_folder(STAGE, lambda config: config.folder)
+def run(config: SearchConfig) -> int:
+    """Print the table and write the page.
+
+    Returns:
+        0, or 1 if some slides' pixels are not on the page that should be; failures.csv lists them.
+
+    Raises:
+        UsageError: The source has no prototypes or vectors, the query is not in it, or the manifest cannot be read.
+        CacheError: prototypes.h5 or the token file cannot be read.
+        WeightsError: The run's state cannot be read.
+    """
+    found = find(config)
+    return 1 if len(found.failures) else 0
+
+
+def find(config: SearchConfig) -> Found:
+    """Search, print the table and write the page; see `run`."""
+    index = SlideIndex.open(config.source)
+    groups = _groups(config)
+    name, query = _query(config, index)
+    allowed = _allowed(config, index, groups, name)
+    if not allowed.any():
+        raise UsageError(
+            f"No slide is left to be found for {name}: all are of the same patient or site.",
+            hint="Use --no-other-patients or --no-other-sites.",
+        )
+    matches = index.search(query, top=config.top, allowed=allowed, candidates=config.candidates)
+    _print(name, matches, groups)
+    make_folder(config.folder)
+    failures = FailureLog(config.folder / FILENAME)
+    pictures = RegionPictures(
+        index.run, config.folder, config.nearest, slide_files(config.manifest, config.slides_root), failures
+    )
+    path = config.folder / f"{re.sub(_UNSAFE, '_', name)}.html"
+    sets = query if not isinstance(query, str) else index.set_of(query)
+    write_search_page(
+        path, SearchPage(name, str(config.source), sets, matches, index.sets, groups.patients, groups.sites), pictures
+    )
+    if len(failures):
+        console.warn(f"{len(failures):,} slides are shown without pixels: see {failures.path}.")
+    console.note(f"Page: {path}.")
+    return Found(name, matches, groups, path, failures)
+
+
+def _query(config: SearchConfig, index: SlideIndex) -> tuple[str, str | Sets]:
+    """Return the query's slide ID, and what to search for."""
+    path = Path(config.query)
+    if config.query in index.slide_ids or not path.is_file():
+        index.set_of(config.query)  # raises where it is missing
+        return config.query, config.query
+    if path.suffix != SUFFIX:
+        raise UsageError(
+            f"QUERY: {path} is not a token file ({SUFFIX}).",
+            hint="Embed the slide with `slpd embed` as the run's cache was, and search for its token file.",
+        )
+    if index.run is None:
+        raise UsageError(
+            f"QUERY: {path} can only be searched for in a run folder, whose teacher embeds it.",
+            hint="Represent it together with the others by `slpd represent`, and search for its slide ID.",
+        )
+    folder = config.source if config.source.is_dir() else config.source.parent
+    sets, file = prototypes_of_file(folder, path, device=config.device, workers=config.workers)
+    return file.meta.slide_id, sets
+
+
+def _groups(config: SearchConfig) -> Groups:
+    if config.manifest is None:
+        return Groups()
+    needed = ("slide_id", config.site_column) if config.other_sites else ("slide_id",)
+    table = read_table(config.manifest, required=needed).set_index("slide_id", drop=False)
+    patients = (
+        table["patient_id"].mask(table["patient_id"] == "", table["slide_id"])
+        if "patient_id" in table
+        else table["slide_id"]
+    )
+    sites = table[config.site_column] if config.site_column in table else table["slide_id"].map(lambda _: "")
+    return Groups(dict(patients.items()), dict(sites.items()))  # type: ignore[arg-type]  # ids are text
+
+
+def _allowed(config: SearchConfig, index: SlideIndex, groups: Groups, name: str) -> npt.NDArray[np.bool_]:
+    """(N,) slides that may be found: never the query itself."""
+    ids = index.slide_ids
+    allowed = np.array([slide != name for slide in ids])
+    if config.other_patients:
+        own = groups.patients.get(name, name)
+        allowed &= np.array([groups.patients.get(slide, slide) != own for slide in ids])
+    if config.other_sites:
+        site = groups.sites.get(name, "")
+        if not site:
+            raise UsageError(f"--other-sites: the manifest has no {config.site_column} for {name}.")
+        allowed &= np.array([groups.sites.get(slide, "") not in {site, ""} for slide in ids])
+    return allowed
+
+
+def _print(name: str, matches: list[Match], groups: Groups) -> None:
+    rows: list[dict[str, object]] = []
+    for rank, match in enumerate(matches, start=1):
+        pairs = [f"{k + 1}-{n + 1} {cosine:.2f}" for k, n, _, cosine in match.pairs]
+        row: dict[str, object] = {"": rank, "slide": match.slide_id}
+        if groups.patients:
+            row["patient"] = groups.patients.get(match.slide_id, "")
+        row["similarity"] = round(match.similarity, 3)
+        row["matched prototypes, cosine"] = ", ".join(pairs[:_SHOWN_PAIRS]) + (
+            ", ..." if len(pairs) > _SHOWN_PAIRS else ""
+        )
+        rows.append(row)
+    console.table(f"Most similar to {name}", rows)

@@ -1,0 +1,126 @@
+"""Prototypes of further slides in the space of a run: as `slpd pretrain` makes them, with the run's final teacher."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import typed
+from slpd_toolkit.config.settings import assemble, settings_of
+from slpd_toolkit.core import compute
+from slpd_toolkit.core.errors import UsageError, WeightsError
+from slpd_toolkit.core.vectors import kmeans, one_faiss_thread
+from slpd_toolkit.mil.descriptors.kinds.prototypes import unit_rows
+from slpd_toolkit.mil.set_similarity import Sets
+from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.region_vit import REGION_VIT
+from slpd_toolkit.models.weights import load_strict, read_checkpoint
+from slpd_toolkit.objectives.crops import centre_crop
+from slpd_toolkit.representations.opening import require_fit
+from slpd_toolkit.store.centered_tokens import CenteredTokens
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.streaming import in_parts, map_regions
+from slpd_toolkit.store.token_file import TokenFile, TokenStore
+from slpd_toolkit.training.run_folder import LAST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from slpd_toolkit.store.streaming import RegionBatch
+
+_TEACHER = "teacher."
+_PROJECTION = "backbone.phi.0.weight"
+
+
+def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: int = 2) -> tuple[Sets, TokenFile]:
+    """Embed the regions of a token file with the teacher of a run, and cluster them as the run clusters slides.
+
+    Args:
+        run: Run folder with last.pt, which has the teacher's head.
+        path: Token file of one slide.
+        device: Device of the teacher.
+        workers: Number of threads that read tokens ahead.
+
+    Returns:
+        The slide's prototypes with the shares of its regions, with shapes (1, K, d) and (1, K), and the token file.
+
+    Raises:
+        UsageError: The run has no last.pt, or the tokens are not of the kind that the run was trained on.
+        WeightsError: last.pt cannot be read.
+        CacheError: The token file cannot be read.
+    """
+    network, config = _teacher(run / LAST)
+    file = TokenFile.open(path)
+    if not len(file):
+        raise UsageError(f"{path}: the slide has no regions.", hint="Lower --min-tissue of `slpd embed`.")
+    provenance = read_checkpoint(run / REGION_VIT).get("provenance", {}) if (run / REGION_VIT).exists() else {}
+    require_fit(str(run), network.backbone, file.meta, provenance)
+    store = TokenStore([file])
+    where = compute.resolve_device(device)
+    network.to(where)
+    side = config.crops.global_side
+
+    @torch.inference_mode()
+    def embed(batch: RegionBatch) -> Tensor:
+        present = None if batch.present is None else centre_crop(batch.present, side)
+        embedded: Tensor = network.backbone(centre_crop(batch.tokens.float(), side), present=present)
+        return embedded
+
+    with closing(CohortTokens(store)) as plain, torch.inference_mode():
+        tokens = CenteredTokens(store, plain) if config.region_vit.centering == "slide" else plain
+        parts = in_parts(np.arange(len(tokens)))
+        features = torch.cat(list(map_regions(embed, tokens, parts, device=where, workers=workers)))
+        bottleneck = F.normalize(network.head.bottleneck(features).float(), dim=-1).cpu().numpy()
+    of_backbone = config.prototypes.cluster_features == "backbone"
+    clustered = unit_rows(features.float().cpu().numpy()) if of_backbone else bottleneck
+    return _clustered(clustered, bottleneck, config.prototypes.clusters, config.seed), file
+
+
+def _clustered(
+    features: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+    bottleneck: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+    clusters: int,
+    seed: int,
+) -> Sets:
+    if len(features) <= clusters:
+        return Sets(bottleneck[None], np.full((1, len(features)), 1 / len(features), np.float32))
+    with one_faiss_thread():
+        centroids, assigned = kmeans(features, clusters, seed=seed)
+    counts = np.bincount(assigned, minlength=clusters)
+    used = np.flatnonzero(counts)
+    if features is not bottleneck:
+        centroids = np.stack([bottleneck[assigned == k].mean(axis=0) for k in range(clusters) if counts[k]])
+    else:
+        centroids = centroids[used]
+    return Sets(unit_rows(centroids)[None], (counts[used] / len(features)).astype(np.float32)[None])
+
+
+def _teacher(path: Path) -> tuple[RegionNetwork, PretrainConfig]:
+    if not path.exists():
+        raise UsageError(
+            f"{path} does not exist; the teacher's head is needed to embed a new slide.",
+            hint="Copy last.pt of the run, or search by vectors of `slpd represent`.",
+        )
+    checkpoint = read_checkpoint(path)
+    try:
+        recipe, state = checkpoint["recipe"], checkpoint["slpd"]
+        known = settings_of(PretrainConfig)
+        config = assemble(
+            PretrainConfig, {name: typed(value, known[name].type) for name, value in recipe.items() if name in known}
+        )
+        teacher = {name.removeprefix(_TEACHER): value for name, value in state.items() if name.startswith(_TEACHER)}
+        width = int(teacher[_PROJECTION].shape[1])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: is not the state of a run ({error}).", hint="Use last.pt of `slpd pretrain`."
+        ) from error
+    network = RegionNetwork(config.region_vit, config.dino_head, input_dim=width, grid=config.crops.global_side)
+    load_strict(network, teacher, path)
+    return network.eval(), config
