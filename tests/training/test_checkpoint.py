@@ -25,6 +25,31 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
+@pytest.fixture(scope="module")
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `tiny` that never stopped. Not to be changed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "draw_curves", lambda path, _rows: path.write_text("<svg/>"))
+        assert pretrain.run(tiny(cache, out)) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def begun(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `tiny` that was stopped after two steps. Not to be changed; `out` is a copy."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_until(patch, tiny(cache, out), 2) == 143
+    return out
+
+
+@pytest.fixture
+def out(begun: Path, tmp_path: Path) -> Path:
+    """A copy of the run that was stopped after two steps."""
+    return shutil.copytree(begun, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -62,15 +87,16 @@ def test_a_run_stopped_after_every_single_step_equals_one_that_was_not(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_every_setting_that_may_change_may_change(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_that_may_change_may_change(
+    cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights are bit-identical; with another `log_every`, rows of metrics are different means of the same run."""
-    pretrain.run(tiny(cache, tmp_path / "whole"))
     out = tmp_path / "stopped"
     run_until(monkeypatch, tiny(cache, out, log_every=3), 4)
     moved = shutil.copytree(cache, tmp_path / "moved")
     out = out.rename(tmp_path / "elsewhere")
     pretrain.run(tiny(moved, out, log_every=5, workers=1, save_every_min=0.0, device="auto"))
-    assert differences(weights(tmp_path / "whole"), weights(out)) == []
+    assert differences(weights(whole), weights(out)) == []
     assert [int(row["step"]) for row in metrics(out)] == [3, 5, 9]
 
 
@@ -97,10 +123,8 @@ def test_means_of_a_row_count_each_step_once_when_log_every_changes(
     ],
 )
 def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+    cache: Path, out: Path, changes: dict[str, Any], message: str
 ) -> None:
-    out = tmp_path / "out"
-    run_until(monkeypatch, tiny(cache, out), 2)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UsageError, match=message):
         pretrain.run(tiny(cache, out, **changes))
@@ -108,10 +132,8 @@ def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
 
 
 def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, whole: Path, out: Path
 ) -> None:
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    run_until(monkeypatch, tiny(cache, out), 5)
     saved = torch.load(out / run_folder.LAST, weights_only=True)
     del saved["recipe"]["region_offset"], saved["recipe"]["weight_init"]
     saved["recipe"]["optimiser"] = "adamw"  # a setting of before
@@ -120,15 +142,11 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
         UsageError, match=r"region_offset: 0.0 in the run, now 0.7; weight_init: published in the run, now fan-in"
     ):
         pretrain.run(tiny(cache, out, region_offset=0.7, weight_init="fan-in"))
-    assert pretrain.run(tiny(cache, out)) == pretrain.run(tiny(cache, whole)) == 0
+    assert pretrain.run(tiny(cache, out)) == 0
     assert_same_run(out, whole)
 
 
-def test_a_run_of_before_with_another_optimiser_is_refused(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    run_until(monkeypatch, tiny(cache, out), 1)
+def test_a_run_of_before_with_another_optimiser_is_refused(cache: Path, out: Path) -> None:
     saved = torch.load(out / run_folder.LAST, weights_only=True)
     saved["recipe"]["optimiser"] = "lars"
     torch.save(saved, out / run_folder.LAST)
@@ -137,10 +155,9 @@ def test_a_run_of_before_with_another_optimiser_is_refused(
 
 
 @pytest.mark.parametrize("change", ["a slide less", "a slide more", "other regions", "another encoder"])
-def test_another_cohort_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_another_cohort_is_refused(out: Path, tmp_path: Path, change: str) -> None:
     """Order and prototypes refer to regions by index, so other regions would change their meaning."""
-    out, other = tmp_path / "out", tmp_path / "other"
-    run_until(monkeypatch, tiny(cache, out), 2)
+    other = tmp_path / "other"
     lengths = {"a slide less": LENGTHS[:-1], "a slide more": (*LENGTHS, 4), "other regions": LENGTHS[::-1]}
     write_cache(other, lengths.get(change, LENGTHS), encoder="another" if change == "another encoder" else "planted")
     with pytest.raises(UsageError, match=r"cohort: 5 slides, 30 regions of planted .* in the run, now . slides, "):
@@ -153,15 +170,14 @@ def test_a_complete_run_is_left_alone(cache: Path, tmp_path: Path, capsys: pytes
     before = {path.name: path.read_bytes() for path in config.out.iterdir()}
     assert pretrain.run(config) == 0
     assert {path.name: path.read_bytes() for path in config.out.iterdir()} == before
-    assert "is complete: 3 steps" in " ".join(capsys.readouterr().err.split())
+    assert "is complete (3 steps)" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("lost", ["after the last step", "between clustering and curves"])
 def test_a_run_killed_after_its_last_step_is_finished(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    config = tiny(cache, tmp_path / "out")
-    pretrain.run(config)
+    config = tiny(cache, shutil.copytree(whole, tmp_path / "out"))
     prototypes = (config.out / "prototypes.h5").read_bytes()
     (config.out / "curves.svg").unlink()
     if lost == "after the last step":
@@ -174,9 +190,8 @@ def test_a_run_killed_after_its_last_step_is_finished(
 
 @pytest.mark.parametrize(("owner", "name"), [(RegionViT, "save"), (run_folder, "save_checkpoint")])
 def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
-    pretrain.run(tiny(cache, tmp_path / "whole"))
     config = tiny(cache, tmp_path / "out")
     run_until(monkeypatch, config, 8)
 
@@ -188,13 +203,12 @@ def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights
         with pytest.raises(KeyboardInterrupt):
             pretrain.run(config)
     assert pretrain.run(config) == 0
-    assert_same_run(tmp_path / "whole", config.out)
+    assert_same_run(whole, config.out)
 
 
 def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretrain.run(tiny(cache, tmp_path / "whole"))
     out = tmp_path / "out"
     run_until(monkeypatch, tiny(cache, out), 5)
     for name in ("last.pt", "region_vit.pt", "prototypes.h5", "metrics.csv", "recipe.toml", "slides.csv", "curves.svg"):
@@ -202,7 +216,7 @@ def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
     with (out / "metrics.csv").open("a") as file:
         file.write("6,1,2.5,1.0,0.5,1.0,0.3,0.1,9.0,0.1,0.1,0.99,1,2,3,0.0,0.0,100.0,0.0\n8,2,2.5,1.0,0.")
     assert pretrain.run(tiny(cache, out)) == 0
-    assert_same_run(tmp_path / "whole", out)
+    assert_same_run(whole, out)
     assert not list(out.glob(".*"))
 
 
@@ -227,9 +241,8 @@ def test_a_file_that_is_no_checkpoint_is_named(
         pretrain.run(tiny(cache, tmp_path))
 
 
-def test_a_full_disk_keeps_the_state_before(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny(cache, tmp_path / "out")
-    run_until(monkeypatch, config, 2)
+def test_a_full_disk_keeps_the_state_before(cache: Path, out: Path) -> None:
+    config = tiny(cache, out)
     before = (config.out / "last.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

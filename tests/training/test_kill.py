@@ -94,6 +94,7 @@ def test_the_check_of_tokens_is_left_at_once(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(("place", "name", "stops"), [(boundary, "centre_crop", 8), (prototypes, "kmeans", 6)])
 def test_passes_between_epochs_are_left_at_once_and_done_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, stops: int
