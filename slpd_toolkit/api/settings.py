@@ -25,6 +25,10 @@ class EmbedSettings(TypedDict, total=False):
     min_tissue: float
     max_upsample: float
     allow_missing_pixels: bool
+    mask_mode: Literal["only", "and", "not"]
+    mask_classes: str
+    mask_crop: bool
+    tissue_only: bool
     batch_size: int
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
@@ -250,11 +254,12 @@ class ExportSettings(TypedDict, total=False):
 
     recipe: StrPath | None
     out: StrPath
-    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet"]
+    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson"]
     model: str
     per: Literal["auto", "slide", "region"]
     manifest: StrPath | None
     where: StrPath | Sequence[StrPath]
+    crop: bool
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     workers: int

@@ -12,16 +12,19 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder
-from slpd_toolkit.core.manifest import check_rows, read_table, summarise
+from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
 from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.pipeline import STAGE, EmbeddingPipeline
 from slpd_toolkit.ingest.embedding.slide_job import QC_FOLDER
 from slpd_toolkit.ingest.embedding.tally import print_summary
-from slpd_toolkit.report.qc import CONTACT_SHEET, draw_overlay, write_contact_sheet
+from slpd_toolkit.ingest.embedding.tissue_only import write_masks
+from slpd_toolkit.report.qc import CONTACT_SHEET, MASKS_FOLDER, draw_overlay, write_contact_sheet, write_mask
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from slpd_toolkit.config.embed import EmbedConfig
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
     from slpd_toolkit.encoders.geometry import Geometry
+    from slpd_toolkit.slides.plan import SlidePlan
 
 
 @locks_folder("embed", part=lambda config: config.shard_of_n)
@@ -48,25 +52,61 @@ def run(config: EmbedConfig) -> int:
         console.warn(remark)
     table = read_table(config.manifest)
     entries, problems = check_rows(table, config.slides_root or config.manifest.parent)
+    if "mask_path" in table:
+        entries, more = check_masks(entries, needed=config.mask_mode != "not")
+        problems += more
     _warn_about_problems(config, entries, problems)
     index, count = config.shard_of_n
     mine = set(table.index[index - 1 :: count])
+    if config.tissue_only:
+        return _only_tissue(
+            config,
+            geometry,
+            [entry for entry in entries if entry.row in mine],
+            [problem for problem in problems if problem.row in mine],
+        )
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(preferred_precision(config.encoder, config.precision, device), device)
     identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, device, precision), precision)
     identity.require_same_cache({entry.slide_id for entry in entries})
-    make_folder(config.out / QC_FOLDER if config.qc else config.out)
-    failures = FailureLog(config.out / _log_name(index, count))
-    for problem in problems:
-        if problem.row in mine:
-            failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, problem.error, problem.hint))
-    pipeline = EmbeddingPipeline(identity, device, failures, draw_overlay)
+    make_folder(config.out)
+    failures = _start_log(config, [problem for problem in problems if problem.row in mine])
+    pipeline = EmbeddingPipeline(identity, device, failures, _draw)
     with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
         pipeline.run([entry for entry in entries if entry.row in mine])
     if config.qc:
         write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
     print_summary(pipeline.tally, failures, config.out, config.out / QC_FOLDER / CONTACT_SHEET if config.qc else None)
     return 1 if failures.rows else 0
+
+
+def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEntry], problems: list[Problem]) -> int:
+    """Write masks and pictures, and return the exit code."""
+    failures = _start_log(config, problems)
+    drawn = write_masks(entries, config, geometry, failures, _draw)
+    write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
+    console.note(f"Wrote the masks of {drawn:,} slides to {config.out / MASKS_FOLDER}.")
+    if failures.rows:
+        console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
+    console.note(f"Look at {config.out / QC_FOLDER / CONTACT_SHEET}: is the outlined tissue what you would outline?")
+    return 1 if failures.rows else 0
+
+
+def _start_log(config: EmbedConfig, problems: list[Problem]) -> FailureLog:
+    """Make the folders of the results, and a log of failures with the unusable rows in it."""
+    if config.qc or config.tissue_only:
+        make_folder(config.out / QC_FOLDER)
+        make_folder(config.out / MASKS_FOLDER)
+    failures = FailureLog(config.out / _log_name(*config.shard_of_n))
+    for problem in problems:
+        failures.add(Failure(STAGE, problem.slide_id, problem.slide_path, problem.error, problem.hint))
+    return failures
+
+
+def _draw(picture: Path, plan: SlidePlan) -> None:
+    """Draw a slide for quality control, and write its mask with what was measured."""
+    draw_overlay(picture, plan)
+    write_mask(picture.parent.parent / MASKS_FOLDER / f"{picture.stem}.png", plan)
 
 
 def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problems: list[Problem]) -> None:

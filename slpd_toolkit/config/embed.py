@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from slpd_toolkit.config.checks import require
 from slpd_toolkit.core.precision import Precision
@@ -65,6 +66,21 @@ class EmbedConfig:
     allow_missing_pixels: bool = False
     """Embed slides whose file lacks pixels in tissue, or has tiles that disagree with the thumbnail. Affected patches
     have no token and are marked in the token file (`present`). Off: such slides fail."""
+
+    # -- Masks --
+    mask_mode: Literal["only", "and", "not"] = "only"
+    """How masks of the manifest's column `mask_path` are used (GeoJSON, or a label picture): `only`: what they mark, in
+    place of the detected tissue; `and`: the tissue inside; `not`: the tissue outside."""
+
+    mask_classes: str = ""
+    """Classes of the masks to use, as `Tumor,Stroma`; numbers for label pictures. Default: all."""
+
+    mask_crop: bool = True
+    """Read GeoJSON relative to OpenSlide's bounds, as QuPath writes it (MRXS, SCN, sparse slides). `--no-mask-crop`:
+    coordinates of the whole slide, as TRIDENT writes them."""
+
+    tissue_only: bool = False
+    """Write masks/<slide_id>.png and qc/, but no tokens; no encoder is needed."""
 
     # -- Running --
     batch_size: int = 0

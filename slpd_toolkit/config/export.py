@@ -24,12 +24,12 @@ class ExportConfig:
     files."""
 
     out: Path
-    """File to write; a folder for `trident`, and for tokens in `hipt` format."""
+    """File to write; a folder for `trident`, `geojson`, and for tokens in `hipt` format."""
 
-    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet"] = "hipt"
+    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson"] = "hipt"
     """For weights: `hipt` (.pth for HIPT's loader, like vit4k_xs_dino.pth) or `safetensors` (weights and config). For a
     cache: `hipt` (tokens, .pt), `trident` (patch tokens, or with --model region embeddings, .h5), `anndata`
-    (embeddings, .h5ad) or `parquet` (embeddings)."""
+    (embeddings, .h5ad), `parquet` (embeddings) or `geojson` (outlines of tissue for QuPath, one file per slide)."""
 
     model: str = ""
     """Model that embeds the regions of a cache: region_vit.pt, its run folder, or `mean-tokens`."""
@@ -44,6 +44,10 @@ class ExportConfig:
     where: tuple[str, ...] = ()
     """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
+
+    crop: bool = True
+    """Write GeoJSON relative to OpenSlide's bounds, to which QuPath crops by default. `--no-crop`: whole-slide
+    coordinates."""
 
     precision: Precision = "auto"
     """Precision of the model. `auto`: bf16 if the device supports it natively, otherwise fp32."""

@@ -26,6 +26,7 @@ class SlideEntry:
     slide_path: Location
     patient_id: str
     mpp_l0: float | None
+    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
         problems += [Problem(int(row), slide_id, raw_path, error, hint) for error, hint in found]
         if not found:
             mpp_l0 = float(raw_mpp) if raw_mpp else None
-            entries.append(SlideEntry(int(row), slide_id, path, cells.get("patient_id") or slide_id, mpp_l0))
+            mask = cells.get("mask_path", "")
+            patient = cells.get("patient_id") or slide_id
+            entries.append(SlideEntry(int(row), slide_id, path, patient, mpp_l0, folder / mask if mask else None))
     return entries, problems
 
 
@@ -116,6 +119,27 @@ def check_ids(table: pd.DataFrame) -> list[Problem]:
         for row, slide_id in zip(table.index, table["slide_id"], strict=True)
         for error, hint in _id_problems(slide_id, rows_of[slide_id])
     ]
+
+
+def check_masks(entries: Sequence[SlideEntry], *, needed: bool) -> tuple[list[SlideEntry], list[Problem]]:
+    """Split slides into those whose mask can be used and problems.
+
+    Args:
+        entries: From `check_rows`.
+        needed: Whether every slide must have a mask.
+    """
+    usable, problems = [], []
+    for entry in entries:
+        error, hint = "", "Correct `mask_path`: absolute, or relative as slide_path is."
+        if entry.mask_path is None and needed:
+            error, hint = "mask_path is empty.", "Every slide needs a mask unless --mask-mode is `not`."
+        elif entry.mask_path is not None and not entry.mask_path.is_file():
+            error = f"no such file: {entry.mask_path}."
+        if error:
+            problems.append(Problem(entry.row, entry.slide_id, str(entry.slide_path), error, hint))
+        else:
+            usable.append(entry)
+    return usable, problems
 
 
 def summarise(problems: Sequence[Problem]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import cv2
@@ -13,17 +13,20 @@ from PIL import Image
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path, is_safe_name, write_text
+from slpd_toolkit.report.outliers import find_outliers
 from slpd_toolkit.report.pages import render
+from slpd_toolkit.slides.label_pictures import about_label_picture, write_label_picture
 from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.slides.plan import SlidePlan
 
 CONTACT_SHEET = "index.html"
+MASKS_FOLDER = "masks"
 TISSUE_RGB = (0, 140, 70)
 REGION_RGB = (30, 60, 200)
 _SIDE_PX = 1200
@@ -57,12 +60,27 @@ def draw_overlay(path: Path, plan: SlidePlan) -> None:
         partial.write_bytes(buffer.getvalue())
 
 
+def write_mask(path: Path, plan: SlidePlan) -> None:
+    """Write a slide's mask as PNG at the resolution of its thumbnail, with its scale and what was measured."""
+    about: dict[str, Any] = {
+        "step_l0": plan.thumbnail.step_l0,
+        "bounds_corner_l0": plan.bounds_corner_l0,
+        "mpp_l0": plan.lattice.mpp_l0,
+        "regions": len(plan),
+    }
+    if plan.quality is not None:
+        red, green, blue = plan.quality.color
+        measured = {"tissue_share": plan.quality.tissue_share, "focus": plan.quality.focus}
+        about |= measured | {"red": red, "green": green, "blue": blue}
+    write_label_picture(path, plan.mask, about)
+
+
 def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) -> None:
     """Write `folder`/`CONTACT_SHEET`: every token file of the cache with its image, failures first.
 
     It shows the whole cache, not only this run, so that array jobs and resumed runs produce one complete sheet.
     """
-    done = []
+    done: list[dict[str, Any]] = []
     for path in token_paths(cache):
         try:
             slide = TokenFile.open(path)
@@ -81,17 +99,37 @@ def write_contact_sheet(cache: Path, folder: Path, failures: Sequence[Failure]) 
                 else "",
             }
         )
+    measures = {path.stem: about_label_picture(path) for path in sorted((cache / MASKS_FOLDER).glob("*.png"))}
+    known = {item["slide_id"] for item in done} | {failure.slide_id for failure in failures}
+    done += [_without_tokens(folder, slide_id, about) for slide_id, about in measures.items() if slide_id not in known]
+    outliers = [
+        {"slide_id": slide_id, "picture": _picture(folder, slide_id), "flags": flags}
+        for slide_id, flags in find_outliers(measures).items()
+    ]
     failed = [{**asdict(failure), "picture": _picture(folder, failure.slide_id)} for failure in failures]
     page = render(
         "contact_sheet.html",
         cache=cache.resolve().name,
         done=done,
         failures=failed,
+        outliers=outliers,
         regions=sum(item["regions"] for item in done),
         tissue_rgb=TISSUE_RGB,
         region_rgb=REGION_RGB,
     )
     write_text(folder / CONTACT_SHEET, page)
+
+
+def _without_tokens(folder: Path, slide_id: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a slide of which there is a mask only."""
+    return {
+        "slide_id": slide_id,
+        "picture": _picture(folder, slide_id),
+        "regions": about.get("regions", 0),
+        "tissue": f"not embedded; {about.get('tissue_share', 0):.0%} of the slide is",
+        "mpp": f"{about.get('mpp_l0', 0):.4g} um/px at level 0",
+        "notice": "",
+    }
 
 
 def _picture(folder: Path, slide_id: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.slides.masks import read_mask
 from slpd_toolkit.slides.overview import (
     LOOSE_SHIFT_TH,
     SHIFT_TH,
@@ -16,6 +17,7 @@ from slpd_toolkit.slides.overview import (
     missing_pixels,
     required_pixels,
 )
+from slpd_toolkit.slides.quality import Quality, measure
 from slpd_toolkit.slides.regions import select_regions
 from slpd_toolkit.slides.tiff_tiles import STRICT_VENDORS
 from slpd_toolkit.slides.tissue import tissue_fraction, tissue_mask
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.slides.masks import MaskFile
     from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.regions import Lattice
     from slpd_toolkit.slides.slide import Slide, Thumbnail
@@ -50,7 +53,7 @@ class SlidePlan:
     lattice: Lattice
     thumbnail: Thumbnail
     mask: npt.NDArray[np.bool_]
-    """(H, W) tissue mask of the thumbnail."""
+    """(H, W) tissue mask of the thumbnail, or what the user's mask leaves of it."""
     coords_l0: npt.NDArray[np.int64]
     """(R, 2) top-left corners (x, y)."""
     tissue: npt.NDArray[np.float32]
@@ -61,6 +64,9 @@ class SlidePlan:
     """Side of the windows in which pixels are compared with the thumbnail: that of a tile of the level that is read."""
     shift_th: int = SHIFT_TH
     """How far levels may be displaced against the thumbnail, thumbnail px."""
+    bounds_corner_l0: tuple[int, int] = (0, 0)
+    """Top-left corner (x, y) of the scanned area."""
+    quality: Quality | None = None
 
     def __len__(self) -> int:
         return len(self.coords_l0)
@@ -85,14 +91,20 @@ class SlidePlan:
                     yield Block(region, slice(top, top + side), slice(left, left + side))
 
 
-def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
+def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float, mask_file: MaskFile | None = None) -> SlidePlan:
     """Find the tissue of a slide and choose its regions.
 
+    Args:
+        slide: The slide.
+        lattice: Its regions.
+        min_tissue: Least share of tissue of a region; see `slides.regions.select_regions`.
+        mask_file: The user's mask, which replaces or restricts the detected tissue.
+
     Raises:
-        SlideError: Pixels cannot be decoded.
+        SlideError: Pixels cannot be decoded, or the mask cannot be used.
     """
     thumbnail = slide.thumbnail(THUMBNAIL_MPP)
-    mask = tissue_mask(thumbnail.rgb, thumbnail.mpp)
+    mask = _mask(slide, thumbnail, mask_file)
     grid = lattice.grid
     patch_th = lattice.patch_l0 / thumbnail.step_l0
     patch_tissue = tissue_fraction(mask, [(0, 0)], (patch_th, patch_th), (lattice.rows * grid, lattice.columns * grid))[
@@ -104,6 +116,7 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
     level = slide.header.best_level(lattice.patch_l0 / lattice.patch_px)
     window_l0 = (slide.header.tiles_px[level] or _WINDOW_LV) * slide.header.downsamples[level]
     by_region = patch_tissue.reshape(lattice.rows, grid, lattice.columns, grid).swapaxes(1, 2)
+    quality = measure(slide, lattice, thumbnail.rgb, mask, patch_tissue)
     return SlidePlan(
         lattice,
         thumbnail,
@@ -113,7 +126,20 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float) -> SlidePlan:
         must_exist,
         window_l0,
         SHIFT_TH if strict else LOOSE_SHIFT_TH,
+        slide.header.bounds_corner_l0,
+        quality,
     )
+
+
+def _mask(slide: Slide, thumbnail: Thumbnail, mask_file: MaskFile | None) -> npt.NDArray[np.bool_]:
+    """Find the tissue, or what a mask leaves of it, (H, W)."""
+    if mask_file is None:
+        return tissue_mask(thumbnail.rgb, thumbnail.mpp)
+    drawn = read_mask(mask_file, slide.header, thumbnail)
+    if mask_file.mode == "only":
+        return drawn
+    tissue = tissue_mask(thumbnail.rgb, thumbnail.mpp)
+    return tissue & drawn if mask_file.mode == "and" else tissue & ~drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +207,12 @@ def _per_patch(pixels: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.int64
     return counts
 
 
-def require_tissue(plan: SlidePlan) -> None:
+def require_tissue(plan: SlidePlan, *, masked: bool = False) -> None:
     """Check that a region was kept.
+
+    Args:
+        plan: The regions.
+        masked: Whether the user gave a mask.
 
     Raises:
         SlideError: None was.
@@ -190,6 +220,10 @@ def require_tissue(plan: SlidePlan) -> None:
     if len(plan):
         return
     size = f"{plan.lattice.width_l0} x {plan.lattice.height_l0} px"
+    if masked:
+        raise SlideError(
+            f"the mask leaves nothing of {size}.", hint="Look at its picture in qc/, and check the mask's coordinates."
+        )
     if np.median(plan.thumbnail.rgb) < _DARK:
         raise SlideError(
             f"no tissue found in {size}, whose background is dark: it looks like a fluorescence slide.",

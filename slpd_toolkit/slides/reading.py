@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from slpd_toolkit.core.files import Location
+    from slpd_toolkit.slides.masks import MaskFile
     from slpd_toolkit.slides.opened_slide import SlideHeader
     from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
@@ -58,9 +59,9 @@ def identify(handle: SlideHandle) -> str:
         ) from error
 
 
-def plan(handle: SlideHandle, lattice: Lattice, min_tissue: float) -> SlidePlan:
+def plan(handle: SlideHandle, lattice: Lattice, min_tissue: float, mask_file: MaskFile | None) -> SlidePlan:
     """Choose regions: see `slides.plan.plan_slide`."""
-    return plan_slide(_slide(handle), lattice, min_tissue)
+    return plan_slide(_slide(handle), lattice, min_tissue, mask_file)
 
 
 def block(

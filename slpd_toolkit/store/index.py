@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILENAME = ".index"
-VERSION = 1
+VERSION = 2
 _MAGIC = "slpd-index"
 _WORTH_WRITING = 32
 """Minimum number of new entries for which the index is written; fewer are read again next time."""
@@ -51,6 +51,7 @@ _OWN = (
     "effective_mpp",
     "upsampling",
     "region_l0",
+    "mask",
     "source",
 )
 """Attributes that differ between slides; the others are stored once for all slides that share them."""

@@ -76,6 +76,8 @@ class TokenMeta:
     toolkit_version: str
     recipe: str
     """Every resolved setting of the run that wrote the file, as JSON."""
+    mask: str = ""
+    """The mask of the user that was used, as JSON: file, digest, mode, classes; empty, and not stored, without one."""
     source: str = ""
     """The files of another tool that this file was imported from and how their patches were placed, as JSON; empty if
     slpd embed read the slide itself."""
@@ -92,7 +94,7 @@ class TokenMeta:
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the HDF5 attributes."""
-        return {"schema": SCHEMA, "schema_version": VERSION, **asdict(self)}
+        return {"schema": SCHEMA, "schema_version": VERSION, **_stored(asdict(self))}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], path: Path) -> TokenMeta:
@@ -141,7 +143,7 @@ COHORT_FIELDS = (*ENCODER_FIELDS, *GRID_FIELDS)
 RUN_FIELDS = (*COHORT_FIELDS, "min_tissue")
 """Attributes of existing files that must match a run that adds to their cache."""
 
-SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0")
+SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0", "mask")
 """Attributes, besides `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
 
 
@@ -167,7 +169,7 @@ def digest(
         present: (R, grid, grid), or None if all patches have a token.
         checksums: (R,) CRC-32 of the tokens of each region.
     """
-    attributes = {item.name: _typed(str(item.type), getattr(meta, item.name)) for item in fields(meta)}
+    attributes = _stored({item.name: _typed(str(item.type), getattr(meta, item.name)) for item in fields(meta)})
     found = hashlib.blake2b(json.dumps(attributes, sort_keys=True).encode(), digest_size=16)
     for array in (coords, tissue, np.zeros(0) if present is None else present, checksums):
         found.update(f" {array.shape} ".encode())
@@ -199,6 +201,11 @@ def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float1
         if ((lost > np.maximum(_LOST_SHARE * there, _LOST)) | ((lost == there) & (lost > 0))).any():
             return tokens, "too small for float16, where they become zero"
     return tokens, ""
+
+
+def _stored(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what files of this version did not always have, where it is empty."""
+    return {name: value for name, value in attributes.items() if name != "mask" or value}
 
 
 def _plain(value: Any) -> Any:

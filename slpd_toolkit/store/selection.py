@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def selected_ids(manifest: Path, where: Sequence[str]) -> set[str]:
+    """Return the IDs of the slides that a manifest selects.
+
+    Raises:
+        UsageError: The manifest cannot be read, or a condition does not fit it.
+    """
+    return set(select_rows(read_table(manifest, required=("slide_id",)), where, manifest)["slide_id"])
+
+
 def select_slides(store: TokenStore, manifest: Path | None, where: Sequence[str]) -> TokenStore:
     """Return a store of the slides that a manifest selects, in the order of the cache; without a manifest, all.
 

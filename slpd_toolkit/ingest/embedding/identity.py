@@ -28,7 +28,7 @@ class CacheIdentity:
     encoder: Encoder
     precision: Precision
 
-    def meta(self, slide_id: str, lattice: Lattice, slide_fingerprint: str) -> TokenMeta:
+    def meta(self, slide_id: str, lattice: Lattice, slide_fingerprint: str, mask: str = "") -> TokenMeta:
         """Return the attributes of one slide's token file."""
         return TokenMeta(
             slide_id=slide_id,
@@ -52,6 +52,7 @@ class CacheIdentity:
             precision=self.precision,
             toolkit_version=__version__,
             recipe=json.dumps(as_recipe(replace(self.config, **asdict(self.geometry))), sort_keys=True),
+            mask=mask,
         )
 
     def require_same_cache(self, slide_ids: set[str]) -> None:

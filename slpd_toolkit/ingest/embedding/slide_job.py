@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import remove_leftovers
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
+from slpd_toolkit.slides.masks import MaskFile
 from slpd_toolkit.slides.plan import require_tissue
 from slpd_toolkit.slides.regions import lay_lattice
 from slpd_toolkit.store import schema
@@ -19,12 +20,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.encoders.geometry import Geometry
     from slpd_toolkit.ingest.embedding.identity import CacheIdentity
     from slpd_toolkit.slides.guarded_slide import SlideReaders
+    from slpd_toolkit.slides.opened_slide import SlideHeader
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
+    from slpd_toolkit.slides.regions import Lattice
 
 QC_FOLDER = "qc"
+
+
+def mask_of(entry: SlideEntry, config: EmbedConfig) -> MaskFile | None:
+    """Return the mask of a slide with how it is used, or None."""
+    if entry.mask_path is None:
+        return None
+    classes = tuple(name.strip() for name in config.mask_classes.split(",") if name.strip())
+    return MaskFile(entry.mask_path, config.mask_mode, classes, config.mask_crop)
+
+
+def place_regions(slide: SlideHeader, config: EmbedConfig, geometry: Geometry) -> Lattice:
+    """Lay the regions of a run over a slide: see `slides.regions.lay_lattice`."""
+    return lay_lattice(
+        slide,
+        target_mpp=geometry.mpp,
+        patch_px=geometry.patch_px,
+        region_px=geometry.region_px,
+        max_upsample=config.max_upsample,
+    )
 
 
 @dataclass
@@ -89,21 +113,17 @@ class SlideOpener:
         for target in (path, picture):
             remove_leftovers(target)
         slide = GuardedSlide(self.readers, entry.slide_path, entry.mpp_l0)
-        lattice = lay_lattice(
-            slide.header,
-            target_mpp=geometry.mpp,
-            patch_px=geometry.patch_px,
-            region_px=geometry.region_px,
-            max_upsample=config.max_upsample,
-        )
-        meta = self.identity.meta(entry.slide_id, lattice, slide.fingerprint())
+        lattice = place_regions(slide.header, config, geometry)
+        mask_file = mask_of(entry, config)
+        mask = mask_file.identity() if mask_file else ""
+        meta = self.identity.meta(entry.slide_id, lattice, slide.fingerprint(), mask)
         if path.exists() and not config.overwrite:
             require_same(path, meta)
             return None
-        plan = slide.plan(lattice, config.min_tissue)
+        plan = slide.plan(lattice, config.min_tissue, mask_file)
         if config.qc:
             self.draw(picture, plan)
-        require_tissue(plan)
+        require_tissue(plan, masked=mask_file is not None)
         job = SlideJob(
             entry,
             slide,

@@ -99,8 +99,13 @@ def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str,
     return size, mode, _mpp(dpi)
 
 
-def decode_picture(path: Path, mode: str) -> npt.NDArray[Any]:
+def decode_picture(path: Path, mode: str, *, as_labels: bool = False) -> npt.NDArray[Any]:
     """Decode a picture whose header was checked.
+
+    Args:
+        path: The picture.
+        mode: From its header.
+        as_labels: Return the numbers of a palette, not its colors.
 
     Returns:
         (H, W), (H, W, 3) or (H, W, 4) uint8 or uint16.
@@ -116,10 +121,13 @@ def decode_picture(path: Path, mode: str) -> npt.NDArray[Any]:
     try:
         with _any_size(), Image.open(path) as image:
             wanted = "RGBA" if mode == "P" and "transparency" in image.info else _CONVERTED.get(mode)
+            wanted = "" if as_labels else wanted
             inverted = mode.startswith("I;16") and dict(getattr(image, "tag_v2", {})).get(_PHOTOMETRIC) == _MIN_IS_WHITE
             pixels = np.asarray(image.convert(wanted) if wanted else image)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise SlideError(f"{path}: pixels cannot be decoded ({error}).", hint=DAMAGED) from error
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8)
     if pixels.dtype.itemsize == 2:
         pixels = pixels.astype(np.uint16)  # of this machine's byte order
         return np.asarray(0xFFFF - pixels, np.uint16) if inverted else pixels
