@@ -31,7 +31,7 @@ _CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "LA": "RGBA", "La": "RGBA", "R
 _AS_STORED = frozenset({"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N"})
 _RGB_48_BIT = "RGB of 16 bit"
 _UM_PER_INCH = 25400.0
-_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
+_PHOTOMETRIC, _MIN_IS_WHITE, _TILE_WIDTH = 262, 0, 322
 
 
 def recognizes(location: Location) -> bool:
@@ -82,10 +82,14 @@ def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str,
     try:
         with _any_size(), Image.open(path) as image:
             size, mode, dpi = image.size, image.mode, image.info.get("dpi")
+            tiled = _TILE_WIDTH in dict(getattr(image, "tag_v2", {}))
     except UnidentifiedImageError as error:
+        tiled = False
         size, mode, dpi = _header_of_48_bit(path, error)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise SlideError(f"{path} cannot be opened ({error}).", hint=DAMAGED) from error
+    if tiled:  # a slide that OpenSlide refuses, which may lack tiles
+        raise unknown_format(path)
     if size[0] * size[1] > most_px:
         raise SlideError(
             f"{path} has {size[0]:,} x {size[1]:,} px; a picture is decoded as a whole, allowed: {most_px:,} px.",
@@ -141,7 +145,8 @@ def _header_of_48_bit(path: Path, unknown: Exception) -> tuple[tuple[int, int], 
     with suppress(Exception), tifffile.TiffFile(path) as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
-        if (page.bitspersample, page.samplesperpixel, page.photometric) == (16, 3, tifffile.PHOTOMETRIC.RGB):
+        kind = (page.bitspersample, page.samplesperpixel, page.photometric)
+        if not page.is_tiled and kind == (16, 3, tifffile.PHOTOMETRIC.RGB):
             x, y = page.get_resolution(tifffile.RESUNIT.INCH)
             return (page.imagewidth, page.imagelength), _RGB_48_BIT, (x, y)
     raise unknown_format(path) from unknown
