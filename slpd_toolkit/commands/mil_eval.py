@@ -22,6 +22,7 @@ from slpd_toolkit.mil.statistics.comparisons import compare_all
 from slpd_toolkit.mil.statistics.evaluation import Permutations
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models, missing_intervals, undefined_metrics
 from slpd_toolkit.mil.statistics.results import Evaluation
+from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.thumbnails import Thumbnails
@@ -96,6 +97,10 @@ def run(config: MilEvalConfig) -> int:
         seed=config.seed,
         jobs=config.jobs or joblib.cpu_count(),
     )
+    labels = task.labels
+    retrieval = [
+        measure_retrieval(each, labels, cohort, splits, config.seed) for each in representations if labels is not None
+    ]
     evaluation = Evaluation(
         target=inputs.target,
         task=task,
@@ -106,6 +111,7 @@ def run(config: MilEvalConfig) -> int:
         by_site=config.by_site,
         comparisons=compare_all(task, results, judgements, Permutations(config.permutations, config.seed)),
         audits=audits,
+        retrieval=tuple(each for each in retrieval if each is not None),
         recipe={
             **as_recipe(replace(config, folds=config.fold_count)),
             "task": config.kind,

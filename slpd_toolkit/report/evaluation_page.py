@@ -15,6 +15,7 @@ from slpd_toolkit.core.figures.pictures import looks
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.mil.statistics.retrieval import WORDS
 from slpd_toolkit.mil.tasks.predictions import by_aggregator
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording
@@ -75,6 +76,7 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         version=__version__,
         wording=wording,
         headline=headline,
+        retrieval_words=WORDS,
         metrics=metrics,
         task=task,
         said=sentences(evaluation),

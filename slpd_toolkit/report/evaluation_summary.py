@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.statistics.retrieval import WORDS
 from slpd_toolkit.report.wording import CONSERVATIVE, interval, marked, mean_sd, signed
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _SECOND = "balanced_accuracy"
 _BOTH = "aggregator, model"
+PRINTED = ("majority_1", "majority_5", "map_5")
 
 
 def print_summary(evaluation: Evaluation) -> None:
@@ -35,9 +37,25 @@ def print_summary(evaluation: Evaluation) -> None:
         )
     if _any_conservative(evaluation, headline):
         console.text([CONSERVATIVE, ""])
+    _print_retrieval(evaluation)
     console.facts("Leakage audit", audit_facts(evaluation))
     for note in evaluation.notes:
         console.note(f"note: {note}")
+
+
+def _print_retrieval(evaluation: Evaluation) -> None:
+    """Print retrieval of similar slides of other patients, with 95 % intervals, and what chance would give."""
+    if not evaluation.retrieval:
+        return
+    rows: list[dict[str, object]] = []
+    for each in evaluation.retrieval:
+        row: dict[str, object] = {"model": each.model}
+        for name in PRINTED:
+            value = each.values[name]
+            row[WORDS[name]] = f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+        rows.append(row)
+    chance = evaluation.retrieval[0].chance
+    console.table(f"Similar slides of other patients (same label by chance: {chance:.2f})", rows)
 
 
 def audit_facts(evaluation: Evaluation) -> dict[str, str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
+    from slpd_toolkit.mil.statistics.retrieval import Retrieval
     from slpd_toolkit.mil.tasks.task import Task
 
 
@@ -104,3 +105,5 @@ class Evaluation:
     """Every resolved setting, versions and digests."""
     notes: tuple[str, ...] = field(default=())
     """What a reader must know: slides that were left out, parts that were merged."""
+    retrieval: tuple[Retrieval, ...] = ()
+    """One per representation; empty if the targets are not classes."""

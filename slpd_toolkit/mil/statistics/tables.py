@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
+    from slpd_toolkit.mil.statistics.retrieval import Retrieval
 
 SCHEMA, VERSION = "slpd-mil-eval", 2
 LEVEL = 0.95
@@ -53,6 +54,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "audit": {name: _audit(audits) for name, audits in evaluation.audits.items()},
         "recipe": {name: value for name, value in evaluation.recipe.items() if name not in RUNNING},
     }
+    if evaluation.retrieval:
+        document["retrieval"] = [_retrieval(each) for each in evaluation.retrieval]
     return {name: finite(value) for name, value in document.items()}
 
 
@@ -80,6 +83,11 @@ def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, obj
         for part, slides in split.parts.items():
             for slide in slides:
                 yield dict(zip(FOLD_COLUMNS, (split.repeat, split.fold, part, slide, patient_of[slide]), strict=True))
+
+
+def _retrieval(retrieval: Retrieval) -> dict[str, Any]:
+    values = {name: vars(value) for name, value in retrieval.values.items()}
+    return {**vars(retrieval), "values": values}
 
 
 def _cohort(cohort: Cohort) -> dict[str, Any]:

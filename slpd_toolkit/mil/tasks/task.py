@@ -104,6 +104,11 @@ class Task(ABC):
         """(N,) strata that splits and resampling balance."""
 
     @property
+    def labels(self) -> IntArray | None:
+        """(N,) classes that retrieval of similar slides is measured by; None if the targets are not classes."""
+        return None
+
+    @property
     def strata_names(self) -> Sequence[str]:
         """The strata in the order of tables."""
         return [str(name) for name in np.unique(self.strata)]
