@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import joblib
+import numpy as np
 
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
@@ -97,7 +98,7 @@ def run(config: MilEvalConfig) -> int:
         seed=config.seed,
         jobs=config.jobs or joblib.cpu_count(),
     )
-    labels = task.labels
+    labels = np.unique(task.strata, return_inverse=True)[1] if task.strata_are_labels else None
     retrieval = [
         measure_retrieval(each, labels, cohort, splits, config.seed) for each in representations if labels is not None
     ]

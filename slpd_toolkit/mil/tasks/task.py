@@ -60,6 +60,8 @@ class Task(ABC):
     """Stems of figures drawn per aggregator, `<stem>-<aggregator>`."""
     strata_title: ClassVar[tuple[str, str]] = ("Classes", "class")
     """Heading and first column of the table of strata."""
+    strata_are_labels: ClassVar[bool] = True
+    """Whether the strata are classes, by which retrieval of similar slides is measured."""
     hardest: ClassVar[str]
     """Sentence that explains how the hardest slides of the report are chosen."""
 
@@ -102,11 +104,6 @@ class Task(ABC):
     @abstractmethod
     def strata(self) -> StrArray:
         """(N,) strata that splits and resampling balance."""
-
-    @property
-    def labels(self) -> IntArray | None:
-        """(N,) classes that retrieval of similar slides is measured by; None if the targets are not classes."""
-        return None
 
     @property
     def strata_names(self) -> Sequence[str]:

@@ -89,11 +89,6 @@ class Classification(Task):
         return np.array(self.classes)[self.targets]
 
     @property
-    def labels(self) -> IntArray:
-        """(N,) class of each slide."""
-        return self.targets
-
-    @property
     def strata_names(self) -> Sequence[str]:
         """The classes."""
         return self.classes

@@ -51,6 +51,7 @@ class Survival(Task):
     figures: ClassVar = ("survival-calibration",)
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
+    strata_are_labels: ClassVar = False
     hardest: ClassVar = (
         "Slides with the smallest fraction of concordant pairs within their test folds (at least three comparable "
         "pairs)."
