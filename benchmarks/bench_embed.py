@@ -68,7 +68,7 @@ def end_to_end(slide: Path, mpp_l0: str, encoder: str, copies: int) -> tuple[Rat
         manifest = Path(folder) / "manifest.csv"
         rows = [f"slide{number},{slide.resolve()},{mpp_l0}" for number in range(copies)]
         manifest.write_text("\n".join(["slide_id,slide_path,mpp", *rows]), encoding="utf-8")
-        config = EmbedConfig(manifest=manifest, out=Path(folder) / "cache", encoder=encoder)
+        config = EmbedConfig(manifest=manifest, out=Path(folder) / "cache", encoder=(encoder,))
         started, started_cpu = time.perf_counter(), cpu_seconds()
         assert run(config) == 0
         seconds, spent = time.perf_counter() - started, cpu_seconds() - started_cpu

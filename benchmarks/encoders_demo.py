@@ -99,7 +99,7 @@ def run_steps(config: DemoConfig, encoder: str, until: str) -> dict[str, float]:
     planned = plan_cohort(config.slide_count, config.seed, _SQUARES)
     paint_cohort(planned, out, config.jobs)
     works: dict[str, Callable[[], object]] = {
-        "embed": lambda: embed.run(replace(demo.embedding_settings(out), encoder=encoder)),
+        "embed": lambda: embed.run(replace(demo.embedding_settings(out), encoder=(encoder,))),
         "dino": lambda: pretrain.run(demo.dino_settings(config)),
         "slpd": lambda: pretrain.run(demo.slpd_settings(config)),
         "evaluate": lambda: mil_eval.run(demo.evaluation_settings(config, demo.folds_of(planned))),

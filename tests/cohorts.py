@@ -85,6 +85,8 @@ def write_cohort(folder: Path, count: int = 3, *, compression: Compression = "de
 
 
 def small_config(manifest: Path, out: Path, **changes: Any) -> EmbedConfig:
+    if isinstance(changes.get("encoder"), str):
+        changes["encoder"] = (changes["encoder"],)
     return EmbedConfig(manifest=manifest, out=out, **(SMALL | changes))
 
 

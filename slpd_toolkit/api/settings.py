@@ -13,7 +13,7 @@ class EmbedSettings(TypedDict, total=False):
     recipe: StrPath | None
     out: StrPath
     slides_root: StrPath | None
-    encoder: str
+    encoder: StrPath | Sequence[StrPath]
     weights: StrPath | None
     allow_download: bool
     mean: str

@@ -26,7 +26,7 @@ from slpd_toolkit.core.folder_lock import is_lock, locks_folder
 from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
-from slpd_toolkit.ingest.embedding.slide_job import QC_FOLDER
+from slpd_toolkit.ingest.embedding.lane import QC_FOLDER
 from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.training.run_folder import CURVES
 
@@ -109,7 +109,7 @@ def embedding_settings(out: Path) -> EmbedConfig:
     return EmbedConfig(
         manifest=out / MANIFEST,
         out=out / CACHE,
-        encoder="handcrafted",
+        encoder=("handcrafted",),
         mpp=_MPP,
         region_px=_REGION_PX,
         patch_px=_PATCH_PX,

@@ -5,19 +5,20 @@ manifest -> usable rows of this shard -> encoder -> slides through the pipeline 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
-from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.folder_lock import locks_folder, working_in
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
 from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
-from slpd_toolkit.ingest.embedding.pipeline import STAGE, EmbeddingPipeline
-from slpd_toolkit.ingest.embedding.slide_job import QC_FOLDER
+from slpd_toolkit.ingest.embedding.lane import QC_FOLDER, STAGE, Lane
+from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
 from slpd_toolkit.ingest.embedding.tally import print_summary
 from slpd_toolkit.ingest.embedding.tissue_only import write_masks
 from slpd_toolkit.report.qc import CONTACT_SHEET, MASKS_FOLDER, draw_overlay, write_contact_sheet, write_mask
@@ -47,9 +48,8 @@ def run(config: EmbedConfig) -> int:
             or another process writes to it.
         WeightsError: The weights do not fit the encoder.
     """
-    geometry, remarks = resolve_geometry(config)
-    for remark in remarks:
-        console.warn(remark)
+    runs = config.for_each_encoder()
+    geometries = [_resolve_geometry(each) for each in runs]
     table = read_table(config.manifest)
     entries, problems = check_rows(table, config.slides_root or config.manifest.parent)
     if "mask_path" in table:
@@ -61,23 +61,59 @@ def run(config: EmbedConfig) -> int:
     if config.tissue_only:
         return _only_tissue(
             config,
-            geometry,
+            geometries[0],
             [entry for entry in entries if entry.row in mine],
             [problem for problem in problems if problem.row in mine],
         )
     device = compute.resolve_device(config.device)
-    precision = compute.resolve_precision(preferred_precision(config.encoder, config.precision, device), device)
+    identities = [
+        _identify(each, geometry, device, {entry.slide_id for entry in entries})
+        for each, geometry in zip(runs, geometries, strict=True)
+    ]
+    with ExitStack() as locked:
+        for each in runs if len(runs) > 1 else []:
+            locked.enter_context(working_in(each.out, "embed", config.shard_of_n))
+        lanes = [
+            Lane(
+                identity, device, _start_log(identity.config, [problem for problem in problems if problem.row in mine])
+            )
+            for identity in identities
+        ]
+        chosen = [entry for entry in entries if entry.row in mine]
+        with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
+            EmbeddingPipeline(lanes, _draw).run(chosen, len(chosen))
+        return max(_finish(lane) for lane in lanes)
+
+
+def _resolve_geometry(config: EmbedConfig) -> Geometry:
+    geometry, remarks = resolve_geometry(config)
+    for remark in remarks:
+        console.warn(remark)
+    return geometry
+
+
+def _identify(config: EmbedConfig, geometry: Geometry, device: torch.device, slide_ids: set[str]) -> CacheIdentity:
+    """Make the encoder of a cache, and check that the cache is of this encoder and geometry.
+
+    Raises:
+        UsageError: It is not.
+    """
+    wanted = preferred_precision(config.encoder_name, config.precision, device)
+    precision = compute.resolve_precision(wanted, device)
     identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, device, precision), precision)
-    identity.require_same_cache({entry.slide_id for entry in entries})
-    make_folder(config.out)
-    failures = _start_log(config, [problem for problem in problems if problem.row in mine])
-    pipeline = EmbeddingPipeline(identity, device, failures, _draw)
-    with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-        pipeline.run([entry for entry in entries if entry.row in mine])
+    if config.out.exists():
+        identity.require_same_cache(slide_ids)
+    return identity
+
+
+def _finish(lane: Lane) -> int:
+    """Write the contact sheet of a cache, print its summary, and return the exit code."""
+    config = lane.identity.config
     if config.qc:
-        write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
-    print_summary(pipeline.tally, failures, config.out, config.out / QC_FOLDER / CONTACT_SHEET if config.qc else None)
-    return 1 if failures.rows else 0
+        write_contact_sheet(config.out, config.out / QC_FOLDER, lane.failures.rows)
+    sheet = config.out / QC_FOLDER / CONTACT_SHEET if config.qc else None
+    print_summary(lane.tally, lane.failures, config.out, sheet)
+    return 1 if lane.failures.rows else 0
 
 
 def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEntry], problems: list[Problem]) -> int:
@@ -94,6 +130,7 @@ def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEnt
 
 def _start_log(config: EmbedConfig, problems: list[Problem]) -> FailureLog:
     """Make the folders of the results, and a log of failures with the unusable rows in it."""
+    make_folder(config.out)
     if config.qc or config.tissue_only:
         make_folder(config.out / QC_FOLDER)
         make_folder(config.out / MASKS_FOLDER)
@@ -125,7 +162,7 @@ def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problem
 
 def _make_encoder(config: EmbedConfig, geometry: Geometry, device: torch.device, precision: Precision) -> Encoder:
     encoder = make_encoder(
-        config.encoder,
+        config.encoder_name,
         weights=config.weights,
         patch_px=geometry.patch_px,
         seed=config.seed,
@@ -143,7 +180,7 @@ def _make_encoder(config: EmbedConfig, geometry: Geometry, device: torch.device,
         f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "
         f"({geometry.grid} x {geometry.grid} patches)"
     )
-    if config.encoder.startswith(("random", "handcrafted", "efficientnet-lite0")):
+    if config.encoder_name.startswith(("random", "handcrafted", "efficientnet-lite0")):
         console.note("This is not a pathology model; `slpd encoders` lists those that are, with what to download.")
     return encoder
 

@@ -1,11 +1,30 @@
 """Settings of stage one."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from slpd_toolkit.config.checks import require
+from slpd_toolkit.config.checks import flag, require
 from slpd_toolkit.core.precision import Precision
+
+_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """An encoder as given on the command line: a name, and perhaps its weights file."""
+
+    name: str
+    weights: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Split `NAME=FILE`; other `=` belong to the name (`timm:vit_base?img_size=224`)."""
+        name, _, file = text.rpartition("=")
+        if name and (file.lower().endswith(_WEIGHTS) or Path(file).is_file()):
+            return cls(name, Path(file))
+        return cls(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +44,10 @@ class EmbedConfig:
     """Base folder of relative slide paths. Default: the manifest's folder."""
 
     # -- Encoder --
-    encoder: str = "random"
+    encoder: tuple[str, ...] = ("random",)
     """Frozen patch encoder by name, such as `uni2-h`, `virchow2`, `hipt` or `handcrafted`; `slpd encoders` lists all of
-    them with what to download. Others: `timm:<model>`."""
+    them with what to download. Others: `timm:<model>`. Repeat the option to read slides once for several encoders, each
+    with its weights file: `uni2-h=w1.bin`; each then has its own cache, `OUT/NAME`."""
 
     weights: Path | None = None
     """Weights file of the encoder (.bin, .pth, .pt, .safetensors), as downloaded from the model's page. Loaded strictly
@@ -109,6 +129,7 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Check each value and how they relate, before any work starts."""
+        self._check_encoders()
         mpp, patch_px, region_px = self.mpp, self.patch_px, self.region_px
         positive_mpp = mpp is None or 0 < mpp < float("inf")
         require(positive_mpp, "--mpp", mpp, "a positive number of um/px", "0.5 is the usual 20x.")
@@ -121,6 +142,58 @@ class EmbedConfig:
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
+
+    def _check_encoders(self) -> None:
+        require(bool(self.encoder), "--encoder", "none", "at least one")
+        names = [folder for folder, _ in self.caches]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, "--encoder", ", ".join(twice), "each encoder once", "Use two runs, with another --out.")
+        several = len(self.encoder) > 1
+        for name, value in {
+            "weights": self.weights,
+            "mean": self.mean,
+            "std": self.std,
+            "pooling": self.pooling,
+        }.items():
+            require(
+                not (several and value),
+                flag(name),
+                value,
+                "only with one --encoder",
+                "Use --encoder NAME=FILE for each.",
+            )
+        require(
+            several or not (self.weights and self.caches[0][1].weights),
+            "--weights",
+            self.weights,
+            "one weights file",
+            "Leave out --weights, or the file in --encoder.",
+        )
+
+    @property
+    def caches(self) -> list[tuple[str, EncoderChoice]]:
+        """The encoders, each with the name of its folder in `out` where there are several."""
+        chosen = [EncoderChoice.parse(text) for text in self.encoder]
+        return [(re.sub(r"[^A-Za-z0-9._-]+", "-", each.name).strip("-."), each) for each in chosen]
+
+    def for_each_encoder(self) -> list[Self]:
+        """Return the settings of the runs that each encoder alone would have."""
+        several = len(self.encoder) > 1
+        return [
+            replace(
+                self,
+                encoder=(choice.name,),
+                weights=choice.weights or self.weights,
+                out=self.out / folder if several else self.out,
+            )
+            for folder, choice in self.caches
+        ]
+
+    @property
+    def encoder_name(self) -> str:
+        """The name of the only encoder."""
+        (name,) = self.encoder
+        return EncoderChoice.parse(name).name
 
     @property
     def shard_of_n(self) -> tuple[int, int]:

@@ -146,6 +146,8 @@ def _typed(value: object, wanted: Any) -> Any:
             raise ValueError(f"allowed: {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
+        if isinstance(value, str) and arguments[0] is str:
+            value = [value]
         if not isinstance(value, list):
             raise ValueError("allowed: a list")
         return tuple(_typed(item, arguments[0]) for item in value)

@@ -48,7 +48,8 @@ def resolve_geometry(config: EmbedConfig) -> tuple[Geometry, list[str]]:
     Raises:
         UsageError: The encoder is unknown or was not made for the patch size, or a region is not whole patches.
     """
-    preset = None if config.encoder.startswith(TIMM) else require_preset(config.encoder)
+    encoder = config.encoder_name
+    preset = None if encoder.startswith(TIMM) else require_preset(encoder)
     scale = _default_scale(preset, config)
     patch_px, mpp = config.patch_px or scale.patch_px, config.mpp or scale.mpp
     region_px = config.region_px or GRID * patch_px

@@ -57,14 +57,40 @@ def encode_stream(
         For each item, in order and in as many parts as it was spread over batches: its key, the index of the part's
         first patch in the item, and the part's tokens, (m, D) float32.
     """
-    in_flight: deque[tuple[Tensor, list[Part[Key]]]] = deque()
-    ahead = 0 if device.type == "cpu" else 1
-    for batch, parts in fill_batches(patches, batch_size, patch_px, pin_memory=device.type == "cuda"):
-        in_flight.append((encoder.embed(batch.to(device, non_blocking=True), precision), parts))
-        if len(in_flight) > ahead:
-            yield from _land(*in_flight.popleft())
-    for tokens, parts in in_flight:
-        yield from _land(tokens, parts)
+    stream = EncoderStream[Key](encoder, batch_size=batch_size, patch_px=patch_px, device=device, precision=precision)
+    for key, pixels in patches:
+        yield from stream.put(key, pixels)
+    yield from stream.flush()
+
+
+class EncoderStream(Generic[Key]):
+    """An encoder that takes patches as they come and returns tokens as batches are full; see `encode_stream`."""
+
+    def __init__(
+        self, encoder: Encoder, *, batch_size: int, patch_px: int, device: torch.device, precision: Precision
+    ) -> None:
+        self._encoder, self._device, self._precision = encoder, device, precision
+        self._batches = BatchFiller[Key](batch_size, patch_px, pin_memory=device.type == "cuda")
+        self._in_flight: deque[tuple[Tensor, list[Part[Key]]]] = deque()
+        self._ahead = 0 if device.type == "cpu" else 1
+
+    def put(self, key: Key, pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[Key, int, npt.NDArray[np.float32]]]:
+        """Add the patches of an item, and yield the parts of this and earlier items that are ready."""
+        for batch, parts in self._batches.add(key, pixels):
+            self._start(batch, parts)
+            while len(self._in_flight) > self._ahead:
+                yield from _land(*self._in_flight.popleft())
+
+    def flush(self) -> Iterator[tuple[Key, int, npt.NDArray[np.float32]]]:
+        """Encode what is left, and yield all parts that were not yielded before."""
+        for batch, parts in self._batches.rest():
+            self._start(batch, parts)
+        while self._in_flight:
+            yield from _land(*self._in_flight.popleft())
+
+    def _start(self, batch: Tensor, parts: list[Part[Key]]) -> None:
+        tokens = self._encoder.embed(batch.to(self._device, non_blocking=True), self._precision)
+        self._in_flight.append((tokens, parts))
 
 
 def fill_batches(
@@ -75,23 +101,44 @@ def fill_batches(
     Yields:
         (batch_size, patch_px, patch_px, 3) uint8, a new tensor each time, and the parts that lie in it in turn.
     """
-
-    def empty_batch() -> Tensor:
-        return torch.zeros((batch_size, patch_px, patch_px, 3), dtype=torch.uint8, pin_memory=pin_memory)
-
-    batch, parts, filled = empty_batch(), list[Part[Key]](), 0
+    filler = BatchFiller[Key](batch_size, patch_px, pin_memory=pin_memory)
     for key, pixels in patches:
+        yield from filler.add(key, pixels)
+    yield from filler.rest()
+
+
+class BatchFiller(Generic[Key]):
+    """Lays patches into batches as they come; see `fill_batches`."""
+
+    def __init__(self, batch_size: int, patch_px: int, *, pin_memory: bool) -> None:
+        self._shape, self._pin_memory = (batch_size, patch_px, patch_px, 3), pin_memory
+        self._parts: list[Part[Key]] = []
+        self._filled = 0
+        self._batch = self._empty()
+
+    def add(self, key: Key, pixels: npt.NDArray[np.uint8]) -> Iterator[tuple[Tensor, list[Part[Key]]]]:
+        """Add the patches of an item, and yield the batches that they fill."""
         first = 0
         while first < len(pixels):
-            count = min(len(pixels) - first, batch_size - filled)
-            batch[filled : filled + count] = torch.from_numpy(pixels[first : first + count])
-            parts.append(Part(key, first, count))
-            first, filled = first + count, filled + count
-            if filled == batch_size:
-                yield batch, parts
-                batch, parts, filled = empty_batch(), [], 0
-    if filled:
-        yield batch, parts
+            count = min(len(pixels) - first, self._shape[0] - self._filled)
+            self._batch[self._filled : self._filled + count] = torch.from_numpy(pixels[first : first + count])
+            self._parts.append(Part(key, first, count))
+            first, self._filled = first + count, self._filled + count
+            if self._filled == self._shape[0]:
+                yield self._take()
+
+    def rest(self) -> Iterator[tuple[Tensor, list[Part[Key]]]]:
+        """Yield the batch that is begun, if there is one."""
+        if self._filled:
+            yield self._take()
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(self._shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+
+    def _take(self) -> tuple[Tensor, list[Part[Key]]]:
+        batch, parts = self._batch, self._parts
+        self._batch, self._parts, self._filled = self._empty(), [], 0
+        return batch, parts
 
 
 def _land(tokens: Tensor, parts: list[Part[Key]]) -> Iterator[tuple[Key, int, npt.NDArray[np.float32]]]:

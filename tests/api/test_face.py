@@ -75,7 +75,7 @@ def test_settings_are_converted_as_those_of_a_recipe(tmp_path: Path) -> None:
             "weights": None,
         },
     )
-    assert (str(config.manifest), config.out, config.mpp, config.encoder) == ("a.csv", tmp_path, 1.0, "random")
+    assert (str(config.manifest), config.out, config.mpp, config.encoder) == ("a.csv", tmp_path, 1.0, ("random",))
     assert isinstance(config.mpp, float)
     store = slpd.TokenStore.open(write_cache(tmp_path / "cache", (2,)))
     given: dict[str, Any] = {"cache": store, "manifest": "a.csv", "out": "eval", "aggregator": "knn"}

@@ -12,7 +12,7 @@ from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 
 
 def geometry(encoder: str, **given: Any) -> tuple[tuple[int, float, int], list[str]]:
-    found, remarks = resolve_geometry(EmbedConfig(manifest=Path("m.csv"), out=Path("c"), encoder=encoder, **given))
+    found, remarks = resolve_geometry(EmbedConfig(manifest=Path("m.csv"), out=Path("c"), encoder=(encoder,), **given))
     assert found.grid * found.patch_px == found.region_px
     return (found.patch_px, found.mpp, found.region_px), remarks
 

@@ -13,6 +13,7 @@ from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.encoders.geometry import resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+from slpd_toolkit.ingest.embedding.lane import Lane
 from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def embed_as_bundled(
     precision: Precision = compute.resolve_precision(settings.precision, device)
     geometry, _ = resolve_geometry(settings)
     encoder = make_encoder(
-        settings.encoder,
+        settings.encoder_name,
         weights=settings.weights,
         patch_px=geometry.patch_px,
         seed=settings.seed,
@@ -89,9 +90,9 @@ def embed_as_bundled(
     identity = CacheIdentity(settings, geometry, encoder, precision)
     identity.require_same_cache({entry.slide_id for entry in entries})
     make_folder(settings.out)
-    pipeline = EmbeddingPipeline(identity, device, failures, lambda _path, _plan: None)
+    pipeline = EmbeddingPipeline([Lane(identity, device, failures)], lambda _path, _plan: None)
     with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-        pipeline.run(list(entries))
+        pipeline.run(entries, len(entries))
 
 
 def _require_same_encoder(encoder: Encoder, tokens: Mapping[str, object], weights: Path | None) -> None:

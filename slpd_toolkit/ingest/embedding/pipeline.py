@@ -1,174 +1,159 @@
 """From slides to token files: readers work ahead of the main thread, which encodes full batches and writes.
 
-What is read ahead is bounded, so memory does not grow with the slide.
+What is read ahead is bounded, so memory does not grow with the slide. Pixels are read once per geometry, and every
+encoder of that geometry gets them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, SlideError
-from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.core.readahead import read_ahead
-from slpd_toolkit.encoders.stream import encode_stream
+from slpd_toolkit.ingest.embedding.block_key import BlockKey
 from slpd_toolkit.ingest.embedding.faulty import faulty_pixels, nothing_left
 from slpd_toolkit.ingest.embedding.readers import count_workers, make_readers
 from slpd_toolkit.ingest.embedding.slide_job import SlideOpener
-from slpd_toolkit.ingest.embedding.tally import EmbedTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
-    from typing import TypeVar
 
     import numpy.typing as npt
-    import torch
 
-    from slpd_toolkit.core.failures import FailureLog
     from slpd_toolkit.core.manifest import SlideEntry
-    from slpd_toolkit.ingest.embedding.identity import CacheIdentity
-    from slpd_toolkit.ingest.embedding.slide_job import SlideJob
-    from slpd_toolkit.slides.plan import SlidePlan
+    from slpd_toolkit.ingest.embedding.lane import Lane
+    from slpd_toolkit.ingest.embedding.slide_job import SlideJob, SlideReading
+    from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
 
-    K = TypeVar("K")
-
-STAGE = "embed"
 _SLIDES_AHEAD = 2
-
-
-@dataclass(frozen=True)
-class BlockKey:
-    """Where the tokens of a block belong: grid rows and columns of its patches, (n,) each, in a region of a slide."""
-
-    job: SlideJob
-    region: int
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
-
-    def part(self, first: int, count: int) -> BlockKey:
-        """Return the key of `count` of the patches, from `first` on."""
-        chosen = slice(first, first + count)
-        return BlockKey(self.job, self.region, self.rows[chosen], self.columns[chosen])
 
 
 class EmbeddingPipeline:
     """Joins reading, encoding and writing.
 
     Args:
-        identity: Encoder, on `device`, and settings.
-        device: Where the encoder computes.
-        failures: Where slides that fail are recorded.
+        lanes: The encoders, on one device.
         draw: Draws a slide's picture for quality control.
     """
 
-    def __init__(
-        self,
-        identity: CacheIdentity,
-        device: torch.device,
-        failures: FailureLog,
-        draw: Callable[[Path, SlidePlan], None],
-    ) -> None:
-        self._identity, self._device, self._failures, self._draw = identity, device, failures, draw
-        self._batch_size = identity.config.batch_size or (32 if device.type == "cpu" else 256)
-        self.tally = EmbedTally()
+    def __init__(self, lanes: Sequence[Lane], draw: Callable[[Path, SlidePlan], None]) -> None:
+        self._lanes, self._draw = lanes, draw
+        self._workers = lanes[0].identity.config.workers
+        self._allow_missing = lanes[0].identity.config.allow_missing_pixels
 
-    def run(self, entries: list[SlideEntry]) -> None:
-        """Embed slides; complete ones are skipped, failing ones are recorded, and the others continue."""
-        threads, slide_readers = make_readers(self._identity.config.workers, self._device)
-        opener = SlideOpener(slide_readers, self._identity, self._draw, deque())
-        depth = 2 * count_workers(self._identity.config.workers) + 2 * self._batch_size // 16
+    def run(self, entries: Iterable[SlideEntry], count: int) -> None:
+        """Embed slides; complete ones are skipped, failing ones are recorded, and the others continue.
+
+        Args:
+            entries: The slides; consumed a few ahead.
+            count: Number of slides, for the estimate of the time that is left.
+        """
+        threads, slide_readers = make_readers(self._workers, self._lanes[0].device)
+        opener = SlideOpener(slide_readers, self._lanes, self._draw, deque())
+        depth = 2 * count_workers(self._workers) + 2 * self._lanes[0].batch_size // 16
         try:
             with console.progress("embed", total=1, unit="patches") as progress:
-                blocks = self._blocks(self._jobs(entries, threads, opener), threads, depth)
-                for key, first, tokens in self._encode(blocks):
-                    self._put(key.part(first, len(tokens)), tokens)
-                    tally = self.tally
-                    tally.patches += len(tokens)
-                    progress.expect(tally.expected_patches(len(entries), len(self._failures)))
-                    progress.advance(len(tokens), f"{tally.slides + tally.skipped}/{len(entries)} slides")
+                blocks = self._blocks(self._readings(entries, threads, opener), threads, depth)
+                for lane, key, tokens in self._encode(blocks):
+                    self._put(key, tokens)
+                    lane.tally.patches += len(tokens)
+                    progress.expect(sum(each.tally.expected_patches(count, len(each.failures)) for each in self._lanes))
+                    done = min(each.tally.slides + each.tally.skipped for each in self._lanes)
+                    progress.advance(len(tokens), f"{done}/{count} slides")
         finally:
             slide_readers.close()  # reads that still run are not waited for
             threads.shutdown(wait=True, cancel_futures=True)
-            for job in opener.opened:
+            for job in (job for reading in opener.opened for job in reading.jobs):
                 if not job.over:
                     job.end(keep=False)
 
-    def _jobs(self, entries: Iterable[SlideEntry], threads: Executor, opener: SlideOpener) -> Iterator[SlideJob]:
+    def _readings(
+        self, entries: Iterable[SlideEntry], threads: Executor, opener: SlideOpener
+    ) -> Iterator[SlideReading]:
         """Open and plan slides, a few ahead of the one that is read."""
         tasks = ((entry, partial(opener.open, entry)) for entry in entries)
         for entry, future in read_ahead(threads, tasks, _SLIDES_AHEAD):
             try:
-                job = future.result()
+                found = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
-                self._record(entry, error)
+                for lane in self._lanes:
+                    lane.record(entry, error)
                 continue
-            if job is None:
-                self.tally.skipped += 1
-                continue
-            while opener.opened[0].over:
-                opener.opened.popleft()
-            self.tally.plan(job)
-            yield job
+            for lane, failure in found.failed:
+                lane.record(entry, failure)
+            for lane in found.skipped:
+                lane.tally.skipped += 1
+            for reading in found.readings:
+                while opener.opened[0].over:
+                    opener.opened.popleft()
+                for job in reading.jobs:
+                    job.lane.tally.plan(reading)
+                yield reading
 
     def _blocks(
-        self, jobs: Iterable[SlideJob], threads: Executor, depth: int
-    ) -> Iterator[tuple[BlockKey, npt.NDArray[np.uint8]]]:
-        """Read blocks of patches ahead, in order; patches that are pure padding get the token of white at once."""
-        tasks = (((job, block), partial(job.read, block)) for job in jobs for block in job.plan.blocks())
-        for (job, block), future in read_ahead(threads, tasks, depth):
+        self, readings: Iterable[SlideReading], threads: Executor, depth: int
+    ) -> Iterator[tuple[SlideReading, Block, BlockPixels]]:
+        """Read blocks of patches ahead, in order."""
+        tasks = (
+            ((reading, block), partial(reading.read, block)) for reading in readings for block in reading.plan.blocks()
+        )
+        for (reading, block), future in read_ahead(threads, tasks, depth):
             try:
                 pixels = future.result()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
-                if not job.over:
-                    self._fail(job, error)
+                _fail_all(reading, error)
                 continue
-            if job.over:
+            if (pixels.faulty & pixels.inside).any() and not self._allow_missing:
+                _fail_all(reading, faulty_pixels(reading.entry, reading.plan, block, pixels))
                 continue
-            faulty = pixels.faulty & pixels.inside
-            if faulty.any() and not self._identity.config.allow_missing_pixels:
-                self._fail(job, faulty_pixels(job.entry, job.plan, block, pixels))
-                continue
-            padding, real, lost = (
-                BlockKey(job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start)
-                for rows, columns in map(np.nonzero, (~pixels.inside, pixels.inside & ~faulty, faulty))
-            )
-            if len(lost.rows):
-                self._put(lost, None)
-                self.tally.patches_planned -= len(lost.rows)
-            if len(padding.rows):
-                self._put(padding, self._white_token.repeat(len(padding.rows), 0))
-                self.tally.patches_planned -= len(padding.rows)
-            yield real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
+            yield reading, block, pixels
 
     def _encode(
-        self, patches: Iterable[tuple[K, npt.NDArray[np.uint8]]]
-    ) -> Iterator[tuple[K, int, npt.NDArray[np.float32]]]:
-        return encode_stream(
-            self._identity.encoder,
-            patches,
-            batch_size=self._batch_size,
-            patch_px=self._identity.geometry.patch_px,
-            device=self._device,
-            precision=self._identity.precision,
-        )
+        self, blocks: Iterable[tuple[SlideReading, Block, BlockPixels]]
+    ) -> Iterator[tuple[Lane, BlockKey, npt.NDArray[np.float32]]]:
+        """Give each block to all encoders that need it, and yield tokens as they become ready."""
+        for reading, block, pixels in blocks:
+            for job in reading.jobs:
+                if job.over:
+                    continue
+                key, patches = self._store_certain(reading, job, block, pixels)
+                for known, first, tokens in job.lane.stream.put(key, patches):
+                    yield job.lane, known.part(first, len(tokens)), tokens
+        for lane in self._lanes:
+            for known, first, tokens in lane.stream.flush():
+                yield lane, known.part(first, len(tokens)), tokens
 
-    @cached_property
-    def _white_token(self) -> npt.NDArray[np.float32]:
-        """The token of a white patch, (1, D), for all padding outside a slide; it costs one batch."""
-        patch_px = self._identity.geometry.patch_px
-        white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
-        return next(tokens for _, _, tokens in self._encode([(None, white)]))
+    def _store_certain(
+        self, reading: SlideReading, job: SlideJob, block: Block, pixels: BlockPixels
+    ) -> tuple[BlockKey, npt.NDArray[np.uint8]]:
+        """Store what needs no encoder: pure padding has the token of white, and faulty patches have none.
+
+        Returns:
+            The other patches, and where they belong.
+        """
+        faulty, tally = pixels.faulty & pixels.inside, job.lane.tally
+        padding, real, lost = (
+            BlockKey(reading, job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start)
+            for rows, columns in map(np.nonzero, (~pixels.inside, pixels.inside & ~faulty, faulty))
+        )
+        if len(lost.rows):
+            self._put(lost, None)
+            tally.patches_planned -= len(lost.rows)
+        if len(padding.rows):
+            self._put(padding, job.lane.white_token.repeat(len(padding.rows), 0))
+            tally.patches_planned -= len(padding.rows)
+        return real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
 
     def _put(self, key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
         """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
-        job = key.job
+        job, reading = key.job, key.reading
         if job.over:
             return
         try:
@@ -178,18 +163,22 @@ class EmbeddingPipeline:
             else:
                 job.writer.put(key.region, key.rows, key.columns, tokens)
             if job.writer.complete:
-                if job.lost == len(job.plan) * job.plan.lattice.grid**2:
-                    raise nothing_left(job.entry)
+                if job.lost == len(reading.plan) * reading.plan.lattice.grid**2:
+                    raise nothing_left(reading.entry)
                 job.end(keep=True)
-                self.tally.finish(job)
+                job.lane.tally.finish(reading, job)
         except (CacheError, SlideError) as error:
-            self._fail(job, error)
+            _fail(reading, job, error)
 
-    def _fail(self, job: SlideJob, error: Exception) -> None:
-        if not job.over:  # it is over when the file was complete, and the disk refused its last bytes
-            job.end(keep=False)
-        self._record(job.entry, error)
 
-    def _record(self, entry: SlideEntry, error: Exception) -> None:
-        self._failures.add(Failure.of(STAGE, entry.slide_id, entry.slide_path, error))
-        console.warn(f"{entry.slide_id}: {error}")
+def _fail_all(reading: SlideReading, error: Exception) -> None:
+    """Give up a slide for all encoders that still need it."""
+    for job in reading.jobs:
+        if not job.over:
+            _fail(reading, job, error)
+
+
+def _fail(reading: SlideReading, job: SlideJob, error: Exception) -> None:
+    if not job.over:  # it is over when the file was complete, and the disk refused its last bytes
+        job.end(keep=False)
+    job.lane.record(reading.entry, error)

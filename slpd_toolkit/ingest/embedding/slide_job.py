@@ -1,35 +1,35 @@
-"""The life of one slide: opened, planned, read and written, then named as complete or thrown away."""
+"""The life of one slide: opened, planned, read and written, then named as complete or thrown away.
+
+It is opened once, read once per geometry, and written once per encoder.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.files import remove_leftovers
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.slides.masks import MaskFile
 from slpd_toolkit.slides.plan import require_tissue
 from slpd_toolkit.slides.regions import lay_lattice
-from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import require_same
 from slpd_toolkit.store.writer import TokenWriter
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.encoders.geometry import Geometry
-    from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+    from slpd_toolkit.ingest.embedding.lane import Lane
     from slpd_toolkit.slides.guarded_slide import SlideReaders
     from slpd_toolkit.slides.opened_slide import SlideHeader
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
     from slpd_toolkit.slides.regions import Lattice
-
-QC_FOLDER = "qc"
 
 
 def mask_of(entry: SlideEntry, config: EmbedConfig) -> MaskFile | None:
@@ -51,30 +51,18 @@ def place_regions(slide: SlideHeader, config: EmbedConfig, geometry: Geometry) -
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class SlideJob:
-    """One slide in progress, with a writer open for its tokens."""
+    """The tokens of one slide and encoder in progress, with a writer open for them."""
 
-    entry: SlideEntry
-    slide: GuardedSlide
-    plan: SlidePlan
+    lane: Lane
     writer: TokenWriter
     over: bool = False
     lost: int = 0
     """Patches without a token, because the file does not have their pixels."""
 
-    def read(self, block: Block) -> BlockPixels:
-        """Read a block: see `GuardedSlide.read_block`.
-
-        Raises:
-            SlideError: Pixels cannot be decoded, or the slide has ended while the block waited for its turn.
-        """
-        if self.over:
-            raise SlideError("abandoned")
-        return self.slide.read_block(self.plan, block)
-
     def end(self, *, keep: bool) -> None:
-        """Stop reading; name the token file, or throw it away.
+        """Name the token file, or throw it away.
 
         Raises:
             CacheError: The disk refuses.
@@ -86,49 +74,106 @@ class SlideJob:
             self.writer.abort()
 
 
+@dataclass(eq=False)
+class SlideReading:
+    """One slide that is read in one geometry, for every encoder of that geometry that does not have it yet."""
+
+    entry: SlideEntry
+    slide: GuardedSlide
+    plan: SlidePlan
+    jobs: list[SlideJob]
+
+    @property
+    def over(self) -> bool:
+        """Whether no encoder needs more of its pixels."""
+        return all(job.over for job in self.jobs)
+
+    def read(self, block: Block) -> BlockPixels:
+        """Read a block: see `GuardedSlide.read_block`.
+
+        Raises:
+            SlideError: Pixels cannot be decoded, or the slide has ended while the block waited for its turn.
+        """
+        if self.over:
+            raise SlideError("abandoned")
+        return self.slide.read_block(self.plan, block)
+
+
+@dataclass
+class OpenedSlides:
+    """What came of opening one slide."""
+
+    readings: list[SlideReading]
+    skipped: list[Lane]
+    """Encoders whose token file is complete."""
+    failed: list[tuple[Lane, Exception]]
+
+
 @dataclass(frozen=True)
 class SlideOpener:
     """Opens slides, in reader threads."""
 
     readers: SlideReaders
-    identity: CacheIdentity
+    lanes: Sequence[Lane]
     draw: Callable[[Path, SlidePlan], None]
     """Draws the picture for quality control."""
-    opened: deque[SlideJob]
-    """Every job that was opened, so that a run that ends early can remove its unfinished files."""
+    opened: deque[SlideReading]
+    """Everything that was opened, so that a run that ends early can remove its unfinished files."""
 
-    def open(self, entry: SlideEntry) -> SlideJob | None:
-        """Open a slide, find its tissue and regions, draw its picture and open its writer.
-
-        Returns:
-            The job, or None if the slide's token file is complete.
+    def open(self, entry: SlideEntry) -> OpenedSlides:
+        """Open a slide once; per geometry find its regions; per encoder draw its picture and open its writer.
 
         Raises:
-            SlideError: The slide cannot be used.
-            CacheError: Its token file differs from what this run would write, or the disk refuses.
+            SlideError: The slide cannot be used by any encoder.
         """
-        config, geometry = self.identity.config, self.identity.geometry
-        path = config.out / f"{entry.slide_id}{schema.SUFFIX}"
-        picture = config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
-        for target in (path, picture):
-            remove_leftovers(target)
+        for lane in self.lanes:
+            for target in (lane.token_file(entry), lane.picture(entry)):
+                remove_leftovers(target)
         slide = GuardedSlide(self.readers, entry.slide_path, entry.mpp_l0)
-        lattice = place_regions(slide.header, config, geometry)
-        mask_file = mask_of(entry, config)
-        mask = mask_file.identity() if mask_file else ""
-        meta = self.identity.meta(entry.slide_id, lattice, slide.fingerprint(), mask)
-        if path.exists() and not config.overwrite:
-            require_same(path, meta)
-            return None
-        plan = slide.plan(lattice, config.min_tissue, mask_file)
-        if config.qc:
-            self.draw(picture, plan)
-        require_tissue(plan, masked=mask_file is not None)
-        job = SlideJob(
-            entry,
-            slide,
-            plan,
-            TokenWriter(path, meta, plan.coords_l0, plan.tissue, may_drop=config.allow_missing_pixels),
-        )
-        self.opened.append(job)
-        return job
+        found = OpenedSlides([], [], [])
+        for geometry in dict.fromkeys(lane.identity.geometry for lane in self.lanes):
+            lanes = [lane for lane in self.lanes if lane.identity.geometry == geometry]
+            self._open(entry, slide, lanes, found)
+        return found
+
+    def _open(self, entry: SlideEntry, slide: GuardedSlide, lanes: list[Lane], found: OpenedSlides) -> None:
+        """Open a slide in one geometry."""
+        config, geometry = lanes[0].identity.config, lanes[0].identity.geometry
+        try:
+            lattice = place_regions(slide.header, config, geometry)
+            mask_file = mask_of(entry, config)
+            about = (entry.slide_id, lattice, slide.fingerprint(), mask_file.identity() if mask_file else "")
+        except Exception as error:  # noqa: BLE001 - another geometry may do
+            found.failed += [(lane, error) for lane in lanes]
+            return
+        wanted = []
+        for lane in lanes:
+            try:
+                if lane.token_file(entry).exists() and not config.overwrite:
+                    require_same(lane.token_file(entry), lane.identity.meta(*about))
+                    found.skipped.append(lane)
+                else:
+                    wanted.append(lane)
+            except CacheError as error:
+                found.failed.append((lane, error))
+        if not wanted:
+            return
+        jobs: list[SlideJob] = []
+        try:
+            plan = slide.plan(lattice, config.min_tissue, mask_file)
+            for lane in wanted if config.qc else []:
+                self.draw(lane.picture(entry), plan)
+            require_tissue(plan, masked=mask_file is not None)
+            for lane in wanted:
+                meta = lane.identity.meta(*about)
+                may_drop = config.allow_missing_pixels
+                writer = TokenWriter(lane.token_file(entry), meta, plan.coords_l0, plan.tissue, may_drop=may_drop)
+                jobs.append(SlideJob(lane, writer))
+        except Exception as error:  # noqa: BLE001 - another geometry may do
+            for job in jobs:
+                job.end(keep=False)
+            found.failed += [(lane, error) for lane in wanted]
+            return
+        reading = SlideReading(entry, slide, plan, jobs)
+        self.opened.append(reading)
+        found.readings.append(reading)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.core.failures import FailureLog
-    from slpd_toolkit.ingest.embedding.slide_job import SlideJob
+    from slpd_toolkit.ingest.embedding.slide_job import SlideJob, SlideReading
 
 
 @dataclass
@@ -31,18 +31,18 @@ class EmbedTally:
     """Slide id -> patches without a token, because the file does not have their pixels."""
     started: float = field(default_factory=time.monotonic)
 
-    def plan(self, job: SlideJob) -> None:
+    def plan(self, reading: SlideReading) -> None:
         """Count a slide that will be encoded."""
         self.planned += 1
-        self.patches_planned += len(job.plan) * job.plan.lattice.grid**2
+        self.patches_planned += len(reading.plan) * reading.plan.lattice.grid**2
 
-    def finish(self, job: SlideJob) -> None:
+    def finish(self, reading: SlideReading, job: SlideJob) -> None:
         """Count a slide whose token file is complete."""
         self.slides += 1
-        self.regions += len(job.plan)
+        self.regions += len(reading.plan)
         self.bytes += job.writer.path.stat().st_size
         if job.lost:
-            self.lost[job.entry.slide_id] = job.lost
+            self.lost[reading.entry.slide_id] = job.lost
 
     def expected_patches(self, slides: int, failed: int) -> float:
         """Estimate how many patches the run encodes in total, from the slides planned so far.

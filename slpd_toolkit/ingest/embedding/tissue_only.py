@@ -10,8 +10,9 @@ import torch
 from slpd_toolkit.core import console
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.core.readahead import read_ahead
+from slpd_toolkit.ingest.embedding.lane import QC_FOLDER, STAGE
 from slpd_toolkit.ingest.embedding.readers import count_workers, make_readers
-from slpd_toolkit.ingest.embedding.slide_job import QC_FOLDER, mask_of, place_regions
+from slpd_toolkit.ingest.embedding.slide_job import mask_of, place_regions
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.slides.plan import require_tissue
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.encoders.geometry import Geometry
     from slpd_toolkit.slides.guarded_slide import SlideReaders
     from slpd_toolkit.slides.plan import SlidePlan
-
-STAGE = "embed"
 
 
 def write_masks(

@@ -1,0 +1,83 @@
+"""One encoder of a run, with its cache: several share the pixels of one reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core import console
+from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.encoders.stream import EncoderStream, encode_stream
+from slpd_toolkit.ingest.embedding.tally import EmbedTally
+from slpd_toolkit.store import schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+    import torch
+
+    from slpd_toolkit.core.failures import FailureLog
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.ingest.embedding.block_key import BlockKey
+    from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+
+STAGE = "embed"
+QC_FOLDER = "qc"
+
+
+@dataclass(eq=False)
+class Lane:
+    """An encoder on its device, its cache, and what was done so far."""
+
+    identity: CacheIdentity
+    device: torch.device
+    failures: FailureLog
+    tally: EmbedTally = field(default_factory=EmbedTally)
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per forward pass."""
+        return self.identity.config.batch_size or (32 if self.device.type == "cpu" else 256)
+
+    @cached_property
+    def stream(self) -> EncoderStream[BlockKey]:
+        """Where patches go in and tokens come out."""
+        return EncoderStream(
+            self.identity.encoder,
+            batch_size=self.batch_size,
+            patch_px=self.identity.geometry.patch_px,
+            device=self.device,
+            precision=self.identity.precision,
+        )
+
+    @cached_property
+    def white_token(self) -> npt.NDArray[np.float32]:
+        """The token of a white patch, (1, D), for all padding outside a slide; it costs one batch."""
+        patch_px = self.identity.geometry.patch_px
+        white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
+        stream = encode_stream(
+            self.identity.encoder,
+            [(None, white)],
+            batch_size=self.batch_size,
+            patch_px=patch_px,
+            device=self.device,
+            precision=self.identity.precision,
+        )
+        return next(tokens for _, _, tokens in stream)
+
+    def token_file(self, entry: SlideEntry) -> Path:
+        """Return the path of a slide's token file."""
+        return self.identity.config.out / f"{entry.slide_id}{schema.SUFFIX}"
+
+    def picture(self, entry: SlideEntry) -> Path:
+        """Return the path of a slide's picture for quality control."""
+        return self.identity.config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
+
+    def record(self, entry: SlideEntry, error: Exception) -> None:
+        """Record that a slide failed."""
+        self.failures.add(Failure.of(STAGE, entry.slide_id, entry.slide_path, error))
+        console.warn(f"{entry.slide_id}: {error}")
