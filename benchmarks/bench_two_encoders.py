@@ -50,7 +50,7 @@ def main() -> None:
     slide, mpp = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
     torch.set_num_threads(1)
     VERBOSITY.quiet = True
-    embed.make_encoder = chosen  # type: ignore[assignment]
+    setattr(embed, "make_encoder", chosen)  # noqa: B010 - not a public name of the module
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         manifest = folder / "m.csv"
