@@ -149,3 +149,17 @@ def flat(tokens: Array, coords: Array, region_l0: int) -> tuple[Array, Array]:
     within = lattice_of(grid, grid, region_l0 / grid)
     places = (coords[:, None] + within[None]).reshape(-1, 2)
     return tokens.reshape(regions * grid * grid, -1), places
+
+
+def write_atlas_patch(path: Path, coords: Array, features: dict[str, Array], **attributes: Any) -> Path:
+    """`<output>/patches/<stem>.h5`, with features of several encoders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read = np.tile(np.array([512, 512, 0]), (len(coords), 1))
+    about = {name: value for name, value in TRIDENT.items() if name not in {"name", "savetodir"}}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("coords", data=np.concatenate([coords, read], axis=1).astype(np.int32))
+        file.create_dataset("passports", data=np.array([b"p"] * len(coords), "S160"))
+        for name, values in features.items():
+            file.create_dataset(f"features/{name}", data=values.astype(np.float32))
+        file.attrs.update({**about, "passport_version": 2, "num_patches": len(coords), **attributes})
+    return path

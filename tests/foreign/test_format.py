@@ -72,7 +72,7 @@ def dummy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_formats_that_are_shipped() -> None:
-    assert FORMATS.names() == ("clam", "hipt", "slide2vec", "stamp", "trident")
+    assert FORMATS.names() == ("atlas-patch", "clam", "hipt", "slide2vec", "stamp", "trident")
     for name in FORMATS.names():
         assert load(name).SUFFIXES
         assert FORMATS.summary(name).endswith(".")
@@ -91,7 +91,9 @@ def test_a_format_dropped_into_the_package_is_imported(dummy: Path, tmp_path: Pa
 
 
 def test_a_format_dropped_into_the_package_is_in_the_error_that_lists_them(dummy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="got dumy, allowed: clam, dummy, hipt, slide2vec, stamp, trident") as caught:
+    with pytest.raises(
+        UsageError, match="got dumy, allowed: atlas-patch, clam, dummy, hipt, slide2vec, stamp, trident"
+    ) as caught:
         import_features.run(ImportConfig(source=tmp_path, out=tmp_path / "cache", tool="dumy"))
     assert caught.value.hint == "Did you mean dummy?"
 
@@ -99,9 +101,9 @@ def test_a_format_dropped_into_the_package_is_in_the_error_that_lists_them(dummy
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--help"], 0, "dummy      Dummy: give the folder of .dummy files."),
+        (["--help"], 0, "dummy        Dummy: give the folder of .dummy files."),
         (["dummy", "--help"], 0, "They are .npz files of another name."),
-        (["dumy", "folder", "--out", "cache"], 2, "allowed: clam, dummy, hipt, slide2vec, stamp, trident"),
+        (["dumy", "folder", "--out", "cache"], 2, "allowed: atlas-patch, clam, dummy, hipt, slide2vec, stamp, trident"),
     ],
 )
 def test_a_format_dropped_into_the_package_is_in_the_help_without_torch(

@@ -19,6 +19,7 @@ from slpd_toolkit.foreign.rows import open_h5, open_rows
 from tests.foreign.factory import (
     features_of,
     lattice_of,
+    write_atlas_patch,
     write_clam,
     write_slide2vec,
     write_stamp,
@@ -55,6 +56,30 @@ def test_trident(tmp_path: Path) -> None:
     assert "from the label 40x" in slide.notes[0]
     assert (slide.coords_l0 == COORDS).all()
     assert (rows(slide) == FEATURES).all()
+
+
+def test_atlas_patch(tmp_path: Path) -> None:
+    write_atlas_patch(tmp_path / "patches" / "a.h5", COORDS, {"uni_v1": FEATURES, "conch_v15": features_of(7)})
+    slide = read(tmp_path / "patches")
+    assert (slide.slide_id, slide.tool, slide.encoder) == ("a", "atlas-patch", "uni_v1")
+    assert (slide.patch_l0, slide.steps_l0, slide.patch_px) == (512, (512,), 256)
+    assert (slide.mpp_l0, slide.target_mpp, slide.size_l0) == (0.25, 0.5, (100_000, 80_000))
+    assert (slide.coords_l0 == COORDS).all()
+    assert (rows(slide) == FEATURES).all()
+
+
+def test_atlas_patch_with_several_encoders_needs_the_name_of_one(tmp_path: Path) -> None:
+    other = features_of(30, width=5, seed=1)
+    write_atlas_patch(tmp_path / "patches" / "a.h5", COORDS, {"uni_v1": FEATURES, "virchow_v1": other})
+    with pytest.raises(MissingSettingError, match="not the features of one encoder; found uni_v1, virchow_v1"):
+        read(tmp_path / "patches")
+    slide = read(tmp_path / "patches", settings=Settings(encoder="virchow_v1"))
+    assert (rows(slide) == other).all()
+    with pytest.raises(MissingSettingError, match="no complete features of midnight"):
+        read(tmp_path / "patches", settings=Settings(encoder="midnight"))
+    write_atlas_patch(tmp_path / "bare" / "a.h5", COORDS, {})
+    with pytest.raises(MissingSettingError, match="found none"):
+        read(tmp_path / "bare")
 
 
 @pytest.mark.parametrize("overlap", [256, 300])

@@ -68,7 +68,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
     patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
     magnification = number(attributes, path, "target_magnification")
-    mpp_l0, notes = _mpp_l0(attributes, path, settings)
+    mpp_l0, notes = resolution_l0(attributes, path, settings)
     target_mpp = settings.target_mpp or (OBJECTIVE_UM / magnification if magnification else None)
     if patch_px is None or target_mpp is None or patch_l0 is None:
         raise MissingSettingError(
@@ -84,7 +84,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
         features=features,
         coords_l0=coords_l0,
         patch_l0=patch_l0,
-        steps_l0=_steps_l0(attributes, patch_px, patch_l0, path),
+        steps_l0=possible_steps_l0(attributes, patch_px, patch_l0, path),
         patch_px=round(patch_px),
         mpp_l0=mpp_l0,
         target_mpp=target_mpp,
@@ -156,7 +156,12 @@ def _magnification(mpp: float) -> int | float:
     return round(label) if abs(label - round(label)) < 1e-6 * label else label
 
 
-def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
+def resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
+    """Return the resolution of level 0, um/px, and what had to be assumed for it.
+
+    Raises:
+        MissingSettingError: Neither the settings nor the attributes give it.
+    """
     given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is ours
     if given:
         return given, ()
@@ -171,8 +176,12 @@ def _mpp_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tu
     return mpp_l0, (f"level 0 taken for {mpp_l0:g} um/px from the label {magnification:g}x",)
 
 
-def _steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path) -> tuple[float, ...]:
-    """Distance of neighbouring patches: the overlap is in px of the patch as the encoder sees it, or in level-0 px."""
+def possible_steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path) -> tuple[float, ...]:
+    """Return the distances of neighboring patches: an overlap is in px of the patch as encoded, or in level-0 px.
+
+    Raises:
+        SlideError: The overlap is not smaller than the patch.
+    """
     stated = known(attributes, "overlap")
     overlap = None if stated == 0 else number(attributes, path, "overlap")
     if overlap is None:
