@@ -158,6 +158,7 @@ class MilEvalSettings(TypedDict, total=False):
     device: str
     workers: int
     unit: Literal["patient", "slide"]
+    sensitivity: float | None
     permutations: int
     seed: int
     jobs: int

@@ -94,7 +94,7 @@ def run(config: MilEvalConfig) -> int:
         {name: config.repeats_of(name) for name in config.aggregator},
         splits,
         training=_training(config),
-        counting=Counting(config.unit, config.by_site),
+        counting=Counting(config.unit, config.sensitivity, config.by_site),
         seed=config.seed,
         jobs=config.jobs or joblib.cpu_count(),
     )

@@ -148,6 +148,10 @@ class MilEvalConfig:
     """Unit of metrics: patients, each with the mean prediction of its slides, or slides. Intervals and tests are over
     patients in both cases, or over sites with --by-site."""
 
+    sensitivity: float | None = None
+    """Sensitivity for the second of two classes, such as .95: thresholds are chosen for it on validation parts, and in
+    bundles. Default: thresholds of Youden's index."""
+
     permutations: int = 2000
     """Number of random permutations for the permutation test of two models."""
 
@@ -180,6 +184,9 @@ class MilEvalConfig:
         require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
         require(self.lr > 0, "--lr", self.lr, "above 0")
         require_at_least(2, "time-bins", self.time_bins)
+        require(
+            self.sensitivity is None or 0 < self.sensitivity <= 1, "--sensitivity", self.sensitivity, "above 0, up to 1"
+        )
         require(0 < self.train_fraction <= 1, "--train-fraction", self.train_fraction, "above 0, up to 1")
         require(
             not self.shots or self.train_fraction == 1,

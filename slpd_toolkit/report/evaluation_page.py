@@ -20,6 +20,7 @@ from slpd_toolkit.mil.tasks.predictions import by_aggregator
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
+from slpd_toolkit.report.calibration_table import calibration_rows
 from slpd_toolkit.report.fold_figures import draw_folds, draw_intervals
 from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, fold_facts, leaks, sentences, verdict
 from slpd_toolkit.report.overlays import colours
@@ -95,6 +96,7 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         folds=folds,
         sections=sections,
         comparisons={name: comparison_table(evaluation.comparisons, name, headline) for name in metrics},
+        calibrated=calibration_rows(ranked),
         choices=choices,
         attention=show_attention(evaluation.representations, choices, thumbnails),
         steps=[_css(colour) for colour in colours(np.linspace(0, 1, _STEPS)).tolist()],

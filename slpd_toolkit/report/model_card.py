@@ -78,8 +78,8 @@ def model_card(bundle: Bundle, evaluation: Evaluation) -> str:
 def _prediction_facts(bundle: Bundle) -> dict[str, str]:
     decision, heads = bundle.decision, bundle.ensemble
     texts = {
-        "threshold": f"{decision.classes[-1]} if its probability is at least {decision.threshold:.4g} (Youden's index "
-        "on the validation parts), otherwise the other class"
+        "threshold": f"{decision.classes[-1]} if its probability is at least {decision.threshold:.4g} (chosen on "
+        "the validation parts), otherwise the other class"
         if decision.classes
         else "",
         "most-probable": "the most probable class",

@@ -12,7 +12,7 @@ from slpd_toolkit.mil.tasks.metrics import predicted_classes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+    from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.tasks.readouts import ReadoutKind
 
 DecisionKind = Literal["threshold", "most-probable", "median-class", "risk-percentile", "value"]
@@ -52,20 +52,3 @@ def decision_of(readout: ReadoutKind, classes: Sequence[str]) -> Decision:
     if readout == "ordered-classes":
         return Decision("median-class", tuple(classes))
     return Decision("risk-percentile" if readout == "risk" else "value")
-
-
-def youden_threshold(positive: BoolArray, scores: FloatArray) -> float:
-    """Return the threshold of the largest sensitivity + specificity - 1 (Youden, Cancer 1950;3:32).
-
-    A score of at least the threshold counts as positive. The threshold is halfway between two neighboring scores; of
-    equally good ones, the one closest to 0.5 is chosen. 0.5 if a class is missing.
-    """
-    if not positive.any() or positive.all():
-        return 0.5
-    values = np.unique(scores)
-    cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
-    sensitivity = (scores[positive][None, :] >= cuts[:, None]).mean(axis=1)
-    specificity = (scores[~positive][None, :] < cuts[:, None]).mean(axis=1)
-    gain = sensitivity + specificity
-    best = cuts[gain >= gain.max() - 1e-12]
-    return float(best[np.argmin(np.abs(best - 0.5))])

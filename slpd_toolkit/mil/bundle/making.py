@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from slpd_toolkit.mil.bundle.bundle import FINAL, Bundle, BundledHead
-from slpd_toolkit.mil.bundle.decision import decision_of, youden_threshold
+from slpd_toolkit.mil.bundle.decision import decision_of
 from slpd_toolkit.mil.bundle.distance import TrainingSet
 from slpd_toolkit.mil.heads.head import load_head
 from slpd_toolkit.mil.statistics.tables import finite, result_document
 from slpd_toolkit.mil.tasks.temperature import fit_temperature
+from slpd_toolkit.mil.tasks.thresholds import choose_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +89,8 @@ def _make_bundle(
 ) -> Bundle:
     task, cohort = evaluation.task, evaluation.cohort
     heads = [_head(task, bags, fold, split) for fold, split in zip(result.folds, splits, strict=True)]
-    decision = _decision(task, cohort, heads, result.folds)
+    sensitivity = result.calibration.sensitivity if result.calibration is not None else None
+    decision = _decision(task, cohort, heads, result.folds, sensitivity)
     if final is not None:
         heads.append(_train_final(task, bags, result, heads, final))
     return Bundle(
@@ -139,7 +141,13 @@ def _head(task: Task, bags: Bags, fold: FoldPrediction, split: Split) -> Bundled
     return BundledHead(f"{fold.repeat}.{fold.fold}", kept.state, fold.setting, kept.readout, temperature, risks)
 
 
-def _decision(task: Task, cohort: Cohort, heads: Sequence[BundledHead], folds: Sequence[FoldPrediction]) -> Decision:
+def _decision(
+    task: Task,
+    cohort: Cohort,
+    heads: Sequence[BundledHead],
+    folds: Sequence[FoldPrediction],
+    sensitivity: float | None,
+) -> Decision:
     """Choose the threshold on the validation parts, each patient by the mean over slides and heads."""
     kind = heads[0].readout.kind
     found = task.document().get("classes")
@@ -147,7 +155,7 @@ def _decision(task: Task, cohort: Cohort, heads: Sequence[BundledHead], folds: S
     if decision.kind != "threshold":
         return decision
     scores, positive = validation_scores(task, cohort, heads, folds)
-    return dataclasses.replace(decision, threshold=youden_threshold(positive > 0.5, scores))
+    return dataclasses.replace(decision, threshold=choose_threshold(positive > 0.5, scores, sensitivity))
 
 
 def validation_scores(

@@ -11,6 +11,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.workers import release_workers
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.head import load_head
+from slpd_toolkit.mil.statistics.calibration import calibrate
 from slpd_toolkit.mil.statistics.evaluation import intervals, judge
 from slpd_toolkit.mil.statistics.results import Result
 
@@ -31,6 +32,8 @@ class Counting:
 
     unit: CountedUnit = "patient"
     """Whether each patient counts once, or each slide."""
+    sensitivity: float | None = None
+    """Wanted of thresholds; None for Youden's index."""
     by_site: bool = False
     """Whether whole sites were split, so that sites are independent, and patients of a site are not."""
 
@@ -92,8 +95,20 @@ def evaluate_models(
                     linear=load_head(aggregator).linear,
                 )
                 found = intervals(task, judgement)
+                calibration = calibrate(
+                    task,
+                    cohort,
+                    representation.bags,
+                    chosen,
+                    folds,
+                    judgement,
+                    unit=counting.unit,
+                    sensitivity=counting.sensitivity,
+                )
                 judgements.append(judgement)
-                results.append(Result(representation.name, aggregator, tuple(folds), judgement.values, found))
+                results.append(
+                    Result(representation.name, aggregator, tuple(folds), judgement.values, found, calibration)
+                )
     release_workers()
     return tuple(results), tuple(judgements)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+    from slpd_toolkit.mil.statistics.calibration import Calibration
     from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.retrieval import Retrieval
@@ -65,6 +66,13 @@ class Result:
     """For each metric its (J,) values, one per fold."""
     intervals: Mapping[str, Interval]
     """For each metric the 95 % interval of its mean over folds."""
+    calibration: Calibration | None = None
+    """Of probabilities and decisions; None for targets without class probabilities."""
+
+    @property
+    def scaled_folds(self) -> tuple[FoldPrediction, ...]:
+        """Predictions after temperature scaling; empty without `calibration`."""
+        return self.calibration.folds if self.calibration is not None else ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.statistics.calibration import Calibration
     from slpd_toolkit.mil.statistics.evaluation import Comparison
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
@@ -137,7 +138,25 @@ def result_document(result: Result) -> dict[str, Any]:
         }
         for fold in result.folds
     ]
-    return {"model": result.model, "aggregator": result.aggregator, "metrics": metrics, "folds": folds}
+    return {
+        "model": result.model,
+        "aggregator": result.aggregator,
+        "metrics": metrics,
+        "calibration": None if result.calibration is None else _calibration(result.calibration),
+        "folds": folds,
+    }
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "temperatures": calibration.temperatures.tolist(),
+        "thresholds": calibration.thresholds.tolist(),
+        "thresholds_for": "Youden's index" if calibration.sensitivity is None else calibration.sensitivity,
+        "estimates": {
+            name: {"mean": each.mean, "interval": _interval(each.interval)}
+            for name, each in calibration.estimates.items()
+        },
+    }
 
 
 def _comparison(paired: PairedResult) -> dict[str, Any]:

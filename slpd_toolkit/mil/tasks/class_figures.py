@@ -44,6 +44,10 @@ _CALIBRATION = (
     "line; below it they are too high. ECE: expected calibration error of the most probable class. Heads are trained "
     "with equal class weights, which shifts probabilities when classes are unbalanced."
 )
+_SCALED = (
+    "The same with the logits of each fold divided by its temperature, which was fitted on the validation part of the "
+    "fold. Temperatures change neither the order within a fold nor the predicted classes."
+)
 _CONFUSION = (
     "Number of slides, and percentage of the true class (rows sum to 100 %). A slide tested in several folds counts "
     "once, divided equally among them."
@@ -76,8 +80,12 @@ def calibration_section(
 ) -> FigureSection:
     """Draw calibration plots."""
     what = _BINARY_CALIBRATION if len(task.classes) == 2 else _TOP_CALIBRATION
-    drawn = draw_calibration(by_aggregator(results), task, styles)
-    return FigureSection("Calibration", [CaptionedFigure(drawn, f"{what}{_CALIBRATION}")])
+    groups = by_aggregator(results)
+    figures = [CaptionedFigure(draw_calibration(groups, task, styles), f"{what}{_CALIBRATION}")]
+    if all(result.scaled_folds for result in results):
+        drawn = draw_calibration(groups, task, styles, scaled=True)
+        figures.append(CaptionedFigure(drawn, _SCALED, "After temperature scaling"))
+    return FigureSection("Calibration", figures)
 
 
 def confusion_section(results: Sequence[ModelOutputs], task: Classification) -> FigureSection:
@@ -151,9 +159,20 @@ def draw_class_rocs(
 
 
 def draw_calibration(
-    groups: Mapping[str, Sequence[ModelOutputs]], task: Classification, styles: Mapping[str, Look]
+    groups: Mapping[str, Sequence[ModelOutputs]],
+    task: Classification,
+    styles: Mapping[str, Look],
+    *,
+    scaled: bool = False,
 ) -> Picture:
-    """Draw one panel per aggregator: observed against predicted frequency, all test predictions pooled."""
+    """Draw one panel per aggregator: observed against predicted frequency, all test predictions pooled.
+
+    Args:
+        groups: Results by aggregator.
+        task: The classes.
+        styles: Drawing style of each model.
+        scaled: Draw the predictions after temperature scaling.
+    """
     binary = len(task.classes) == 2
     names = list(groups)
 
@@ -161,8 +180,9 @@ def draw_calibration(
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         for result in groups[names[index]]:
             look = styles[result.model]
-            targets = np.concatenate([task.targets[fold.rows] for fold in result.folds])
-            outputs = np.concatenate([fold.outputs for fold in result.folds])
+            folds = result.scaled_folds if scaled else result.folds
+            targets = np.concatenate([task.targets[fold.rows] for fold in folds])
+            outputs = np.concatenate([fold.outputs for fold in folds])
             if binary:
                 curve = reliability(targets == 1, outputs[:, 1])
             else:
@@ -181,7 +201,9 @@ def draw_calibration(
         axes.set_title(short(names[index]))
         axes.legend(loc="upper left")
 
-    return panels("calibration", "Calibration: observed against predicted frequency", len(names), fill)
+    after = " after temperature scaling" if scaled else ""
+    title = f"Calibration{after}: observed against predicted frequency"
+    return panels("calibration-scaled" if scaled else "calibration", title, len(names), fill)
 
 
 def confusion(result: ModelOutputs, task: Classification) -> FloatArray:

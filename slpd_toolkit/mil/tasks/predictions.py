@@ -49,6 +49,10 @@ class ModelOutputs(Protocol):
         """One per split."""
 
     @property
+    def scaled_folds(self) -> Sequence[FoldOutputs]:
+        """Class probabilities after temperature scaling; empty where there are none."""
+
+    @property
     def values(self) -> Mapping[str, FloatArray]:
         """(J,) values of each metric, one per fold."""
 

@@ -94,6 +94,43 @@ def kappa(confusions: FloatArray, *, quadratic: bool = False) -> FloatArray:
     return 1 - _ratio(np.einsum("rtp,tp->r", confusions, costs), chance)
 
 
+def brier_score(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
+    """Compute half the squared distance between probabilities and the true class, (R,): 0 to 1, lower is better.
+
+    For two classes it is the mean of (p - y)^2. (Brier, Mon Weather Rev 1950;78:1.)
+
+    Args:
+        targets: (N,) class indices.
+        probabilities: (N, C).
+        weights: (R, N).
+    """
+    errors = ((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(axis=1) / 2
+    return _ratio(weights @ errors, weights.sum(axis=1))
+
+
+def calibration_error(
+    targets: IntArray, probabilities: FloatArray, weights: FloatArray, *, bins: int = 10
+) -> FloatArray:
+    """Compute `metrics.expected_calibration_error` for R weightings, (R,).
+
+    Args:
+        targets: (N,) class indices.
+        probabilities: (N, C).
+        weights: (R, N).
+        bins: Number of bins of equal width.
+    """
+    confidence = probabilities.max(axis=1)
+    gaps = (targets == probabilities.argmax(axis=1)) - confidence
+    of_bin = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    sums = (weights * gaps) @ np.eye(bins)[of_bin]
+    return _ratio(np.abs(sums).sum(axis=1), weights.sum(axis=1))
+
+
+def weighted_share(chosen: BoolArray, weights: FloatArray) -> FloatArray:
+    """Compute the share of the weights (R, N) that the chosen cases (N,) have, (R,)."""
+    return _ratio(weights @ chosen.astype(np.float64), weights.sum(axis=1))
+
+
 def _ratio(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:
     ratio: FloatArray = np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
     return ratio

@@ -3,29 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_curve
 from torch.nn import functional as F
 
-from slpd_toolkit.mil.bundle.decision import Decision, decision_of, youden_threshold
+from slpd_toolkit.mil.bundle.decision import Decision, decision_of
 from slpd_toolkit.mil.tasks.temperature import HIGHEST, LOWEST, fit_temperature
 
 NONE = np.full(3, np.nan)
-
-
-def test_youdens_threshold_is_that_of_scikit_learns_curve() -> None:
-    rng = np.random.default_rng(0)
-    positive = rng.random(300) < 0.3
-    scores = 1 / (1 + np.exp(-(rng.normal(size=300) + 1.2 * positive)))
-    false, true, _ = roc_curve(positive, scores)
-    cut = youden_threshold(positive, scores)
-    gain = (scores[positive] >= cut).mean() - (scores[~positive] >= cut).mean()
-    assert gain == pytest.approx((true - false).max())
-
-
-def test_a_perfect_separation_is_cut_in_the_gap_and_one_class_at_a_half() -> None:
-    positive, scores = np.array([False, True, True]), np.array([0.1, 0.7, 0.9])
-    assert youden_threshold(positive, scores) == pytest.approx(0.4)
-    assert youden_threshold(np.ones(3, bool), scores) == 0.5
 
 
 def test_decisions() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.tasks.targets import read_classes
 from slpd_toolkit.mil.tasks.task import Metric, Task
@@ -33,7 +34,7 @@ _LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
 class Classification(Task):
     """Unordered classes."""
 
-    settings: ClassVar = frozenset({"classes"})
+    settings: ClassVar[frozenset[str]] = frozenset({"classes", "sensitivity"})
     headline: ClassVar = "auc"
     known_metrics: ClassVar[Mapping[str, Metric]] = {
         "auc": Metric("AUC", chance=0.5),
@@ -43,7 +44,7 @@ class Classification(Task):
         "kappa": Metric("Cohen's kappa", chance=0.0, scale="agreement"),
     }
     rank_metrics: ClassVar[frozenset[str]] = frozenset({"auc"})
-    figures: ClassVar[tuple[str, ...]] = ("roc", "calibration")
+    figures: ClassVar[tuple[str, ...]] = ("roc", "calibration", "calibration-scaled")
     aggregator_figures: ClassVar[tuple[str, ...]] = ("confusion", "roc-classes")
     hardest: ClassVar = (
         "Slides with the lowest probability of their true class, averaged over the folds that tested them. “Wrong in” "
@@ -68,8 +69,18 @@ class Classification(Task):
 
     @classmethod
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:
-        """See `from_labels`."""
-        return cls.from_labels(slides, cells[0], settings.classes)
+        """See `from_labels`.
+
+        Raises:
+            UsageError: Invalid cells, or a sensitivity is asked for other than two classes.
+        """
+        task = cls.from_labels(slides, cells[0], settings.classes)
+        if settings.sensitivity is not None and len(task.classes) != 2:
+            raise UsageError(
+                f"--sensitivity is for two classes; {settings.target} has {len(task.classes)}.",
+                hint="Leave it out, or choose two classes with --classes and --allow-missing.",
+            )
+        return task
 
     @classmethod
     def from_labels(cls, slides: StrArray, labels: StrArray, classes: Sequence[str] = ()) -> Self:
@@ -132,6 +143,11 @@ class Classification(Task):
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:
         """Return the scores of the second of two classes."""
         return (self.targets[rows] == 1, outputs[:, 1]) if len(self.classes) == 2 else None
+
+    @property
+    def class_targets(self) -> IntArray:
+        """(N,) class indices."""
+        return self.targets
 
     @property
     def prediction_columns(self) -> list[str]:

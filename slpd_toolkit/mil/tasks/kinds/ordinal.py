@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Ordinal(Classification):
     """Ordered classes, from low to high: trained as discrete hazards, predicted as the median of the distribution."""
 
+    settings: ClassVar = frozenset({"classes"})
     headline: ClassVar = "quadratic_kappa"
     known_metrics: ClassVar = {
         **Classification.known_metrics,
