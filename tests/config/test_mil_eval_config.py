@@ -37,6 +37,8 @@ def test_the_task_follows_from_the_columns(values: dict[str, Any], kind: str) ->
         ({"aggregator": ("knn", "knn")}, "--aggregator: got knn more than once"),
         ({"folds": 2}, "--folds: got 2, allowed: at least 3"),
         ({"repeats": 0}, "--repeats: got 0"),
+        ({"sensitivity": 1.5}, "--sensitivity: got 1.5, allowed: above 0, up to 1"),
+        ({"sensitivity": 0.9, "task": "survival"}, "--sensitivity: got 0.9, allowed: only with --task classification"),
         ({"seed": -1}, "--seed: got -1"),
         ({"lr": 0.0}, "--lr: got 0.0"),
         ({"train_fraction": 0.0}, "--train-fraction: got 0.0"),

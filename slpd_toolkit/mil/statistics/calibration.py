@@ -88,9 +88,10 @@ def calibrate(
     Returns:
         None where heads are not stored, or do not predict classes by a softmax.
     """
-    targets = task.class_targets
-    if targets is None or any(fold.kept is None or fold.kept.readout.kind != "softmax" for fold in folds):
+    if any(fold.kept is None or fold.kept.readout.kind != "softmax" for fold in folds):
         return None
+    class_index = {name: index for index, name in enumerate(task.strata_names)}
+    targets = np.array([class_index[name] for name in task.strata.tolist()], dtype=np.int64)
     temperatures = np.array(
         [_temperature(task, bags, split, fold) for split, fold in zip(splits, folds, strict=True)], dtype=np.float64
     )

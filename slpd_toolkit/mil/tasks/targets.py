@@ -49,6 +49,22 @@ def read_classes(slides: StrArray, labels: StrArray, classes: Sequence[str] = ()
     return names, np.array([index[cell] for cell in cells.tolist()], dtype=np.int64)
 
 
+def require_two_classes(
+    found: tuple[tuple[str, ...], IntArray], sensitivity: float | None
+) -> tuple[tuple[str, ...], IntArray]:
+    """Return the classes and indices of `read_classes` as they are, if a threshold can have a sensitivity.
+
+    Raises:
+        UsageError: A sensitivity is asked for other than two classes.
+    """
+    if sensitivity is not None and len(found[0]) != 2:
+        raise UsageError(
+            f"--sensitivity is for two classes; there are {len(found[0])}: {listed(found[0])}.",
+            hint="Leave it out, or choose two classes with --classes and --allow-missing.",
+        )
+    return found
+
+
 def read_follow_up(slides: StrArray, times: StrArray, events: StrArray) -> tuple[FloatArray, BoolArray]:
     """Read columns of times and events.
 

@@ -139,11 +139,6 @@ class Task(ABC):
         return None
 
     @property
-    def class_targets(self) -> IntArray | None:
-        """(N,) index of each slide's class; None for targets that are not classes."""
-        return None
-
-    @property
     @abstractmethod
     def prediction_columns(self) -> list[str]:
         """Columns of predictions.csv specific to this kind of target."""

@@ -7,6 +7,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
+from slpd_toolkit.mil.tasks.targets import require_two_classes
 
 SLIDES = np.array(["s0", "s1", "s2", "s3"])
 
@@ -75,3 +76,11 @@ def test_survival_that_makes_no_task_is_refused(times: list[str], events: list[s
 def test_one_bin_is_refused() -> None:
     with pytest.raises(UsageError, match="Got 1 time bins"):
         Survival.from_cells(SLIDES, np.array(["1"] * 4), np.array(["1"] * 4), bins=1)
+
+
+def test_a_sensitivity_needs_two_classes() -> None:
+    two, three = (("a", "b"), np.array([0, 1])), (("a", "b", "c"), np.array([0, 1, 2]))
+    assert require_two_classes(two, 0.9) is two
+    assert require_two_classes(three, None) is three
+    with pytest.raises(UsageError, match="for two classes; there are 3: a, b, c"):
+        require_two_classes(three, 0.9)

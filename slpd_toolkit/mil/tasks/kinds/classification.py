@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.tasks.targets import read_classes
+from slpd_toolkit.mil.tasks.targets import read_classes, require_two_classes
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -69,18 +68,8 @@ class Classification(Task):
 
     @classmethod
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:
-        """See `from_labels`.
-
-        Raises:
-            UsageError: Invalid cells, or a sensitivity is asked for other than two classes.
-        """
-        task = cls.from_labels(slides, cells[0], settings.classes)
-        if settings.sensitivity is not None and len(task.classes) != 2:
-            raise UsageError(
-                f"--sensitivity is for two classes; {settings.target} has {len(task.classes)}.",
-                hint="Leave it out, or choose two classes with --classes and --allow-missing.",
-            )
-        return task
+        """See `targets.read_classes` and `targets.require_two_classes`."""
+        return cls(*require_two_classes(read_classes(slides, cells[0], settings.classes), settings.sensitivity))
 
     @classmethod
     def from_labels(cls, slides: StrArray, labels: StrArray, classes: Sequence[str] = ()) -> Self:
@@ -143,11 +132,6 @@ class Classification(Task):
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:
         """Return the scores of the second of two classes."""
         return (self.targets[rows] == 1, outputs[:, 1]) if len(self.classes) == 2 else None
-
-    @property
-    def class_targets(self) -> IntArray:
-        """(N,) class indices."""
-        return self.targets
 
     @property
     def prediction_columns(self) -> list[str]:
