@@ -23,7 +23,7 @@ _WITH_CODE = [
     for page in PAGES
     if any(block.language in {"bash", "python"} and not block.not_run for block in read_blocks(page))
 ]
-_AFTER_TUTORIAL = ["tutorial.md", "file-formats.md", "evaluation.md"]
+_AFTER_TUTORIAL = ["tutorial.md", "file-formats.md", "evaluation.md", "slide-vectors.md"]
 """Pages whose blocks look at what the tutorial's made, in this order; every other page stands for itself."""
 _STORIES = [
     [page for page in _WITH_CODE if page.name in _AFTER_TUTORIAL],
