@@ -78,13 +78,19 @@ class Evidence:
 def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
     """Estimate the variance of the mean over folds.
 
-    It is marked as conservative where simulations show that intervals cover more than 95 %: without repeats, where what
-    folds share can only be bounded, and by site with repeats or fewer than 5 folds.
+    It is marked as conservative where simulations show that intervals cover more than 95 %: for heads that are not
+    linear, without repeats, where what folds share can only be bounded, and by site with repeats or fewer than 5 folds.
+    A single split is never marked.
 
     Args:
         evidence: Folds in which the metric is undefined have NaN values and are left out.
         division: Who is trained on and tested.
     """
+    found = _of_units(evidence, division)
+    return replace(found, conservative=bool(found.conservative or (found.inflation > 0 and not evidence.linear)))
+
+
+def _of_units(evidence: Evidence, division: Division) -> Uncertainty:
     defined = ~np.isnan(evidence.values)
     units = int(division.tested.any(axis=0).sum())
     if not defined.any():
@@ -137,9 +143,6 @@ def _of_folds(values: FloatArray, division: Division, sites: int) -> Uncertainty
 def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "share") -> Interval:
     """95 % interval of a metric's mean over folds, on a scale without ends: logit, or the logarithm for a ratio.
 
-    Simulations show that it covers more than 95 % for heads that are not linear, for which it is marked as conservative
-    unless there is a single split.
-
     Args:
         evidence: The folds of one model.
         division: Who is trained on and tested.
@@ -149,14 +152,13 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
     units = int(division.tested.any(axis=0).sum())
     if math.isnan(found.variance):
         return Interval(math.nan, math.nan, units, reason=found.reason)
-    conservative = bool(found.conservative or (found.inflation > 0 and not evidence.linear))
     mean, _ = mean_and_sd(evidence.values)
     if scale == "ratio":
         low, high = _above_zero(mean, found)
-        return Interval(low, high, units, conservative)
+        return Interval(low, high, units, found.conservative)
     least = -1.0 if scale == "agreement" else 0.0
     low, high = _between_ends((mean - least) / (1 - least), found, least, _effective_cases(division))
-    return Interval(least + (1 - least) * low, least + (1 - least) * high, units, conservative)
+    return Interval(least + (1 - least) * low, least + (1 - least) * high, units, found.conservative)
 
 
 def interval_of_difference(evidence: Evidence, division: Division) -> Interval:

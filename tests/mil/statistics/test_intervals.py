@@ -62,7 +62,9 @@ def test_with_repeats_it_is_estimated_and_shrunk_towards_the_bound() -> None:
     curved = interval_of_mean(dataclasses.replace(evidence(of, np.full(25, 0.7)), linear=False), of)
     assert (sound.conservative, curved.conservative) == (False, True)
     assert curved == dataclasses.replace(sound, conservative=True)
-    assert not interval_of_difference(evidence(of, np.full(25, 0.1)), of).conservative
+    difference = evidence(of, np.full(25, 0.1))
+    assert not interval_of_difference(difference, of).conservative
+    assert interval_of_difference(dataclasses.replace(difference, linear=False), of).conservative
 
 
 def test_a_single_split_takes_its_heads_as_given() -> None:
