@@ -25,6 +25,7 @@ from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.old_keys import harmless_keys
 from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
@@ -147,6 +148,9 @@ def add_stage(
 
     def command(recipe: Path | None = None, **flags: object) -> None:
         def work() -> int:
+            for key, old in harmless_keys(config_class).items():
+                if flags.pop(key, None) is not None:
+                    console.warn(f"{_flag(key, str)} is not used. {old.instead}")
             given = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
             # An invalid flag is reported before torch is imported.
             resolved: Any = recipes.build(config_class, given | fixed, recipe)
@@ -183,6 +187,15 @@ def _signature(config_class: type, arguments: list[str], without: set[str]) -> i
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, meta]
             )
         )
+    parameters += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(_flag(name, str), hidden=True)],
+        )
+        for name in harmless_keys(config_class)
+    ]
     places = {name: place for place, name in enumerate(arguments)}
     parameters.sort(key=lambda parameter: places.get(parameter.name, len(places)))
     return inspect.Signature(parameters)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.folder_lock import working_in
 from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.representations.exports import embeddings, outlines, tokens, weights
 from slpd_toolkit.representations.exports.source import is_cache, open_cache
@@ -22,7 +24,8 @@ def run(config: ExportConfig) -> int:
     """Export weights, tokens or embeddings, and return 0.
 
     Raises:
-        UsageError: The source cannot be written in this format, the output path is invalid, or an extra is missing.
+        UsageError: The source cannot be written in this format, the output path is invalid, an extra is missing, or
+            another process writes to the output folder.
         WeightsError: The source or the model is not a region ViT.
         CacheError: A token file cannot be read.
     """
@@ -33,6 +36,16 @@ def run(config: ExportConfig) -> int:
     of_cache = is_cache(config.source)
     _require_format(config, of_cache=of_cache)
     require_extra(config.to)
+    with working_in(config.out, "export") if _writes_folder(config, of_cache=of_cache) else nullcontext():
+        return _write(config, of_cache=of_cache)
+
+
+def _writes_folder(config: ExportConfig, *, of_cache: bool) -> bool:
+    """Return whether several files are written; a single one is written atomically."""
+    return of_cache and not _OF_CACHE[config.to]
+
+
+def _write(config: ExportConfig, *, of_cache: bool) -> int:
     if not of_cache:
         weights.write_weights(config.source, config.to, config.out)
         return 0

@@ -52,7 +52,7 @@ def run(config: MilEvalConfig) -> int:
     command only trains the heads.
 
     Returns:
-        0.
+        0, or 1 if aggregators are missing because their memory ran out.
 
     Raises:
         UsageError: The manifest, cache, models, splits or settings are invalid or do not match, or another process uses
@@ -87,7 +87,7 @@ def run(config: MilEvalConfig) -> int:
         each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained, copies[each.name])
         for each in representations
     }
-    results, judgements = evaluate_models(
+    results, judgements, problems = evaluate_models(
         task,
         cohort,
         representations,
@@ -121,6 +121,7 @@ def run(config: MilEvalConfig) -> int:
             ABOUT: provenance(config.manifest, models, cache, device),
         },
         notes=(
+            *(f"{aggregator} is left out. {error}" for aggregator, error in problems.items()),
             *inputs.notes,
             *split_notes,
             *undefined_metrics(results),
@@ -133,7 +134,7 @@ def run(config: MilEvalConfig) -> int:
     write_evaluation(config.out, evaluation, splits, thumbnails, make_bundles(evaluation, splits, origins, final))
     print_summary(evaluation)
     console.note(f"Report: {config.out / REPORT}.")
-    return 0
+    return 1 if problems else 0
 
 
 def _warn_of_unused_folds(config: MilEvalConfig, splits: int) -> None:

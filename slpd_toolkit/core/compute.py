@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.precision import Precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_CPU_SIGNS = ("DefaultCPUAllocator", "allocate memory", "not enough memory", "bad_alloc")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -64,19 +65,32 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 @contextmanager
-def explain_out_of_memory(hint: str) -> Iterator[None]:
+def explain_out_of_memory(hint: str, *, at: str = "") -> Iterator[None]:
     """Turn out-of-memory errors of the block into a one-sentence error with a hint.
 
+    Args:
+        hint: What to do.
+        at: What was being computed: `slide A with 99,856 regions`.
+
     Raises:
-        DeviceMemoryError: PyTorch could not allocate memory.
+        DeviceMemoryError: Memory could not be allocated, on the device or on the CPU.
     """
     try:
         yield
-    except RuntimeError as error:  # includes torch.OutOfMemoryError; the CPU allocator has no error class
-        first_line = str(error).partition("\n")[0]
-        if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in first_line:
-            raise DeviceMemoryError(f"Out of memory: {first_line.rstrip('.')}.", hint=hint) from error
-        raise
+    except (RuntimeError, MemoryError, OSError) as error:  # includes torch.OutOfMemoryError
+        first_line = str(error).partition("\n")[0].rstrip(".")
+        if not _is_out_of_memory(error, first_line):
+            raise
+        message = f"Out of memory{f' at {at}' if at else ''}: {first_line or type(error).__name__}."
+        raise DeviceMemoryError(message, hint=hint) from error
+
+
+def _is_out_of_memory(error: Exception, first_line: str) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in first_line for sign in _CPU_SIGNS)  # the CPU allocator has no error class
 
 
 def describe(device: torch.device) -> str:

@@ -214,3 +214,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def working_folder() -> str:
+    """Return the current folder, for a process that is to understand relative paths; empty if it was removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return ""

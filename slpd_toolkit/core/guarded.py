@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 import numpy as np
 
 from slpd_toolkit.core.errors import SlpdError
+from slpd_toolkit.core.files import working_folder
 from slpd_toolkit.core.guarded_process import BEAT_BYTES
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class GuardedPool:
             ProcessHungError: The process made no progress.
             Exception: Any exception raised by the function.
         """
-        request = pickle.dumps((function, arguments))
+        request = pickle.dumps((function, arguments, working_folder()))
         try:
             made: Made = self._call(request)
         except _LeftError:  # an idle process timed out just as the request arrived

@@ -78,7 +78,9 @@ def _answer(request: bytes, memory: int) -> bytes:
 def _call(request: bytes) -> tuple[bool, Any]:
     """Return whether the call failed, and its result or exception."""
     try:
-        function, arguments = pickle.loads(request)  # noqa: S301 - from the parent process
+        function, arguments, folder = pickle.loads(request)  # noqa: S301 - from the parent process
+        with suppress(OSError):
+            os.chdir(folder)
         return False, function(*arguments)
     except MemoryError:
         gc.collect()

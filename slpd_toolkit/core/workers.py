@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.resource_tracker import ensure_running
 from threading import Thread
@@ -16,6 +16,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from slpd_toolkit.core.errors import SlpdError
+from slpd_toolkit.core.files import working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,10 @@ Given = TypeVarTuple("Given")
 Made = TypeVar("Made")
 
 _WATCH_EVERY_S = 1.0
+
+
+class WorkerKilledError(SlpdError):
+    """A worker process was killed, probably because memory ran out."""
 
 
 def in_processes(
@@ -41,15 +46,17 @@ def in_processes(
         The results, in the order of the calls.
 
     Raises:
-        SlpdError: A process was killed.
+        WorkerKilledError: A process was killed.
     """
-    here = os.getpid()
+    here, folder = os.getpid(), working_folder()
     with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
-        made = joblib.Parallel(jobs, return_as="generator")(joblib.delayed(_apply)(here, work, call) for call in calls)
+        made = joblib.Parallel(jobs, return_as="generator")(
+            joblib.delayed(_apply)(here, folder, work, call) for call in calls
+        )
     try:
         yield from made
     except TerminatedWorkerError as error:
-        raise SlpdError(
+        raise WorkerKilledError(
             f"A process that {doing} was killed, probably because memory ran out.", hint="Use fewer --jobs."
         ) from error
 
@@ -59,9 +66,11 @@ def release_workers() -> None:
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
-def _apply(started_by: int, work: Callable[[*Given], Made], call: tuple[*Given]) -> Made:
+def _apply(started_by: int, folder: str, work: Callable[[*Given], Made], call: tuple[*Given]) -> Made:
     if os.getpid() != started_by:
         _end_with(started_by)
+        with suppress(OSError):
+            os.chdir(folder)  # processes are reused, also by a program that has changed its folder since
     return work(*call)
 
 

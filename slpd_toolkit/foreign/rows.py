@@ -165,9 +165,10 @@ def read_pairs(data: DatasetInfo, path: Path) -> npt.NDArray[Any]:
     Raises:
         SlideError: It cannot be read, or claims values that the file does not hold.
     """
-    if len(data.shape) != 2 or data.dtype is None or 0 in data.shape:
+    if len(data.shape) != 2 or data.dtype is None or data.dtype.kind not in "iuf" or 0 in data.shape:
         return read_h5(path, data.name)
-    return _rows(data, path).take(np.arange(data.shape[0]))
+    rows = _rows(data, path)
+    return read_h5(path, data.name) if isinstance(rows, PackedRows) else rows.take(np.arange(data.shape[0]))
 
 
 def check_features(shape: tuple[int, ...], dtype: np.dtype[Any] | None, path: Path) -> None:

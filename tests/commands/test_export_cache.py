@@ -17,6 +17,7 @@ from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.config.import_features import ImportConfig
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.core.folder_lock import working_in
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.store.writer import TokenWriter
@@ -224,6 +225,13 @@ def test_a_table_of_slides_is_a_model_of_mil_eval(cache: Path, model: Path, tmp_
 
     vectors = read_vectors(to(cache, "parquet", tmp_path / "a.parquet", model=str(model)))
     assert {slide_id: vector.shape for slide_id, vector in vectors.items()} == {"gappy": (1, 12), "whole": (1, 12)}
+
+
+def test_two_exports_at_once_into_one_folder(cache: Path, tmp_path: Path) -> None:
+    config = ExportConfig(source=cache, to="hipt", out=tmp_path / "out")
+    with working_in(tmp_path / "out", "export"), pytest.raises(UsageError, match="out is in use: `slpd export`"):
+        export.run(config)
+    assert export.run(config) == 0
 
 
 def test_one_file_of_a_cache(cache: Path, tmp_path: Path) -> None:

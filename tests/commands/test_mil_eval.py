@@ -22,8 +22,9 @@ from slpd_toolkit.config.from_clam import FromClamConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.recipe import read_recipe
 from slpd_toolkit.config.region_vit import RegionViTConfig
-from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.errors import DeviceMemoryError, UsageError
 from slpd_toolkit.core.folder_lock import is_lock
+from slpd_toolkit.mil.heads.aggregators.trans_mil import TransMil
 from slpd_toolkit.mil.statistics.model_results import undefined_metrics
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.metrics import auc
@@ -33,7 +34,7 @@ from slpd_toolkit.representations import models
 from slpd_toolkit.representations.stored_bags import StoredBags
 from tests.cohorts import read_csv
 from tests.conftest import REPOSITORY
-from tests.evaluations import Planted, headline, plant, rewrite, two_classes
+from tests.evaluations import Planted, headline, metrics, plant, rewrite, two_classes
 from tests.token_factory import write_slide
 
 if TYPE_CHECKING:
@@ -208,6 +209,23 @@ def test_processes_change_no_byte(separable: Planted, tmp_path: Path) -> None:
         separable.evaluate(tmp_path / f"{jobs}", aggregator=("abmil", "trans-mil"), steps=40, jobs=jobs)
         found.append([(tmp_path / f"{jobs}" / name).read_bytes() for name in ("metrics.json", "predictions.csv")])
     assert found[0] == found[1]
+
+
+def test_an_aggregator_whose_memory_runs_out_costs_the_others_nothing(
+    separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("Unable to allocate 1.8 TiB")
+
+    monkeypatch.setattr(TransMil, "forward", fail)
+    config = separable.config(tmp_path / "out", aggregator=("knn", "trans-mil", "mean-mlp"), steps=5, jobs=1)
+    assert mil_eval.run(config) == 1
+    found = metrics(tmp_path / "out")
+    assert [each["aggregator"] for each in found["results"]] == ["knn", "mean-mlp"]
+    assert re.search(r"trans-mil is left out. Out of memory at slide s\d+ with \d regions: Unable", found["notes"][0])
+    assert "trans-mil is left out" in capsys.readouterr().err
+    with pytest.raises(DeviceMemoryError, match="Out of memory at slide"):
+        mil_eval.run(separable.config(tmp_path / "none", aggregator=("trans-mil",), jobs=1))
 
 
 def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

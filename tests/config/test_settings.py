@@ -6,6 +6,9 @@ from dataclasses import MISSING, dataclass, field
 
 import pytest
 
+from slpd_toolkit.cli.app import app
+from slpd_toolkit.config.mil_eval import MilEvalConfig
+from slpd_toolkit.config.old_keys import without_old_keys
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
 from slpd_toolkit.config.settings import assemble, flatten, settings_of
@@ -82,3 +85,12 @@ def test_names_that_are_no_settings_are_refused_with_the_nearest() -> None:
     assert caught.value.hint == "Known settings: name, size, jobs."
     with pytest.raises(UsageError, match=r"`optimiser` = 'lars': no longer a setting\. AdamW is the only optimizer"):
         build(PretrainConfig, {"cache": "cache", "out": "out", "optimiser": "lars"})
+
+
+def test_an_old_key_that_never_mattered_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"manifest": "m.csv", "target": "label", "model": ["v=v.npz"], "out": "out"}
+    assert without_old_keys(MilEvalConfig, values | {"bootstrap": 20}) == values
+    command = ["mil-eval", "--manifest", "absent.csv", "--target", "label", "--model", "v=v.npz", "--out", "out"]
+    with pytest.raises(SystemExit):
+        app([*command, "--bootstrap", "20"])
+    assert "--bootstrap is not used. Intervals no longer use a bootstrap" in capsys.readouterr().err

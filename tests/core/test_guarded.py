@@ -49,6 +49,15 @@ def test_results_come_back_whole_and_the_process_is_used_again(pool: GuardedPool
         assert later.call(os.getpid) == process
 
 
+def test_relative_paths_are_meant_in_the_folder_of_the_call(
+    pool: GuardedPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert pool.call(os.getcwd) == str(tmp_path / name)
+
+
 def test_exceptions_come_back_as_they_were_raised(pool: GuardedPool) -> None:
     with pytest.raises(SlideError, match="a message") as caught:
         pool.call(raises_ours)
@@ -70,8 +79,8 @@ def test_a_call_without_progress_is_ended_and_one_with_progress_is_not() -> None
     def ended(limits: Limits, function: Callable[..., object], *arguments: object) -> str:
         process = GuardedProcess(QUICK)
         try:
-            process.call(pickle.dumps((work_in_steps, (1,))), QUICK)  # what it imports takes time too
-            process.call(pickle.dumps((function, arguments)), limits)
+            process.call(pickle.dumps((work_in_steps, (1,), "")), QUICK)  # what it imports takes time too
+            process.call(pickle.dumps((function, arguments, "")), limits)
         except ProcessHungError as error:
             return error.message
         finally:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from slpd_toolkit.core.compute import explain_out_of_memory
 from slpd_toolkit.mil.heads.optimiser import AdamW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _WINDOW_BATCHES = 8
 _PREDICT_BATCH = 64
+_PADDED_REGIONS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,16 @@ def train_head(
     losses: list[float] = []
     for step, rows in zip(range(1, config.steps + 1), batches(bags.sizes, train, config.batch_size, rng), strict=False):
         head.train()
-        loss = head.training_loss(*to_tensors(bags, rows, scaler), objective, torch.from_numpy(rows)).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        mean = 0.0
+        for part in parts_of_like_size(bags.sizes, rows):
+            with explain_large_bag(bags, part):
+                of_slides = head.training_loss(*to_tensors(bags, part, scaler), objective, torch.from_numpy(part))
+                loss = of_slides.sum() / len(rows) if len(part) < len(rows) else of_slides.mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+            mean += loss.item()
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(mean)
         if step % config.check_every and step != config.steps:
             continue
         logits, _ = predict(head, bags, val, scaler)
@@ -129,10 +137,12 @@ def predict(
     logits: list[Tensor] = []
     attention: list[Tensor] = []
     for start in range(0, len(rows), batch_size):
-        batch, mask = to_tensors(bags, rows[by_size[start : start + batch_size]], scaler)
-        output = head(batch, mask)
-        logits.append(output.logits)
-        attention += [weights[inside] for weights, inside in zip(output.attention, mask, strict=True)]
+        for part in parts_of_like_size(bags.sizes, rows[by_size[start : start + batch_size]]):
+            with explain_large_bag(bags, part):
+                batch, mask = to_tensors(bags, part, scaler)
+                output = head(batch, mask)
+            logits.append(output.logits)
+            attention += [weights[inside] for weights, inside in zip(output.attention, mask, strict=True)]
     back = np.argsort(by_size)
     return torch.cat(logits)[back], [attention[index] for index in back]
 
@@ -156,6 +166,33 @@ def batches(sizes: IntArray, rows: IntArray, batch_size: int, rng: np.random.Gen
             passed += np.split(alike, range(batch_size, len(alike), batch_size))
         for index in rng.permutation(len(passed)):
             yield passed[index]
+
+
+def parts_of_like_size(sizes: IntArray, rows: IntArray) -> list[IntArray]:
+    """Divide a batch so that no part has more than 16 384 regions with padding; a single larger bag is a part.
+
+    Args:
+        sizes: (S,) number of regions of each slide.
+        rows: The batch. A batch that is not divided keeps its order; in others, parts are sorted by size.
+    """
+    if len(rows) * sizes[rows].max() <= _PADDED_REGIONS:
+        return [rows]
+    parts: list[list[int]] = [[]]
+    for row in rows[np.argsort(sizes[rows], kind="stable")].tolist():
+        if parts[-1] and (len(parts[-1]) + 1) * sizes[row] > _PADDED_REGIONS:
+            parts.append([])
+        parts[-1].append(row)
+    return [np.array(part, dtype=rows.dtype) for part in parts]
+
+
+def explain_large_bag(bags: Bags, rows: IntArray) -> AbstractContextManager[None]:
+    """Return a context that names the largest slide of a batch if memory runs out; see `explain_out_of_memory`."""
+    largest = rows[bags.sizes[rows].argmax()]
+    return explain_out_of_memory(
+        "Use --head-batch 1, an aggregator without attention between regions (abmil, mean-mlp), larger regions, or "
+        "leave the slide out.",
+        at=f"slide {bags.slides[largest]} with {bags.sizes[largest]:,} regions",
+    )
 
 
 def to_tensors(bags: Bags, rows: IntArray, scaler: Scaler) -> tuple[Tensor, Tensor]:

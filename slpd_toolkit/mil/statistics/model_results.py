@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core import console
-from slpd_toolkit.core.workers import release_workers
+from slpd_toolkit.core.errors import DeviceMemoryError
+from slpd_toolkit.core.workers import WorkerKilledError, release_workers
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.head import load_head
 from slpd_toolkit.mil.statistics.calibration import calibrate
@@ -18,6 +19,7 @@ from slpd_toolkit.mil.statistics.results import Result
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from slpd_toolkit.core.errors import SlpdError
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.heads.training import HeadTraining
@@ -49,7 +51,7 @@ def evaluate_models(
     counting: Counting,
     seed: int,
     jobs: int,
-) -> tuple[tuple[Result, ...], tuple[Judgement, ...]]:
+) -> tuple[tuple[Result, ...], tuple[Judgement, ...], dict[str, SlpdError]]:
     """Train heads on every representation with every aggregator, and measure their predictions.
 
     Args:
@@ -64,27 +66,40 @@ def evaluate_models(
         jobs: Number of processes.
 
     Returns:
-        The results, and for each of them what comparisons need.
+        The results; for each of them what comparisons need; and by aggregator why it has none: an aggregator whose
+        memory runs out is left out for all models.
+
+    Raises:
+        SlpdError: No aggregator has results.
     """
-    results, judgements = [], []
+    results: list[Result] = []
+    judgements: list[Judgement] = []
+    problems: dict[str, SlpdError] = {}
     splits_of = {name: [each for each in splits if each.repeat < count] for name, count in repeats_of.items()}
     total = len(representations) * sum(map(len, splits_of.values()))
     with console.progress("evaluate", total=total, unit="folds") as bar:
         for representation in representations:
             for aggregator, chosen in splits_of.items():
+                if aggregator in problems:
+                    continue
                 folds = []
-                for fold in run_folds(
-                    representation.bags,
-                    task,
-                    chosen,
-                    aggregator,
-                    descriptor=representation.descriptor,
-                    training=training,
-                    seed=seed,
-                    jobs=jobs,
-                ):
-                    folds.append(fold)
-                    bar.advance(1, f"{representation.name}, {aggregator}")
+                try:
+                    for fold in run_folds(
+                        representation.bags,
+                        task,
+                        chosen,
+                        aggregator,
+                        descriptor=representation.descriptor,
+                        training=training,
+                        seed=seed,
+                        jobs=jobs,
+                    ):
+                        folds.append(fold)
+                        bar.advance(1, f"{representation.name}, {aggregator}")
+                except (DeviceMemoryError, WorkerKilledError) as error:
+                    problems[aggregator] = error
+                    console.warn(f"{aggregator} is left out. {error}")
+                    continue
                 judgement = judge(
                     task,
                     cohort,
@@ -110,7 +125,10 @@ def evaluate_models(
                     Result(representation.name, aggregator, tuple(folds), judgement.values, found, calibration)
                 )
     release_workers()
-    return tuple(results), tuple(judgements)
+    kept = [index for index, result in enumerate(results) if result.aggregator not in problems]
+    if not kept:
+        raise next(iter(problems.values()))
+    return tuple(results[index] for index in kept), tuple(judgements[index] for index in kept), problems
 
 
 def missing_intervals(results: Sequence[Result], headline: str) -> list[str]:

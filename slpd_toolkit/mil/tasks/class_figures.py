@@ -54,16 +54,20 @@ _CONFUSION = (
 )
 _WIDE_CLASSES = 5
 _ROOMY_CLASSES = 10
+_MOST_CLASSES = 40
+"""Beyond it, classes have neither panels of their own nor names in the confusion matrix: they would not be legible."""
 _DARK_SHARE = 0.55
 _LABEL_ROOM = 24
 
 
 def roc_section(results: Sequence[ModelOutputs], task: Classification, styles: Mapping[str, Look]) -> FigureSection:
-    """Draw ROC curves; with more than two classes also one-vs-rest curves of each class, per aggregator."""
+    """Draw ROC curves; with 3 to 40 classes also one-vs-rest curves of each class, per aggregator."""
     groups = by_aggregator(results)
     drawn = draw_roc(groups, task, styles)
     if len(task.classes) == 2:
         return FigureSection("ROC curves", [CaptionedFigure(drawn, _ROC.format(task.classes[1]))])
+    if len(task.classes) > _MOST_CLASSES:
+        return FigureSection("ROC curves", [CaptionedFigure(drawn, _MACRO_ROC)])
     of_classes = [
         CaptionedFigure(
             draw_class_rocs(f"roc-classes-{name}", group, task, styles),
@@ -219,9 +223,11 @@ def confusion(result: ModelOutputs, task: Classification) -> FloatArray:
 def draw_confusion(name: str, results: Sequence[ModelOutputs], task: Classification) -> Picture:
     """Draw one panel per model with one aggregator: counts and fractions of the true class.
 
-    With many classes, cells show only counts above 0; color encodes the fraction.
+    With many classes, cells show only counts above 0; color encodes the fraction. With more than 40, only color is
+    shown, and classes are numbered.
     """
     labels = [short(each) for each in task.classes]
+    numbered = len(labels) > _MOST_CLASSES
     crowded, packed = (len(labels) > most for most in (_WIDE_CLASSES, _ROOMY_CLASSES))
 
     def fill(index: int, axes: Axes) -> None:
@@ -229,7 +235,7 @@ def draw_confusion(name: str, results: Sequence[ModelOutputs], task: Classificat
         totals = matrix.sum(axis=1, keepdims=True)
         shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
+        for (row, column), share in [] if numbered else np.ndenumerate(shares):
             slides = _cases(float(matrix[row, column]))
             if packed and not share:
                 continue
@@ -244,8 +250,9 @@ def draw_confusion(name: str, results: Sequence[ModelOutputs], task: Classificat
             )
         slanted = sum(map(len, labels)) > _LABEL_ROOM and not packed
         rotation = 90 if packed else 30 if slanted else 0
-        axes.set_xticks(range(len(labels)), labels, rotation=rotation, ha="right" if slanted else "center")
-        axes.set_yticks(range(len(labels)), labels)
+        if not numbered:
+            axes.set_xticks(range(len(labels)), labels, rotation=rotation, ha="right" if slanted else "center")
+            axes.set_yticks(range(len(labels)), labels)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.spines[:].set_visible(False)

@@ -6,6 +6,7 @@ that of a case). Thousands of scikit-learn calls take minutes, these functions a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,16 +32,16 @@ def classification(
         (R,) for each metric, NaN where it is undefined.
     """
     predicted = predicted_classes(probabilities, ordinal=ordinal)
-    confusions = confusion_matrices(targets, predicted, probabilities.shape[1], weights)
+    counts = count_classes(targets, predicted, probabilities.shape[1], weights)
     values = {
         "auc": auc(targets, probabilities, weights),
-        "balanced_accuracy": balanced_accuracy(confusions),
-        "accuracy": _ratio(np.trace(confusions, axis1=1, axis2=2), confusions.sum(axis=(1, 2))),
-        "f1": macro_f1(confusions),
-        "kappa": kappa(confusions),
+        "balanced_accuracy": balanced_accuracy(counts),
+        "accuracy": _ratio(counts.hits.sum(axis=1), weights.sum(axis=1)),
+        "f1": macro_f1(counts),
+        "kappa": kappa(targets, predicted, counts, weights),
     }
     if ordinal:
-        values["quadratic_kappa"] = kappa(confusions, quadratic=True)
+        values["quadratic_kappa"] = kappa(targets, predicted, counts, weights, quadratic=True)
     return values
 
 
@@ -61,37 +62,49 @@ def _binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) ->
     return _ratio((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
 
 
-def confusion_matrices(targets: IntArray, predicted: IntArray, classes: int, weights: FloatArray) -> FloatArray:
-    """Return the total weight of each pair of target (row) and prediction (column), (R, C, C)."""
-    cells = np.eye(classes * classes)[targets * classes + predicted]
-    sums: FloatArray = weights @ cells
-    return sums.reshape(-1, classes, classes)
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """Total weights per class: what metrics need of R confusion matrices, without their C x C cells."""
+
+    cases: FloatArray
+    """(R, C) weight of the cases of each class."""
+    predicted: FloatArray
+    """(R, C) weight of the cases predicted as each class."""
+    hits: FloatArray
+    """(R, C) weight of the cases of each class that are predicted correctly."""
 
 
-def balanced_accuracy(confusions: FloatArray) -> FloatArray:
-    """Compute the mean recall of the classes that occur: (R, C, C) -> (R,)."""
-    cases = confusions.sum(axis=2)
-    recall = np.divide(np.diagonal(confusions, axis1=1, axis2=2), cases, out=np.zeros_like(cases), where=cases > 0)
+def count_classes(targets: IntArray, predicted: IntArray, classes: int, weights: FloatArray) -> ClassCounts:
+    """Sum the weights of true, predicted and correct cases of each class."""
+    of_class = np.eye(classes)[targets]
+    return ClassCounts(
+        weights @ of_class, weights @ np.eye(classes)[predicted], weights @ (of_class * (targets == predicted)[:, None])
+    )
+
+
+def balanced_accuracy(counts: ClassCounts) -> FloatArray:
+    """Compute the mean recall of the classes that occur, (R,)."""
+    cases = counts.cases
+    recall = np.divide(counts.hits, cases, out=np.zeros_like(cases), where=cases > 0)
     return _ratio(recall.sum(axis=1), (cases > 0).sum(axis=1))
 
 
-def macro_f1(confusions: FloatArray) -> FloatArray:
-    """Compute the mean F1 of the classes that occur or are predicted: (R, C, C) -> (R,)."""
-    named = confusions.sum(axis=2) + confusions.sum(axis=1)
-    hits = 2 * np.diagonal(confusions, axis1=1, axis2=2)
-    f1 = np.divide(hits, named, out=np.zeros_like(named), where=named > 0)
+def macro_f1(counts: ClassCounts) -> FloatArray:
+    """Compute the mean F1 of the classes that occur or are predicted, (R,)."""
+    named = counts.cases + counts.predicted
+    f1 = np.divide(2 * counts.hits, named, out=np.zeros_like(named), where=named > 0)
     return _ratio(f1.sum(axis=1), (named > 0).sum(axis=1))
 
 
-def kappa(confusions: FloatArray, *, quadratic: bool = False) -> FloatArray:
-    """Compute 1 - disagreement / chance disagreement (Cohen 1960; weighted: Cohen 1968): (R, C, C) -> (R,)."""
-    index = np.arange(confusions.shape[1])
+def kappa(
+    targets: IntArray, predicted: IntArray, counts: ClassCounts, weights: FloatArray, *, quadratic: bool = False
+) -> FloatArray:
+    """Compute 1 - disagreement / chance disagreement (Cohen 1960; weighted: Cohen 1968), (R,)."""
+    index = np.arange(counts.cases.shape[1])
     distance = index[:, None] - index[None, :]
     costs = distance.astype(np.float64) ** 2 if quadratic else (distance != 0).astype(np.float64)
-    chance = _ratio(
-        np.einsum("rt,tp,rp->r", confusions.sum(axis=2), costs, confusions.sum(axis=1)), confusions.sum(axis=(1, 2))
-    )
-    return 1 - _ratio(np.einsum("rtp,tp->r", confusions, costs), chance)
+    chance = _ratio((counts.cases @ costs * counts.predicted).sum(axis=1), weights.sum(axis=1))
+    return 1 - _ratio(weights @ costs[targets, predicted], chance)
 
 
 def brier_score(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from slpd_toolkit.core.errors import DeviceMemoryError
+from slpd_toolkit.mil.heads import training
 from slpd_toolkit.mil.heads.aggregators.abmil import AttentionMil
 from slpd_toolkit.mil.heads.aggregators.mean_mlp import MeanPoolMlp
 from slpd_toolkit.mil.heads.training import HeadTraining, batches, predict, train_head
@@ -126,3 +128,48 @@ def test_dropout_is_on_in_every_step_of_training() -> None:
     head.embed[2].register_forward_hook(lambda module, *_: modes.append(module.training))
     train(head, HeadTraining(steps=3, check_every=1))
     assert modes == [True, False] * 3
+
+
+def test_large_bags_are_computed_in_parts_of_like_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = np.array([5, 100, 4, 6, 60, 5])
+    rows = np.array([5, 1, 0, 3, 2, 4])
+    assert [part.tolist() for part in training.parts_of_like_size(sizes, rows)] == [rows.tolist()]
+    monkeypatch.setattr(training, "_PADDED_REGIONS", 24)
+    parts = training.parts_of_like_size(sizes, rows)
+    assert [part.tolist() for part in parts] == [[2, 5, 0, 3], [4], [1]]
+
+
+def test_parts_of_a_batch_do_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = HeadTraining(steps=6, batch_size=18, check_every=3)
+    found = []
+    for most in (1 << 14, 12):
+        monkeypatch.setattr(training, "_PADDED_REGIONS", most)
+        torch.manual_seed(0)
+        head = MeanPoolMlp(8, 2, dropout=0.0)
+        checks, _ = train(head, config)
+        found.append((checks, *predict(head, BAGS, TEST, SCALER)))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+    for one, other in zip(found[0][2], found[1][2], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_memory_that_runs_out_names_the_largest_slide(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    head = AttentionMil(8, 2)
+    monkeypatch.setattr(head, "forward", fail)
+    largest = TRAIN[BAGS.sizes[TRAIN].argmax()]
+    wanted = rf"Out of memory at slide {BAGS.slides[largest]} with {BAGS.sizes[largest]} regions: .*--head-batch 1"
+    with pytest.raises(DeviceMemoryError, match=wanted):
+        train(head, HeadTraining(steps=1, batch_size=18))

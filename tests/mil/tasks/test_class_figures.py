@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
+from slpd_toolkit.core.figures.pictures import looks
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.results import Result
-from slpd_toolkit.mil.tasks.class_figures import FALSE_POSITIVE_RATES, confusion, draw_confusion, fold_rocs, roc
+from slpd_toolkit.mil.tasks.class_figures import (
+    FALSE_POSITIVE_RATES,
+    confusion,
+    draw_confusion,
+    fold_rocs,
+    roc,
+    roc_section,
+)
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.kinds.ordinal import Ordinal
 
@@ -83,3 +91,12 @@ def test_cells_of_many_classes_have_room_for_counts_only() -> None:
     assert crowded.svg.count("<!-- 3 -->") == 12
     assert "%" not in "".join(re.findall("<!-- (.*?) -->", crowded.svg, re.DOTALL))
     assert "0 %" in "".join(re.findall("<!-- (.*?) -->", roomy.svg, re.DOTALL))
+
+
+def test_classes_beyond_forty_are_neither_named_nor_drawn_one_by_one() -> None:
+    targets = np.arange(41).repeat(2)
+    task = Classification(tuple(f"class {number}" for number in range(41)), targets)
+    folds = (FoldPrediction(0, 0, np.arange(82), np.eye(41)[targets], 4, ""),)
+    result = Result("m", "knn", folds, {"auc": np.ones(1)}, {})
+    assert "<!-- class 3 -->" not in draw_confusion("confusion-knn", [result], task).svg
+    assert len(roc_section([result], task, looks(["m"])).figures) == 1

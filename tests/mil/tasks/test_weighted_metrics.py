@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -66,3 +67,14 @@ def test_survival_weights_reach_the_concordance_index() -> None:
     weights = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     found = Survival(times, events).weighted_metrics(np.arange(3), risks[:, None], weights)
     assert found["c_index"].tolist() == pytest.approx([1, 0, 2 / 3])
+
+
+def test_memory_does_not_grow_with_pairs_of_classes() -> None:
+    classes, rng = 1000, np.random.default_rng(0)
+    targets, probabilities = rng.integers(classes, size=60), rng.dirichlet(np.ones(classes), size=60)
+    tracemalloc.start()
+    found = weighted_metrics.classification(targets, probabilities, np.ones((20, 60)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6  # confusion matrices of the 20 weightings alone would be 160 MB
+    assert found["accuracy"] == pytest.approx(np.mean(probabilities.argmax(axis=1) == targets))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from slpd_toolkit.mil.heads.aggregator import Aggregator, BagOutput
+from slpd_toolkit.mil.heads.bag_attention import self_attention
 from slpd_toolkit.mil.heads.bag_network import BagNetwork
 
 if TYPE_CHECKING:
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class TransMil(Aggregator):
-    """TransMIL (Shao et al., NeurIPS 2021), for bags of up to a few thousand regions.
+    """TransMIL (Shao et al., NeurIPS 2021).
 
-    Deviations: attention is exact. The paper uses the Nystroem approximation for bags of 10 000 patches, which makes
-    the output depend on padding. The last layer computes only the class token, because no other token is used.
+    Deviations: attention is exact for bags of up to 8 192 regions. The paper uses the Nystroem approximation for all
+    bags; here only larger ones do, each without padding (see `bag_attention`). The last layer computes only the class
+    token, because no other token is used.
 
     The order of regions matters, by design: the bag is arranged in a square in row-major order, padded with its first
     regions.
@@ -53,7 +55,9 @@ class TransMil(Aggregator):
         padding = torch.cat([filled.new_zeros(len(bags), 1), ~filled], dim=1)
 
         normed = self.norms[0](tokens)
-        tokens = tokens + self.layers[0](normed, normed, normed, key_padding_mask=padding, need_weights=False)[0]
+        first = self.layers[0]
+        assert isinstance(first, nn.MultiheadAttention)
+        tokens = tokens + self_attention(first, normed, padding)
         tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], sides)], dim=1)
         normed = self.norms[1](tokens)
         update, weights = self.layers[1](normed[:, :1], normed, normed, key_padding_mask=padding)
