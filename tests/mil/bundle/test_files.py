@@ -42,7 +42,7 @@ SURVIVAL = Survival(RNG.exponential(size=len(BAGS.slides)), RNG.random(len(BAGS.
 def evaluated(task: Task, *aggregators: str) -> tuple[Evaluation, list[Bundle]]:
     splits = cross_validation(COHORT, folds=3)
     representation = Representation("m", "vectors.npz", BAGS)
-    results, _ = evaluate_models(
+    results, _, _ = evaluate_models(
         task,
         COHORT,
         [representation],

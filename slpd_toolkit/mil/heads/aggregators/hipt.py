@@ -45,9 +45,8 @@ class SlideTransformer(Aggregator):
 def _encode(block: nn.TransformerEncoderLayer, regions: Tensor, padding: Tensor) -> Tensor:
     """Apply a block to (B, N, hidden) regions."""
     attention = block.self_attn
-    encoded: Tensor
     if is_small(regions, attention.num_heads):
-        encoded = block(regions, src_key_padding_mask=padding)
+        encoded: Tensor = block(regions, src_key_padding_mask=padding)
         return encoded
     regions = block.norm1(regions + block.dropout1(self_attention(attention, regions, padding)))
     hidden = block.linear2(block.dropout(block.linear1(regions).relu()))
