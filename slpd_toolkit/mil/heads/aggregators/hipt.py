@@ -50,7 +50,7 @@ def _encode(block: nn.TransformerEncoderLayer, regions: Tensor, padding: Tensor)
         return encoded
     regions = block.norm1(regions + block.dropout1(self_attention(attention, regions, padding)))
     hidden = block.linear2(block.dropout(block.linear1(regions).relu()))
-    return block.norm2(regions + block.dropout2(hidden))
+    return block.norm2(regions + block.dropout2(hidden))  # type: ignore[no-any-return]
 
 
 HEAD = BagNetwork(SlideTransformer)
