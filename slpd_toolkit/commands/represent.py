@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +12,13 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.manifest import read_table
-from slpd_toolkit.core.row_filter import select_rows
 from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.slide_vectors import describe_slides
-from slpd_toolkit.representations.vector_files import write_vectors
+from slpd_toolkit.representations.vector_files import require_file_names, write_vectors
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
 
@@ -58,7 +59,11 @@ def make(config: RepresentConfig) -> SlideVectors:
     fit_on = select_slides(whole, config.manifest, config.fit_where) if config.fit_where else wanted
     both = {*wanted.slide_ids, *fit_on.slide_ids}
     store = TokenStore([file for file in whole.files if file.meta.slide_id in both], whole.folder)
-    patient_of = _patients(config) if config.per == "patient" else None
+    patient_of = _patients(config.manifest or _manifest_of(whole)) if config.per == "patient" else None
+    if not config.out.suffix:
+        require_file_names(
+            [patient_of.get(each, each) if patient_of else each for each in wanted.slide_ids], config.out
+        )
     found = embed_regions(store, config.model, precision=config.precision, device=config.device, workers=config.workers)
     regions = Bags(found.slide_ids, found.values, np.concatenate([[0], np.cumsum(found.lengths)]).astype(np.int64))
     vectors = describe_slides(
@@ -85,10 +90,26 @@ def _require_place(config: RepresentConfig) -> None:
         raise UsageError(f"--out: got {config.out}, allowed: a {config.out.suffix} file in a folder that exists.")
 
 
-def _patients(config: RepresentConfig) -> dict[str, str]:
-    assert config.manifest is not None
-    table = select_rows(read_table(config.manifest, required=("slide_id", "patient_id")), (), config.manifest)
+def _patients(manifest: Path) -> dict[str, str]:
+    table = read_table(manifest, required=("slide_id", "patient_id"))
     return {slide: patient or slide for slide, patient in zip(table["slide_id"], table["patient_id"], strict=True)}
+
+
+def _manifest_of(store: TokenStore) -> Path:
+    """Return the manifest that `slpd embed` made the cache from.
+
+    Raises:
+        UsageError: The cache does not name it, or it no longer exists.
+    """
+    named = json.loads(store.meta.recipe).get("manifest")
+    if not isinstance(named, str) or not Path(named).is_file():
+        raise UsageError(
+            "--per: got patient, allowed: slide, because the patients are not known"
+            + (f" ({named}, from which the cache was embedded, does not exist)." if named else "."),
+            hint="Add --manifest CSV with the columns slide_id and patient_id.",
+        )
+    console.note(f"Patients are those of {named}, from which the cache was embedded.")
+    return Path(named)
 
 
 def _positions(regions: Bags, store: TokenStore) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -40,10 +40,11 @@ class RepresentConfig:
     """Number of prototypes, for descriptors that have some. 0: 4 for `prototypes`, 16 for the others."""
 
     per: Literal["slide", "patient"] = "slide"
-    """One descriptor per slide, or per patient over all regions of the patient's slides (needs --manifest)."""
+    """One descriptor per slide, or per patient over all regions of the patient's slides."""
 
     manifest: Path | None = None
-    """Cohort CSV. With it, only the slides that it lists are represented; `patient_id` is the patient of each slide."""
+    """Cohort CSV. With it, only the slides that it lists are represented; `patient_id` is the patient of each slide.
+    Without it, --per patient reads the manifest that the cache was embedded from, if that still exists."""
 
     where: tuple[str, ...] = ()
     """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
@@ -79,11 +80,4 @@ class RepresentConfig:
             self.out,
             "a .parquet or .h5ad file, or a folder without suffix",
             "The suffix chooses the format.",
-        )
-        require(
-            self.per == "slide" or self.manifest is not None,
-            "--per",
-            "patient",
-            "slide, without --manifest",
-            "Add --manifest CSV with the columns slide_id and patient_id.",
         )

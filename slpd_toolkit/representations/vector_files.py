@@ -20,6 +20,7 @@ from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.representations.slide_vectors import SlideVectors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -72,12 +73,21 @@ def _write_h5ad(vectors: SlideVectors, about: dict[str, Any], out: Path) -> None
     )
 
 
-def _write_folder(vectors: SlideVectors, about: dict[str, Any], out: Path) -> None:
-    unsafe = [name for name in vectors.bags.slides if not is_safe_name(name)]
+def require_file_names(names: Iterable[str], out: Path) -> None:
+    """Check that slides or patients can be file names in the folder `out`.
+
+    Raises:
+        UsageError: One cannot.
+    """
+    unsafe = [name for name in names if not is_safe_name(name)]
     if unsafe:
         raise UsageError(
             f"--out: {unsafe[0]!r} cannot be a file name in {out}.", hint="Write a .parquet file, which holds any name."
         )
+
+
+def _write_folder(vectors: SlideVectors, about: dict[str, Any], out: Path) -> None:
+    require_file_names(vectors.bags.slides, out)
     make_folder(out)
     for row, name in enumerate(vectors.bags.slides):
         inside = slice(int(vectors.bags.offsets[row]), int(vectors.bags.offsets[row + 1]))

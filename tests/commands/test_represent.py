@@ -17,7 +17,7 @@ from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.vector_files import is_own_file, read_vectors_back
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import write_manifest
-from tests.token_factory import LENGTHS
+from tests.token_factory import LENGTHS, write_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +129,6 @@ def test_what_cannot_be_is_told(
     ("changes", "said"),
     [
         ({"as_": "histgram"}, "Did you mean histogram"),
-        ({"per": "patient"}, "--per: got patient, allowed: slide, without --manifest"),
         ({"fit_where": ("a=b",)}, "--fit-where: got a=b, allowed: only with --manifest"),
         ({"out": "x.csv"}, r"--out: got .*x\.csv, allowed: a \.parquet or \.h5ad"),
     ],
@@ -146,3 +145,15 @@ def test_damaged_outputs_are_refused(cache: Path, tmp_path: Path) -> None:
         read_vectors_back(tmp_path / "sets")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     assert not is_own_file(tmp_path / "x.parquet")
+
+
+def test_patients_come_from_the_manifest_that_the_cache_was_embedded_from(
+    cache: Path, manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="--per: got patient, allowed: slide, because the patients are not known"):
+        represent.make(config(cache, tmp_path / "x.parquet", per="patient"))
+    own = write_cache(tmp_path / "cache", LENGTHS, grid=2, recipe=json.dumps({"manifest": str(manifest)}))
+    assert len(represent.make(config(own, tmp_path / "x.parquet", per="patient"))) == 3
+    gone = write_cache(tmp_path / "gone", LENGTHS, grid=2, recipe=json.dumps({"manifest": "gone.csv"}))
+    with pytest.raises(UsageError, match=r"gone\.csv, from which the cache was embedded, does not exist"):
+        represent.make(config(gone, tmp_path / "x.parquet", per="patient"))
