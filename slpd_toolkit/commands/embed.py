@@ -8,14 +8,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import torch
+
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder, working_in
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
+from slpd_toolkit.ingest.embedding.devices import DeviceFleet
+from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.lane import QC_FOLDER, STAGE, Lane
 from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
@@ -25,8 +30,6 @@ from slpd_toolkit.report.qc import CONTACT_SHEET, MASKS_FOLDER, draw_overlay, wr
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import torch
 
     from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.core.manifest import Problem, SlideEntry
@@ -65,24 +68,29 @@ def run(config: EmbedConfig) -> int:
             [entry for entry in entries if entry.row in mine],
             [problem for problem in problems if problem.row in mine],
         )
-    device = compute.resolve_device(config.device)
+    devices = compute.resolve_devices(config.device)
+    device = (
+        devices[0] if len(devices) == 1 else torch.device("cpu")
+    )  # several have processes with encoders of their own
     identities = [
-        _identify(each, geometry, device, {entry.slide_id for entry in entries})
+        _identify(each, geometry, devices, {entry.slide_id for entry in entries})
         for each, geometry in zip(runs, geometries, strict=True)
     ]
     with ExitStack() as locked:
         for each in runs if len(runs) > 1 else []:
             locked.enter_context(working_in(each.out, "embed", config.shard_of_n))
-        lanes = [
-            Lane(
-                identity, device, _start_log(identity.config, [problem for problem in problems if problem.row in mine])
-            )
+        logs = [
+            _start_log(identity.config, [problem for problem in problems if problem.row in mine])
             for identity in identities
         ]
+        lanes = [Lane(identity, device, log) for identity, log in zip(identities, logs, strict=True)]
         chosen = [entry for entry in entries if entry.row in mine]
         with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-            EmbeddingPipeline(lanes, _draw).run(chosen, len(chosen))
-        return max(_finish(lane) for lane in lanes)
+            if len(devices) == 1:
+                EmbeddingPipeline(lanes, _draw).run(chosen, len(chosen))
+            else:
+                DeviceFleet(devices, lanes, _draw).run(chosen)
+        return max(_finish(lane, log) for lane, log in zip(lanes, logs, strict=True))
 
 
 def _resolve_geometry(config: EmbedConfig) -> Geometry:
@@ -92,28 +100,30 @@ def _resolve_geometry(config: EmbedConfig) -> Geometry:
     return geometry
 
 
-def _identify(config: EmbedConfig, geometry: Geometry, device: torch.device, slide_ids: set[str]) -> CacheIdentity:
+def _identify(
+    config: EmbedConfig, geometry: Geometry, devices: list[torch.device], slide_ids: set[str]
+) -> CacheIdentity:
     """Make the encoder of a cache, and check that the cache is of this encoder and geometry.
 
     Raises:
         UsageError: It is not.
     """
-    wanted = preferred_precision(config.encoder_name, config.precision, device)
-    precision = compute.resolve_precision(wanted, device)
-    identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, device, precision), precision)
+    wanted = preferred_precision(config.encoder_name, config.precision, devices[0])
+    precision = compute.resolve_precision(wanted, devices[0])
+    identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, devices, precision), precision)
     if config.out.exists():
         identity.require_same_cache(slide_ids)
     return identity
 
 
-def _finish(lane: Lane) -> int:
+def _finish(lane: Lane, failures: FailureLog) -> int:
     """Write the contact sheet of a cache, print its summary, and return the exit code."""
     config = lane.identity.config
     if config.qc:
-        write_contact_sheet(config.out, config.out / QC_FOLDER, lane.failures.rows)
+        write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
     sheet = config.out / QC_FOLDER / CONTACT_SHEET if config.qc else None
-    print_summary(lane.tally, lane.failures, config.out, sheet)
-    return 1 if lane.failures.rows else 0
+    print_summary(lane.tally, failures, config.out, sheet)
+    return 1 if failures.rows else 0
 
 
 def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEntry], problems: list[Problem]) -> int:
@@ -160,21 +170,15 @@ def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problem
         console.warn(f"{config.manifest}: {len(problems)} problems; these rows are left out:\n{summarise(problems)}")
 
 
-def _make_encoder(config: EmbedConfig, geometry: Geometry, device: torch.device, precision: Precision) -> Encoder:
-    encoder = make_encoder(
-        config.encoder_name,
-        weights=config.weights,
-        patch_px=geometry.patch_px,
-        seed=config.seed,
-        allow_download=config.allow_download,
-        mean=config.mean,
-        std=config.std,
-        pooling=config.pooling,
-    )
-    encoder.network.to(device)
+def _make_encoder(
+    config: EmbedConfig, geometry: Geometry, devices: list[torch.device], precision: Precision
+) -> Encoder:
+    encoder = encoder_of(config, geometry, make_encoder)
+    if len(devices) == 1:
+        encoder.network.to(devices[0])
     console.note(
         f"Encoder {encoder.name}: {encoder.embedding_dim}-d, weights {encoder.weights_sha256[:12]}, "
-        f"{precision} on {compute.describe(device)}"
+        f"{precision} on {listed(compute.describe(device) for device in devices)}"
     )
     console.note(
         f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "

@@ -110,10 +110,11 @@ class EmbedConfig:
     """Precision of the encoder. `auto`: bf16 if the device supports it natively, otherwise fp32."""
 
     device: str = "auto"
-    """Device of the encoder: `auto` (GPU if available), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """Devices of the encoder: `auto` (all GPUs, else the CPU), `cpu`, `cuda`, `mps`, or a list: `cuda:0,cuda:2`. Each
+    has a process that takes the next slide when it is ready."""
 
     workers: int = 0
-    """Number of processes that read and decode slides. 0: one per core, at most 16."""
+    """Number of processes that read and decode slides, shared by all devices. 0: one per core, at most 16."""
 
     seed: int = 0
     """Random seed of the weights of `random` encoders."""

@@ -44,6 +44,17 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(names: str) -> list[torch.device]:
+    """Resolve `auto` to all CUDA devices (else to `resolve_device`), and a list such as `cuda:0,cuda:2` to its devices.
+
+    Raises:
+        UsageError: A device is not available, or a name is not a device.
+    """
+    if names == "auto" and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [resolve_device(name.strip()) for name in names.split(",")]
+
+
 def resolve_precision(requested: Precision, device: torch.device) -> Precision:
     """Resolve `auto` to bf16 where the device supports it natively, else to fp32.
 

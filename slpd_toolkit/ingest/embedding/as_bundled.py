@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.config.embed import EmbedConfig
@@ -12,6 +13,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.encoders.geometry import resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
+from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.lane import Lane
 from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
@@ -71,16 +73,7 @@ def embed_as_bundled(
     """
     precision: Precision = compute.resolve_precision(settings.precision, device)
     geometry, _ = resolve_geometry(settings)
-    encoder = make_encoder(
-        settings.encoder_name,
-        weights=settings.weights,
-        patch_px=geometry.patch_px,
-        seed=settings.seed,
-        allow_download=False,
-        mean=settings.mean,
-        std=settings.std,
-        pooling=settings.pooling,
-    )
+    encoder = encoder_of(replace(settings, allow_download=False), geometry, make_encoder)
     _require_same_encoder(encoder, origin.tokens, settings.weights)
     encoder.network.to(device)
     console.note(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from slpd_toolkit.ingest.embedding.tally import EmbedTally
 from slpd_toolkit.store import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
     import torch
 
-    from slpd_toolkit.core.failures import FailureLog
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.ingest.embedding.block_key import BlockKey
     from slpd_toolkit.ingest.embedding.identity import CacheIdentity
@@ -29,14 +29,26 @@ STAGE = "embed"
 QC_FOLDER = "qc"
 
 
+class Failures(Protocol):
+    """Where failures are recorded; `core.failures.FailureLog` is one."""
+
+    def __len__(self) -> int:
+        """Return the number of failures."""
+
+    def add(self, failure: Failure) -> None:
+        """Record a failure."""
+
+
 @dataclass(eq=False)
 class Lane:
     """An encoder on its device, its cache, and what was done so far."""
 
     identity: CacheIdentity
     device: torch.device
-    failures: FailureLog
+    failures: Failures
     tally: EmbedTally = field(default_factory=EmbedTally)
+    on_over: Callable[[str], None] = lambda _: None
+    """Called with the ID of each slide that this encoder has finished, skipped or given up."""
 
     @property
     def batch_size(self) -> int:
@@ -81,3 +93,4 @@ class Lane:
         """Record that a slide failed."""
         self.failures.add(Failure.of(STAGE, entry.slide_id, entry.slide_path, error))
         console.warn(f"{entry.slide_id}: {error}")
+        self.on_over(entry.slide_id)

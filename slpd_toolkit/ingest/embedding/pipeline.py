@@ -41,11 +41,20 @@ class EmbeddingPipeline:
     Args:
         lanes: The encoders, on one device.
         draw: Draws a slide's picture for quality control.
+        readers: Number of processes that read; 0: as the settings say.
+        on_progress: Called after each part of a batch.
     """
 
-    def __init__(self, lanes: Sequence[Lane], draw: Callable[[Path, SlidePlan], None]) -> None:
-        self._lanes, self._draw = lanes, draw
-        self._workers = lanes[0].identity.config.workers
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        draw: Callable[[Path, SlidePlan], None],
+        *,
+        readers: int = 0,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lanes, self._draw, self._on_progress = lanes, draw, on_progress
+        self._workers = readers or lanes[0].identity.config.workers
         self._allow_missing = lanes[0].identity.config.allow_missing_pixels
 
     def run(self, entries: Iterable[SlideEntry], count: int) -> None:
@@ -64,6 +73,7 @@ class EmbeddingPipeline:
                 for lane, key, tokens in self._encode(blocks):
                     self._put(key, tokens)
                     lane.tally.patches += len(tokens)
+                    self._on_progress()
                     progress.expect(sum(each.tally.expected_patches(count, len(each.failures)) for each in self._lanes))
                     done = min(each.tally.slides + each.tally.skipped for each in self._lanes)
                     progress.advance(len(tokens), f"{done}/{count} slides")
@@ -90,6 +100,7 @@ class EmbeddingPipeline:
                 lane.record(entry, failure)
             for lane in found.skipped:
                 lane.tally.skipped += 1
+                lane.on_over(entry.slide_id)
             for reading in found.readings:
                 while opener.opened[0].over:
                     opener.opened.popleft()
@@ -167,6 +178,7 @@ class EmbeddingPipeline:
                     raise nothing_left(reading.entry)
                 job.end(keep=True)
                 job.lane.tally.finish(reading, job)
+                job.lane.on_over(reading.entry.slide_id)
         except (CacheError, SlideError) as error:
             _fail(reading, job, error)
 

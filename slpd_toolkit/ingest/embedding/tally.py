@@ -31,6 +31,12 @@ class EmbedTally:
     """Slide id -> patches without a token, because the file does not have their pixels."""
     started: float = field(default_factory=time.monotonic)
 
+    def add(self, other: EmbedTally) -> None:
+        """Add what another process has done and planned."""
+        for name in ("slides", "skipped", "regions", "patches", "bytes", "planned", "patches_planned"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lost |= other.lost
+
     def plan(self, reading: SlideReading) -> None:
         """Count a slide that will be encoded."""
         self.planned += 1

@@ -1,0 +1,139 @@
+"""What the process of one device does: ask for slides, embed them, and tell what became of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
+
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.errors import SlpdError, WeightsError
+from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
+from slpd_toolkit.ingest.embedding.identity import CacheIdentity
+from slpd_toolkit.ingest.embedding.lane import Lane
+from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import torch
+
+    from slpd_toolkit.config.embed import EmbedConfig
+    from slpd_toolkit.core.failures import Failure
+    from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.encoders.geometry import Geometry
+    from slpd_toolkit.slides.plan import SlidePlan
+
+_TELL_EVERY_S = 1.0
+_WATCH_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What a process needs to know; lists have one item per encoder."""
+
+    device: torch.device
+    configs: list[EmbedConfig]
+    geometries: list[Geometry]
+    precisions: list[Precision]
+    digests: list[str]
+    """Digests of the weights, which must not have changed since the command checked them."""
+    readers: int
+    """Processes that read slides for this device."""
+    draw: Callable[[Path, SlidePlan], None]
+
+
+class _RemoteLog:
+    """Sends failures to the process that writes failures.csv."""
+
+    def __init__(self, tell: Callable[..., None], lane: int) -> None:
+        self._tell, self._lane, self._count = tell, lane, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, failure: Failure) -> None:
+        """Send a failure."""
+        self._count += 1
+        self._tell("failed", self._lane, failure)
+
+
+def serve(descriptor: int) -> None:
+    """Embed slides until there are none left.
+
+    Args:
+        descriptor: Socket on which settings and slides arrive.
+    """
+    _end_with(int(os.environ["SLPD_PARENT"]))
+    console.VERBOSITY.quiet = True
+    connection, lock = Connection(descriptor), Lock()
+
+    def tell(kind: str, *content: Any) -> None:
+        with lock:
+            connection.send((kind, *content))
+
+    settings: DeviceSettings = connection.recv()
+    try:
+        with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
+            _embed(settings, connection, tell)
+    except SlpdError as error:
+        tell("error", error)
+    except (EOFError, BrokenPipeError):
+        os._exit(1)
+
+
+def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[..., None]) -> None:
+    lanes = [_lane(settings, index, tell) for index in range(len(settings.configs))]
+    told = time.monotonic()
+
+    def tell_progress() -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY_S:
+            told = time.monotonic()
+            tell("tallies", [lane.tally for lane in lanes])
+
+    def following() -> Iterator[SlideEntry]:
+        while True:
+            tell("next")
+            entry = connection.recv()
+            if entry is None:
+                return
+            yield entry
+
+    pipeline = EmbeddingPipeline(lanes, settings.draw, readers=settings.readers, on_progress=tell_progress)
+    while True:
+        tell("tallies", [lane.tally for lane in lanes])
+        tell("idle")
+        first = connection.recv()
+        if first is None:
+            return
+        pipeline.run(itertools.chain([first], following()), 0)
+
+
+def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None]) -> Lane:
+    config, geometry = settings.configs[index], settings.geometries[index]
+    encoder = encoder_of(config, geometry)
+    if encoder.weights_sha256 != settings.digests[index]:
+        raise WeightsError(
+            f"The weights of {encoder.name} changed while they were used.", hint="Run the command again."
+        )
+    encoder.network.to(settings.device)
+    identity = CacheIdentity(config, geometry, encoder, settings.precisions[index])
+    return Lane(identity, settings.device, _RemoteLog(tell, index), on_over=lambda slide_id: tell("over", slide_id))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it, however that ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_EVERY_S)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
