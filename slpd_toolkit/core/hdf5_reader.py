@@ -6,6 +6,7 @@ Nothing here imports h5py: results arrive as plain Python and NumPy values. File
 from __future__ import annotations
 
 import atexit
+import hashlib
 import math
 import os
 import signal
@@ -146,6 +147,19 @@ def read_hdf5(path: Path, name: str) -> npt.NDArray[Any]:
     """
     with _process() as process:
         return process.read(path, name)
+
+
+def digest_of(arrays: Mapping[str, npt.ArrayLike]) -> str:
+    """Return a digest of arrays, for an attribute that detects damaged values: HDF5 has checksums of headers only."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        array = np.asarray(values)
+        text = array.dtype.kind in "OUS"
+        content = (
+            "\0".join(map(str, array.ravel().tolist())).encode("utf-8", "surrogatepass") if text else array.tobytes()
+        )
+        digest.update(f"{name} {array.shape} {'text' if text else array.dtype.str}".encode() + content)
+    return digest.hexdigest()
 
 
 def chunk_offsets(path: Path, name: str) -> npt.NDArray[np.int64]:

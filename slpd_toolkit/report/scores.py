@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError, SlideError
-from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.mean_attention import mean_attention
@@ -129,8 +129,9 @@ def write_score_tables(path: Path, tables: Sequence[ScoreTable], target: str) ->
     """
     groups, datasets = dict[str, dict[str, str]](), dict[str, Any]()
     for number, table in enumerate(tables):
-        groups[str(number)] = {"model": table.model, "aggregator": table.aggregator}
-        datasets |= {f"{number}/{name}": getattr(table, name) for name in ("slide_ids", *ARRAYS)}
+        arrays = {name: getattr(table, name) for name in ("slide_ids", *ARRAYS)}
+        groups[str(number)] = {"model": table.model, "aggregator": table.aggregator, "digest": digest_of(arrays)}
+        datasets |= {f"{number}/{name}": values for name, values in arrays.items()}
     attributes = {
         "schema": SCHEMA,
         "schema_version": VERSION,
@@ -200,4 +201,7 @@ def _read_table(path: Path, group: str, attributes: Mapping[str, Any]) -> ScoreT
     steps = np.diff(table.offsets)
     if table.offsets[0] != 0 or table.offsets[-1] != regions or (steps <= 0).any():
         raise CacheError(f"{path}: offsets do not divide the {regions} regions among slides.", hint=_WRITTEN_BY)
+    digest = attributes.get("digest")  # missing in files of earlier versions
+    if digest is not None and digest != digest_of(arrays | {"slide_ids": np.array(ids)}):
+        raise CacheError(f"{path} is damaged: its contents do not match their digest.", hint=_WRITTEN_BY)
     return table

@@ -61,7 +61,7 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
 
     Raises:
         SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
-            of another tile, or levels are not the same picture in different sizes.
+            of another tile, levels are not the same picture in different sizes, or their units of resolution differ.
     """
     import tifffile  # by the processes that check a slide, not by all that read it
 
@@ -73,6 +73,8 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
                 assert isinstance(page, tifffile.TiffPage)
                 if page.is_tiled:
                     pages.setdefault((page.imagewidth, page.imagelength), page)
+            if vendor == "generic-tiff":
+                _require_same_unit(path, [pages[size] for size in sizes_lv if size in pages])
             tables = {level: _table(path, pages[size]) for level, size in enumerate(sizes_lv) if size in pages}
     except SlideError:
         raise
@@ -126,6 +128,18 @@ def _table(path: Path, page: TiffPage) -> TileTable:
             hint="It was cut short or is damaged: compare its size with the source's, and copy it again.",
         )
     return table
+
+
+def _require_same_unit(path: Path, levels: Sequence[TiffPage]) -> None:
+    """Check that no level gives its resolution in another unit: OpenSlide reads the resolution of these files there."""
+    tags = [page.tags.get("ResolutionUnit") for page in levels]
+    units = {str(getattr(tag.value, "name", tag.value)).lower() for tag in tags if tag is not None} - {"none"}
+    if len(units) > 1:
+        raise SlideError(
+            f"{path}: levels state their resolution in different units ({', '.join(sorted(units))}), so that it is not "
+            "known.",
+            hint=_HINT,
+        )
 
 
 def _require_same_shape(path: Path, sizes_lv: Sequence[tuple[int, int]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import CacheError
-from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ class PrototypeFile:
         Raises:
             OSError: The file cannot be written (disk full, quota).
         """
-        write_hdf5(
-            path,
-            {"schema": SCHEMA, "schema_version": VERSION, "step": self.step},
-            {name: getattr(self, name) for name in ("slide_ids", *ARRAYS, LOCATED)},
-        )
+        arrays = {name: getattr(self, name) for name in ("slide_ids", *ARRAYS, LOCATED)}
+        attributes = {"schema": SCHEMA, "schema_version": VERSION, "step": self.step, "digest": digest_of(arrays)}
+        write_hdf5(path, attributes, arrays)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PrototypeFile:
@@ -94,6 +92,9 @@ class PrototypeFile:
         except (LookupError, ValueError, TypeError) as error:
             raise CacheError(f"{path} cannot be read as a prototype file ({error}).", hint=_WRITTEN_BY) from error
         _require_fit(path, arrays)
+        digest = contents.attributes.get("digest")  # missing in files of earlier versions
+        if digest is not None and digest != digest_of(arrays | {LOCATED: located}):
+            raise CacheError(f"{path} is damaged: its contents do not match their digest.", hint=_WRITTEN_BY)
         return cls(**arrays, located=located.astype(np.bool_), step=step)
 
 

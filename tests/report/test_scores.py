@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import h5py
@@ -8,6 +9,7 @@ import pytest
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.report.scores import read_scores, write_scores
+from tests.mutation import mutants
 from tests.report.evaluations import REGION_L0, classification, planted_evaluation
 
 if TYPE_CHECKING:
@@ -80,3 +82,21 @@ def test_a_damaged_file_is_told(tmp_path: Path, how: str) -> None:
     damage(path, how)
     with pytest.raises(CacheError, match=r"scores\.h5.*slpd mil-eval"):
         read_scores(path)
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(80, marks=pytest.mark.slow)])
+def test_mutants_are_refused_or_equal(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "scores.h5"
+    write_scores(path, evaluation())
+    whole, wanted, refused = path.read_bytes(), read_scores(path), 0
+    for mutant in mutants(whole, count, seed=4):
+        path.write_bytes(mutant)
+        try:
+            found = read_scores(path)
+        except CacheError as error:
+            refused += "scores.h5" in error.message
+            continue
+        for one, other in zip(wanted, found, strict=True):
+            for item in fields(one):
+                np.testing.assert_array_equal(getattr(one, item.name), getattr(other, item.name))
+    assert refused > count // 4

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from random import Random
 
 WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT, OFFSETS, SIZES = 256, 257, 322, 323, 324, 325
+RESOLUTION_UNIT = 296
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 

@@ -13,9 +13,11 @@ import torch
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training import run_folder
 from slpd_toolkit.training.checkpoint import describe_cohort
+from tests.mutation import mutants
 from tests.token_factory import LENGTHS, without_digest, write_cache
 from tests.training.runs import assert_same_run, checkpoint, differences, metrics, run_until, tiny, weights
 
@@ -267,3 +269,20 @@ def test_a_cohort_with_other_tokens_is_another_one(tmp_path: Path) -> None:
             with h5py.File(path, "r+") as file:
                 without_digest(file)
     assert len({describe_cohort(TokenStore.open(folder)) for folder in folders}) == 1
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(150, marks=pytest.mark.slow)])
+def test_mutants_of_a_checkpoint_are_refused_or_equal(begun: Path, tmp_path: Path, count: int) -> None:
+    path = tmp_path / "last.pt"
+    whole, refused = (begun / "last.pt").read_bytes(), 0
+    wanted = read_checkpoint(begun / "last.pt")
+    for mutant in mutants(whole, count, seed=5):
+        path.write_bytes(mutant)
+        try:
+            found = read_checkpoint(path)
+        except WeightsError as error:
+            refused += "last.pt" in error.message
+            continue
+        assert not differences(found, wanted)
+        assert found.get("recipe") == wanted["recipe"]
+    assert refused > count // 2

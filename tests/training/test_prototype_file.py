@@ -15,6 +15,7 @@ from slpd_toolkit.objectives.slide_prototypes import build_bank
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.prototype_file import PrototypeFile, describe_prototypes
+from tests.mutation import mutants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,3 +80,20 @@ def test_a_file_that_cannot_be_used_is_named(file: PrototypeFile, tmp_path: Path
                 del stored["counterpart"]
     with pytest.raises(CacheError, match=r"prototypes\.h5"):
         PrototypeFile.read(path)
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_mutants_are_refused_or_equal(file: PrototypeFile, tmp_path: Path, count: int) -> None:
+    path = tmp_path / "prototypes.h5"
+    file.write(path)
+    whole, refused = path.read_bytes(), 0
+    for mutant in mutants(whole, count, seed=3):
+        path.write_bytes(mutant)
+        try:
+            found = PrototypeFile.read(path)
+        except CacheError as error:
+            refused += "prototypes.h5" in error.message
+            continue
+        for item in fields(PrototypeFile):
+            np.testing.assert_array_equal(getattr(file, item.name), getattr(found, item.name))
+    assert refused > count // 3
