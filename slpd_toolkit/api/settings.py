@@ -157,6 +157,8 @@ class MilEvalSettings(TypedDict, total=False):
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     workers: int
+    external: StrPath | Sequence[StrPath]
+    external_manifest: StrPath | None
     unit: Literal["patient", "slide"]
     sensitivity: float | None
     permutations: int

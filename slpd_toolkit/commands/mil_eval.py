@@ -17,6 +17,8 @@ from slpd_toolkit.mil.cohort.audit import audit_splits
 from slpd_toolkit.mil.cohort.inputs import patients_of, read_inputs, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
 from slpd_toolkit.mil.cohort.split_kind import divide
+from slpd_toolkit.mil.external.inputs import read_external
+from slpd_toolkit.mil.external.validation import OtherCohort, validate
 from slpd_toolkit.mil.heads.fold_predictions import check_heads
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import compare_all
@@ -26,6 +28,7 @@ from slpd_toolkit.mil.statistics.results import Evaluation
 from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
+from slpd_toolkit.report.external_section import print_external
 from slpd_toolkit.report.thumbnails import Thumbnails
 from slpd_toolkit.representations.bundled import origins_of
 from slpd_toolkit.representations.cohort_bags import (
@@ -35,11 +38,18 @@ from slpd_toolkit.representations.cohort_bags import (
     slides_by_source,
     warn_of_empty_slides,
 )
+from slpd_toolkit.representations.external_cohort import open_external
 from slpd_toolkit.representations.opening import InferenceOptions, open_models
 from slpd_toolkit.representations.sources import parse_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.mil.tasks.task import Task
+    from slpd_toolkit.representations.models import Model
 
 _THUMBNAIL_PX = 640
 
@@ -78,6 +88,7 @@ def run(config: MilEvalConfig) -> int:
         splits, split_notes = divide(inputs, config)
         check_heads(task, cohort.slides.tolist(), splits, config.aggregator)
         _warn_of_unused_folds(config, len(splits))
+        other = _read_external(config, models, task, device, options)
         read = (config.manifest, *config.splits, *(source.path for source in sources if source.path is not None))
         claim_evaluation_folder(config.out, config.cache, read)
         representations = represent_all(models, cohort.slides.tolist(), cache)
@@ -129,12 +140,33 @@ def run(config: MilEvalConfig) -> int:
             *near_copy_notes(copies),
         ),
     )
-    thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
     final = FinalTraining(_training(config), config.seed) if config.final else None
-    write_evaluation(config.out, evaluation, splits, thumbnails, make_bundles(evaluation, splits, origins, final))
+    bundles = make_bundles(evaluation, splits, origins, final)
+    external = None if other is None else validate(evaluation, judgements, bundles, other, config.seed)
+    thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
+    write_evaluation(config.out, evaluation, splits, thumbnails, bundles, external)
     print_summary(evaluation)
+    if external is not None:
+        print_external(external)
     console.note(f"Report: {config.out / REPORT}.")
     return 1 if problems else 0
+
+
+def _read_external(
+    config: MilEvalConfig, models: Sequence[Model], task: Task, device: torch.device, options: InferenceOptions
+) -> OtherCohort | None:
+    """Read the external cohort and embed its slides; None if there is none."""
+    if config.external_manifest is None:
+        return None
+    table = read_manifest(config.external_manifest)
+    columns, patients = set(table.columns), patients_of(table)
+    with open_external(
+        config.external, models, device, config.workers, options, no_features=columns, patient_of=patients
+    ) as opened:
+        inputs = read_external(table, opened.by_source, task, config)
+        slides = inputs.cohort.slides.tolist()
+        source = f"{config.external_manifest}"
+        return OtherCohort(source, inputs, represent_all(opened.models, slides, opened.cache))
 
 
 def _warn_of_unused_folds(config: MilEvalConfig, splits: int) -> None:

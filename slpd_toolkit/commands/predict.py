@@ -115,7 +115,7 @@ def _represent(
     wanted = None if table is None else set(table["slide_id"])
     if config.vectors is not None:
         columns = set() if table is None else set(table.columns)
-        return represent_vectors(bundle, config.vectors, wanted, columns, failures)
+        return represent_vectors(bundle, config.vectors, wanted, columns, _patients(table), failures)
     cache, precision = config.cache, _precision(config, bundle.origin.precision)
     if cache is None:
         assert table is not None

@@ -143,6 +143,14 @@ class MilEvalConfig:
     workers: int = 2
     """Number of threads that read tokens ahead."""
 
+    # -- External cohort --
+    external: tuple[str, ...] = ()
+    """Token cache of another cohort, to which every head is applied. For models that are tables of slide vectors: the
+    table of the other cohort, `[name=]table`; repeat the option if needed."""
+
+    external_manifest: Path | None = None
+    """CSV of the other cohort, with the same target columns. Metrics by site need --site-column in it."""
+
     # -- Statistics --
     unit: Literal["patient", "slide"] = "patient"
     """Unit of metrics: patients, each with the mean prediction of its slides, or slides. Intervals and tests are over
@@ -169,7 +177,7 @@ class MilEvalConfig:
         for name in self.aggregator:
             AGGREGATORS.require(name)
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS.names()))
-        for name in ("model", "aggregator", "classes", "splits"):
+        for name in ("model", "aggregator", "classes", "splits", "external"):
             values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
             require(not twice, flag(name), f"{', '.join(twice)} more than once", "each value once")
@@ -193,6 +201,12 @@ class MilEvalConfig:
             "--shots with --train-fraction",
             f"{self.shots} and {self.train_fraction}",
             "only one of them",
+        )
+        require(
+            bool(self.external) == (self.external_manifest is not None),
+            "--external with --external-manifest",
+            "only one of them",
+            "both or none",
         )
         require(not (self.splits and self.fold_column), "--splits with --fold-column", "both", "only one of them")
         self._require_used(TASKS, "TASK", self.kind)

@@ -15,7 +15,8 @@ from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
 from slpd_toolkit.mil.bundle.reading import MODEL
-from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, fold_rows, metrics_document, prediction_rows
+from slpd_toolkit.mil.external.results import external_document, external_rows
+from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, finite, fold_rows, metrics_document, prediction_rows
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
 from slpd_toolkit.report.model_card import model_card
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.external.results import External
     from slpd_toolkit.mil.statistics.results import Evaluation
     from slpd_toolkit.report.thumbnails import Thumbnails
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
-_FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE)
+EXTERNAL = "external_predictions.csv"
+_FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE, EXTERNAL)
 _OWN_FOLDER = "Use a separate folder for the evaluation."
 
 
@@ -60,7 +63,12 @@ def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path
 
 
 def write_evaluation(
-    out: Path, evaluation: Evaluation, splits: Sequence[Split], thumbnails: Thumbnails, bundles: Sequence[Bundle] = ()
+    out: Path,
+    evaluation: Evaluation,
+    splits: Sequence[Split],
+    thumbnails: Thumbnails,
+    bundles: Sequence[Bundle] = (),
+    external: External | None = None,
 ) -> None:
     """Write all files of an evaluation. The report comes last: if it exists, all files belong to the same evaluation.
 
@@ -70,15 +78,21 @@ def write_evaluation(
         splits: Training, validation and test slides of each split.
         thumbnails: Slides for the report; those that cannot be read are shown without pixels.
         bundles: The trained heads, written to `model/`.
+        external: Results on another cohort.
     """
     (out / REPORT).unlink(missing_ok=True)
     write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
     write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
     write_scores(out / SCORES, evaluation)
-    write_text(out / METRICS, json.dumps(metrics_document(evaluation), indent=2, allow_nan=False) + "\n")
-    _write_bundles(out / MODEL, evaluation, bundles)
-    write_report(out / REPORT, evaluation, thumbnails.read)
+    document = metrics_document(evaluation)
+    (out / EXTERNAL).unlink(missing_ok=True)
+    if external is not None:
+        document["external"] = finite(external_document(external))
+        write_csv(out / EXTERNAL, *external_rows(external))
+    write_text(out / METRICS, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    _write_bundles(out / MODEL, evaluation, bundles, external)
+    write_report(out / REPORT, evaluation, thumbnails.read, external)
     if thumbnails.failures:
         slide, error = next(iter(thumbnails.failures.items()))
         console.note(
@@ -88,7 +102,7 @@ def write_evaluation(
         )
 
 
-def _write_bundles(folder: Path, evaluation: Evaluation, bundles: Sequence[Bundle]) -> None:
+def _write_bundles(folder: Path, evaluation: Evaluation, bundles: Sequence[Bundle], external: External | None) -> None:
     """Write bundles, in folders of their own if there are several; those of an earlier evaluation are removed."""
     names = [f"{bundle.model}-{bundle.aggregator}" for bundle in bundles] if len(bundles) > 1 else [""] * len(bundles)
     for stale in stale_bundles(folder, names):
@@ -97,4 +111,4 @@ def _write_bundles(folder: Path, evaluation: Evaluation, bundles: Sequence[Bundl
             with suppress(OSError):  # files of other names belong to the user
                 stale.rmdir()
     for name, bundle in zip(names, bundles, strict=True):
-        write_bundle(folder / name, bundle, model_card(bundle, evaluation))
+        write_bundle(folder / name, bundle, model_card(bundle, evaluation, external))

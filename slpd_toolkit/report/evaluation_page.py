@@ -21,6 +21,7 @@ from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
 from slpd_toolkit.report.calibration_table import calibration_rows
+from slpd_toolkit.report.external_section import external_section
 from slpd_toolkit.report.fold_figures import draw_folds, draw_intervals
 from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, fold_facts, leaks, sentences, verdict
 from slpd_toolkit.report.overlays import colours
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.core.figures.pictures import Picture
+    from slpd_toolkit.mil.external.results import External
     from slpd_toolkit.mil.statistics.results import Evaluation, Representation
     from slpd_toolkit.report.thumbnails import WholeSlide
 
@@ -52,13 +54,19 @@ def figure_files() -> frozenset[str]:
     return frozenset(f"{stem}.svg" for stem in {*_EVERY_TASK, *shared, *of_aggregators})
 
 
-def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
+def write_report(
+    path: Path,
+    evaluation: Evaluation,
+    thumbnails: Callable[[str], WholeSlide | None],
+    external: External | None = None,
+) -> None:
     """Write the page, and its figures as SVG into `figures/`; figures of an earlier page are removed.
 
     Args:
         path: report.html.
         evaluation: The results.
         thumbnails: Maps a slide ID to a thumbnail of the whole slide, or None if its file is not available.
+        external: Results on another cohort.
     """
     task, cohort, results = evaluation.task, evaluation.cohort, evaluation.results
     headline, headline_metric = task.headline, task.known_metrics[task.headline]
@@ -101,6 +109,7 @@ def write_report(path: Path, evaluation: Evaluation, thumbnails: Callable[[str],
         attention=show_attention(evaluation.representations, choices, thumbnails),
         steps=[_css(colour) for colour in colours(np.linspace(0, 1, _STEPS)).tolist()],
         recipe=flatten(evaluation.recipe),
+        external=None if external is None else external_section(external),
     )
     write_text(path, page)
     _note_missing_fonts(pictures)

@@ -11,6 +11,7 @@ from slpd_toolkit.core.figures.number_format import count, number
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.evaluation_summary import audit_facts
+from slpd_toolkit.report.external_section import external_section
 from slpd_toolkit.report.outcome import fold_facts
 from slpd_toolkit.report.wording import interval, mean_sd
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.external.results import External
     from slpd_toolkit.mil.statistics.results import Evaluation, Result
 
 _LIMITS = (
@@ -30,12 +32,13 @@ _LIMITS = (
 )
 
 
-def model_card(bundle: Bundle, evaluation: Evaluation) -> str:
+def model_card(bundle: Bundle, evaluation: Evaluation, external: External | None = None) -> str:
     """Return the text of the card.
 
     Args:
         bundle: The heads.
         evaluation: The evaluation that they come from.
+        external: Results on another cohort.
     """
     (result,) = [
         each for each in evaluation.results if (each.model, each.aggregator) == (bundle.model, bundle.aggregator)
@@ -63,6 +66,7 @@ def model_card(bundle: Bundle, evaluation: Evaluation) -> str:
         "",
         _escaped(distance_sentence(bundle)),
         "",
+        *([] if external is None else _external(bundle, external)),
         "## Audit",
         "",
         *_rows({name: text for name, text in audit_facts(evaluation).items() if name in {"splits", bundle.model}}),
@@ -139,6 +143,23 @@ def _metrics(result: Result, evaluation: Evaluation) -> list[str]:
     ]
     who = "sites" if evaluation.by_site else "patients"
     return [*rows, "", f"Each fold was tested on slides that its head had not seen. Intervals are over {who}."]
+
+
+def _external(bundle: Bundle, external: External) -> list[str]:
+    section = external_section(external)
+    (details,) = [each for each in section.details if each.title == f"{bundle.model}, {bundle.aggregator}"]
+    lines = ["## External cohort", "", _escaped(f"{section.facts}. {details.far}"), ""]
+    lines += ["| metric | cross-validation | external, mean ± sd over heads | 95 % interval | ensemble | drop |"]
+    lines += ["|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.metrics]
+    if details.thresholds:
+        lines += ["", "| | threshold | sensitivity | specificity |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.thresholds]
+    if details.sites:
+        lines += ["", "| site | slides | patients | headline metric of the ensemble |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.sites]
+    shared = dict(section.audit)[bundle.model]
+    return [*lines, "", _escaped(" ".join(shared) or "Nothing was found in both cohorts."), ""]
 
 
 def distance_sentence(bundle: Bundle) -> str:

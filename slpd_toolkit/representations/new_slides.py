@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import Failure
-from slpd_toolkit.mil.bags import Bags
-from slpd_toolkit.mil.statistics.results import Representation
 from slpd_toolkit.representations.bundled import differences_from
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import open_origin
-from slpd_toolkit.representations.vector_tables import read_vectors
+from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from slpd_toolkit.core.failures import FailureLog
     from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.representations.opening import InferenceOptions
 
 STAGE = "predict"
@@ -112,34 +111,41 @@ def represent_tokens(
 
 
 def represent_vectors(
-    bundle: Bundle, path: Path, wanted: Collection[str] | None, no_features: Collection[str], failures: FailureLog
+    bundle: Bundle,
+    path: Path,
+    wanted: Collection[str] | None,
+    no_features: Collection[str],
+    patient_of: Mapping[str, str] | None,
+    failures: FailureLog,
 ) -> Representation | None:
     """Read the vectors of slides.
 
     Args:
         bundle: Bundle that the vectors must fit.
-        path: Table of slide vectors.
+        path: Table of slide vectors, or what `slpd mil-eval --model` takes instead.
         wanted: Slides to predict; None for all.
         no_features: Columns of the manifest, which are not features.
+        patient_of: Patient of each slide; None if it is not known.
         failures: Where slides without a vector are recorded.
 
     Raises:
         UsageError: The table cannot be read, or has another width than the vectors of the bundle.
     """
-    vectors = read_vectors(path, no_features=no_features)
-    width = next(iter(vectors.values())).shape[1]
+    table = open_table(bundle.model, path, no_features=no_features, patient_of=patient_of)
+    width = next(iter(table.vectors.values())).shape[1]
     if width != bundle.origin.width:
         raise UsageError(
             f"--vectors: {path} has vectors of {width:,} numbers, but the bundle was trained on "
             f"{bundle.origin.width:,} ({bundle.origin.source}).",
             hint="Compute the same features in the same order.",
         )
-    chosen = sorted(vectors if wanted is None else set(wanted) & vectors.keys())
-    for slide in sorted(set(wanted or ()) - vectors.keys()):
+    chosen = sorted(table.slides if wanted is None else set(wanted) & set(table.slides))
+    for slide in sorted(set(wanted or ()) - set(table.slides)):
         failures.add(Failure(STAGE, slide, str(path), f"The slide is not in {path}.", "Add its vector."))
     if not chosen:
         return None
-    return Representation(bundle.model, str(path), Bags.pack({slide: vectors[slide] for slide in chosen}))
+    with console.progress("read", total=len(chosen), unit="slides", shown=False) as bar:
+        return table.represent(chosen, bar)
 
 
 def _is_sound(file: TokenFile, failures: FailureLog) -> bool:

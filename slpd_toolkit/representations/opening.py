@@ -149,6 +149,15 @@ def open_origin(name: str, origin: Origin, cache: Cache, options: InferenceOptio
     return RegionModel(name, origin.source, origin.digest, _inputs(network, cache), embed, stored, network=network)
 
 
+def open_like(model: RegionModel, cache: Cache, options: InferenceOptions) -> RegionModel:
+    """Open a model of regions for another cache of the same kind of tokens; see `open_origin`."""
+    network = model.network
+    if network is None:
+        return replace(model, cache=cache, embed=_mean_tokens(cache.store))
+    stored = options.out / _STORED / _stored_name(f"external-{model.name}", cache.store, options)
+    return replace(model, cache=_inputs(network, cache), embed=_forward(network, cache, options), stored=stored)
+
+
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:
     """Compute the unweighted mean of the tokens of tissue patches; without tissue patches, of all present tokens.
 

@@ -58,6 +58,8 @@ class KeptHead:
     """(v,) positions of the validation slides; empty for a head without a validation part."""
     val_logits: FloatArray
     """(v, outputs)"""
+    test_logits: FloatArray
+    """(n, outputs) of the test slides."""
 
 
 def run_folds(
@@ -125,7 +127,9 @@ def run_folds(
 def _kept(result: HeadResult, objective: Objective, rows: PartRows) -> KeptHead | None:
     if result.state is None or result.val_logits is None:
         return None
-    return KeptHead(result.state, objective.readout, rows.val, result.val_logits.double().numpy())
+    return KeptHead(
+        result.state, objective.readout, rows.val, result.val_logits.double().numpy(), result.logits.double().numpy()
+    )
 
 
 def check_heads(task: Task, slides: Sequence[str], splits: Sequence[Split], aggregators: Sequence[str]) -> None:

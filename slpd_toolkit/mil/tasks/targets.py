@@ -65,6 +65,33 @@ def require_two_classes(
     return found
 
 
+def read_known_classes(slides: StrArray, labels: StrArray, classes: Sequence[str]) -> IntArray:
+    """Read a column of labels of another cohort.
+
+    Args:
+        slides: (N,) slide IDs, for messages.
+        labels: (N,) cells of the column.
+        classes: The classes of the training cohort.
+
+    Returns:
+        The class index of each slide, (N,).
+
+    Raises:
+        UsageError: Labels that are not among the classes.
+    """
+    cells = np.char.strip(labels)
+    known = np.isin(cells, list(classes))
+    if not known.all():
+        unknown = sorted(set(cells[~known].tolist()), key=natural_key)
+        raise UsageError(
+            f"{(~known).sum()} external slides are of classes that the training cohort does not have: "
+            f"{listed(unknown)} (such as {slides[~known][0]}).",
+            hint=f"The classes are {listed(classes)}. Rename these labels, or leave the slides out of the manifest.",
+        )
+    index = {name: position for position, name in enumerate(classes)}
+    return np.array([index[cell] for cell in cells.tolist()], dtype=np.int64)
+
+
 def read_follow_up(slides: StrArray, times: StrArray, events: StrArray) -> tuple[FloatArray, BoolArray]:
     """Read columns of times and events.
 

@@ -1,0 +1,1 @@
+"""External validation: the heads of one cohort on all slides of another."""

@@ -1,0 +1,87 @@
+"""Reading an external cohort: its manifest against its embeddings, with the classes of the training cohort."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.patients import Cohort
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import pandas as pd
+
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.mil.arrays import StrArray
+    from slpd_toolkit.mil.tasks.task import Task
+
+_PATIENT = "patient_id"
+_FLAG = "--external-manifest"
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalInputs:
+    """The slides of an external cohort that can be evaluated, sorted by ID."""
+
+    task: Task
+    cohort: Cohort
+    sites: StrArray | None
+    """(N,) site of each slide; None if the manifest has no site column."""
+    notes: tuple[str, ...]
+
+
+def read_external(
+    table: pd.DataFrame, embedded: Mapping[str, Collection[str]], task: Task, config: MilEvalConfig
+) -> ExternalInputs:
+    """Read the targets of an external cohort.
+
+    Args:
+        table: Its manifest.
+        embedded: Slides with embeddings, by the name of their source in messages.
+        task: Targets of the training cohort.
+        config: Names of columns, and whether slides may be missing.
+
+    Raises:
+        UsageError: A column is missing, slides have no target or no embedding (unless slides may be missing), no slide
+            is left, targets are invalid, or there are classes that the training cohort does not have.
+    """
+    columns = type(task).columns(config)
+    absent = [name for name in columns if name not in table]
+    if absent:
+        raise UsageError(f"{_FLAG}: column {', '.join(absent)} not found.", hint=f"Found: {', '.join(table.columns)}.")
+    table = table.set_index("slide_id", drop=False).sort_index()
+    labelled = (table[columns] != "").all(axis=1)
+    available = table.index.isin(set.intersection(*map(set, embedded.values())))
+    findings = []
+    if not labelled.all():
+        bare = table.index[~labelled]
+        findings.append(f"{len(bare)} external slides have no {' or no '.join(columns)}: {listed(bare)}.")
+    for source, slides in embedded.items():
+        without = table.index[labelled & ~table.index.isin(list(slides))]
+        if len(without):
+            findings.append(f"{len(without)} external slides are not in {source}: {listed(without)}.")
+    usable = labelled & available
+    if not usable.any():
+        raise UsageError(
+            f"{_FLAG}: no slide has both a target and an embedding. {' '.join(findings)}",
+            hint="Compare the slide IDs of the external manifest with those of the external embeddings.",
+        )
+    if findings and not config.allow_missing:
+        raise UsageError(" ".join(findings), hint="Use --allow-missing to leave them out.")
+    chosen = table[usable]
+    slides = chosen.index.to_numpy(np.str_)
+    other = task.of_other_cohort(slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
+    patients = slides
+    if _PATIENT in chosen:
+        patients = chosen[_PATIENT].mask(chosen[_PATIENT] == "", chosen.index.to_series()).to_numpy(np.str_)
+    else:
+        findings.append("The external manifest has no column patient_id: every slide counts as a separate patient.")
+    other.check_patients(patients)
+    strata = other.strata if len(np.unique(other.strata)) > 1 else None
+    sites = chosen[config.site_column].to_numpy(np.str_) if config.site_column in chosen else None
+    return ExternalInputs(other, Cohort(slides, patients, strata), sites, tuple(findings))

@@ -1,0 +1,85 @@
+"""Bootstrap over patients of a metric's mean over heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.mil.external.results import Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.statistics.division import Division
+    from slpd_toolkit.mil.tasks.predictions import FoldOutputs
+    from slpd_toolkit.mil.tasks.task import Task
+
+REPLICATES = 2000
+_TAIL = 2.5
+_BLOCK = 100
+
+
+def draw_units(strata: StrArray, replicates: int, rng: np.random.Generator) -> FloatArray:
+    """Draw how often each unit is in each replicate, (R, U): with replacement, within each stratum."""
+    counts = np.zeros((replicates, len(strata)))
+    for name in np.unique(strata):
+        members = np.flatnonzero(strata == name)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=replicates)
+    return counts
+
+
+def replicate_means(
+    task: Task, folds: Sequence[FoldOutputs], division: Division, seed: int, replicates: int = REPLICATES
+) -> dict[str, FloatArray]:
+    """Compute each metric's mean over folds for resampled patients, (R,) per metric; the heads stay as they are.
+
+    Args:
+        task: Targets.
+        folds: Outputs of each head.
+        division: Unit of each slide, and strata.
+        seed: Random seed.
+        replicates: R.
+    """
+    drawn = draw_units(division.strata, replicates, np.random.default_rng([seed, 7]))
+    sums: dict[str, FloatArray] = {}
+    counts: dict[str, FloatArray] = {}
+    for fold in folds:
+        units = division.unit_of_row[fold.rows]
+        for start in range(0, replicates, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            for name, values in task.weighted_metrics(fold.rows, fold.outputs, drawn[part][:, units]).items():
+                total = sums.setdefault(name, np.zeros(replicates))
+                count = counts.setdefault(name, np.zeros(replicates))
+                total[part] += np.nan_to_num(values)
+                count[part] += ~np.isnan(values)
+    return {
+        name: np.divide(total, counts[name], out=np.full(replicates, np.nan), where=counts[name] > 0)
+        for name, total in sums.items()
+    }
+
+
+def percentile_interval(value: float, replicates: FloatArray) -> Estimate:
+    """Return a value with the 95 % percentile interval of its replicates; NaN replicates are left out."""
+    defined = replicates[~np.isnan(replicates)]
+    if not len(defined) or np.isnan(value):
+        return Estimate(value, float("nan"), float("nan"))
+    low, high = np.percentile(defined, [_TAIL, 100 - _TAIL])
+    return Estimate(value, float(low), float(high))
+
+
+def bootstrap(
+    measure: Callable[[FloatArray], FloatArray], strata: StrArray, unit_of_case: IntArray, seed: int
+) -> Estimate:
+    """Estimate a measure with a bootstrap interval over units.
+
+    Args:
+        measure: Weights (R, n) of the cases to values, (R,).
+        strata: (U,) stratum of each unit.
+        unit_of_case: (n,) unit of each case.
+        seed: Random seed.
+    """
+    drawn = draw_units(strata, REPLICATES, np.random.default_rng([seed, 8]))
+    value = float(measure(np.ones((1, len(unit_of_case))))[0])
+    return percentile_interval(value, measure(drawn[:, unit_of_case]))

@@ -1,0 +1,59 @@
+"""An external validation: every bundle of an evaluation on the external cohort, and the audit of both cohorts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slpd_toolkit.core import console
+from slpd_toolkit.mil.external.evaluating import Internal, Target, evaluate_external
+from slpd_toolkit.mil.external.identities import find_shared_identities
+from slpd_toolkit.mil.external.results import External
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.external.inputs import ExternalInputs
+    from slpd_toolkit.mil.statistics.evaluation import Judgement
+    from slpd_toolkit.mil.statistics.results import Evaluation, Representation
+
+
+@dataclass(frozen=True, eq=False)
+class OtherCohort:
+    """The external cohort before its evaluation."""
+
+    source: str
+    """Description."""
+    inputs: ExternalInputs
+    representations: Sequence[Representation]
+    """In the order of the evaluation's models."""
+
+
+def validate(
+    evaluation: Evaluation, judgements: Sequence[Judgement], bundles: Sequence[Bundle], other: OtherCohort, seed: int
+) -> External:
+    """Apply every head of an evaluation to all slides of another cohort.
+
+    Args:
+        evaluation: The results in cross-validation.
+        judgements: One per result.
+        bundles: One per result.
+        other: The external cohort.
+        seed: Random seed of the bootstrap.
+    """
+    inputs = other.inputs
+    target = Target(inputs.task, inputs.cohort, inputs.sites, evaluation.unit)
+    bags = {each.name: each.bags for each in other.representations}
+    results = []
+    with console.progress("external", total=len(bundles), unit="models") as bar:
+        for bundle, result, judgement in zip(bundles, evaluation.results, judgements, strict=True):
+            wanted = None if result.calibration is None else result.calibration.sensitivity
+            internal = Internal(evaluation.task, evaluation.cohort, judgement, result.folds, wanted)
+            results.append(evaluate_external(bundle, internal, target, bags[bundle.model], seed))
+            bar.advance(1, f"{bundle.model}, {bundle.aggregator}")
+    audits = {
+        inside.name: find_shared_identities(inside, evaluation.cohort, outside, inputs.cohort)
+        for inside, outside in zip(evaluation.representations, other.representations, strict=True)
+    }
+    return External(other.source, inputs.task, inputs.cohort, results, audits, inputs.notes)

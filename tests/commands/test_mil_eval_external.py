@@ -1,0 +1,142 @@
+"""`--external`: planted pairs of cohorts with a known shift, and what two cohorts share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from slpd_toolkit.core.errors import UsageError
+from tests.cohorts import read_csv
+from tests.evaluations import Planted, plant, rewrite
+from tests.token_factory import write_slide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUICK: dict[str, Any] = {"aggregator": ("probe",), "folds": 3}
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text("<html/>")
+    )
+
+
+def cohort(
+    folder: Path, slides: int, shift: float, *, bias: float = 0.0, seed: int = 0, **columns: list[str]
+) -> Planted:
+    """Classes a and b in turn; those of b are moved by `shift`, and all slides by `bias`."""
+    labels = ["ab"[number % 2] for number in range(slides)]
+    return plant(folder, {"label": labels, **columns}, [shift * (label == "b") + bias for label in labels], seed=seed)
+
+
+def external(one: Planted, other: Planted, out: Path, **changes: Any) -> dict[str, Any]:
+    found = one.evaluate(out, external=(str(other.cache),), external_manifest=other.manifest, **(QUICK | changes))
+    result: dict[str, Any] = found["external"]
+    return result
+
+
+def test_a_cohort_of_the_same_kind_shows_no_drop_and_one_without_signal_does(tmp_path: Path) -> None:
+    one = cohort(tmp_path / "a", 36, 0.6)
+    same = external(one, cohort(tmp_path / "b", 40, 0.6, seed=1), tmp_path / "same")
+    none = external(one, cohort(tmp_path / "c", 40, 0.0, seed=2), tmp_path / "none")
+    (held,), (lost,) = same["results"], none["results"]
+    assert held["metrics"]["auc"]["drop"]["low"] < 0 < held["metrics"]["auc"]["drop"]["high"]
+    assert lost["metrics"]["auc"]["drop"]["low"] > 0.1
+    low, high = lost["metrics"]["auc"]["low"], lost["metrics"]["auc"]["high"]
+    assert low < 0.5 < high
+    assert len(held["metrics"]["auc"]["per_head"]) == 3
+    assert same["cohort"] == {"slides": 40, "patients": 40}
+
+
+def test_a_shift_of_all_slides_keeps_the_auc_and_breaks_the_threshold(tmp_path: Path) -> None:
+    one, other = cohort(tmp_path / "a", 40, 4.0), cohort(tmp_path / "b", 40, 4.0, bias=-4.0, seed=1)
+    (result,) = external(one, other, tmp_path / "out")["results"]
+    assert result["metrics"]["auc"]["ensemble"]["value"] > 0.95
+    inside, kept, tuned = result["thresholds"]
+    assert inside["sensitivity"]["value"] > 0.9
+    assert kept["sensitivity"]["value"] < 0.2
+    assert tuned["sensitivity"]["value"] > 0.9
+    drop = result["metrics"]["auc"]["drop"]  # all replicates are equal: the interval rests on those of both cohorts
+    assert (drop["value"], drop["low"] < -0.05, drop["high"] > 0.05) == (0, True, True)
+    assert tuned["threshold"] < kept["threshold"] == inside["threshold"]
+    before, after = (result["calibration"]["Brier score"][name]["value"] for name in ("internal", "external"))
+    assert after > before + 0.2
+
+
+def test_every_head_and_the_ensemble_are_written_for_every_slide_and_sites_have_rows(tmp_path: Path) -> None:
+    one = cohort(tmp_path / "a", 24, 3.0)
+    sites = [("north", "south")[number // 2 % 2] for number in range(20)]
+    found = external(one, cohort(tmp_path / "b", 20, 3.0, seed=1, site=sites), tmp_path / "out")
+    rows = read_csv(tmp_path / "out" / "external_predictions.csv")
+    assert len(rows) == 20 * 4
+    assert {row["repeat"] for row in rows} == {"0", "ensemble"}
+    (result,) = found["results"]
+    assert [(site["site"], site["slides"]) for site in result["sites"]] == [("north", 10), ("south", 10)]
+    assert all(site["headline"]["value"] > 0.8 for site in result["sites"])
+    card = (tmp_path / "out" / "model" / "MODEL_CARD.md").read_text()
+    assert "## External cohort" in card
+    assert "| south | 10 | 10 |" in card
+
+
+def test_what_both_cohorts_share_is_found(tmp_path: Path) -> None:
+    one = cohort(tmp_path / "a", 24, 3.0)
+    again = external(one, cohort(tmp_path / "b", 24, 3.0), tmp_path / "out")  # the same slides
+    (audit,) = again["audit"].values()
+    assert not audit["clean"]
+    assert len(audit["slides"]) == len(audit["patients"]) == len(audit["equal_embeddings"]) == 24
+    other = cohort(tmp_path / "c", 24, 3.0, seed=1)
+    (audit,) = external(one, other, tmp_path / "other")["audit"].values()
+    assert (audit["equal_embeddings"], audit["near_copies"]) == ([], [])
+
+
+def test_survival_is_judged_at_the_times_of_the_other_cohort(tmp_path: Path) -> None:
+    def follow_up(folder: Path, seed: int, stretch: float) -> Planted:
+        rng = np.random.default_rng(seed)
+        risks = rng.normal(size=36)
+        times = np.exp(-risks) * stretch
+        columns = {"time": times.tolist(), "event": (rng.random(36) < 0.8).astype(int).tolist()}
+        return plant(folder, columns, (3 * risks).tolist(), seed=seed)
+
+    one, other = follow_up(tmp_path / "a", 0, 1.0), follow_up(tmp_path / "b", 1, 5.0)
+    (result,) = external(one, other, tmp_path / "out", task="survival")["results"]
+    assert result["metrics"]["c_index"]["mean"] > 0.8
+    assert result["metrics"]["integrated_brier_score"]["mean"] > 0
+    assert result["thresholds"] == [] == list(result["calibration"])
+
+
+def test_wrong_external_cohorts_are_refused_before_work(tmp_path: Path) -> None:
+    one, other, out = cohort(tmp_path / "a", 24, 3.0), cohort(tmp_path / "b", 8, 3.0, seed=1), tmp_path / "out"
+
+    def refused(message: str, **changes: Any) -> None:
+        with pytest.raises(UsageError, match=message):
+            one.evaluate(out, **(QUICK | changes))
+        assert not (out / "metrics.json").exists()
+
+    both = {"external": (str(other.cache),), "external_manifest": other.manifest}
+    refused("--external with --external-manifest", external=(str(other.cache),))
+    refused("does not exist", external=("absent",), external_manifest=other.manifest)
+    rewrite(
+        other.manifest,
+        lambda rows: [row | {"label": "z" if number == 3 else row["label"]} for number, row in enumerate(rows)],
+    )
+    refused(r"1 external slides are of classes that the training cohort does not have: z \(such as s003\)", **both)
+    rewrite(other.manifest, lambda rows: [{"slide_id": row["slide_id"], "grade": "1"} for row in rows])
+    refused("--external-manifest: column label not found", **both)
+    rewrite(other.manifest, lambda rows: [{"slide_id": f"x{row['slide_id']}", "label": "a"} for row in rows])
+    refused("no slide has both a target and an embedding", **both)
+    (other.manifest).write_text("slide_id,label\n")
+    refused("has no slides", **both)
+    wide = plant(tmp_path / "w", {"label": ["a", "b"]}, [0.0, 1.0])
+    for path in wide.cache.iterdir():
+        path.unlink()
+    for name in ("s000", "s001"):
+        write_slide(wide.cache, name, np.zeros((1, 2, 2, 8)), encoder="another")
+    refused(
+        "encoder: 'planted' in the training cohort, 'another' in the external one",
+        external=(str(wide.cache),),
+        external_manifest=wide.manifest,
+    )
