@@ -39,9 +39,10 @@ def external(one: Planted, other: Planted, out: Path, **changes: Any) -> dict[st
     return result
 
 
+@pytest.mark.slow
 def test_a_cohort_of_the_same_kind_shows_no_drop_and_one_without_signal_does(tmp_path: Path) -> None:
-    one = cohort(tmp_path / "a", 36, 0.6)
-    same = external(one, cohort(tmp_path / "b", 40, 0.6, seed=1), tmp_path / "same")
+    one = cohort(tmp_path / "a", 36, 0.35)
+    same = external(one, cohort(tmp_path / "b", 40, 0.35, seed=1), tmp_path / "same")
     none = external(one, cohort(tmp_path / "c", 40, 0.0, seed=2), tmp_path / "none")
     (held,), (lost,) = same["results"], none["results"]
     assert held["metrics"]["auc"]["drop"]["low"] < 0 < held["metrics"]["auc"]["drop"]["high"]
@@ -93,6 +94,7 @@ def test_what_both_cohorts_share_is_found(tmp_path: Path) -> None:
     assert (audit["equal_embeddings"], audit["near_copies"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_survival_is_judged_at_the_times_of_the_other_cohort(tmp_path: Path) -> None:
     def follow_up(folder: Path, seed: int, stretch: float) -> Planted:
         rng = np.random.default_rng(seed)

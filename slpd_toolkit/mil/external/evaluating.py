@@ -158,8 +158,8 @@ def _drops(
     """Estimate each metric in cross-validation minus that here.
 
     Patients of both cohorts are resampled, and the heads stay as they are. The replicates of the cross-validation are
-    widened by what folds share because they train on each other's patients. Where no replicate differs, the two
-    intervals are combined.
+    widened by what folds share because they train on each other's patients. Where the replicates of a
+    cohort do not differ, the two intervals are combined.
     """
     judgement = internal.judgement
     inside = replicate_means(internal.task, judgement.folds, judgement.division, seed + 1)
@@ -171,13 +171,17 @@ def _drops(
         shared = uncertainty(evidence, judgement.division).inflation
         widened = before + (inside[name] - before) * math.sqrt(1 + shared)
         replicates = widened - outside[name]
-        if not np.isnan(replicates).all() and np.nanstd(replicates) > 0:
+        if all(_varies(each) for each in (inside[name], outside[name], replicates)):
             found[name] = percentile_interval(before - after, replicates)
         else:  # resampling patients of whom all are predicted right says nothing of other patients
             scale = internal.task.known_metrics[name].scale
             own = interval_of_mean(evidence, judgement.division, scale=scale)
             found[name] = _combined(before, own, after, intervals[name])
     return found
+
+
+def _varies(replicates: FloatArray) -> bool:
+    return bool(not np.isnan(replicates).all() and np.nanstd(replicates) > 0)
 
 
 def _combined(before: float, inside: Interval, after: float, outside: Interval) -> Estimate:
