@@ -39,7 +39,7 @@ def calibrated(
     splits, folds = cross_validation(cohort, folds=3, repeats=repeats, by_site=by_site), []
     for split in splits:
         val, test = bags.index_of(split.val), bags.index_of(split.test)
-        kept = KeptHead(HeadState({}, {}), SOFTMAX, val, logits[val])
+        kept = KeptHead(HeadState({}, {}), SOFTMAX, val, logits[val], logits[test])
         outputs = SOFTMAX.one_by_one(torch.from_numpy(logits[test]))
         folds.append(FoldPrediction(split.repeat, split.fold, test, outputs, len(split.train), "", kept=kept))
     task = Classification(("a", "b"), targets)
