@@ -10,6 +10,7 @@ import numpy as np
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.external.other_cohort import read_other
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -75,7 +76,7 @@ def read_external(
         raise UsageError(" ".join(findings), hint="Use --allow-missing to leave them out.")
     chosen = table[usable]
     slides = chosen.index.to_numpy(np.str_)
-    other = task.of_other_cohort(slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
+    other = read_other(task, slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
     patients = slides
     if _PATIENT in chosen:
         patients = chosen[_PATIENT].mask(chosen[_PATIENT] == "", chosen.index.to_series()).to_numpy(np.str_)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
-    from slpd_toolkit.mil.tasks.readouts import Readout
 
 
 Scale = Literal["share", "agreement", "ratio"]
@@ -89,18 +88,6 @@ class Task(ABC):
         Raises:
             UsageError: Invalid cells, or targets that cannot be learned.
         """
-
-    def of_other_cohort(self, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Task:
-        """Read the columns of another cohort, with the classes of this one; arguments as in `read`.
-
-        Raises:
-            UsageError: Invalid cells, or classes that this cohort does not have.
-        """
-        return type(self).read(slides, cells, settings)
-
-    def adapt_readout(self, readout: Readout) -> Readout:
-        """Return how heads that were trained on another cohort are read so that their outputs fit this task."""
-        return readout
 
     def check_patients(self, patients: StrArray) -> None:  # noqa: B027
         """Check targets that are defined per patient, given the (N,) patient of each slide.

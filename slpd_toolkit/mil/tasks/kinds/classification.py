@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.mil.tasks.targets import read_classes, read_known_classes, require_two_classes
+from slpd_toolkit.mil.tasks.targets import read_classes, require_two_classes
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -75,15 +75,6 @@ class Classification(Task):
     def from_labels(cls, slides: StrArray, labels: StrArray, classes: Sequence[str] = ()) -> Self:
         """Read a column of labels; see `targets.read_classes`."""
         return cls(*read_classes(slides, labels, classes))
-
-    def of_other_cohort(
-        self,
-        slides: StrArray,
-        cells: Sequence[StrArray],
-        settings: MilEvalConfig,  # noqa: ARG002
-    ) -> Self:
-        """See `Task.of_other_cohort`; classes without slides are allowed, as long as two have some."""
-        return type(self)(self.classes, read_known_classes(slides, cells[0], self.classes))
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:
         """Note classes whose names look like missing values."""

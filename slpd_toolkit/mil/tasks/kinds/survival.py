@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
-    from slpd_toolkit.mil.tasks.readouts import Readout
 
 _TIME, _EVENT = "time", "event"
 METRICS = {
@@ -85,10 +84,6 @@ class Survival(Task):
         if bins < 2:
             raise UsageError(f"Got {bins} time bins.", hint="Allowed: 2 or more.")
         return cls(*read_follow_up(slides, times, events), bins)
-
-    def adapt_readout(self, readout: Readout) -> Readout:
-        """Let heads report survival probabilities at the evaluation times of this cohort."""
-        return readout if readout.grid is None else replace(readout, grid=replace(readout.grid, times=self.grid))
 
     def check_patients(self, patients: StrArray) -> None:
         """Check that all slides of a patient have the same time.
