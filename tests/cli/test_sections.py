@@ -46,7 +46,9 @@ def test_help_at_80_columns_cuts_nothing_off(path: tuple[str, ...], command: Any
     assert "…" not in text
     assert not re.search(r"[^>\]]\.\.\.", text)  # <path>... may be repeated
     for parameter in command.params:
-        assert getattr(parameter, "hidden", False) or words(parameter.help) in words(text)
+        if getattr(parameter, "hidden", False):
+            continue
+        assert words(parameter.help) in words(text)
         if parameter.param_type_name == "option":
             assert any(line.strip().startswith(parameter.opts[0]) for line in text.splitlines())
 
