@@ -239,6 +239,7 @@ class SearchSettings(TypedDict, total=False):
 
     recipe: StrPath | None
     query: str
+    weights: StrPath | None
     top: int
     candidates: int
     manifest: StrPath | None

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.core import console
-from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.core.failures import FILENAME, FailureLog
-from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.files import is_safe_name, make_folder
 from slpd_toolkit.core.folder_lock import locks_folder
-from slpd_toolkit.core.manifest import read_table
+from slpd_toolkit.core.manifest import SlideEntry, read_table
+from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
+from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.report.search_page import STAGE, RegionPictures, SearchPage, write_search_page
 from slpd_toolkit.report.thumbnails import slide_files
-from slpd_toolkit.representations.run_prototypes import prototypes_of_file
+from slpd_toolkit.representations.bundled import tokens_of
+from slpd_toolkit.representations.run_prototypes import cache_of_run, prototypes_of_file
 from slpd_toolkit.representations.slide_index import SlideIndex
 from slpd_toolkit.store.schema import SUFFIX
+from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -104,19 +108,47 @@ def _query(config: SearchConfig, index: SlideIndex) -> tuple[str, str | Sets]:
     if config.query in index.slide_ids or not path.is_file():
         index.set_of(config.query)  # raises where it is missing
         return config.query, config.query
-    if path.suffix != SUFFIX:
-        raise UsageError(
-            f"QUERY: {path} is not a token file ({SUFFIX}).",
-            hint="Embed the slide with `slpd embed` as the run's cache was, and search for its token file.",
-        )
     if index.run is None:
         raise UsageError(
             f"QUERY: {path} can only be searched for in a run folder, whose teacher embeds it.",
             hint="Represent it together with the others by `slpd represent`, and search for its slide ID.",
         )
     folder = config.source if config.source.is_dir() else config.source.parent
-    sets, file = prototypes_of_file(folder, path, device=config.device, workers=config.workers)
+    tokens = path if path.suffix == SUFFIX else _embed(config, folder, path)
+    sets, file = prototypes_of_file(folder, tokens, device=config.device, workers=config.workers)
     return file.meta.slide_id, sets
+
+
+def _embed(config: SearchConfig, run: Path, slide: Path) -> Path:
+    """Embed a slide file as the slides of the run's token cache were embedded; return its token file.
+
+    Raises:
+        UsageError: The cache is gone or was imported from another tool, or the encoder is not that of the cache.
+        SlideError: The slide cannot be embedded.
+    """
+    if not is_safe_name(slide.stem):
+        raise UsageError(f"QUERY: {slide.stem!r} is not a valid slide ID.", hint="Rename or link the slide file.")
+    cache = cache_of_run(run)
+    paths = token_paths(cache)
+    if not paths:
+        raise UsageError(
+            f"QUERY: {slide} cannot be embedded as the slides of the run were: its token cache {cache} is gone.",
+            hint="Embed it with `slpd embed`, with the settings of that cache, and search for its token file.",
+        )
+    origin = Origin("region-vit", str(run), "", 0, "full", "fp32", *tokens_of(TokenFile.open(paths[0]).meta))
+    out = config.folder / "tokens"
+    settings = embedding_settings(
+        origin, manifest=config.manifest or slide, out=out, weights=config.weights, device=config.device, workers=1
+    )
+    listed = slide_files(config.manifest, config.slides_root).get(slide.stem)
+    entry = SlideEntry(0, slide.stem, slide, slide.stem, None if listed is None else listed.mpp_l0)
+    make_folder(config.folder)
+    failures = FailureLog(config.folder / FILENAME)
+    embed_as_bundled(origin, settings, [entry], compute.resolve_device(config.device), failures)
+    if len(failures):
+        failed = failures.rows[0]
+        raise SlideError(f"{slide}: {failed.error}", hint=failed.hint)
+    return out / f"{slide.stem}{SUFFIX}"
 
 
 def _groups(config: SearchConfig) -> Groups:

@@ -12,7 +12,7 @@ class SearchConfig:
 
     slpd search runs/nsclc TCGA-05-4244-01Z-00-DX1 --manifest cohort.csv --top 10
 
-    slpd search runs/nsclc cache/new-slide.h5
+    slpd search runs/nsclc new-slide.svs --weights pytorch_model.bin
     """
 
     source: Path
@@ -20,8 +20,12 @@ class SearchConfig:
     tool."""
 
     query: str
-    """A slide ID in the source. For a run also the token file (.h5) of a slide, which is embedded with the run's
-    teacher."""
+    """A slide ID in the source. For a run also a slide file, or the token file (.h5) of one: its regions are embedded
+    with the run's teacher."""
+
+    weights: Path | None = None
+    """Weights file of the patch encoder, for a slide file, if the encoder needs one. Its SHA-256 must be that of the
+    run's token cache."""
 
     top: int = 10
     """Number of slides to find."""
@@ -51,7 +55,7 @@ class SearchConfig:
     """Number of nearest regions shown per prototype."""
 
     device: str = "auto"
-    """Device of the teacher: `auto` (GPU if available), `cpu`, `cuda`, `mps`."""
+    """Device of the teacher and the encoder: `auto` (GPU if available), `cpu`, `cuda`, `mps`."""
 
     workers: int = 2
     """Number of threads that read tokens ahead."""

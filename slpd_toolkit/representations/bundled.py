@@ -44,11 +44,15 @@ def origins_of(
                 representation.bags.width,
                 options.view,
                 options.precision,
-                {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS},
-                _recipe(meta),
+                *tokens_of(meta),
                 model.network,
             )
     return found
+
+
+def tokens_of(meta: TokenMeta) -> tuple[dict[str, object], dict[str, object]]:
+    """Describe the tokens of a cache: its shared attributes, and the settings of `slpd embed` that made it."""
+    return {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS}, _recipe(meta)
 
 
 def differences_from(origin: Origin, meta: TokenMeta) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,6 @@ from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.training.run_folder import LAST
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from slpd_toolkit.store.streaming import RegionBatch
@@ -81,6 +80,16 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
     of_backbone = config.prototypes.cluster_features == "backbone"
     clustered = unit_rows(features.float().cpu().numpy()) if of_backbone else bottleneck
     return _clustered(clustered, bottleneck, config.prototypes.clusters, config.seed), file
+
+
+def cache_of_run(run: Path) -> Path:
+    """Return the token cache that a run was trained on, as its state names it.
+
+    Raises:
+        UsageError: The run has no last.pt.
+        WeightsError: last.pt cannot be read.
+    """
+    return Path(_teacher(run / LAST)[1].cache)
 
 
 def _clustered(

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from slpd_toolkit.commands import pretrain, represent, search
+from slpd_toolkit.commands import embed, pretrain, represent, search
+from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
-from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.representations.run_prototypes import prototypes_of_file
 from slpd_toolkit.representations.slide_index import SlideIndex
 from slpd_toolkit.training.prototype_file import PrototypeFile
@@ -143,3 +144,37 @@ def test_a_run_without_its_head_says_so(run: Path, cache_of_run: Path, tmp_path:
         find(tmp_path / "copy", str(cache_of_run / "slide001.h5"), tmp_path)
     with pytest.raises(UsageError, match="--other-sites: got on, allowed: only with --manifest"):
         find(run, "slide000", tmp_path, other_sites=True)
+
+
+@pytest.mark.slow
+def test_a_raw_slide_is_embedded_as_the_slides_of_the_run_were(tmp_path: Path) -> None:
+    rows = [{"slide_id": f"s{number}", "slide_path": f"s{number}.tif"} for number in range(3)]
+    table = write_manifest(tmp_path / "slides.csv", rows)
+    for number in range(3):
+        picture = tissue_on_glass(480, 480, [(20, 20, 480, 480)], mpp=1.0, seed=number)
+        write_slide(tmp_path / f"s{number}.tif", picture, mpp=1.0, downsamples=(2,), compression="jpeg")
+    made = EmbedConfig(
+        manifest=table,
+        out=tmp_path / "cache",
+        encoder=("handcrafted",),
+        mpp=1.0,
+        region_px=128,
+        patch_px=32,
+        device="cpu",
+        qc=False,
+    )
+    assert embed.run(made) == 0
+    trained = tiny(tmp_path / "cache", tmp_path / "run", epochs=1, prototype_epoch=0, global_side=3, local_side=2)
+    pretrain.run(trained)
+    by_slide = find(trained.out, str(tmp_path / "s1.tif"), tmp_path / "page")
+    by_id = find(trained.out, "s1", tmp_path / "page")
+    assert (by_slide.query, [m.slide_id for m in by_slide.matches]) == ("s1", [m.slide_id for m in by_id.matches])
+    np.testing.assert_allclose(
+        [match.similarity for match in by_slide.matches], [match.similarity for match in by_id.matches], atol=1e-3
+    )
+    (tmp_path / "broken.tif").write_bytes(b"II*\0")
+    with pytest.raises(SlideError, match=r"broken\.tif"):
+        find(trained.out, str(tmp_path / "broken.tif"), tmp_path / "page")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"its token cache .* is gone"):
+        find(trained.out, str(tmp_path / "s1.tif"), tmp_path / "page")
