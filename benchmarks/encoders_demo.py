@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 STEPS = ("embed", "dino", "slpd", "evaluate")
 FOLDS, LEAST_TISSUE = 5, 0.5
 _SQUARES = 3
-_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}
+_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1]}
 
 
 def regions(folder: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
@@ -72,7 +72,7 @@ def probe_regions(folder: Path) -> dict[str, Any]:
     probabilities = np.zeros((len(means), len(set(architectures.tolist()))))
     classes = np.unique(architectures)
     for train, test in GroupKFold(FOLDS).split(means, architectures, patients):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         search = GridSearchCV(probe, _GRID, cv=GroupKFold(3), scoring="neg_log_loss")
         search.fit(means[train], architectures[train], groups=patients[train])
         found = [int(np.flatnonzero(classes == name)[0]) for name in search.classes_]

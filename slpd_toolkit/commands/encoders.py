@@ -1,4 +1,4 @@
-"""`slpd encoders`: which patch encoders there are, what one of them is, and whether a file is the right one."""
+"""`slpd encoders`: list patch encoders, describe one, and check whether a weights file is the right one."""
 
 from __future__ import annotations
 
@@ -20,35 +20,38 @@ _COLUMNS = 80
 
 
 def run(config: EncodersConfig) -> int:
-    """List all encoders, describe one, or check a weights file of one.
+    """List all encoders, describe one, check a weights file of one, or find out whose weights a file contains.
 
     Returns:
-        0; 1 if the checked file has the name of a published one and other content.
+        0; 1 if the checked file is not the published one although its digest is known, or belongs to no known encoder.
 
     Raises:
         UsageError: There is no such encoder, or it has no weights file.
-        WeightsError: The checked file is of another model, damaged or unsafe.
+        WeightsError: The checked file belongs to another model, is damaged or is unsafe.
     """
-    if not config.name:
+    if config.name:
+        preset = require_preset(config.name)
+        if config.check is not None:
+            return _check(preset, config.check)
+        _describe(preset)
+    elif config.check is not None:
+        return _identify(config.check)
+    else:
         _list()
-        return 0
-    preset = require_preset(config.name)
-    if config.check is not None:
-        return _check(preset, config.check)
-    _describe(preset)
     return 0
 
 
 def _list() -> None:
     console.text(
         [
-            f"{'name':<18}  {'width':>5}  {'px@um/px':<8}  {'pooling':<10}  licence",
+            f"{'name':<18}  {'width':>5}  {'px@um/px':<8}  {'pooling':<10}  license",
             *(line for preset in presets().values() for line in _lines(preset)),
         ]
     )
     console.note(
         "owner/model: https://huggingface.co/owner/model. gated: accept the terms there first.\n"
-        "`slpd encoders NAME` describes one in full; `slpd encoders NAME --check FILE` checks its weights file."
+        "`slpd encoders NAME` describes one in full; `slpd encoders NAME --check FILE` checks its weights file;\n"
+        "`slpd encoders --check FILE` finds out whose weights a file contains."
     )
 
 
@@ -83,27 +86,29 @@ def _describe(preset: Preset) -> None:
             **({"arguments": _pairs(architecture.arguments)} if architecture.arguments else {}),
             "patches": ", ".join(f"{scale.patch_px} px at {scale.mpp:g} um/px" for scale in preset.scales),
             "input": ", ".join(steps),
-            "normalisation": f"read from {FROM_CONFIG} beside the weights"
+            "normalization": f"read from {FROM_CONFIG} beside the weights"
             if transform.from_config
             else f"mean {_numbers(transform.mean)}, std {_numbers(transform.std)} of RGB in 0-1",
             "token": f"{preset.pooling}, {preset.width} numbers",
             "precision": preset.precision,
-            "licence": preset.terms.licence,
-            "gated": "yes" if preset.terms.gated else "no",
+            "license": preset.terms.licence,
+            "gated": "yes: accept the terms on its page first" if preset.terms.gated else "no",
             "download": _download(preset),
             **({"files": ", ".join(preset.weights.sha256)} if preset.weights.sha256 else {}),
-            **{f"sha256 of {name}": digest for name, digest in preset.weights.sha256.items() if digest},
             **({"layouts": ", ".join(preset.weights.layouts)} if preset.weights.layouts else {}),
             **{f"source, {value}": source for value, source in preset.sources.items()},
         },
     )
+    for name, digest in preset.weights.sha256.items():
+        if digest:
+            console.text([f"sha256 of {name}:", f"  {digest}"])
 
 
 def _check(preset: Preset, path: Path) -> int:
     """Check digest, names and shapes of a weights file; print its golden vector."""
     from slpd_toolkit.encoders.golden import SHOWN, golden_vector, shown
     from slpd_toolkit.encoders.registry import make_preset, sha256_of_weights
-    from slpd_toolkit.encoders.weights import Digest, check_digest
+    from slpd_toolkit.encoders.weights import Digest, check_digest, encoders_of, expected_digests
 
     if preset.weights.kind not in {"file", "package"}:
         raise UsageError(f"--check: encoder {preset.name} has no weights file.", hint="It works without one.")
@@ -113,25 +118,51 @@ def _check(preset: Preset, path: Path) -> int:
     with console.step(preset.name):
         encoder = make_preset(preset, weights=path, patch_px=patch_px, seed=0)
     vector = golden_vector(encoder, patch_px)
-    known = preset.weights.sha256.get(path.name)
     says = {
-        Digest.PUBLISHED: "the published file",
-        Digest.UNKNOWN: "not known; compare it with the one on the file's page",
-        Digest.CHANGED: f"NOT that of the published {path.name}, which is {known}",
+        Digest.PUBLISHED: "that of the published file",
+        Digest.UNKNOWN: "that of the published file is not known here; compare it with the one on the file's page",
+        Digest.CHANGED: f"NOT that of the published {' or '.join(expected_digests(preset, path))}: the file was "
+        "converted, trained further, or damaged",
     }
+    others = [] if state is Digest.PUBLISHED else [name for name in encoders_of(path, digest)[1] if name != preset.name]
     parameters = sum(parameter.numel() for parameter in encoder.network.parameters())
     console.facts(
         f"{path.name} as {preset.name}",
         {
-            "sha256": digest,
             "digest": says[state],
             "names and shapes": f"all fit; {parameters:,} parameters",
-            "golden vector": f"{' '.join(f'{value:.4f}' for value in shown(vector))}",
-            "its length": f"{np.linalg.norm(vector):.4f} (these are {SHOWN} of {len(vector)} numbers, evenly spaced)",
+            **({"also fit": f"{', '.join(others)}: the file does not tell these apart"} if others else {}),
+            "golden vector": f"{SHOWN} of its {len(vector)} numbers, evenly spaced, are below; its length is "
+            f"{np.linalg.norm(vector):.4f}",
             "its picture": f"slpd_toolkit.encoders.golden.golden_picture({patch_px}), in fp32 on the CPU",
         },
     )
+    console.text([" ".join(f"{value:.4f}" for value in shown(vector)), f"sha256 {digest}"])
+    if state is Digest.CHANGED:
+        console.text([f"published {known}" for known in expected_digests(preset, path).values()])
     return 1 if state is Digest.CHANGED else 0
+
+
+def _identify(path: Path) -> int:
+    """Name the encoders whose weights a file contains."""
+    from slpd_toolkit.encoders.registry import sha256_of_weights
+    from slpd_toolkit.encoders.weights import encoders_of
+
+    digest = sha256_of_weights(path)
+    published, names = encoders_of(path, digest)
+    console.text([f"sha256 {digest}"])
+    if not names:
+        console.error(
+            f"{path}: its tensors are not those of any known encoder.",
+            "`slpd encoders` lists them. A model of the timm library: --encoder timm:<architecture>.",
+        )
+        return 1
+    how = "the published file of" if published else "a file with the names and shapes of"
+    console.text([f"{path} is {how}: {', '.join(names)}."])
+    if len(names) > 1:
+        console.text(["The file does not tell these apart. Use the name of the model that you downloaded."])
+    console.text([f"slpd encoders {names[0]} --check {path}"])
+    return 0
 
 
 def _pairs(arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""Was the encoder of a token cache fed as its publishers feed it? Caches of earlier versions may not have been.
+"""Find token caches whose encoder was fed another normalization than its publishers use, as earlier versions did.
 
 A bare timm architecture came with timm's own mean and standard deviation, which are .5 for `vit_large_patch16_224`,
 where UNI and others that share this architecture need ImageNet's.
@@ -31,7 +31,7 @@ def normalisation_warning(encoder: str, weights_sha256: str, mean: Sequence[floa
         std: Standard deviation that was divided by.
 
     Returns:
-        What is wrong and how to mend it; empty if nothing is known to be wrong.
+        What is wrong and how to fix it; empty if nothing is known to be wrong.
     """
     if not mean:
         return ""

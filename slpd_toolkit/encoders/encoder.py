@@ -27,7 +27,7 @@ class Encoder:
 
     Args:
         name: As the user gave it.
-        network: Maps (N, 3, input_px, input_px) normalised RGB to (N, embedding_dim); in eval mode.
+        network: Maps (N, 3, input_px, input_px) normalized RGB to (N, embedding_dim); in eval mode.
         embedding_dim: Width of a token.
         input_px: Side that the network sees.
         mean: Per-channel mean that is subtracted from RGB in 0-1.
@@ -55,7 +55,7 @@ class Encoder:
     interpolation: Interpolation = "bicubic"
 
     def embed(self, pixels: Tensor, precision: Precision) -> Tensor:
-        """Embed patches; normalisation happens on the device, so that pixels travel as bytes.
+        """Embed patches; normalization happens on the device, so that pixels travel as bytes.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB on the network's device.

@@ -37,7 +37,7 @@ def make_timm(
             may follow as `?init_values=1e-5&mlp_layer=SwiGLUPacked`.
         weights: Local weights of the model; loaded strictly, classifier keys left out.
         allow_download: Whether pretrained weights may be fetched when `weights` is None.
-        mean: Mean of RGB in 0-1: `0.485,0.456,0.406`, or the name of a known normalisation. Needed where no
+        mean: Mean of RGB in 0-1: `0.485,0.456,0.406`, or the name of a known normalization. Needed where no
             configuration came with the weights.
         std: Standard deviation, likewise.
         pooling: `cls`, `mean`, `cls+mean` or `model`; needed likewise.
@@ -130,7 +130,7 @@ def _require_pooling(pooling: str) -> None:
 
 
 def _channels(flag: str, text: str, part: int) -> Channels:
-    """Read three numbers, or the name of a known normalisation."""
+    """Read three numbers, or the name of a known normalization."""
     if text in NORMALISATIONS:
         return NORMALISATIONS[text][part]
     try:

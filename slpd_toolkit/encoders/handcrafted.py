@@ -1,6 +1,6 @@
 """A patch encoder without learning: how much stain there is, how it is spread, and how it varies at several scales.
 
-It is cheap and needs no weights, and it shows what a learned encoder must beat: colour and texture alone.
+It is cheap and needs no weights, and it shows what a learned encoder must beat: color and texture alone.
 """
 
 from __future__ import annotations

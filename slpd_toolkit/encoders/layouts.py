@@ -1,6 +1,6 @@
 """Layouts in which the weights of patch encoders are published, and how each becomes the names of our networks.
 
-A layout is recognised by its names alone. Every tensor is used, or is one that the layout is known to carry beside the
+A layout is recognized by its names alone. Every tensor is used, or is one that the layout is known to carry beside the
 patch encoder (text towers, pretraining heads, mask tokens); what is left over afterwards fails the strict loading.
 """
 
@@ -74,7 +74,7 @@ def convert(state: State, layouts: Sequence[str], origin: object) -> State:
         raise WeightsError(
             f"{origin}: its tensors are named in the layout {found!r}, this encoder is published as: "
             f"{', '.join(layouts)}.",
-            hint="It is probably the file of another model; `slpd encoders` tells what to download.",
+            hint="It is probably the file of another model; `slpd encoders` lists what to download.",
         )
     return CONVERSIONS[found](state)
 

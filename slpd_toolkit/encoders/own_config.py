@@ -26,7 +26,7 @@ def read_transform(path: Path) -> Transform:
         return transform_of(config.get(_CONFIG, config))
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{path} is missing: only it states how this encoder normalises.",
+            f"{path} is missing: only it states how this encoder normalizes.",
             hint="Download config.json from the model's page into the folder of the weights.",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -28,7 +28,7 @@ PresetPrecision = Literal["any", "bf16", "fp16", "fp32"]
 WeightsKind = Literal["file", "package", "seed", "none"]
 
 FROM_CONFIG = "config.json"
-"""Normalisation of a preset whose mean and standard deviation only the model's own `config.json` states."""
+"""Normalization of a preset whose mean and standard deviation only the model's own `config.json` states."""
 
 NORMALISATIONS: Mapping[str, tuple[Channels, Channels]] = MappingProxyType(
     {
@@ -61,7 +61,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Transform:
-    """How a patch becomes the network's input: resize, central crop, normalise."""
+    """How a patch becomes the network's input: resize, central crop, normalize."""
 
     input_px: int
     """Side that the network sees; 0: that of the patch."""
@@ -87,7 +87,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights come from and how they are recognised."""
+    """Where the weights come from and how they are recognized."""
 
     kind: WeightsKind
     layouts: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""From the name that the user gives to a frozen encoder."""
+"""Build a frozen encoder from its name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_encoder(
         patch_px: Side of the patches; 0: what the encoder was made for.
         seed: Of the `random` encoders.
         allow_download: Whether `timm:` may use the network.
-        mean: Only of `timm:<model>`: mean of RGB in 0-1, three numbers or the name of a known normalisation.
+        mean: Only of `timm:<model>`: mean of RGB in 0-1, three numbers or the name of a known normalization.
         std: Only of `timm:<model>`: standard deviation, likewise.
         pooling: Only of `timm:<model>`: how features become one token.
 
@@ -107,7 +107,11 @@ def sha256_of_weights(path: Path) -> str:
 
 
 def _packaged(preset: Preset) -> Path:
-    """Find the weights that an installed Python package holds, or say what is needed instead."""
+    """Return the weights in an installed Python package.
+
+    Raises:
+        UsageError: The package is not installed, or the encoder needs a file.
+    """
     if preset.weights.kind == "file":
         gate = ", after its terms were accepted there" if preset.terms.gated else ""
         raise UsageError(
@@ -135,8 +139,8 @@ def _say(preset: Preset, path: Path, digest: Digest, *, packaged: bool) -> None:
         )
     elif digest is Digest.CHANGED:
         console.warn(
-            f"{path} has the name of a published file of {preset.name} and other content: it was changed, is damaged, "
-            "or was trained further. If you do not expect this, download it again."
+            f"{path} is not the published file of {preset.name}, whose SHA-256 is known: it was converted, trained "
+            "further, or damaged. If you do not expect this, download it again."
         )
     else:
         console.note(

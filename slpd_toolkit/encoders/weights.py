@@ -9,6 +9,7 @@ import torch
 
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.core.registry import Registry
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.encoders.layouts import convert, recognise, unwrap
 from slpd_toolkit.encoders.preset import presets
 from slpd_toolkit.models.weights import load_strict, read_checkpoint
@@ -25,12 +26,12 @@ NETWORKS = Registry("slpd_toolkit.encoders.networks", "network")
 
 
 class Digest(Enum):
-    """What a digest says of a file."""
+    """What a digest says about a file."""
 
     PUBLISHED = "published"
     UNKNOWN = "unknown"
     CHANGED = "changed"
-    """It has the name of a published file whose digest is known, and another digest."""
+    """The digest of the published file is known, and this one is different."""
 
 
 def build_network(preset: Preset) -> nn.Module:
@@ -66,17 +67,48 @@ def check_digest(preset: Preset, path: Path, digest: str) -> Digest:
             f"{path} is the published file of {' and '.join(others)}, not of {preset.name}.",
             hint=f"Use --encoder {others[0]}, or the file of {preset.name}: {where_to_get(preset)}.",
         )
-    return Digest.CHANGED if preset.weights.sha256.get(path.name) else Digest.UNKNOWN
+    expected = expected_digests(preset, path)
+    return Digest.CHANGED if expected and all(expected.values()) else Digest.UNKNOWN
+
+
+def expected_digests(preset: Preset, path: Path) -> dict[str, str]:
+    """Return the published files that a file can be, with their digests: that of its name, or those of its suffix."""
+    published = preset.weights.sha256
+    if path.name in published:
+        return {path.name: published[path.name]}
+    return {name: digest for name, digest in published.items() if name.endswith(path.suffix)}
+
+
+def encoders_of(path: Path, digest: str) -> tuple[bool, list[str]]:
+    """Find the encoders whose weights a file contains.
+
+    Returns:
+        Whether it is a published file whose digest is known, and the names: of the encoders of that file, or of those
+        whose networks have exactly its tensors.
+
+    Raises:
+        WeightsError: The file cannot be read as weights.
+    """
+    published = [preset.name for preset in presets().values() if digest in preset.digests]
+    if published:
+        return True, published
+    return False, fitting_presets(unwrap(read_checkpoint(path), path))
 
 
 def load_weights(network: nn.Module, preset: Preset, path: Path) -> None:
     """Load a published file into the network of a preset, all of it or nothing.
 
     Raises:
-        WeightsError: The file is unreadable, unsafe, in another layout, or of other names or shapes; the hint names the
-            presets that fit.
+        WeightsError: The file is unreadable, unsafe, in another layout, has other names or shapes (the hint names the
+            presets that fit), or values that are not finite.
     """
     state = unwrap(read_checkpoint(path), path)
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{path}: not all values are finite ({listed(broken)}).",
+            hint="The file is damaged: download it again.",
+        )
     try:
         load_strict(_inner(network), convert(state, preset.weights.layouts, path), path)
     except WeightsError as error:

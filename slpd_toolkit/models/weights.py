@@ -72,6 +72,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        _refuse_other_files(path)
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if is_zip(path):  # PyTorch does not verify the checksums
@@ -221,5 +222,42 @@ def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Netw
     return bare
 
 
+def _refuse_other_files(path: Path) -> None:
+    """Recognize what downloads leave in place of weights.
+
+    Raises:
+        WeightsError: The file is one of these.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES).lstrip().lower()
+    for marks, what, hint in _NOT_WEIGHTS:
+        if start.startswith(marks) and b"\0" not in start:  # .safetensors start with a length, which may look like "{"
+            raise WeightsError(f"{path}: is {what}, not weights.", hint=hint)
+
+
+_START_BYTES = 64
+_NOT_WEIGHTS = (
+    (
+        (b"<!doctype", b"<html", b"<?xml"),
+        "a web page",
+        "The download was refused: log in, accept the terms on the model's page, and download the file again.",
+    ),
+    (
+        (b"version https://git-lfs",),
+        "a pointer of Git LFS",
+        "Run `git lfs pull` in the folder that it is from, or download the file itself.",
+    ),
+    (
+        (b"{", b"["),
+        "text (JSON)",
+        "Download the weights themselves: one .safetensors, .bin, .pth or .pt file.",
+    ),
+)
+"""How other files start, what they are, and what to do."""
+
+
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of a message; with the kind of error where the message is a bare word or number."""
+    line = next(iter(str(error).splitlines()), "")
+    return line if " " in line else f"{type(error).__name__} {line}".strip()

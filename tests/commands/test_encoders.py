@@ -15,6 +15,7 @@ from slpd_toolkit.commands import encoders
 from slpd_toolkit.config.encoders import EncodersConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.core.files import sha256
+from slpd_toolkit.encoders import weights as weights_module
 from slpd_toolkit.encoders.golden import golden_picture, golden_vector, shown
 from slpd_toolkit.encoders.preset import presets
 from slpd_toolkit.encoders.registry import make_preset
@@ -57,11 +58,11 @@ def test_check_prints_digest_shapes_and_the_vector_of_a_fixed_picture(
 ) -> None:
     assert encoders.run(EncodersConfig(name="uni", check=uni)) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert sha256(uni)[:40] in said
-    assert "not known; compare it with the one on the file's page" in said
+    assert f"sha256 {sha256(uni)}" in said
+    assert "not known here; compare it with the one on the file's page" in said
     twin = twins()["uni"]
     expected = twin.tokens(twin.network(), golden_picture(256)[None])[0].numpy()
-    numbers = said.partition("golden vector ")[2].split()[:8]
+    numbers = said.partition("in fp32 on the CPU ")[2].split()[:8]
     assert np.allclose([float(number) for number in numbers], shown(expected), atol=2e-4)
 
 
@@ -85,8 +86,27 @@ def test_check_refuses_what_is_no_weights_file_of_the_encoder(tmp_path: Path) ->
         encoders.run(EncodersConfig(name="random", check=tmp_path / "w"))
     with pytest.raises(WeightsError, match="no such weights file"):
         encoders.run(EncodersConfig(name="uni", check=tmp_path / "w"))
-    with pytest.raises(UsageError, match=r"--check: .* allowed: with the name of an encoder"):
-        EncodersConfig(check=tmp_path / "w")
+
+
+def test_check_without_a_name_finds_out_whose_weights_a_file_contains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {name: twins()[name].preset() for name in ("uni", "mstar", "uni2-h")}
+    monkeypatch.setattr(weights_module, "presets", lambda: small)
+    path = saved(twins()["uni2-h"], tmp_path / "weights.bin")
+    assert encoders.run(EncodersConfig(check=path)) == 0
+    said = capsys.readouterr().out
+    assert f"sha256 {sha256(path)}\n{path} is a file with the names and shapes of: uni2-h.\n" in said
+    assert f"slpd encoders uni2-h --check {path}" in said
+    path = saved(twins()["uni"], path)
+    assert encoders.run(EncodersConfig(check=path)) == 0
+    assert "the names and shapes of: uni, mstar.\nThe file does not tell these apart." in capsys.readouterr().out
+    small["mstar"] = with_digest(small["mstar"], "mSTAR.pth", sha256(path))
+    assert encoders.run(EncodersConfig(check=path)) == 0
+    assert f"{path} is the published file of: mstar.\n" in capsys.readouterr().out
+    torch.save({"weight": torch.ones(3)}, path)
+    assert encoders.run(EncodersConfig(check=path)) == 1
+    assert "its tensors are not those of any known encoder" in capsys.readouterr().err
 
 
 PICTURE_SUM = 20_263_152

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +14,9 @@ from slpd_toolkit.encoders import weights as weights_module
 from slpd_toolkit.encoders.layouts import convert, recognise, unwrap
 from slpd_toolkit.encoders.preset import Preset, require_preset
 from slpd_toolkit.encoders.registry import make_encoder, make_preset
+from slpd_toolkit.encoders.weights import Digest, check_digest
 from tests.encoders.published_layouts import to_beit3, to_dinov2, to_hugging_face
 from tests.encoders.twins import Twin, twins
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def saved(twin: Twin, path: Path) -> Path:
@@ -45,13 +43,42 @@ def test_an_unknown_file_is_accepted_with_a_note(tmp_path: Path, capsys: pytest.
     assert f"slpd encoders uni --check {path}" in said
 
 
-def test_a_published_name_with_other_content_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("pytorch_model.bin", {"pytorch_model.bin": "0" * 64}, Digest.CHANGED),
+        ("renamed.bin", {"pytorch_model.bin": "0" * 64}, Digest.CHANGED),
+        ("renamed.pth", {"pytorch_model.bin": "0" * 64}, Digest.UNKNOWN),  # another file, which may be published too
+        ("renamed.bin", {"pytorch_model.bin": "0" * 64, "other.bin": ""}, Digest.UNKNOWN),
+        ("other.bin", {"pytorch_model.bin": "0" * 64, "other.bin": ""}, Digest.UNKNOWN),
+        ("pytorch_model.bin", {"pytorch_model.bin": "0" * 64, "other.bin": ""}, Digest.CHANGED),
+        ("pytorch_model.bin", {}, Digest.UNKNOWN),
+    ],
+)
+def test_a_file_that_should_have_a_known_digest_and_has_another_is_recognised(
+    name: str, known: dict[str, str], expected: Digest
+) -> None:
+    preset = twins()["uni"].preset()
+    preset = replace(preset, weights=replace(preset.weights, sha256=known))
+    assert check_digest(preset, Path(name), "1" * 64) is expected
+
+
+def test_such_a_file_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(twins()["uni"], tmp_path / "pytorch_model.bin")
     known = with_digest(twins()["uni"].preset(), "pytorch_model.bin", "0" * 64)
     make_preset(known, weights=path, patch_px=256, seed=0)
     said = capsys.readouterr().err
     assert "warning:" in said
-    assert "has the name of a published file of uni and other content" in said
+    assert "is not the published file of uni, whose SHA-256 is known" in said
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = saved(twins()["uni"], tmp_path / "pytorch_model.bin")
+    state = torch.load(path, weights_only=True)
+    state["norm.weight"][3] = float("nan")
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=r"not all values are finite \(norm\.weight\)"):
+        make_preset(twins()["uni"].preset(), weights=path, patch_px=256, seed=0)
 
 
 def test_the_published_file_of_another_encoder_is_refused_by_name(
@@ -119,7 +146,7 @@ def test_a_preset_that_only_a_config_describes_needs_it(tmp_path: Path) -> None:
         None,
     )
     path = saved(twin, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"config\.json is missing: only it states how this encoder normalises"):
+    with pytest.raises(WeightsError, match=r"config\.json is missing: only it states how this encoder normalizes"):
         make_preset(twin.preset(), weights=path, patch_px=224, seed=0)
     (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}')
     with pytest.raises(WeightsError, match="does not state mean, std and input_size"):

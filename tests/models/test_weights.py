@@ -90,7 +90,7 @@ def test_truncated_garbage_empty_and_missing_files_are_named(tmp_path: Path, nam
         read_checkpoint(path)
     whole = tmp_path / ("whole" + path.suffix)
     (save_file if path.suffix == ".safetensors" else torch.save)(STATE, whole)
-    for content in (whole.read_bytes()[:-40], b"<html>404</html>", b""):
+    for content in (whole.read_bytes()[:-40], b"garbage", b""):
         path.write_bytes(content)
         with pytest.raises(WeightsError, match=r"w\.\w+: (cannot be read|refused)"):
             read_checkpoint(path)
@@ -131,3 +131,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_checkpoint({"bad": lambda: None}, path)
     assert torch.equal(read_checkpoint(path)["bias"], STATE["bias"])
     assert [file.name for file in tmp_path.iterdir()] == ["w.pt"]
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html><body>Log in</body></html>", "a web page"),
+        (b"\n<HTML>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+        (b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', r"text \(JSON\)"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_recognised(tmp_path: Path, suffix: str, content: bytes, what: str) -> None:
+    path = tmp_path / f"pytorch_model.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"is {what}, not weights"):
+        read_checkpoint(path)
+
+
+def test_a_header_whose_length_looks_like_text_is_read(tmp_path: Path) -> None:
+    """A header of 123 bytes makes a .safetensors file start with `{`."""
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(123)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert path.read_bytes().startswith(b"{\0")
+    assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.zeros(1))

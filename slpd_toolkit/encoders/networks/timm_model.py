@@ -46,7 +46,7 @@ class Pooled(nn.Module):
 
 
 def pool(network: nn.Module, features: Tensor, pooling: str) -> Tensor:
-    """Reduce the normalised features of a timm model to one token.
+    """Reduce the normalized features of a timm model to one token.
 
     Args:
         network: The model; states how many CLS and register tokens come first, and the order of axes.
