@@ -50,7 +50,7 @@ RESTAINED = {
 }
 """Factors of the amounts of hematoxylin, eosin and rest."""
 FOLDS, NEIGHBORS, BATCH = 5, 5, 32
-_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1]}
+_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0, 10.0]}
 
 
 def restain(pixels: npt.NDArray[np.uint8], factors: tuple[float, float, float]) -> npt.NDArray[np.uint8]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 STEPS = ("embed", "dino", "slpd", "evaluate")
 FOLDS, LEAST_TISSUE = 5, 0.5
 _SQUARES = 3
-_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1]}
+_GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}
 
 
 def regions(folder: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
@@ -117,10 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--encoder", required=True)
+    parser.add_argument("--slides", type=int, default=0)
     parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
     parser.add_argument("--into", type=Path, required=True)
     options = parser.parse_args()
-    config = DemoConfig(out=options.folder)
+    config = DemoConfig(out=options.folder, slides=options.slides)
     spent = run_steps(config, options.encoder, options.until)
     store = TokenStore.open(options.folder / demo.CACHE)
     result: dict[str, Any] = {"cpu_s": spent, "tokens": int(store.lengths.sum()) * store.grid**2}

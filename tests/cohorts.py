@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.slide_factory import Compression
 
 SMALL: dict[str, Any] = {
+    "encoder": "random",
     "mpp": 1.0,
     "region_px": 256,
     "patch_px": 64,
@@ -85,9 +86,10 @@ def write_cohort(folder: Path, count: int = 3, *, compression: Compression = "de
 
 
 def small_config(manifest: Path, out: Path, **changes: Any) -> EmbedConfig:
-    if isinstance(changes.get("encoder"), str):
-        changes["encoder"] = (changes["encoder"],)
-    return EmbedConfig(manifest=manifest, out=out, **(SMALL | changes))
+    settings = SMALL | changes
+    if isinstance(settings["encoder"], str):
+        settings["encoder"] = (settings["encoder"],)
+    return EmbedConfig(manifest=manifest, out=out, **settings)
 
 
 def as_flags(**values: object) -> list[str]:

@@ -184,7 +184,12 @@ def _make_encoder(
         f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "
         f"({geometry.grid} x {geometry.grid} patches)"
     )
-    if config.encoder_name.startswith(("random", "handcrafted", "efficientnet-lite0")):
+    if config.encoder_name.startswith("random"):
+        console.warn(
+            f"Encoder {encoder.name} is untrained: its tokens are a baseline, not for results. `slpd encoders` lists "
+            "trained ones."
+        )
+    elif config.encoder_name in {"handcrafted", "efficientnet-lite0"}:
         console.note("This is not a pathology model; `slpd encoders` lists those that are, with what to download.")
     return encoder
 

@@ -44,10 +44,11 @@ class EmbedConfig:
     """Base folder of relative slide paths. Default: the manifest's folder."""
 
     # -- Encoder --
-    encoder: tuple[str, ...] = ("random",)
-    """Frozen patch encoder by name, such as `uni2-h`, `virchow2`, `hipt` or `handcrafted`; `slpd encoders` lists all of
-    them with what to download. Others: `timm:<model>`. Repeat the option to read slides once for several encoders, each
-    with its weights file: `uni2-h=w1.bin`; each then has its own cache, `OUT/NAME`."""
+    encoder: tuple[str, ...] = ("efficientnet-lite0",)
+    """Frozen patch encoder by name, such as `uni2-h`, `virchow2` or `hipt`; `slpd encoders` lists all of them with what
+    to download. Others: `timm:<model>`. The default needs no download, but was trained on natural images. Repeat the
+    option to read slides once for several encoders, each with its weights file: `uni2-h=w1.bin`; each then has its own
+    cache, `OUT/NAME`."""
 
     weights: Path | None = None
     """Weights file of the encoder (.bin, .pth, .pt, .safetensors), as downloaded from the model's page. Loaded strictly

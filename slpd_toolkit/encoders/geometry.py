@@ -58,7 +58,7 @@ def resolve_geometry(config: EmbedConfig) -> tuple[Geometry, list[str]]:
     if preset is not None:
         require_patch_px(preset, patch_px)
         resolutions = sorted({each.mpp for each in preset.scales if each.patch_px == patch_px})
-        if resolutions and preset.precision != "any" and mpp not in resolutions:
+        if resolutions and preset.weights.kind == "file" and mpp not in resolutions:
             remarks.append(
                 f"{preset.name} was made for {patch_px}-px patches at {_listed(resolutions)} um/px; they are read at "
                 f"{mpp:g} um/px, as requested."

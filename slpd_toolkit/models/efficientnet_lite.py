@@ -54,7 +54,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed patches."""
-        features = F.relu6(self.head(self.blocks(F.relu6(self.stem(pixels)))))
+        features = _relu6(self.head(self.blocks(_relu6(self.stem(pixels)))))
         return features.mean(dim=(2, 3))
 
 
@@ -70,8 +70,8 @@ class _Block(nn.Module):
         self.residual = stride == 1 and width == out
 
     def forward(self, features: Tensor) -> Tensor:
-        inner = features if self.expand is None else F.relu6(self.expand(features))
-        projected: Tensor = self.project(F.relu6(self.depthwise(inner)))
+        inner = features if self.expand is None else _relu6(self.expand(features))
+        projected: Tensor = self.project(_relu6(self.depthwise(inner)))
         return features + projected if self.residual else projected
 
 
@@ -80,19 +80,26 @@ class _ConvNorm(nn.Module):
 
     def __init__(self, width: int, out: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, out, kernel, stride, groups=groups, bias=False)
+        even = kernel // 2 if stride == 1 else 0  # padding is equal on all sides, so that no copy is needed for it
+        self.conv = nn.Conv2d(width, out, kernel, stride, padding=even, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out, eps=_BATCH_NORM_EPS)
         self._kernel, self._stride = kernel, stride
 
     def forward(self, features: Tensor) -> Tensor:
-        rows, columns = (self._padding(side) for side in features.shape[-2:])
-        normed: Tensor = self.norm(self.conv(F.pad(features, (*columns, *rows))))
+        if self._stride > 1:
+            rows, columns = (self._padding(side) for side in features.shape[-2:])
+            features = F.pad(features, (*columns, *rows))
+        normed: Tensor = self.norm(self.conv(features))
         return normed
 
     def _padding(self, side: int) -> tuple[int, int]:
         """Pad so that the output has ceil(side / stride) positions; an odd pixel is added at the end."""
         total = max((-(-side // self._stride) - 1) * self._stride + self._kernel - side, 0)
         return total // 2, total - total // 2
+
+
+def _relu6(normed: Tensor) -> Tensor:
+    return F.relu6(normed, inplace=True)  # what a normalization returns is used nowhere else
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -90,5 +90,5 @@ def test_commands_stand_in_sections_stages_first() -> None:
 def test_defaults_are_said() -> None:
     said = {name: default_help(setting) for name, setting in settings_of(EmbedConfig).items()}
     assert said["out"] == "Required, here or in the recipe."
-    assert (said["seed"], said["encoder"]) == ("Default: 0.", "Default: random.")
+    assert (said["seed"], said["encoder"]) == ("Default: 0.", "Default: efficientnet-lite0.")
     assert (said["qc"], said["overwrite"], said["weights"]) == ("Default: on.", "Default: off.", "")
