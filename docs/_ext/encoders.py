@@ -1,8 +1,10 @@
-"""The table of docs/encoders.md, made from the registry of encoders."""
+"""The tables of docs/encoders.md: the registry of encoders, and how those that need no download compare."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.encoders.preset import presets
 
@@ -11,12 +13,14 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.encoders.preset import Preset
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "encoders.json"
+_OWN_STAIN = "own stain"
 _NOT_ON_THE_HUB = ("github.com/", "slpd_toolkit", "efficientnet-lite0-")
 
 
 def table() -> Iterator[str]:
     """One row per encoder."""
-    yield "| `--encoder` | what | width | patch px @ um/px | seen px | pooling | licence | weights |"
+    yield "| `--encoder` | what | width | patch px @ um/px | seen px | pooling | license | weights |"
     yield "|---|---|---|---|---|---|---|---|"
     for preset in presets().values():
         scales = ", ".join(map(str, preset.scales))
@@ -44,3 +48,20 @@ def _where(preset: Preset) -> str:
     if publisher.startswith(_NOT_ON_THE_HUB):
         return publisher
     return f"[{publisher}](https://huggingface.co/{publisher})"
+
+
+def offline_table() -> Iterator[str]:
+    """One row per encoder that was measured on tiles, best under another stain first."""
+    measured: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["tiles"]["measured"]
+    yield "| encoder | probe, own stain | probe, others | 5-NN, own stain | 5-NN, others | CPU ms per tile |"
+    yield "|---|---|---|---|---|---|"
+    for name, found in sorted(measured.items(), key=lambda item: -min(_others(item[1]["probe"]))):
+        cells = [f"`{name}`"]
+        for head in ("probe", "5-NN"):
+            others = _others(found[head])
+            cells += [f"{found[head][_OWN_STAIN]['mean']:.3f}", f"{min(others):.3f} to {max(others):.3f}"]
+        yield "| " + " | ".join([*cells, f"{found['cpu_ms_per_tile']:.0f}"]) + " |"
+
+
+def _others(of_head: dict[str, dict[str, float]]) -> list[float]:
+    return [of_stain["mean"] for stain, of_stain in of_head.items() if stain != _OWN_STAIN]

@@ -116,4 +116,5 @@ GENERATED = {
     "hardware": hardware.table,
     "ablation": ablation.tables,
     "encoders": encoders.table,
+    "offline encoders": encoders.offline_table,
 }

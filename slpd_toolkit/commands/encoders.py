@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.encoders.preset import Preset
 
 _COLUMNS = 80
+_LABELS = {"licence": "license", "parameters_m": "parameters", "transform": "input"}
+"""What keys of a table are called in its description."""
 
 
 def run(config: EncodersConfig) -> int:
@@ -96,7 +98,7 @@ def _describe(preset: Preset) -> None:
             "download": _download(preset),
             **({"files": ", ".join(preset.weights.sha256)} if preset.weights.sha256 else {}),
             **({"layouts": ", ".join(preset.weights.layouts)} if preset.weights.layouts else {}),
-            **{f"source, {value}": source for value, source in preset.sources.items()},
+            **{f"source, {_LABELS.get(value, value)}": source for value, source in preset.sources.items()},
         },
     )
     for name, digest in preset.weights.sha256.items():

@@ -155,7 +155,7 @@ def _width(network: Pooled, model: str, side: int) -> int:
         with torch.inference_mode():
             return int(network.eval()(torch.zeros(1, 3, side, side)).shape[-1])
     except (ValueError, AttributeError) as error:
-        raise UsageError(f"--pooling: timm:{model} cannot be pooled so ({error}).") from error
+        raise UsageError(f"--pooling: timm:{model} cannot be pooled this way ({error}).") from error
 
 
 def _say(model: str, transform: Transform, pooling: str, whose: str) -> None:

@@ -116,7 +116,7 @@ def _packaged(preset: Preset) -> Path:
         gate = ", after its terms were accepted there" if preset.terms.gated else ""
         raise UsageError(
             f"--encoder {preset.name} needs --weights FILE.",
-            hint=f"Download {where_to_get(preset)}{gate} (licence: {preset.terms.licence}).",
+            hint=f"Download {where_to_get(preset)}{gate} (license: {preset.terms.licence}).",
         )
     spec = find_spec(preset.weights.package)
     if spec is None or not spec.submodule_search_locations:

@@ -41,7 +41,9 @@ def test_the_default_recognises_photographs_with_the_published_classifier(capsys
         each.crop(((each.width - each.height) // 2, 0, (each.width + each.height) // 2, each.height))
         for each in photographs
     ]
-    pixels = torch.from_numpy(np.stack([square.resize((224, 224), Image.Resampling.BICUBIC) for square in squares]))
+    pixels = torch.from_numpy(
+        np.stack([np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC)) for square in squares])
+    )
     scores = encoder.embed(pixels, "fp32") @ published["_fc.weight"].T + published["_fc.bias"]
     assert scores.argmax(dim=1).tolist() == [PALACE, DAISY]
 

@@ -278,7 +278,9 @@ def test_a_wrong_description_is_refused(weights: Path, flag: str, value: str, al
 def test_a_model_without_cls_token_is_not_pooled_by_it(timm: Any, tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), path)
-    with pytest.raises(UsageError, match=r"--pooling: timm:resnet10t cannot be pooled so \(ResNet has no CLS token"):
+    with pytest.raises(
+        UsageError, match=r"--pooling: timm:resnet10t cannot be pooled this way \(ResNet has no CLS token"
+    ):
         encoder("resnet10t", path, pooling="cls")
     assert encoder("resnet10t", path, pooling="mean").embedding_dim == 512
 
