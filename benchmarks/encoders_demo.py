@@ -73,7 +73,7 @@ def probe_regions(folder: Path) -> dict[str, Any]:
     classes = np.unique(architectures)
     for train, test in GroupKFold(FOLDS).split(means, architectures, patients):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-        search = GridSearchCV(probe, _GRID, cv=GroupKFold(3), scoring="neg_log_loss")
+        search = GridSearchCV(probe, _GRID, cv=GroupKFold(3))
         search.fit(means[train], architectures[train], groups=patients[train])
         found = [int(np.flatnonzero(classes == name)[0]) for name in search.classes_]
         probabilities[np.ix_(test, found)] = search.predict_proba(means[test])
