@@ -33,6 +33,8 @@ class EmbedSettings(TypedDict, total=False):
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
     workers: int
+    stage_to: StrPath | None
+    stage_gib: float
     seed: int
     shard: str
     overwrite: bool

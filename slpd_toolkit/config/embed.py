@@ -117,6 +117,14 @@ class EmbedConfig:
     workers: int = 0
     """Number of processes that read and decode slides, shared by all devices. 0: one per core, at most 16."""
 
+    stage_to: Path | None = None
+    """Folder on a fast local disk, to which slides are copied ahead of reading; copies are removed when a slide is
+    done, and when the run ends."""
+
+    stage_gib: float = 0.0
+    """Most GiB of copies at the same time. A slide for which there is no room is read where it is. 0: half of what is
+    free on that disk."""
+
     seed: int = 0
     """Random seed of the weights of `random` encoders."""
 
@@ -142,6 +150,7 @@ class EmbedConfig:
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
         require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
+        require(0 <= self.stage_gib < float("inf"), "--stage-gib", self.stage_gib, "0 (automatic) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
 

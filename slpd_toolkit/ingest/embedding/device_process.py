@@ -46,6 +46,8 @@ class DeviceSettings:
     """Digests of the weights, which must not have changed since the command checked them."""
     readers: int
     """Processes that read slides for this device."""
+    share: int
+    """Number of processes that share the disk of `--stage-to`."""
     draw: Callable[[Path, SlidePlan], None]
 
 
@@ -106,7 +108,9 @@ def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[...,
                 return
             yield entry
 
-    pipeline = EmbeddingPipeline(lanes, settings.draw, readers=settings.readers, on_progress=tell_progress)
+    pipeline = EmbeddingPipeline(
+        lanes, settings.draw, readers=settings.readers, share=settings.share, on_progress=tell_progress
+    )
     while True:
         tell("tallies", [lane.tally for lane in lanes])
         tell("idle")

@@ -117,6 +117,7 @@ class DeviceFleet:
                 precisions=[lane.identity.precision for lane in lanes],
                 digests=[lane.identity.encoder.weights_sha256 for lane in lanes],
                 readers=readers,
+                share=len(devices),
                 draw=draw,
             )
             for device in devices

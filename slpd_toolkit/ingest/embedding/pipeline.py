@@ -7,6 +7,7 @@ encoder of that geometry gets them.
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from slpd_toolkit.ingest.embedding.block_key import BlockKey
 from slpd_toolkit.ingest.embedding.faulty import faulty_pixels, nothing_left
 from slpd_toolkit.ingest.embedding.readers import count_workers, make_readers
 from slpd_toolkit.ingest.embedding.slide_job import SlideOpener
+from slpd_toolkit.ingest.embedding.staging import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +44,7 @@ class EmbeddingPipeline:
         lanes: The encoders, on one device.
         draw: Draws a slide's picture for quality control.
         readers: Number of processes that read; 0: as the settings say.
+        share: Number of processes that share the disk of `--stage-to`.
         on_progress: Called after each part of a batch.
     """
 
@@ -51,9 +54,11 @@ class EmbeddingPipeline:
         draw: Callable[[Path, SlidePlan], None],
         *,
         readers: int = 0,
+        share: int = 1,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._lanes, self._draw, self._on_progress = lanes, draw, on_progress
+        self._share = share
         self._workers = readers or lanes[0].identity.config.workers
         self._allow_missing = lanes[0].identity.config.allow_missing_pixels
 
@@ -65,11 +70,16 @@ class EmbeddingPipeline:
             count: Number of slides, for the estimate of the time that is left.
         """
         threads, slide_readers = make_readers(self._workers, self._lanes[0].device)
-        opener = SlideOpener(slide_readers, self._lanes, self._draw, deque())
+        stage = self._stage()
+        # Openers wait for copies; threads that wait must not be those that read.
+        openers = ThreadPoolExecutor(_SLIDES_AHEAD + 1, "slide-opener") if stage else threads
+        opener = SlideOpener(slide_readers, self._lanes, self._draw, stage, deque())
+        if stage:
+            entries = stage.ahead(entries, self._is_missing)
         depth = 2 * count_workers(self._workers) + 2 * self._lanes[0].batch_size // 16
         try:
             with console.progress("embed", total=1, unit="patches") as progress:
-                blocks = self._blocks(self._readings(entries, threads, opener), threads, depth)
+                blocks = self._blocks(self._readings(entries, openers, opener), threads, depth)
                 for lane, key, tokens in self._encode(blocks):
                     self._put(key, tokens)
                     lane.tally.patches += len(tokens)
@@ -80,6 +90,10 @@ class EmbeddingPipeline:
         finally:
             slide_readers.close()  # reads that still run are not waited for
             threads.shutdown(wait=True, cancel_futures=True)
+            if stage:
+                stage.close()
+                openers.shutdown(wait=True, cancel_futures=True)
+                console.note(stage.summary())
             for job in (job for reading in opener.opened for job in reading.jobs):
                 if not job.over:
                     job.end(keep=False)
@@ -95,12 +109,15 @@ class EmbeddingPipeline:
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide must not end the run
                 for lane in self._lanes:
                     lane.record(entry, error)
+                _release_entry(entry, opener.stage)
                 continue
             for lane, failure in found.failed:
                 lane.record(entry, failure)
             for lane in found.skipped:
                 lane.tally.skipped += 1
                 lane.on_over(entry.slide_id)
+            if not found.readings:
+                _release_entry(entry, opener.stage)
             for reading in found.readings:
                 while opener.opened[0].over:
                     opener.opened.popleft()
@@ -162,6 +179,14 @@ class EmbeddingPipeline:
             tally.patches_planned -= len(padding.rows)
         return real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
 
+    def _stage(self) -> Stage | None:
+        config = self._lanes[0].identity.config
+        return Stage(config.stage_to, round(config.stage_gib * 2**30), self._share) if config.stage_to else None
+
+    def _is_missing(self, entry: SlideEntry) -> bool:
+        """Whether the token file of a slide is still to be written."""
+        return any(lane.identity.config.overwrite or not lane.token_file(entry).exists() for lane in self._lanes)
+
     def _put(self, key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
         """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
         job, reading = key.job, key.reading
@@ -176,11 +201,16 @@ class EmbeddingPipeline:
             if job.writer.complete:
                 if job.lost == len(reading.plan) * reading.plan.lattice.grid**2:
                     raise nothing_left(reading.entry)
-                job.end(keep=True)
+                reading.end(job, keep=True)
                 job.lane.tally.finish(reading, job)
                 job.lane.on_over(reading.entry.slide_id)
         except (CacheError, SlideError) as error:
             _fail(reading, job, error)
+
+
+def _release_entry(entry: SlideEntry, stage: Stage | None) -> None:
+    if stage:
+        stage.release(entry)
 
 
 def _fail_all(reading: SlideReading, error: Exception) -> None:
@@ -192,5 +222,5 @@ def _fail_all(reading: SlideReading, error: Exception) -> None:
 
 def _fail(reading: SlideReading, job: SlideJob, error: Exception) -> None:
     if not job.over:  # it is over when the file was complete, and the disk refused its last bytes
-        job.end(keep=False)
+        reading.end(job, keep=False)
     job.lane.record(reading.entry, error)

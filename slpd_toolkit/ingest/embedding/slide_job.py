@@ -5,7 +5,7 @@ It is opened once, read once per geometry, and written once per encoder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import CacheError, SlideError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.encoders.geometry import Geometry
     from slpd_toolkit.ingest.embedding.lane import Lane
+    from slpd_toolkit.ingest.embedding.staging import Stage
     from slpd_toolkit.slides.guarded_slide import SlideReaders
     from slpd_toolkit.slides.opened_slide import SlideHeader
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
@@ -82,6 +83,16 @@ class SlideReading:
     slide: GuardedSlide
     plan: SlidePlan
     jobs: list[SlideJob]
+    stage: Stage | None = None
+    siblings: list[SlideReading] = field(default_factory=list)
+    """All readings of this slide, in other geometries too."""
+
+    def end(self, job: SlideJob, *, keep: bool) -> None:
+        """End a job, and remove the copy of the slide after the last one: see `SlideJob.end`."""
+        job.over = True
+        if self.stage and all(reading.over for reading in self.siblings):
+            self.stage.release(self.entry)
+        job.end(keep=keep)
 
     @property
     def over(self) -> bool:
@@ -117,6 +128,8 @@ class SlideOpener:
     lanes: Sequence[Lane]
     draw: Callable[[Path, SlidePlan], None]
     """Draws the picture for quality control."""
+    stage: Stage | None
+    """Copies of slides on a fast disk."""
     opened: deque[SlideReading]
     """Everything that was opened, so that a run that ends early can remove its unfinished files."""
 
@@ -129,7 +142,8 @@ class SlideOpener:
         for lane in self.lanes:
             for target in (lane.token_file(entry), lane.picture(entry)):
                 remove_leftovers(target)
-        slide = GuardedSlide(self.readers, entry.slide_path, entry.mpp_l0)
+        path = self.stage.path(entry) if self.stage else entry.slide_path
+        slide = GuardedSlide(self.readers, path, entry.mpp_l0)
         found = OpenedSlides([], [], [])
         for geometry in dict.fromkeys(lane.identity.geometry for lane in self.lanes):
             lanes = [lane for lane in self.lanes if lane.identity.geometry == geometry]
@@ -174,6 +188,6 @@ class SlideOpener:
                 job.end(keep=False)
             found.failed += [(lane, error) for lane in wanted]
             return
-        reading = SlideReading(entry, slide, plan, jobs)
+        reading = SlideReading(entry, slide, plan, jobs, self.stage, found.readings)
         self.opened.append(reading)
         found.readings.append(reading)
