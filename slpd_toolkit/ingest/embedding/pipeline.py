@@ -81,7 +81,7 @@ class EmbeddingPipeline:
             with console.progress("embed", total=1, unit="patches") as progress:
                 blocks = self._blocks(self._readings(entries, openers, opener), threads, depth)
                 for lane, key, tokens in self._encode(blocks):
-                    self._put(key, tokens)
+                    _put(key, tokens)
                     lane.tally.patches += len(tokens)
                     self._on_progress()
                     progress.expect(sum(each.tally.expected_patches(count, len(each.failures)) for each in self._lanes))
@@ -151,33 +151,12 @@ class EmbeddingPipeline:
             for job in reading.jobs:
                 if job.over:
                     continue
-                key, patches = self._store_certain(reading, job, block, pixels)
+                key, patches = _store_certain(reading, job, block, pixels)
                 for known, first, tokens in job.lane.stream.put(key, patches):
                     yield job.lane, known.part(first, len(tokens)), tokens
         for lane in self._lanes:
             for known, first, tokens in lane.stream.flush():
                 yield lane, known.part(first, len(tokens)), tokens
-
-    def _store_certain(
-        self, reading: SlideReading, job: SlideJob, block: Block, pixels: BlockPixels
-    ) -> tuple[BlockKey, npt.NDArray[np.uint8]]:
-        """Store what needs no encoder: pure padding has the token of white, and faulty patches have none.
-
-        Returns:
-            The other patches, and where they belong.
-        """
-        faulty, tally = pixels.faulty & pixels.inside, job.lane.tally
-        padding, real, lost = (
-            BlockKey(reading, job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start)
-            for rows, columns in map(np.nonzero, (~pixels.inside, pixels.inside & ~faulty, faulty))
-        )
-        if len(lost.rows):
-            self._put(lost, None)
-            tally.patches_planned -= len(lost.rows)
-        if len(padding.rows):
-            self._put(padding, job.lane.white_token.repeat(len(padding.rows), 0))
-            tally.patches_planned -= len(padding.rows)
-        return real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
 
     def _stage(self) -> Stage | None:
         config = self._lanes[0].identity.config
@@ -187,25 +166,48 @@ class EmbeddingPipeline:
         """Whether the token file of a slide is still to be written."""
         return any(lane.identity.config.overwrite or not lane.token_file(entry).exists() for lane in self._lanes)
 
-    def _put(self, key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
-        """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
-        job, reading = key.job, key.reading
-        if job.over:
-            return
-        try:
-            if tokens is None:
-                job.writer.drop(key.region, key.rows, key.columns)
-                job.lost += len(key.rows)
-            else:
-                job.writer.put(key.region, key.rows, key.columns, tokens)
-            if job.writer.complete:
-                if job.lost == len(reading.plan) * reading.plan.lattice.grid**2:
-                    raise nothing_left(reading.entry)
-                reading.end(job, keep=True)
-                job.lane.tally.finish(reading, job)
-                job.lane.on_over(reading.entry.slide_id)
-        except (CacheError, SlideError) as error:
-            _fail(reading, job, error)
+
+def _store_certain(
+    reading: SlideReading, job: SlideJob, block: Block, pixels: BlockPixels
+) -> tuple[BlockKey, npt.NDArray[np.uint8]]:
+    """Store what needs no encoder: pure padding has the token of white, and faulty patches have none.
+
+    Returns:
+        The other patches, and where they belong.
+    """
+    faulty, tally = pixels.faulty & pixels.inside, job.lane.tally
+    padding, real, lost = (
+        BlockKey(reading, job, block.region, rows + block.rows_rc.start, columns + block.columns_rc.start)
+        for rows, columns in map(np.nonzero, (~pixels.inside, pixels.inside & ~faulty, faulty))
+    )
+    if len(lost.rows):
+        _put(lost, None)
+        tally.patches_planned -= len(lost.rows)
+    if len(padding.rows):
+        _put(padding, job.lane.white_token.repeat(len(padding.rows), 0))
+        tally.patches_planned -= len(padding.rows)
+    return real, pixels.patches[~faulty[pixels.inside]] if len(lost.rows) else pixels.patches
+
+
+def _put(key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
+    """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
+    job, reading = key.job, key.reading
+    if job.over:
+        return
+    try:
+        if tokens is None:
+            job.writer.drop(key.region, key.rows, key.columns)
+            job.lost += len(key.rows)
+        else:
+            job.writer.put(key.region, key.rows, key.columns, tokens)
+        if job.writer.complete:
+            if job.lost == len(reading.plan) * reading.plan.lattice.grid**2:
+                raise nothing_left(reading.entry)
+            reading.end(job, keep=True)
+            job.lane.tally.finish(reading, job)
+            job.lane.on_over(reading.entry.slide_id)
+    except (CacheError, SlideError) as error:
+        _fail(reading, job, error)
 
 
 def _release_entry(entry: SlideEntry, stage: Stage | None) -> None:
