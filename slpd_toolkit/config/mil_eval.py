@@ -53,7 +53,7 @@ class MilEvalConfig:
     """Kind of target. `auto`: survival if --time-column or --event-column is given, else classification."""
 
     target: str = "label"
-    """Manifest column of the classes."""
+    """Manifest column of the classes, or of the numbers for `--task regression`."""
 
     classes: tuple[str, ...] = ()
     """Class names; repeat the option, for ordinal classes from low to high. With --allow-missing, slides of other

@@ -123,12 +123,14 @@ def _document(bundle: Bundle) -> dict[str, Any]:
 
 def _head_document(head: BundledHead) -> dict[str, Any]:
     grid = head.readout.grid
+    numbers = {"offset": head.readout.offset, "scale": head.readout.scale}
     return {
         "name": head.name,
         "setting": head.setting,
         "temperature": head.temperature,
         "options": dict(head.state.options),
         "readout": {"kind": head.readout.kind}
+        | (numbers if head.readout.kind == "identity" else {})
         | ({} if grid is None else {"knots": grid.knots.tolist(), "times": grid.times.tolist()}),
     }
 

@@ -136,7 +136,9 @@ def _head(task: Task, bags: Bags, fold: FoldPrediction, split: Split) -> Bundled
     assert kept is not None, "heads of an evaluation keep their state"
     objective = task.objective(bags.index_of(split.train))
     rows = torch.from_numpy(kept.val_rows)
-    temperature = fit_temperature(kept.val_logits, lambda logits: objective.loss(logits, rows))
+    temperature = 1.0  # numbers have no confidence
+    if kept.readout.kind != "identity":
+        temperature = fit_temperature(kept.val_logits, lambda logits: objective.loss(logits, rows))
     risks = np.sort(fold.outputs[:, 0]) if kept.readout.kind == "risk" else np.zeros(0)
     return BundledHead(f"{fold.repeat}.{fold.fold}", kept.state, fold.setting, kept.readout, temperature, risks)
 

@@ -255,12 +255,14 @@ def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bundl
     grid = None
     if "knots" in readout:
         grid = SurvivalGrid(np.array(readout["knots"], np.float64), np.array(readout["times"], np.float64))
+    offset, scale = float(readout.get("offset", 0)), float(readout.get("scale", 1))
+    if not (math.isfinite(offset) and 0 < scale < math.inf):
+        raise ValueError(f"the outputs of head {name} are scaled by {scale} and moved by {offset}")
     temperature = float(found["temperature"])
     if not 0 < temperature < math.inf:
         raise ValueError(f"the temperature of head {name} is {temperature}")
-    return BundledHead(
-        name, HeadState(mine, options), str(found["setting"]), Readout(readout["kind"], grid), temperature, risks
-    )
+    made = Readout(readout["kind"], grid, offset, scale)
+    return BundledHead(name, HeadState(mine, options), str(found["setting"]), made, temperature, risks)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

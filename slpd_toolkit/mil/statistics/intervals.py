@@ -156,6 +156,9 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
     if scale == "ratio":
         low, high = _above_zero(mean, found)
         return Interval(low, high, units, found.conservative)
+    if scale == "explained":  # 1 minus a ratio of squared errors
+        low, high = _above_zero(1 - mean, found)
+        return Interval(1 - high, 1 - low, units, found.conservative)
     least = -1.0 if scale == "agreement" else 0.0
     low, high = _between_ends((mean - least) / (1 - least), found, least, _effective_cases(division))
     return Interval(least + (1 - least) * low, least + (1 - least) * high, units, found.conservative)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.kinds.classification import Classification
+    from slpd_toolkit.mil.tasks.kinds.regression import Regression
     from slpd_toolkit.mil.tasks.kinds.survival import Survival
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
@@ -135,6 +136,28 @@ def choose_survival(result: ModelOutputs, task: Survival, slides: StrArray, pati
         [case(row) for row in order[:limit].tolist()],
         [case(row) for row in surest[:limit].tolist() if right[row] / pairs[row] > 0.5],
     )
+
+
+def choose_by_error(result: ModelOutputs, task: Regression, slides: StrArray, patients: StrArray, limit: int) -> Choice:
+    """Choose slides by the absolute error of their mean prediction; those in the better half count as right."""
+    found = mean_outputs(result)
+    predicted, observed = found.outputs[:, 0], task.values[found.rows]
+    errors = np.abs(predicted - observed)
+    order, middle = np.argsort(-errors, kind="stable"), float(np.median(errors))
+
+    def case(place: int) -> Case:
+        row = int(found.rows[place])
+        cells = {
+            "patient": str(patients[row]),
+            "fold": found.folds[place],
+            "value": f"{observed[place]:.4g}",
+            "predicted": f"{predicted[place]:.4g}",
+            "error": f"{errors[place]:.4g}",
+        }
+        return Case(row, str(slides[row]), cells, right=bool(errors[place] <= middle))
+
+    surest = [place for place in order[::-1].tolist() if errors[place] <= middle]
+    return Choice([case(place) for place in order[:limit].tolist()], [case(place) for place in surest[:limit]])
 
 
 def slide_concordance(result: ModelOutputs, task: Survival) -> tuple[FloatArray, FloatArray]:

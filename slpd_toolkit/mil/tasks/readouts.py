@@ -34,9 +34,13 @@ class Readout:
     kind: ReadoutKind
     """`softmax`: class probabilities, (B, C). `ordered-classes`: hazard logits to class probabilities, (B, outputs +
     1). `risk`: hazard logits to minus the expected number of bins survived, and survival probabilities at G times, (B,
-    1 + G). `identity`: the logits."""
+    1 + G). `identity`: the logits, times `scale` plus `offset`."""
     grid: SurvivalGrid | None = None
     """Where survival probabilities are reported; only for `risk`, and None for risks alone."""
+    offset: float = 0.0
+    """Only for `identity`."""
+    scale: float = 1.0
+    """Only for `identity`."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Return the outputs of each row; see `kind`."""
@@ -45,7 +49,7 @@ class Readout:
         if self.kind == "ordered-classes":
             return class_probabilities(logits)
         if self.kind == "identity":
-            return logits
+            return logits * self.scale + self.offset
         survival = survival_curve(logits)
         risks = -survival.sum(dim=1, keepdim=True)
         if self.grid is None:

@@ -148,20 +148,50 @@ def _require_one_spelling(names: Sequence[str]) -> None:
         )
 
 
+def read_values(slides: StrArray, cells: StrArray, column: str) -> FloatArray:
+    """Read a column of numbers, (N,).
+
+    Args:
+        slides: (N,) slide IDs, for messages.
+        cells: (N,) cells of the column.
+        column: Its name, for messages.
+
+    Raises:
+        UsageError: Cells that are not finite numbers, or equal numbers throughout.
+    """
+    values = read_numbers(cells)
+    require_cells(np.isfinite(values), slides, cells, column, "a finite number; for classes use --task classification")
+    if len(np.unique(values)) < 2:
+        raise UsageError(f"All slides have {column} {values[0]:g}.", hint="There must be two or more values.")
+    return values
+
+
+def quantile_strata(values: FloatArray) -> StrArray:
+    """Return the quarter of the distinct values' range of ranks that each value is in, (N,): `1 of 4` is the lowest."""
+    edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
+    quarters = np.searchsorted(edges, values, side="left") + 1
+    names: StrArray = np.array([f"{quarter} of {len(edges) + 1}" for quarter in quarters.tolist()])
+    return names
+
+
 def require_one_time(patients: StrArray, times: FloatArray) -> None:
-    """Check that all slides of a patient have one follow-up time.
+    """Check that all slides of a patient have one follow-up time; see `require_one_value`."""
+    require_one_value(patients, times, "time", "Survival belongs to patients: correct or drop these.")
+
+
+def require_one_value(patients: StrArray, values: FloatArray, what: str, hint: str) -> None:
+    """Check that all slides of a patient have one value.
 
     Args:
         patients: (N,) patients.
-        times: (N,) follow-up times.
+        values: (N,) values.
+        what: What they are, for messages.
+        hint: What to do.
 
     Raises:
         UsageError: They do not.
     """
-    pairs = sorted({(str(patient), float(time)) for patient, time in zip(patients, times, strict=True)})
+    pairs = sorted({(str(patient), float(value)) for patient, value in zip(patients, values, strict=True)})
     twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
     if twice:
-        raise UsageError(
-            f"{len(twice)} patients have more than one time: {listed(twice)}.",
-            hint="Survival belongs to patients: correct or drop these.",
-        )
+        raise UsageError(f"{len(twice)} patients have more than one {what}: {listed(twice)}.", hint=hint)

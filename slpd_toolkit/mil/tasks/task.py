@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 
-Scale = Literal["share", "agreement", "ratio"]
+Scale = Literal["share", "agreement", "ratio", "explained"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Metric:
     chance: float | None = None
     """Chance level, independent of class proportions."""
     scale: Scale = "share"
-    """Range of values: 0 to 1 for shares, -1 to 1 for agreement, above 0 for ratios."""
+    """Range of values: 0 to 1 for shares, -1 to 1 for agreement, above 0 for ratios, below 1 for what is explained."""
 
 
 class Task(ABC):

@@ -106,6 +106,16 @@ def test_at_an_end_of_the_scale_the_interval_has_a_width() -> None:
     assert 0.999 < almost.high < 1
 
 
+def test_what_is_explained_ends_at_1_and_may_be_negative() -> None:
+    of = division(repeats=5)
+    for mean in (-0.5, 0.2, 0.95):
+        found = evidence(of, np.full(25, mean))
+        explained = interval_of_mean(found, of, scale="explained")
+        errors = interval_of_mean(dataclasses.replace(found, values=1 - found.values), of, scale="ratio")
+        assert (explained.low, explained.high) == pytest.approx((1 - errors.high, 1 - errors.low))
+        assert explained.low < mean < explained.high < 1
+
+
 def test_the_interval_of_a_difference_is_a_t_interval() -> None:
     of = division(repeats=5)
     found = uncertainty(evidence(of, np.full(25, 0.1)), of)
