@@ -1,1 +1,1 @@
-"""Files of other tools: reading their patch features, placing them on a grid, writing what they read."""
+"""Files of other tools: reading their patch features, placing them on a grid, and writing their formats."""

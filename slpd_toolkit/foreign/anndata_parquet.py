@@ -1,4 +1,4 @@
-"""Tables of embeddings for the scientific-Python world: AnnData (.h5ad) and Parquet. Each needs its extra."""
+"""Tables of embeddings as AnnData (.h5ad) and Parquet. Each requires an optional dependency."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 _MODULES = {"anndata": "anndata", "parquet": "pyarrow"}
-"""What writes each kind of table; in the extra of the kind's name."""
+"""Module required for each kind of table, installed by the extra of the same name."""
 
 
 def require_extra(kind: str) -> None:
-    """Check that what writes `kind` is installed: before embeddings are computed, not after.
+    """Check that the module required for `kind` is installed, before embeddings are computed.
 
     Raises:
         UsageError: It is not.
@@ -51,7 +51,7 @@ def make_anndata(
     Args:
         embeddings: (N, E): X.
         about_rows: N rows with unique names: obs.
-        centres_l0: (N, 2), x and y of each row's centre, level-0 px: obsm["spatial"].
+        centres_l0: (N, 2) x and y of the center of each row, level-0 px: obsm["spatial"].
         provenance: uns["slpd"], plain values.
         further: Other arrays with N rows, by their name in obsm.
 
@@ -92,14 +92,14 @@ def write_parquet(
     provenance: Mapping[str, object],
     fitted: bytes = b"",
 ) -> None:
-    """Write embeddings as Parquet, atomically: the columns of `about_rows`, then one a feature.
+    """Write embeddings as Parquet, atomically: the columns of `about_rows`, then one per feature.
 
     Args:
         path: The file.
         embeddings: (N, E).
         about_rows: N rows.
-        provenance: Plain values, kept as JSON in the schema's metadata under `slpd`.
-        fitted: Content of an .npz file, kept there under `slpd_fitted`.
+        provenance: Plain values, stored as JSON in the schema metadata under `slpd`.
+        fitted: Contents of an .npz file, stored in the schema metadata under `slpd_fitted`.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -115,9 +115,9 @@ def write_parquet(
 
 
 def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
-    """Convert names and texts to Python strings: AnnData does not write those of Arrow, which pandas 3 makes.
+    """Convert names and texts to Python strings, because AnnData cannot write the Arrow strings of pandas 3.
 
-    Texts become categories here, of Python's strings: where they repeat, AnnData would make some of Arrow's.
+    Texts become categories of Python strings; otherwise AnnData would create categories of Arrow strings.
     """
     texts = [str(name) for name in table if pd.api.types.is_string_dtype(table[name])]
     plain = table.assign(**{name: _categories(table[name]) for name in texts})

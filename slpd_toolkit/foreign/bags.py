@@ -1,4 +1,4 @@
-"""Bags of patch features without coordinates, as in CLAM's pt_files, which must not be taken for HIPT's regions."""
+"""Bags of patch features without coordinates, as in CLAM's pt_files, which must not be mistaken for HIPT's regions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 BAG_FOLDER = "pt_files"
 """Name of CLAM's folder of bags."""
-_LOOKED_AT = 16  # files, spread over the folder
+_LOOKED_AT = 16  # number of files, spread over the folder
 
 
 def require_no_bags(paths: Sequence[Path], *, named: bool) -> None:
-    """Require that tensors, one per file, are regions and not the bags of whole slides.
+    """Check that tensors, one per file, are regions and not bags of whole slides.
 
-    A bag of N patches, [N, D], has the shape of a region if N is a square number. But the regions of a folder have
-    equal numbers of patches, and their positions are known, or else the user must name the format.
+    A bag of N patches, [N, D], has the shape of a region if N is a square number. However, all regions of a folder have
+    the same number of patches, and known positions unless the user named the format.
 
     Args:
         paths: All files of the folder.
@@ -68,7 +68,7 @@ def _shapes(paths: Sequence[Path]) -> dict[Path, tuple[int, ...]]:
 def _could_be_bag(path: Path, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor could be a bag, [N, D] or [1, N, D].
 
-    Files of slide2vec, which have a JSON file beside them, and region embeddings, [N, 192], have errors of their own.
+    Other checks report files of slide2vec, which have a JSON file next to them, and region embeddings, [N, 192].
     """
     if path.with_name(path.stem + META).is_file():
         return False

@@ -1,4 +1,4 @@
-"""What all slides of one import must share, chosen by a vote of some of them, and who does not."""
+"""Encoder and geometry of an import, chosen by a vote of some slides, and the check of the others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 USUAL_GRID = 16
 _RESOLUTION_WITHIN = 1.5
-"""Slides farther from the cohort's resolution are of another: a label 20x covers 0.35 to 0.7 um/px, and 40x is twice
-as fine."""
+"""Maximum factor between the resolutions of a slide and the cohort: 20x covers 0.35 to 0.7 um/px, and 40x is twice as
+fine."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Cohort:
     patch_px: int
     target_mpp: float
     grid: int
-    """Patches along a region's side."""
+    """Number of patches along the side of a region."""
 
     @property
     def region_px(self) -> int:
@@ -39,35 +39,36 @@ class Cohort:
 
 
 def choose_cohort(slides: Sequence[SlideFeatures], region_px: int) -> Cohort:
-    """Take what most slides are; of several such groups the one whose slide comes first.
+    """Choose encoder and geometry of most slides; in a tie, those of the first slide.
 
     Args:
-        slides: Some of the folder, at least one.
-        region_px: What the user asks for; 0 leaves it to the files, or to `USUAL_GRID`.
+        slides: Some slides of the folder, at least one.
+        region_px: Requested side of a region; 0: that of the files, or `USUAL_GRID` patches.
 
     Raises:
-        UsageError: The region asked for is no whole number of patches, or not the one that the files hold.
+        UsageError: The requested region is not a whole number of patches, or differs from the regions in the files.
     """
     votes = Counter(_kind(slide) for slide in slides)
     encoder, width, patch_px, own_grid = votes.most_common(1)[0][0]
     target_mpp = float(np.median([slide.target_mpp for slide in slides if _kind(slide) == votes.most_common(1)[0][0]]))
     if own_grid is not None and region_px not in {0, own_grid * patch_px}:
         raise UsageError(
-            f"--region-px: got {region_px}, allowed: {own_grid * patch_px}, because the files hold whole regions of "
+            f"--region-px: got {region_px}, allowed: {own_grid * patch_px}, because the files contain whole regions of "
             f"{own_grid} x {own_grid} patches of {patch_px} px.",
-            hint="Leave it out.",
+            hint="Omit it.",
         )
     grid = own_grid or max(1, round((region_px or USUAL_GRID * patch_px) / patch_px))
     if region_px not in {0, grid * patch_px} or grid < 2:
         raise UsageError(
-            f"--region-px: got {region_px}, allowed: a multiple of the patches' {patch_px} px, at least two.",
+            f"--region-px: got {region_px}, allowed: a multiple of the patch side ({patch_px} px), at least two "
+            "patches.",
             hint=f"Use {max(grid, 2) * patch_px} ({max(grid, 2)} x {max(grid, 2)} patches).",
         )
     return Cohort(encoder, width, patch_px, target_mpp, grid)
 
 
 def require_member(slide: SlideFeatures, cohort: Cohort) -> None:
-    """Check that a slide may stand beside the others.
+    """Check that a slide matches the cohort.
 
     Raises:
         SlideError: It has another encoder, width, patch, region or resolution.
@@ -80,19 +81,20 @@ def require_member(slide: SlideFeatures, cohort: Cohort) -> None:
     }
     wanted = dict(zip(found, (cohort.encoder, cohort.embedding_dim, cohort.patch_px, cohort.grid), strict=True))
     differences = [
-        f"{name}: {found[name]!r}, the others' {wanted[name]!r}" for name in found if found[name] != wanted[name]
+        f"{name}: {found[name]!r} instead of {wanted[name]!r}" for name in found if found[name] != wanted[name]
     ]
     if differences:
         raise SlideError(
-            f"{slide.files[0]} does not belong with the other slides: {'; '.join(differences)}.",
-            hint="One cache holds one encoder and one geometry: import it into a cache of its own.",
+            f"{slide.files[0]} does not match the other slides: {'; '.join(differences)}.",
+            hint="All slides of a cache must have the same encoder and geometry: import it into a separate cache.",
         )
     ratio = slide.effective_mpp / cohort.target_mpp
     if max(ratio, 1 / ratio) > _RESOLUTION_WITHIN:
         raise SlideError(
             f"{slide.files[0]}: patches have {slide.effective_mpp:.3g} um/px, the cohort {cohort.target_mpp:.3g}, "
             f"allowed: {cohort.target_mpp / _RESOLUTION_WITHIN:.3g} to {cohort.target_mpp * _RESOLUTION_WITHIN:.3g}.",
-            hint="Its features show another magnification. Check its mpp, or extract it at the others' resolution.",
+            hint="Its features have another magnification. Check its mpp, or extract it at the resolution of the "
+            "others.",
         )
 
 

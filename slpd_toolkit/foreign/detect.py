@@ -1,4 +1,4 @@
-"""Which tool wrote a folder of features, and which slides are in it."""
+"""Detection of the tool that wrote a folder of features, and listing of its slides."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.foreign.format import Format, SourceSlide
 
-_LOOKED_AT = 8  # files that may be damaged before one is found that tells the format
+_LOOKED_AT = 8  # number of files to try, because some may be damaged
 
 
 def find(folder: Path, tool: str | None) -> tuple[str, list[SourceSlide]]:
-    """List the slides of a folder, sorted, and the format that they are in.
+    """Return the format of a folder, and its slides, sorted.
 
     Args:
-        folder: Feature files; or the folder above it where the tool always uses the same name for it.
+        folder: Folder of the feature files, or its parent if the tool always uses the same folder name.
         tool: Name of the format; None detects it from the files.
 
     Raises:
-        UsageError: No format has that name, the folder does not exist, or it holds no feature files.
+        UsageError: The format is unknown, or the folder does not exist or contains no feature files.
     """
     formats = {name: load(name) for name in ((tool,) if tool else FORMATS.names())}
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder.", hint="Give the folder that holds the feature files.")
+        raise UsageError(f"{folder} is not a folder.", hint="Pass the folder that contains the feature files.")
     inner = dict.fromkeys(name for each in formats.values() for name in each.INNER_FOLDERS)
     for place in (folder, *(folder / name for name in inner)):
         paths = sorted({path for each in formats.values() for path in _files(place, each)})
@@ -42,25 +42,26 @@ def find(folder: Path, tool: str | None) -> tuple[str, list[SourceSlide]]:
     require_no_bags([*folder.glob("*.pt"), *(folder / BAG_FOLDER).glob("*.pt")], named=False)
     suffixes = sorted({suffix for each in formats.values() for suffix in each.SUFFIXES})
     raise UsageError(
-        f"{folder} holds no feature files ({' or '.join(suffixes)}).",
-        hint=f"Give the folder of the files themselves: {', '.join(each.FOLDER for each in formats.values())}.",
+        f"{folder} contains no feature files ({' or '.join(suffixes)}).",
+        hint=f"Pass the folder that directly contains the files: "
+        f"{', '.join(each.FOLDER for each in formats.values())}.",
     )
 
 
 def format_of(path: Path) -> str:
-    """Return the name of the format that a file is in, by its content.
+    """Return the name of the format of a file, by its content.
 
     Raises:
-        SlideError: The file is damaged, or in no known format.
+        SlideError: The file is damaged, or its format is unknown.
     """
     for name in FORMATS.names():
         if path.suffix in load(name).SUFFIXES and load(name).recognises(path):
             return name
-    raise SlideError(f"{path} is in none of the known formats ({', '.join(FORMATS.names())}).")
+    raise SlideError(f"{path} has none of the known formats ({', '.join(FORMATS.names())}).")
 
 
 def _format_of(paths: Sequence[Path]) -> str:
-    """Return the format of the first file that is recognised."""
+    """Return the format of the first file that is recognized."""
     problems = []
     for path in paths[:_LOOKED_AT]:
         try:
@@ -68,7 +69,7 @@ def _format_of(paths: Sequence[Path]) -> str:
         except SlideError as error:
             problems.append(f"  {error}")
     raise UsageError(
-        f"{paths[0].parent}: none of the first files is in a known format:\n" + "\n".join(problems),
+        f"{paths[0].parent}: none of the first files has a known format:\n" + "\n".join(problems),
         hint=f"Name the format if you know it: `slpd import {'|'.join(FORMATS.names())} DIR`.",
     )
 

@@ -1,4 +1,4 @@
-"""What the file of a format must define, and the registry that finds it: a new file in `formats/` is a new format."""
+"""Interface of formats, and their registry: a new file in `formats/` is a new format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.foreign.features import Settings, SlideFeatures
 
 FORMATS = Registry("slpd_toolkit.foreign.formats", "slpd import")
-"""The docstring of a format's file is the help of its command: the first line in the list, all of it in its own."""
+"""The docstring of a format's file is the help of its command; its first line is shown in the list of formats."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class SourceSlide:
 
 
 class Format(Protocol):
-    """Names that the file of a format defines."""
+    """Names that the file of a format must define."""
 
     FOLDER: str
-    """The folder that users give, for messages: `CLAM's h5_files/`."""
+    """Folder that users pass, for messages: `CLAM's h5_files/`."""
     SUFFIXES: tuple[str, ...]
-    """Endings of feature files."""
+    """Suffixes of feature files."""
     NOT_FEATURES: tuple[str, ...]
-    """Endings of other files with such a suffix, which lie in the same folder."""
+    """Endings of other files with these suffixes in the same folder."""
     INNER_FOLDERS: tuple[str, ...]
-    """Fixed names of the folder of features, so that the one above it may be given."""
+    """Fixed names of the folder of features, for which its parent can be passed as well."""
     READS_COORDS: bool
-    """Whether coordinates are kept apart from the features, so that `--coords` has a meaning."""
+    """Whether coordinates are separate from the features and `--coords` is used."""
 
     def recognises(self, path: Path) -> bool:
         """Return whether the tool wrote this file, by its content.
@@ -54,7 +54,7 @@ class Format(Protocol):
         """Read one slide.
 
         Raises:
-            SlideError: A file is damaged or inconsistent, or does not say something that the user can.
+            SlideError: A file is damaged or inconsistent, or lacks information that the user can provide.
         """
 
 
@@ -62,13 +62,13 @@ def load(name: str) -> Format:
     """Import a format.
 
     Raises:
-        UsageError: There is no format of that name; the message lists those that exist.
+        UsageError: There is no format with this name; the message lists those that exist.
     """
     return cast("Format", FORMATS.load(name))
 
 
 def one_file_per_slide(paths: Sequence[Path]) -> list[SourceSlide]:
-    """Group files by their names without suffix; `require_one` refuses slides with more than one."""
+    """Group files by name without suffix; `require_one` rejects slides with several files."""
     slides: dict[str, tuple[Path, ...]] = {}
     for path in paths:
         slides[path.stem] = (*slides.get(path.stem, ()), path)
@@ -83,7 +83,7 @@ def require_one(slide: SourceSlide) -> Path:
     """
     if len(slide.files) > 1:
         raise SlideError(
-            f"{' and '.join(map(str, slide.files))} are of one slide.",
-            hint="Keep the one that is meant and move the others away.",
+            f"{' and '.join(map(str, slide.files))} belong to the same slide.",
+            hint="Keep the right file, and move the others to another folder.",
         )
     return slide.files[0]

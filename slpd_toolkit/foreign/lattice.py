@@ -1,9 +1,9 @@
-"""Finding the lattice that patches lie on: its step, where it begins, and how far each patch is from its cell.
+"""Finding the lattice of patches: its step, its origin, and the distance of each patch from its cell.
 
-Some tools lay one lattice over a slide; others let it begin anew at each piece of tissue, or let it jitter. One lattice
-is chosen for the slide, that of most patches; the others' patches are moved to its nearest cells. A piece of tissue
-moves as a whole, by less than half a patch, so that neighbours stay neighbours; only where two pieces meet may two
-patches want one cell.
+Some tools use one lattice per slide; others start a new one at each piece of tissue, or add jitter. The lattice of most
+patches is chosen for the slide, and all other patches are moved to its nearest cells. A piece of tissue moves as a
+whole, by less than half a patch, so that neighbors stay neighbors; two patches can compete for a cell only where two
+pieces meet.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 STEP_WITHIN = 0.05
-"""How far the measured distance of neighbours may be from a stated step, as a share of it."""
+"""Maximum relative difference between the measured distance of neighbors and a stated step."""
 
 _WHOLE_WITHIN = 0.02
-_FEW_NEIGHBOURS = 8  # below this many pairs, larger distances may be chance
+_FEW_NEIGHBOURS = 8  # with fewer pairs, larger distances may be due to chance
 _LARGEST_STRIDE = 16
 _LARGEST_MAP = 1 << 26  # cells
 _PHASE_BINS = 64  # along a step
 _GAP_BINS = 100  # along a step
-_ON_LATTICE = 0.02  # of a step: what counts as lying on it when two readings of the step are compared
-_CLEARLY_BETTER = 0.05  # of the patches
+_ON_LATTICE = 0.02  # fraction of a step: tolerance when two interpretations of the step are compared
+_CLEARLY_BETTER = 0.05  # fraction of the patches
 
 
 @dataclass(frozen=True)
 class PatchLattice:
-    """Cells of `step_l0` that begin at (`x_l0`, `y_l0`), of which every `stride`-th is a patch's own.
+    """Cells of `step_l0` with origin (`x_l0`, `y_l0`); patches without overlap are `stride` cells apart.
 
-    The origin lies within half a step of the slide's.
+    The origin is within half a step of that of the slide.
     """
 
     step_l0: float
@@ -50,8 +50,8 @@ class PatchLattice:
         """Find the nearest cell of each patch.
 
         Returns:
-            Columns and rows, (N, 2), and how far the patch lies from its cell: the larger of the two distances along x
-            and y, (N,), level-0 px.
+            Columns and rows, (N, 2), and the distance of each patch from its cell: the larger of those along x and y,
+            (N,), level-0 px.
         """
         relative = coords_l0 - (self.x_l0, self.y_l0)
         cells = np.floor(relative / self.step_l0 + 0.5)
@@ -62,15 +62,15 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
     """Find the lattice of most patches.
 
     Args:
-        coords_l0: (N, 2), x and y of top-left corners; N at least 1.
-        steps_l0: What the files say of the distance of neighbouring patches; the reading that the coordinates bear out
-            is taken.
-        patch_l0: Side of a patch. Where patches overlap, every so many form a lattice without overlap, if the side is a
-            whole number of steps.
+        coords_l0: (N, 2) x and y of top-left corners, N >= 1.
+        steps_l0: Possible distances of neighboring patches according to the files; the one that the coordinates confirm
+            is used.
+        patch_l0: Side of a patch. If patches overlap and the side is a whole number n of steps, every n-th patch is on
+            a lattice without overlap.
 
     Raises:
-        SlideError: Neighbouring patches lie at another distance than any stated, as they do where coordinates are in
-            another unit; or patches overlap by no whole part of their side.
+        SlideError: The distance of neighboring patches differs from all stated ones, for example because coordinates
+            are in another unit; or the side of a patch is not a whole number of steps.
     """
     if steps_l0[0] == patch_l0:
         plain = _plain_lattice(coords_l0, patch_l0)
@@ -80,16 +80,16 @@ def find_lattice(coords_l0: Floats, steps_l0: tuple[float, ...], patch_l0: float
     stride = patch_l0 / step
     if abs(stride - round(stride)) > _WHOLE_WITHIN * stride or not 1 <= round(stride) <= _LARGEST_STRIDE:
         raise SlideError(
-            f"patches of {patch_l0:g} px lie {step:g} px apart (level 0): their side is {stride:.3g} steps, "
+            f"patches of {patch_l0:g} px are {step:g} px apart (level 0): their side is {stride:.3g} steps, "
             "allowed: a whole number.",
-            hint="Extract the features without overlap, or with one of half, two thirds or three quarters of a patch.",
+            hint="Extract the features without overlap, or with an overlap of 1/2, 2/3 or 3/4 of a patch.",
         )
     x_l0, y_l0 = _origin(coords_l0, step)
     return PatchLattice(step, x_l0, y_l0, round(stride))
 
 
 def _plain_lattice(coords_l0: Floats, step_l0: float) -> PatchLattice | None:
-    """Return the lattice directly if all patches lie on it exactly, side by side, as in most files."""
+    """Return the lattice directly if all patches are exactly on it without overlap, as in most files."""
     origin = np.mod(coords_l0[0] + step_l0 / 2, step_l0) - step_l0 / 2
     lattice = PatchLattice(step_l0, float(origin[0]), float(origin[1]))
     cells, distance = lattice.cells(coords_l0)
@@ -102,7 +102,7 @@ def _plain_lattice(coords_l0: Floats, step_l0: float) -> PatchLattice | None:
 
 
 def _confirmed_step(coords_l0: Floats, steps_l0: tuple[float, ...]) -> float:
-    """Choose the stated step that neighbours bear out, and correct it by theirs where they drift away from it."""
+    """Choose the stated step that neighbors confirm, and replace it by the measured one if patches drift."""
     gaps = np.concatenate([neighbour_gaps(coords_l0, axis, min(steps_l0)) for axis in (0, 1)])
     if not len(gaps):
         return steps_l0[0]
@@ -116,14 +116,14 @@ def _confirmed_step(coords_l0: Floats, steps_l0: tuple[float, ...]) -> float:
         return steps_l0[0]  # a few scattered patches
     stated = " or ".join(f"{step:g}" for step in dict.fromkeys(steps_l0))
     raise SlideError(
-        f"neighbouring patches lie {usual:g} apart, but the files say {stated} (level-0 px).",
-        hint="Are the coordinates in another unit (um, or px of another level), or are those of other features? Check "
+        f"neighboring patches are {usual:g} apart, but {stated} according to the files (level-0 px).",
+        hint="The coordinates may be in another unit (um, or px of another level), or belong to other features. Check "
         "--coords, --mpp and --target-mpp.",
     )
 
 
 def neighbour_gaps(coords_l0: Floats, axis: int, step_l0: float) -> Floats:
-    """Distances along an axis between patches that follow each other in one line of the lattice."""
+    """Return the distances along an axis between consecutive patches on a line of the lattice."""
     line = np.round(coords_l0[:, 1 - axis] * (8 / step_l0))
     order = np.lexsort((coords_l0[:, axis], line))
     gaps: Floats = np.diff(coords_l0[order, axis])
@@ -132,7 +132,7 @@ def neighbour_gaps(coords_l0: Floats, axis: int, step_l0: float) -> Floats:
 
 
 def _mode(values: Floats, bin_width: float) -> float:
-    """The mean of the values in the bin with most of them; of several such bins the first."""
+    """Return the mean of the values in the most populated bin, the first one in a tie."""
     bins = np.round(values / bin_width).astype(np.int64)
     found, counts = np.unique(bins, return_counts=True)
     return float(values[bins == found[counts.argmax()]].mean())
@@ -148,7 +148,7 @@ def _better_step(coords_l0: Floats, stated: float, measured: float) -> float:
 
 
 def _origin(coords_l0: Floats, step_l0: float) -> tuple[float, float]:
-    """Where the lattice of most patches begins, -step/2 to step/2 on both axes."""
+    """Return the origin of the lattice of most patches, -step/2 to step/2 on both axes."""
     remainders = np.mod(coords_l0, step_l0)
     bins = np.floor(remainders * (_PHASE_BINS / step_l0)).astype(np.int64) % _PHASE_BINS
     found, counts = np.unique(bins[:, 0] * _PHASE_BINS + bins[:, 1], return_counts=True)

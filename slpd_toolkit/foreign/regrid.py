@@ -1,4 +1,4 @@
-"""From patches with coordinates to regions with grids: which patch goes into which cell of which region. Pure."""
+"""Assignment of patches with coordinates to the cells of regions."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 _LISTED = 3
 _LARGEST_SIDE_L0 = 1 << 31
-"""No slide is as wide, and cells are counted in 64 bits."""
+"""Upper bound of the side of a slide, so that cell numbers fit into 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How many patches found a place, and why the others did not; distances in level-0 px."""
+    """Number of patches that were placed, or left out by reason; distances in level-0 px."""
 
     patches: int
     placed: int
     augmented: int = 0
-    """Left out: augmented copies of others."""
+    """Left out: augmented copies."""
     between: int = 0
-    """Left out: overlapping patches, of which every so many are taken."""
+    """Left out: overlapping patches between those that are used."""
     off_lattice: int = 0
-    """Left out: farther from their cell than the tolerance."""
+    """Left out: distance from the cell above the tolerance."""
     collisions: int = 0
-    """Left out: a nearer patch has the cell."""
+    """Left out: the cell has a nearer patch."""
     sparse: int = 0
     """Left out: in regions with too few patches."""
     shift_median_l0: float = 0.0
-    """Half of the placed patches were moved by at most this to their cell, along x or y."""
+    """Median distance by which placed patches were moved to their cell, along x or y."""
     shift_max_l0: float = 0.0
 
     @property
     def left_out(self) -> int:
-        """Patches without a place."""
+        """Number of patches that were left out."""
         return self.patches - self.placed
 
 
@@ -56,17 +56,17 @@ class Placement:
     """Regions, row-major, and the cell of each placed patch, in the order of the regions."""
 
     coords_l0: Integers
-    """(R, 2), x and y of the regions' top-left corners."""
+    """(R, 2) x and y of the top-left corner of each region."""
     region_l0: int
     grid: int
     starts: Integers
-    """(R + 1,), the patches of region r are starts[r] to starts[r + 1]."""
+    """(R + 1,) the patches of region r are starts[r] to starts[r + 1] - 1."""
     source: Integers
-    """(P,) rows of the features."""
+    """(P,) row of each patch in the features."""
     rows: Integers
-    """(P,) grid rows."""
+    """(P,) grid row of each patch."""
     columns: Integers
-    """(P,) grid columns."""
+    """(P,) grid column of each patch."""
     report: Report
 
     def __len__(self) -> int:
@@ -74,30 +74,33 @@ class Placement:
 
     @property
     def present(self) -> Booleans:
-        """(R, grid, grid), which cells have a patch."""
+        """(R, grid, grid) bool, cells that have a patch."""
         present = np.zeros((len(self), self.grid, self.grid), np.bool_)
         present[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.rows, self.columns] = True
         return present
 
 
 def place(slide: SlideFeatures, *, grid: int, tolerance: float, min_tissue: float) -> Placement:
-    """Assign every patch of a slide to a cell, or record why it has none.
+    """Assign each patch of a slide to a cell, or record the reason for leaving it out.
 
     Args:
-        slide: What was read.
-        grid: Patches along a region's side.
-        tolerance: How far a patch may lie from its cell along x or y, in patch sides; above 0, at most 0.5.
-        min_tissue: Keep regions of whose cells at least this share has a patch, and the fullest in any case.
+        slide: Features and coordinates.
+        grid: Number of patches along the side of a region.
+        tolerance: Maximum distance of a patch from its cell along x or y, in patch sides; above 0, at most 0.5.
+        min_tissue: Minimum fraction of cells of a region with a patch; the fullest region is always kept.
 
     Raises:
-        SlideError: Coordinates lie outside the slide, or on no lattice that fits the patches.
+        SlideError: Coordinates are outside the slide, or not on a lattice that fits the patches.
     """
     _require_inside(slide)
     if slide.grid is not None:
         return _place_regions(slide, slide.grid)
     usable = np.arange(slide.features.shape[0]) if slide.usable is None else np.flatnonzero(slide.usable)
     if not len(usable):
-        raise SlideError(f"all {slide.features.shape[0]:,} rows are augmented copies.", hint="Extract without them.")
+        raise SlideError(
+            f"all {slide.features.shape[0]:,} rows are augmented copies.",
+            hint="Extract the features without augmentation.",
+        )
     coords_l0 = slide.coords_l0[usable]
     lattice = find_lattice(coords_l0, slide.steps_l0, slide.patch_l0)
     cells, distance = lattice.cells(coords_l0)
@@ -136,7 +139,7 @@ def place(slide: SlideFeatures, *, grid: int, tolerance: float, min_tissue: floa
 
 
 def _place_regions(slide: SlideFeatures, grid: int) -> Placement:
-    """Take regions as they are, sorted by where they lie; their tool may have laid them anywhere."""
+    """Keep whole regions unchanged, sorted by position, which may be anywhere."""
     corners = np.round(slide.coords_l0).astype(np.int64)
     order = np.lexsort((corners[:, 0], corners[:, 1]))
     cells = grid * grid
@@ -161,14 +164,14 @@ def _require_inside(slide: SlideFeatures) -> None:
         some = ", ".join(f"({x:g}, {y:g})" for x, y in slide.coords_l0[outside[:_LISTED]])
         size = f"{limit[0]:,.0f} x {limit[1]:,.0f} px" if slide.size_l0 else f"0 to {_LARGEST_SIDE_L0:,}"
         raise SlideError(
-            f"{len(outside):,} of {len(slide.coords_l0):,} coordinates lie outside the slide: {some}, allowed: {size} "
+            f"{len(outside):,} of {len(slide.coords_l0):,} coordinates are outside the slide: {some}, allowed: {size} "
             "(level 0).",
-            hint="Are the coordinates of another slide, or in another unit?",
+            hint="The coordinates may belong to another slide, or be in another unit.",
         )
 
 
 def _without_overlap(cells: Integers, stride: int) -> tuple[Integers, Booleans]:
-    """Choose every `stride`-th column and row, from where it keeps most patches: the beginning, and who is kept."""
+    """Choose every `stride`-th column and row so that most patches are kept; return the offset, and which are kept."""
     classes = np.mod(cells, stride)
     counts = np.bincount(classes[:, 0] * stride + classes[:, 1], minlength=stride * stride)
     phase = np.array(divmod(int(counts.argmax()), stride))
@@ -176,7 +179,7 @@ def _without_overlap(cells: Integers, stride: int) -> tuple[Integers, Booleans]:
 
 
 def _nearest_first(cells: Integers, distance: Floats, coords_l0: Floats) -> Integers:
-    """Indices of one patch a cell: the nearest, whatever the order of the rows."""
+    """Return the index of one patch per cell: the nearest, independent of the order of rows."""
     keys = _keys(cells)
     if np.diff(np.sort(keys)).all():
         return np.arange(len(keys))
@@ -190,7 +193,7 @@ def _regions(cells: Integers, grid: int, min_tissue: float) -> tuple[Integers, I
     """Group cells into regions and drop those with too few.
 
     Returns:
-        Columns and rows of the regions kept, (R, 2), row-major; the region of each cell kept; which cells are kept.
+        Columns and rows of the kept regions, (R, 2), row-major; the region of each kept cell; which cells are kept.
     """
     regions = cells // grid
     _, first, inverse, counts = np.unique(_keys(regions), return_index=True, return_inverse=True, return_counts=True)
@@ -201,13 +204,13 @@ def _regions(cells: Integers, grid: int, min_tissue: float) -> tuple[Integers, I
 
 
 def _keys(cells: Integers) -> Integers:
-    """A number for each cell, (N,), ascending row-major."""
+    """Return a number for each cell, (N,), ascending in row-major order."""
     low = cells.min(axis=0)
     keys: Integers = (cells[:, 1] - low[1]) * (np.ptp(cells[:, 0]) + 1) + cells[:, 0] - low[0]
     return keys
 
 
 def _corners_l0(first_cells: Integers, phase: Integers, lattice: PatchLattice) -> Integers:
-    """Top-left corners of regions, level-0 px, whose first patch lies in these of every `stride`-th cells."""
+    """Return the top-left corners of regions, level-0 px, given their first cells in units of `stride`."""
     steps = first_cells * lattice.stride + phase
     return np.round(steps * lattice.step_l0 + (lattice.x_l0, lattice.y_l0)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Features on disk, read a few rows at a time at the disk's speed, however their HDF5 file is laid out."""
+"""Features on disk, read a few rows at a time at disk speed, for any HDF5 layout."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class ArrayRows:
 
 
 class ScatteredRows:
-    """Rows that lie anywhere in a file, uncompressed.
+    """Uncompressed rows at arbitrary offsets of a file.
 
-    TRIDENT and CLAM store each row as a chunk of its own, and HDF5 needs some 5 us for each: a few hundred MB/s at
-    best, a fifth of it for narrow rows. Here the file is mapped, and one indexing of all windows of a row's length
-    fetches the rows by where they begin.
+    TRIDENT and CLAM store each row as a separate chunk, for which HDF5 takes about 5 us: a few hundred MB/s at best,
+    and a fifth of that for narrow rows. Here the file is memory-mapped, and rows are gathered by one indexing
+    operation.
 
     Args:
         path: The file.
-        offsets: (N,) where each row begins, bytes.
-        width: Features of a row.
-        dtype: Their type.
+        offsets: (N,) offset of each row, bytes.
+        width: Number of features per row.
+        dtype: Type of the features.
     """
 
     def __init__(self, path: Path, offsets: npt.NDArray[np.int64], width: int, dtype: np.dtype[Any]) -> None:
@@ -54,7 +54,7 @@ class ScatteredRows:
         length = width * dtype.itemsize
         data = np.memmap(path, np.uint8, "r")
         if offsets.max() + length > len(data):
-            raise ValueError(f"rows lie beyond the end of the file, {len(data):,} bytes")
+            raise ValueError(f"rows are beyond the end of the file ({len(data):,} bytes)")
         self._windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
 
     def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
@@ -63,14 +63,14 @@ class ScatteredRows:
 
 
 class PackedRows:
-    """Rows that lie compressed in a file: all are read when the first are asked for, and no earlier.
+    """Compressed rows, which are all read on first access.
 
-    Several slides may be open at a time; memory holds the features of the one that is being written.
+    Several slides may be open at a time, but only the features of the one being written are in memory.
 
     Args:
         path: The file.
-        name: Its dataset.
-        shape: N and D.
+        name: The dataset.
+        shape: (N, D).
     """
 
     def __init__(self, path: Path, name: str, shape: tuple[int, int]) -> None:
@@ -90,7 +90,7 @@ def open_h5(path: Path) -> Hdf5Contents:
     """Read the structure and the attributes of an HDF5 file.
 
     Raises:
-        SlideError: It cannot be read: it is another kind of file, damaged, cut short, open for writing elsewhere, ...
+        SlideError: It cannot be read, for example because it is damaged, truncated, or open for writing elsewhere.
     """
     try:
         return describe_hdf5(path, refuse_locked=True)
@@ -102,7 +102,7 @@ def read_h5(path: Path, name: str) -> npt.NDArray[Any]:
     """Read a dataset.
 
     Raises:
-        SlideError: It cannot be read, or claims values that the file does not hold.
+        SlideError: It cannot be read, or claims values that the file does not contain.
     """
     try:
         return read_hdf5(path, name)
@@ -112,7 +112,7 @@ def read_h5(path: Path, name: str) -> npt.NDArray[Any]:
 
 def _slide_error(error: Hdf5Error) -> SlideError:
     if error.kind in {"not HDF5", "cut short", "damaged"}:
-        return SlideError(error.message, hint="Copy it again, or extract the slide's features again.")
+        return SlideError(error.message, hint="Copy it again, or extract the features of the slide again.")
     return SlideError(error.message, hint=error.hint)
 
 
@@ -120,47 +120,47 @@ def dataset(file: Hdf5Contents, name: str) -> DatasetInfo:
     """Find a dataset.
 
     Raises:
-        SlideError: There is none of that name, or its values are stored in another file.
+        SlideError: There is none with this name, or its values are stored in another file.
     """
     found = file.datasets.get(name)
     if found is None and file.others.get(name) == "link":
         raise SlideError(
-            f"{file.path}: {name!r} is a soft or external link, which is not followed.",
+            f"{file.path}: {name!r} is a soft or external link, which is not supported.",
             hint="Store the values in the file itself.",
         )
     if found is None:
         raise SlideError(
             f"{file.path} has no dataset {name!r}, only {', '.join(file.names) or 'nothing'}.",
-            hint="Is it of this tool? `slpd import DIR` finds the tool by itself.",
+            hint="It may be from another tool; `slpd import DIR` detects the tool.",
         )
     if found.outside:
         raise SlideError(
-            f"{file.path}: the values of {name!r} are stored in another file, which is not followed.",
+            f"{file.path}: the values of {name!r} are stored in another file, which is not supported.",
             hint="Store the values in the file itself.",
         )
     return found
 
 
 def dataset_attributes(file: Hdf5Contents, name: str) -> set[str]:
-    """Return the names of a dataset's attributes; none where there is no dataset of that name."""
+    """Return the names of the attributes of a dataset; empty if the dataset does not exist."""
     found = file.datasets.get(name)
     return set() if found is None else set(found.attributes)
 
 
 def open_rows(data: DatasetInfo, path: Path) -> Rows:
-    """Make a dataset of features readable by rows.
+    """Open a dataset of features for reading by rows.
 
-    Memory holds nothing of features that are stored plainly, and all of those that are compressed once some are read.
+    Uncompressed features are not held in memory; compressed ones are, once some are read.
 
     Raises:
-        SlideError: They are not (N, D) floating-point numbers, or are not all in the file.
+        SlideError: They are not (N, D) floating-point numbers, or some are missing from the file.
     """
     check_features(data.shape, data.dtype, path)
     return _rows(data, path)
 
 
 def read_pairs(data: DatasetInfo, path: Path) -> npt.NDArray[Any]:
-    """Read a dataset of coordinates, whatever its shape.
+    """Read a dataset of coordinates of any shape.
 
     Raises:
         SlideError: It cannot be read, or claims values that the file does not hold.
@@ -172,7 +172,7 @@ def read_pairs(data: DatasetInfo, path: Path) -> npt.NDArray[Any]:
 
 
 def check_features(shape: tuple[int, ...], dtype: np.dtype[Any] | None, path: Path) -> None:
-    """Check that features are (N, D) floating-point numbers, and that there are some.
+    """Check that features are (N, D) floating-point numbers, and not empty.
 
     Raises:
         SlideError: They are not.
@@ -180,12 +180,12 @@ def check_features(shape: tuple[int, ...], dtype: np.dtype[Any] | None, path: Pa
     if len(shape) != 2 or dtype is None or dtype.kind != "f":
         raise SlideError(
             f"{path}: features are {shape} {dtype or 'of another type'}, expected (N, D) floating-point numbers.",
-            hint="Are they patch features? Those of whole slides cannot be placed.",
+            hint="Only patch features can be imported, not features of whole slides.",
         )
     if 0 in shape:
         raise SlideError(
-            f"{path} holds no patches: features are {shape}.",
-            hint="Extract the slide's features again; was tissue found on it?",
+            f"{path} contains no patches: features are {shape}.",
+            hint="Check that tissue was found, and extract the features again.",
         )
 
 
@@ -209,7 +209,7 @@ def _rows(data: DatasetInfo, path: Path) -> Rows:
 
 
 def _row_offsets(data: DatasetInfo, path: Path) -> npt.NDArray[np.int64]:
-    """Find where each row begins in the file, bytes, if it is large enough to hold them all."""
+    """Return the offset of each row in the file, bytes; raise an error if the file is too small for all rows."""
     size = path.stat().st_size
     if data.nbytes > size:
         raise ValueError(f"{data.name!r} claims {data.nbytes:,} bytes, but the file has {size:,}")

@@ -1,4 +1,4 @@
-"""Tensors that other tools saved (.pt, .npz), read without running code from them."""
+"""Reading tensors saved by other tools (.pt, .npz) without executing code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FEATURES = "features"
 
 
 def read_tensor(path: Path) -> npt.NDArray[np.floating]:
-    """Read the one tensor of a .pt file, mapped where it can be, or `features` of an .npz.
+    """Read the only tensor of a .pt file, memory-mapped if possible, or `features` of an .npz.
 
     Raises:
-        SlideError: The file is unreadable, holds code, or no floating-point tensor.
+        SlideError: The file is unreadable, contains code, or is not a floating-point tensor.
     """
     try:
         found = _load(path)
@@ -34,11 +34,11 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
     except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS) as error:
         raise SlideError(
             f"{path} cannot be read as a tensor ({next(iter(str(error).splitlines()), type(error).__name__)}).",
-            hint="It is damaged, was cut short, or holds Python objects: save the tensor alone.",
+            hint="It is damaged, truncated, or contains Python objects: save only the tensor.",
         ) from error
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
         what = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
-        raise SlideError(f"{path} holds {what}, expected a floating-point tensor.", hint="Save the features alone.")
+        raise SlideError(f"{path} contains {what}, expected a floating-point tensor.", hint="Save only the features.")
     return found
 
 
@@ -46,14 +46,16 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read all arrays of an .npz.
 
     Raises:
-        SlideError: The file is unreadable, or holds Python objects.
+        SlideError: The file is unreadable, or contains Python objects.
     """
     try:
         return read_npz(path)
     except OSError as error:
         raise _not_readable_now(path, error) from error
     except ValueError as error:
-        raise SlideError(f"{path} cannot be read as .npz ({error}).", hint="It is damaged: write it again.") from error
+        raise SlideError(
+            f"{path} cannot be read as .npz ({error}).", hint="The file is damaged: write it again."
+        ) from error
 
 
 def _not_readable_now(path: Path, error: OSError) -> SlideError:
@@ -64,22 +66,22 @@ def _not_readable_now(path: Path, error: OSError) -> SlideError:
 
 
 def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
-    """Write an array as the one tensor of a .pt file, atomically.
+    """Write an array as the only tensor of a .pt file, atomically.
 
     Raises:
-        OSError: The disk refuses.
+        OSError: The file cannot be written.
     """
     with atomic_path(path) as partial:
         try:
             torch.save(torch.from_numpy(values), partial)
-        except RuntimeError as error:  # how torch reports a full disk
+        except RuntimeError as error:  # PyTorch's error for a full disk
             raise OSError(f"{path} cannot be written in full") from error
 
 
 def _load(path: Path) -> object:
     if path.suffix == ".npz":
         return read_npz(path)[FEATURES]
-    if is_zip(path):  # files of before torch 1.6 have no checksums, and cannot be mapped
+    if is_zip(path):  # files written before torch 1.6 have no checksums and cannot be memory-mapped
         check_zip(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     else:
@@ -87,5 +89,5 @@ def _load(path: Path) -> object:
     if not isinstance(found, torch.Tensor):
         return found
     if found.layout != torch.strided or found.numel() * found.element_size() > found.untyped_storage().nbytes():
-        raise ValueError(f"it claims {found.numel():,} numbers and does not hold them")
+        raise ValueError(f"it claims {found.numel():,} numbers, but does not contain them")
     return found.detach().float().numpy() if found.dtype == torch.bfloat16 else found.detach().numpy()

@@ -1,4 +1,4 @@
-"""Files that hold whole regions of m x m patches, and where those regions lie."""
+"""Files that contain whole regions of m x m patches, and the positions of these regions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 META = ".meta.json"
-"""Ending of the file that slide2vec writes beside the features of a slide."""
+"""Ending of the file that slide2vec writes next to the features of a slide."""
 COORDINATES = ".coordinates.npz"
 """Ending of the file with x and y of each region, level-0 px."""
 COORDS_FOLDER = "coordinates"
-"""Folder of these files beside HIPT's features."""
+"""Folder of these files next to HIPT's features."""
 LOCATED = re.compile(r"(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)")
-"""Name of a file that holds one region: <slide>_<x>_<y>, level-0 px."""
+"""Name of a file with one region: <slide>_<x>_<y>, level-0 px."""
 REGION_EMBEDDING = 192
 """Width of the embeddings of HIPT's region ViT; the tokens of its patch ViT have 384."""
 
@@ -43,7 +43,8 @@ def read_grids(path: Path) -> tuple[npt.NDArray[np.floating], int]:
     if features.ndim != 3 or not is_square(features.shape[1]):
         raise SlideError(
             f"{path}: features are {features.shape}, expected (R, m * m, D): regions of m x m patches.",
-            hint="Features of single tiles or of whole slides are other folders; regions are hierarchical_embeddings/.",
+            hint="Regions are in hierarchical_embeddings/; other folders contain features of single tiles or whole "
+            "slides.",
         )
     check_features((features.shape[0] * features.shape[1], features.shape[2]), features.dtype, path)
     return features, math.isqrt(features.shape[1])

@@ -1,1 +1,1 @@
-"""Filling a token cache: `embedding` from slides, `importing` from the feature files of other tools."""
+"""Writing a token cache: from slides (`embedding`), or from the feature files of other tools (`importing`)."""

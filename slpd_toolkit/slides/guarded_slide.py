@@ -1,4 +1,4 @@
-"""Slides read in processes of their own: one that aborts, hangs or asks for too much memory fails alone."""
+"""Slides read in separate processes, so that an abort, a hang or excessive memory use fails only one slide."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _HINT = "The file is damaged, or OpenSlide cannot read it: copy it again, or ope
 
 
 class SlideReaders:
-    """Processes that read slides, as many as there are reads at the same time. A context manager.
+    """Processes that read slides, as many as there are concurrent reads. Use as a context manager.
 
     Args:
-        niceness: How far their priority lies below that of this process.
+        niceness: Niceness added to that of this process.
     """
 
     def __init__(self, niceness: int = 0) -> None:
@@ -50,17 +50,17 @@ class SlideReaders:
         self.close()
 
     def close(self) -> None:
-        """End all reads that still run."""
+        """End all running reads."""
         self._pool.close()
 
     def read(self, function: Callable[[SlideHandle, *Given], Made], handle: SlideHandle, *arguments: *Given) -> Made:
         """Call a function of `slides.reading`.
 
-        A process that ends is replaced and the call repeated once: what an earlier slide did to the memory of the
-        process is not this slide's fault.
+        If the process ends, the call is repeated once in a new one, because an earlier slide may have corrupted the
+        memory of the process.
 
         Raises:
-            SlideError: The slide cannot be read; the process ended twice, made no progress, or needs too much memory.
+            SlideError: The slide cannot be read, or the process ended twice, made no progress or needs too much memory.
         """
         try:
             try:
@@ -68,20 +68,20 @@ class SlideReaders:
             except ProcessDiedError:
                 return self._pool.call(function, handle, *arguments)
         except ProcessDiedError as error:
-            raise SlideError(f"{handle.path} ended the process that read it: {error.message}.", hint=_HINT) from error
+            raise SlideError(f"{handle.path} crashed the process that read it: {error.message}.", hint=_HINT) from error
         except ProcessHungError as error:
-            raise SlideError(f"{handle.path} was given up: {error.message}.", hint=_HINT) from error
+            raise SlideError(f"Reading {handle.path} was stopped: {error.message}.", hint=_HINT) from error
         except MemoryError as error:
-            raise SlideError(f"{handle.path} cannot be read: it asks for {error}.", hint=_HINT) from error
+            raise SlideError(f"{handle.path} cannot be read: it requires {error}.", hint=_HINT) from error
 
 
 class GuardedSlide:
-    """A slide that is read by `SlideReaders`: the methods of `Slide`.
+    """A slide read by `SlideReaders`, with the methods of `Slide`.
 
     Args:
-        readers: Who reads.
+        readers: The readers.
         path: Any file that a source of `slides.sources` reads, or a URL.
-        mpp_l0: Micrometres per level-0 pixel; None takes the file's.
+        mpp_l0: Micrometers per level-0 pixel; None: the value in the file.
 
     Raises:
         SlideError: See `Slide`.

@@ -1,4 +1,4 @@
-"""An open slide: its header, and rectangles of its levels as RGB on white, from whatever source."""
+"""An open slide from any source: its header, and rectangles of its levels as RGB on white."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOMINAL_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class SlideHeader:
-    """What a slide says about itself."""
+    """Header of a slide."""
 
     path: Location
     width_l0: int
@@ -39,11 +39,11 @@ class SlideHeader:
     downsamples: tuple[float, ...]
     """Level-0 pixels per pixel of each level."""
     bounds_corner_l0: tuple[int, int] = (0, 0)
-    """Top-left corner (x, y) of the scanned area, level-0 px; (0, 0) where the file has none."""
+    """Top-left corner (x, y) of the scanned area, level-0 px; (0, 0) if the file has none."""
     vendor: str = ""
-    """The format, as OpenSlide names it, `picture` or `ome-tiff`."""
+    """Format: the vendor as in OpenSlide, `picture` or `ome-tiff`."""
     tiles_px: tuple[int, ...] = ()
-    """Side of the tiles of each level, or 0 where there is none."""
+    """Side of the tiles of each level; 0 if there are none."""
 
     def best_level(self, scale: float) -> int:
         """Return the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
@@ -52,13 +52,13 @@ class SlideHeader:
 
 
 class OpenedSlide:
-    """An open slide. May be read from several threads at once; close it, or use it as a context manager.
+    """An open slide. Thread-safe; close it, or use it as a context manager.
 
-    Closing waits for reads that other threads have begun, because OpenSlide would free the memory they read into.
+    Closing waits for running reads of other threads, because OpenSlide would free the memory that they use.
 
     Args:
         path: Any file that a source of `slides.sources` reads, or a URL.
-        mpp_l0: Micrometres per level-0 pixel; None takes the file's.
+        mpp_l0: Micrometers per level-0 pixel; None: the value in the file.
 
     Raises:
         SlideError: The file cannot be opened, or its resolution is missing, implausible or different in x and y.
@@ -93,7 +93,7 @@ class OpenedSlide:
         self.close()
 
     def close(self) -> None:
-        """Release the file; reads that begin later raise a SlideError."""
+        """Close the file; later reads raise a SlideError."""
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: self._reading == 0)
@@ -102,7 +102,7 @@ class OpenedSlide:
     def _read_level(
         self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int
     ) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
-        """Read a rectangle of a level, white where it leaves the slide, and which pixels the file does not have."""
+        """Read a rectangle of a level, white outside the slide; also return which pixels are missing from the file."""
         level_width, level_height = self.sizes_lv[level]
         left, right = max(left_lv, 0), min(left_lv + width_lv, level_width)
         top, bottom = max(top_lv, 0), min(top_lv + height_lv, level_height)
@@ -111,7 +111,7 @@ class OpenedSlide:
         white = np.full((height_lv, width_lv, 3), 255, np.uint8)
         if left >= right or top >= bottom:
             return white, None
-        # Cut to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
+        # Crop to the slide here, because OpenSlide truncates negative locations to whole pixels of the level.
         part = slice(top - top_lv, bottom - top_lv), slice(left - left_lv, right - left_lv)
         white[part], gaps_inside = self._decode(level, left, top, right - left, bottom - top)
         if gaps_inside is None:
@@ -142,35 +142,38 @@ class OpenedSlide:
 
 
 def _nominal(downsample: float) -> float:
-    """Undo the rounding of level sizes: 4.0004 is a level that was made by averaging 4 x 4 pixels."""
+    """Undo the rounding of level sizes: a downsample of 4.0004 is an average over 4 x 4 pixels."""
     whole = round(downsample)
     return float(whole) if abs(downsample / whole - 1) < _NOMINAL_TOLERANCE else downsample
 
 
 def _mpp_l0(path: Location, said: tuple[float | str | None, float | str | None], given: float | None) -> float:
-    """Return the resolution: `given`, else the file's.
+    """Return the resolution: `given`, otherwise that of the file.
 
     Raises:
-        SlideError: It is missing or implausible, or the file says that pixels are not square, whatever is given.
+        SlideError: It is missing or implausible, or pixels are not square according to the file.
     """
-    fix = "Give the resolution of level 0 in the manifest's column `mpp`."
+    fix = "Enter the resolution of level 0 in the column `mpp` of the manifest."
     try:
         mpp_x, mpp_y = (float(value) for value in said if value is not None)
     except ValueError as error:
         if given is not None:
             return given
         raise SlideError(
-            f"{path} does not say its resolution (mpp-x, mpp-y: {said[0]}, {said[1]}).", hint=fix
+            f"{path} does not contain its resolution (mpp-x, mpp-y: {said[0]}, {said[1]}).", hint=fix
         ) from error
     if 0 < mpp_x < math.inf and 0 < mpp_y < math.inf and abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
         raise SlideError(
             f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within {_ANISOTROPY:.0%}.",
-            hint="Resample the slide so that they are (for example with `vips resize --vscale`). A resolution in the "
-            "manifest cannot mend this: it is one number for both.",
+            hint="Resample the slide to square pixels (for example with `vips resize --vscale`). A resolution in the "
+            "manifest cannot correct this, because it is one number for both axes.",
         )
     if given is not None:
         return given
     low, high = MPP_RANGE
     if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
-        raise SlideError(f"{path} says {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible is {low} to {high}.", hint=fix)
+        raise SlideError(
+            f"{path} has a resolution of {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible values are {low} to {high}.",
+            hint=fix,
+        )
     return (mpp_x + mpp_y) / 2

@@ -1,4 +1,4 @@
-"""Comparing the pixels of a block with the slide's thumbnail: what the file lacks, and what it took from elsewhere."""
+"""Comparison of the pixels of a block with the thumbnail, to find missing pixels and tiles with wrong contents."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 NEAR_TISSUE_UM = 40.0
-"""Pixels this near to tissue belong to it: the mask of tissue is trimmed, and has no part in holes."""
+"""Margin around the tissue mask that counts as tissue, because the mask is trimmed and excludes holes."""
 
 _COLOUR = 20.0
-"""Difference of a window's mean colour, of 255, between two levels of one picture, that no rounding or filter makes."""
+"""Difference in mean color, of 255, between two levels of an image that cannot be due to rounding or filters."""
 _STRUCTURE = 3.0
-"""Standard deviation of brightness, of 255, from which a window has a structure that can be compared."""
+"""Minimum standard deviation of brightness, of 255, for which the structure of a window can be compared."""
 _ALIKE = 0.6
-"""Correlation of brightness below which two windows show different things; the same tissue has 0.9 and more."""
+"""Correlation of brightness below which two windows differ; the same tissue has at least 0.9."""
 SHIFT_TH, LOOSE_SHIFT_TH = 1, 3
-"""Levels of one slide may be displaced by this, thumbnail px: in formats that store one picture in several sizes, and
-in those whose fields of view are stitched level by level."""
+"""Maximum displacement between levels, thumbnail px: in formats that store an image in several sizes, and in those
+whose fields of view are stitched per level."""
 _FEWEST_PX = 16
 
 
@@ -40,24 +40,24 @@ class Overview:
     rgb: npt.NDArray[np.uint8]
     """(H, W, 3)"""
     must_exist: Mask
-    """(H, W), where the file has to have pixels."""
+    """(H, W) bool, where the file must have pixels."""
     left_th: int
     top_th: int
     step_l0: int
     window_l0: float
-    """Side of the windows that are compared: that of a tile."""
+    """Side of the windows that are compared, that of a tile."""
     shift_th: int = SHIFT_TH
-    """How far windows may be displaced, and the margin."""
+    """Maximum displacement of windows, and the margin."""
 
 
 def required_pixels(mask: Mask, thumbnail: Thumbnail, *, strict: bool) -> Mask:
-    """Return where a slide must have pixels, (H, W): at tissue; and wherever the thumbnail has some, if it is opaque.
+    """Return where a slide must have pixels, (H, W): on tissue, and wherever the thumbnail has pixels if it is opaque.
 
     Args:
         mask: Tissue of the thumbnail, (H, W).
         thumbnail: The thumbnail.
-        strict: Whether files of this format have all pixels. Scanners of other formats leave out areas, which may be
-            white on the thumbnail and absent on finer levels, or absent on both.
+        strict: Whether files of this format have all pixels. Scanners of other formats omit areas, which may be white
+            on the thumbnail and absent on finer levels, or absent on both.
     """
     radius = max(1, round(NEAR_TISSUE_UM / thumbnail.mpp))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
@@ -73,14 +73,14 @@ def cut_overview(
     window_l0: float,
     shift_th: int = SHIFT_TH,
 ) -> Overview:
-    """Cut out what a square covers.
+    """Crop the part of a thumbnail that a square covers.
 
     Args:
-        thumbnail: Of the slide.
-        must_exist: See `required_pixels`.
-        square_l0: Left border, top border and side; the square may cross the slide's border.
+        thumbnail: Thumbnail of the slide.
+        must_exist: Result of `required_pixels`.
+        square_l0: Left border, top border and side; the square may cross the border of the slide.
         window_l0: Side of the windows that are compared.
-        shift_th: How far levels may be displaced.
+        shift_th: Maximum displacement between levels.
     """
     step, (left_l0, top_l0, side_l0) = thumbnail.step_l0, square_l0
     left, top = max(0, left_l0 // step - shift_th), max(0, top_l0 // step - shift_th)
@@ -90,11 +90,11 @@ def cut_overview(
 
 
 def missing_pixels(gaps: Mask, overview: Overview, left_l0: int, top_l0: int, side_l0: int) -> Mask:
-    """Return which of the pixels that a file does not have it should have.
+    """Return which of the missing pixels of a file should exist.
 
     Args:
-        gaps: (S, S), pixels of a square that are not in the file.
-        overview: Of the square.
+        gaps: (S, S) bool, pixels of a square that are not in the file.
+        overview: Overview of the square.
         left_l0: Left border of the square.
         top_l0: Top border.
         side_l0: Side.
@@ -116,17 +116,17 @@ def missing_pixels(gaps: Mask, overview: Overview, left_l0: int, top_l0: int, si
 def contradictions(
     rgb: npt.NDArray[np.uint8], overview: Overview, left_l0: int, top_l0: int, side_l0: int
 ) -> Mask | None:
-    """Find windows of a square that show something else than the thumbnail.
+    """Find windows of a square that differ from the thumbnail.
 
     Args:
-        rgb: (S, S, 3), the square.
-        overview: Of the square.
+        rgb: (S, S, 3) pixels of the square.
+        overview: Overview of the square.
         left_l0: Left border of the square.
         top_l0: Top border.
         side_l0: Side.
 
     Returns:
-        (S, S) pixels of such windows, or None where there is none.
+        (S, S) bool, pixels of such windows; None if there are none.
     """
     step, scale = overview.step_l0, len(rgb) / side_l0
     height_th, width_th = overview.must_exist.shape
@@ -156,7 +156,7 @@ def contradictions(
 
 
 def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) -> list[tuple[slice, slice]]:
-    """Divide a rectangle of thumbnail pixels along the borders of tiles."""
+    """Divide a rectangle of thumbnail pixels at the borders of tiles."""
 
     def parts(first: int, last: int) -> list[slice]:
         borders = [math.ceil(k * side_th) for k in range(math.floor(first / side_th) + 1, math.ceil(last / side_th))]
@@ -167,13 +167,13 @@ def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) ->
 
 
 def _soft(picture: npt.NDArray[np.uint8], shift_th: int) -> Floats:
-    """Blur a picture where it may be displaced by parts of a pixel too."""
+    """Blur an image if it may be displaced by fractions of a pixel."""
     pixels = picture.astype(np.float32)
     return pixels if shift_th <= SHIFT_TH else np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.0), np.float32)
 
 
 def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
-    """Whether a window shows what the thumbnail shows there, or a little beside."""
+    """Whether a window matches the thumbnail, within the maximum displacement."""
     shifts = range(-overview.shift_th, overview.shift_th + 1)
     compared = False
     for down, across in sorted(product(shifts, shifts), key=lambda shift: max(map(abs, shift))):
@@ -187,7 +187,7 @@ def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, colum
 
 
 def _similarity(one: Floats, other: Floats) -> float:
-    """Return the correlation of brightness; 1 where there is no structure to compare, 0 where colours differ."""
+    """Return the correlation of brightness; 1 without structure to compare, 0 if colors differ."""
     if np.abs(one.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max() > _COLOUR:
         return 0.0
     first, second = one.mean(axis=2).ravel(), other.mean(axis=2).ravel()

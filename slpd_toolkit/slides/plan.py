@@ -1,4 +1,4 @@
-"""What stage one reads of a slide: its kept regions, their tissue, and the blocks that its pixels come in."""
+"""Plan of reading a slide: its kept regions, their tissue, and blocks of pixels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DARK = 60
 
 @dataclass(frozen=True)
 class Block:
-    """A square of patches of one region, read at once."""
+    """A square of patches of a region that are read together."""
 
     region: int
     rows_rc: slice
@@ -55,15 +55,15 @@ class SlidePlan:
     mask: npt.NDArray[np.bool_]
     """(H, W) tissue mask of the thumbnail, or what the user's mask leaves of it."""
     coords_l0: npt.NDArray[np.int64]
-    """(R, 2) top-left corners (x, y)."""
+    """(R, 2) x and y of the top-left corner of each region."""
     tissue: npt.NDArray[np.float32]
     """(R, grid, grid) tissue fraction of each patch; 0 outside the slide."""
     must_exist: npt.NDArray[np.bool_]
-    """(H, W), where on the thumbnail the file has to have pixels."""
+    """(H, W) bool, pixels of the thumbnail for which the file must have pixels."""
     window_l0: float
-    """Side of the windows in which pixels are compared with the thumbnail: that of a tile of the level that is read."""
+    """Side of the windows in which pixels are compared with the thumbnail: that of a tile of the level read."""
     shift_th: int = SHIFT_TH
-    """How far levels may be displaced against the thumbnail, thumbnail px."""
+    """Maximum displacement of levels relative to the thumbnail, thumbnail px."""
     bounds_corner_l0: tuple[int, int] = (0, 0)
     """Top-left corner (x, y) of the scanned area."""
     quality: Quality | None = None
@@ -82,7 +82,7 @@ class SlidePlan:
         return cut_overview(self.thumbnail, self.must_exist, square, self.window_l0, self.shift_th)
 
     def blocks(self) -> Iterator[Block]:
-        """All blocks, region by region, row-major."""
+        """Yield all blocks, region by region, in row-major order."""
         grid = self.lattice.grid
         side = grid // self.lattice.blocks_across
         for region in range(len(self)):
@@ -147,17 +147,17 @@ class BlockPixels:
     """The pixels of a block."""
 
     patches: npt.NDArray[np.uint8]
-    """(n, patch_px, patch_px, 3), the patches that touch the slide, row-major."""
+    """(n, patch_px, patch_px, 3) patches that overlap the slide, row-major."""
     inside: npt.NDArray[np.bool_]
-    """(rows, columns), which these are; the others are pure padding, white all over."""
+    """(rows, columns) bool, patches that overlap the slide; the others are white padding."""
     missing: npt.NDArray[np.int64]
-    """(rows, columns), pixels of each patch that the file should have and does not, at the level that was read."""
+    """(rows, columns) number of pixels of each patch that are missing, at the level read."""
     contrary: npt.NDArray[np.bool_]
-    """(rows, columns), which patches show something else than the thumbnail does."""
+    """(rows, columns) bool, patches that differ from the thumbnail."""
 
     @property
     def faulty(self) -> npt.NDArray[np.bool_]:
-        """(rows, columns), which patches cannot be trusted."""
+        """(rows, columns) bool, patches with missing or wrong pixels."""
         return self.contrary | (self.missing > 0)
 
 
@@ -168,10 +168,10 @@ def read_block(
 
     Args:
         slide: The slide.
-        lattice: Its regions.
+        lattice: Lattice of regions.
         corner_l0: x, y of the top-left corner of the block's region.
-        block: Which patches of the region.
-        overview: What the thumbnail shows there.
+        block: The patches to read.
+        overview: Overview of the block.
 
     Raises:
         SlideError: Pixels cannot be decoded.
@@ -215,7 +215,7 @@ def require_tissue(plan: SlidePlan, *, masked: bool = False) -> None:
         masked: Whether the user gave a mask.
 
     Raises:
-        SlideError: None was.
+        SlideError: There is none.
     """
     if len(plan):
         return
@@ -226,10 +226,10 @@ def require_tissue(plan: SlidePlan, *, masked: bool = False) -> None:
         )
     if np.median(plan.thumbnail.rgb) < _DARK:
         raise SlideError(
-            f"no tissue found in {size}, whose background is dark: it looks like a fluorescence slide.",
-            hint="Only brightfield slides can be embedded. Look at its picture in qc/.",
+            f"no tissue found in {size}; the background is dark, as in fluorescence slides.",
+            hint="Only brightfield slides can be embedded. See its image in qc/.",
         )
     raise SlideError(
         f"no tissue found in {size}.",
-        hint="Look at its picture in qc/; if there is tissue, --min-tissue 0 keeps every region.",
+        hint="See its image in qc/; if there is tissue, --min-tissue 0 keeps every region.",
     )

@@ -1,4 +1,4 @@
-"""What reader processes do, as functions. A process keeps the slides open that it read last."""
+"""Functions that run in reader processes. A process keeps recently read slides open."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.slide import Thumbnail
 
 _OPEN = 3
-"""Slides that a process keeps open: the one that is read, and those that are opened ahead of it."""
+"""Number of slides that a process keeps open: the one being read, and those opened ahead."""
 
 
 @dataclass(frozen=True)
 class SlideHandle:
-    """A slide that processes read under one number; another number opens the file again."""
+    """A slide and a number; with another number, processes open the file again."""
 
     path: Location
     mpp_l0: float | None = None

@@ -1,4 +1,4 @@
-"""The lattice of regions over a slide: where they lie, how large they are at level 0, which of them are kept."""
+"""The lattice of regions of a slide: positions, size at level 0, and selection of regions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.opened_slide import SlideHeader
 
 BLOCK_PX = 1024
-"""Largest side of the blocks that regions are read in, target px: bounds memory, and few tiles are decoded twice."""
+"""Maximum side of the blocks in which regions are read, target px. Limits memory; few tiles are decoded twice."""
 
 BLOCK_LV = 2048
-"""Largest side of the same, in pixels of the level that is read: bounds memory where a pyramid is coarse or missing."""
+"""Maximum side of the blocks in pixels of the level read. Limits memory if a pyramid is coarse or missing."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Non-overlapping regions from level-0 (0, 0) that cover a slide; the last ones cross its border."""
+    """Non-overlapping regions from level-0 (0, 0) that cover a slide; the last ones extend beyond its border."""
 
     width_l0: int
     height_l0: int
@@ -35,11 +35,11 @@ class Lattice:
     region_px: int
     region_l0: int
     blocks_across: int
-    """Blocks along a region's side, each of whole patches; a block's side is a whole number of level-0 px."""
+    """Number of blocks along the side of a region; each has whole patches and a whole number of level-0 px."""
 
     @property
     def grid(self) -> int:
-        """Patches along one side of a region."""
+        """Number of patches along one side of a region."""
         return self.region_px // self.patch_px
 
     @property
@@ -49,26 +49,26 @@ class Lattice:
 
     @property
     def effective_mpp(self) -> float:
-        """The resolution that is really read, um/px: the target, but for the rounding of `region_l0`."""
+        """Effective resolution, um/px: the target, except for the rounding of `region_l0`."""
         return self.region_l0 * self.mpp_l0 / self.region_px
 
     @property
     def upsampling(self) -> float:
-        """How much level 0 is enlarged to reach the target; 1 where it is fine enough."""
+        """Factor by which level 0 is upsampled to the target resolution; 1 if it is fine enough."""
         return max(1.0, self.region_px / self.region_l0)
 
     @property
     def rows(self) -> int:
-        """Regions from top to bottom."""
+        """Number of regions from top to bottom."""
         return math.ceil(self.height_l0 / self.region_l0)
 
     @property
     def columns(self) -> int:
-        """Regions from left to right."""
+        """Number of regions from left to right."""
         return math.ceil(self.width_l0 / self.region_l0)
 
     def coords_l0(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the top-left corners (x, y), (R, 2), of regions at the lattice's rows and columns, (R,) each."""
+        """Return the top-left corners (x, y), (R, 2), of regions given their lattice rows and columns, (R,) each."""
         return np.stack([columns, rows], axis=1) * self.region_l0
 
     def inside(self, corner_l0: tuple[int, int], rows_rc: slice, columns_rc: slice) -> npt.NDArray[np.bool_]:
@@ -82,11 +82,11 @@ class Lattice:
 def lay_lattice(
     slide: SlideHeader, *, target_mpp: float, patch_px: int, region_px: int, max_upsample: float
 ) -> Lattice:
-    """Lay regions of `region_px` at `target_mpp` over a slide.
+    """Cover a slide with regions of `region_px` at `target_mpp`.
 
-    A region spans a whole number of level-0 pixels, and of the pixels of the level that will be read for each of its
-    blocks, so that every pixel is averaged over its exact area. The resolution moves by half a pixel a block for that,
-    0.1 % at the usual sizes; the effective one is stored.
+    Each block of a region spans a whole number of level-0 pixels and of pixels of the level read, so that every pixel
+    is averaged over its exact area. This changes the resolution by up to half a pixel per block, 0.1 % at usual sizes;
+    the effective resolution is stored.
 
     Raises:
         SlideError: The slide is coarser than `max_upsample` allows.
@@ -94,8 +94,8 @@ def lay_lattice(
     wanted_l0 = l0_from_px(region_px, target_mpp=target_mpp, mpp_l0=slide.mpp_l0)
     if region_px / wanted_l0 > max_upsample * (1 + 1e-9):
         raise SlideError(
-            f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px would enlarge it "
-            f"{region_px / wanted_l0:.2f}-fold, allowed: {max_upsample:g}-fold.",
+            f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px requires upsampling by "
+            f"{region_px / wanted_l0:.2f}, allowed: {max_upsample:g}.",
             hint=f"Choose --mpp {math.ceil(1000 * slide.mpp_l0 / max_upsample) / 1000:g} or coarser, "
             "or raise --max-upsample.",
         )
@@ -107,12 +107,12 @@ def lay_lattice(
 
 
 def count_blocks(grid: int, patch_px: int, shrinkage: float) -> int:
-    """Return the number of blocks along a region's side: the fewest that hold whole patches and keep the bounds.
+    """Return the minimum number of blocks along the side of a region with whole patches and bounded size.
 
     Args:
-        grid: Patches along one side of a region.
+        grid: Number of patches along one side of a region.
         patch_px: Side of a patch.
-        shrinkage: Pixels of the level that is read per target pixel.
+        shrinkage: Number of pixels of the level read per target pixel.
     """
     largest_px = min(BLOCK_PX, BLOCK_LV / shrinkage)
     return min(
@@ -125,14 +125,14 @@ def count_blocks(grid: int, patch_px: int, shrinkage: float) -> int:
 def select_regions(
     patch_tissue: npt.NDArray[np.float32], grid: int, min_tissue: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Choose the regions to keep: tissue fraction at least `min_tissue`, and the best one in any case.
+    """Choose the regions with a tissue fraction of at least `min_tissue`, and always the best one.
 
-    The best region is kept so that a biopsy smaller than a region's tenth is not dropped.
+    The best region is kept so that biopsies smaller than a tenth of a region are not dropped.
 
     Args:
         patch_tissue: (rows * grid, columns * grid) tissue fraction of every patch of the lattice; 0 outside the slide.
-        grid: Patches along one side of a region.
-        min_tissue: Least tissue fraction of a region, over its full area.
+        grid: Number of patches along one side of a region.
+        min_tissue: Minimum tissue fraction of a region, over its full area.
 
     Returns:
         Rows and columns in the lattice, (R,) each, row-major. Empty if there is no tissue anywhere.

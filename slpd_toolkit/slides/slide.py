@@ -1,7 +1,7 @@
-"""Reading slides by micrometres: any rectangle of level 0, at any resolution, as RGB on white.
+"""Reading of slides at any resolution: any square of level 0, as RGB on white.
 
-The best pyramid level is read and averaged over exact pixel areas; magnification labels are never looked at, because
-scanners with 0.35 um/px call themselves 20x as well as 40x.
+The best pyramid level is read and averaged over exact pixel areas. Magnification labels are never used, because
+scanners with 0.35 um/px are labeled 20x as well as 40x.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ class Thumbnail:
     step_l0: int
     mpp: float
     absent: npt.NDArray[np.bool_] | None = None
-    """(H, W), which pixels the file does not have; None where it has all."""
+    """(H, W) bool, pixels that are missing from the file; None if it has all."""
 
 
 class Effort:
-    """Gives up a thumbnail that would take unreasonably long: what is left is judged by what was done.
+    """Aborts thumbnails that would take too long, by extrapolation from the completed part.
 
     Args:
         path: The slide.
-        pixels: Of the whole thumbnail.
+        pixels: Number of pixels of the whole thumbnail.
     """
 
     def __init__(self, path: Location, pixels: int) -> None:
         self._path, self._pixels, self._done, self._started = path, pixels, 0, time.process_time()
 
     def done(self, pixels: int) -> None:
-        """Count pixels.
+        """Count completed pixels.
 
         Raises:
-            SlideError: All of them would take more than half an hour of computing.
+            SlideError: The thumbnail would take more than half an hour of CPU time.
         """
         self._done += pixels
         spent_s = time.process_time() - self._started
         expected_s = spent_s * self._pixels / self._done
         if spent_s > _JUDGED_AFTER_S and expected_s > _LONGEST_S:
             raise SlideError(
-                f"{self._path}: to find its tissue would take about {expected_s / 60:.0f} minutes, allowed: "
+                f"{self._path}: tissue detection would take about {expected_s / 60:.0f} minutes, allowed: "
                 f"{_LONGEST_S / 60:.0f}.",
-                hint="Its size may be damaged; if not, give it a pyramid (for example with `vips tiffsave --pyramid`).",
+                hint="Its header may be damaged; if not, add a pyramid (for example with `vips tiffsave --pyramid`).",
             )
 
 
@@ -80,10 +80,10 @@ class Slide(OpenedSlide):
     """A whole-slide image, read at any resolution: see `OpenedSlide` for its arguments."""
 
     def check(self) -> None:
-        """Check the tables of the tiles of a TIFF file: see `slides.tiff_tiles`.
+        """Check the tile tables of a TIFF file: see `slides.tiff_tiles`.
 
         Raises:
-            SlideError: They are damaged, or tiles that are not blank share their data.
+            SlideError: They are damaged, or non-blank tiles share their data.
         """
         header = self.header
         if header.vendor not in tiff_tiles.STRICT_VENDORS or is_url(self.path):
@@ -102,22 +102,22 @@ class Slide(OpenedSlide):
             if np.ptp(rgb.reshape(-1, 3), axis=0).max() > _BLANK_WITHIN:
                 raise SlideError(
                     f"{self.path}: the tile in row {row}, column {column} of level {level} shares its data with others "
-                    "and is not blank: offsets of tiles are wrong.",
+                    "and is not blank: the tile offsets are wrong.",
                     hint=DAMAGED,
                 )
 
     def read(self, x_l0: int, y_l0: int, side_l0: int, side_px: int) -> RGB:
         """Read a square of level 0 as an image of another size.
 
-        Shrinking averages over exact pixel areas, so that neighbouring squares meet without a seam; enlarging is
-        bicubic and looks past the border of the square for the same reason. What lies outside the slide, or is
-        transparent, is white.
+        Downsampling averages over exact pixel areas, so that neighboring squares join without a seam; upsampling is
+        bicubic and uses pixels beyond the border of the square for the same reason. Pixels outside the slide, and
+        transparent ones, are white.
 
         Args:
-            x_l0: Left border, level-0 px; may lie outside the slide, as may all of the square.
+            x_l0: Left border, level-0 px. The square may be partly or completely outside the slide.
             y_l0: Top border, level-0 px.
-            side_l0: Side of the square, level-0 px. On a level with downsample d the square is rounded to whole level
-                pixels, so multiples of d are read exactly.
+            side_l0: Side of the square, level-0 px. It is rounded to whole pixels of the level read, so multiples of
+                the downsample are read exactly.
             side_px: Side of the result.
 
         Returns:
@@ -131,11 +131,11 @@ class Slide(OpenedSlide):
     def read_with_gaps(
         self, x_l0: int, y_l0: int, side_l0: int, side_px: int
     ) -> tuple[RGB, npt.NDArray[np.bool_] | None]:
-        """Read a square as `read` does, and find the pixels that the file does not have.
+        """Read a square like `read`, and find the pixels that are missing from the file.
 
         Returns:
-            (side_px, side_px, 3) uint8; and (S, S), which pixels of the level that was read are inside the slide and
-            missing, or None where none is.
+            (side_px, side_px, 3) uint8; and (S, S) bool, pixels of the level read that are inside the slide and
+            missing, or None if there are none.
 
         Raises:
             SlideError: The pixels cannot be decoded.
@@ -158,10 +158,10 @@ class Slide(OpenedSlide):
         return rgb, None if gaps is None else gaps[margin:-margin, margin:-margin]
 
     def thumbnail(self, mpp: float) -> Thumbnail:
-        """Read the whole slide at about `mpp` um/px, in blocks, so that memory stays bounded without a pyramid too.
+        """Read the whole slide at about `mpp` um/px, in blocks, so that memory is bounded even without a pyramid.
 
-        The step is a whole number of level-0 pixels and of pixels of the level read; so the resolution is met within 25
-        %.
+        The step is a whole number of level-0 pixels and of pixels of the level read, so the resolution is matched
+        within 25 %.
 
         Raises:
             SlideError: The pixels cannot be decoded.

@@ -1,7 +1,7 @@
-"""The one interface of everything that pixels are read from, and the choice of the source for a file.
+"""Common interface of all sources of pixels, and the choice of the source for a file.
 
-A source is a module of `slides.sources` with `RANK`, `recognizes(location)` and `open_source(location)`. The first one
-in order of rank that recognizes a file reads it.
+A source is a module of `slides.sources` with `RANK`, `recognizes(location)` and `open_source(location)`. A file is read
+by the first source, in order of rank, that recognizes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DAMAGED = "The file may be truncated or damaged: copy it again, or open it in a 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a file says about itself."""
+    """Header information of a file."""
 
     vendor: str
     """Name of the format."""
@@ -42,11 +42,11 @@ class SourceInfo:
     downsamples: tuple[float, ...]
     """Level-0 pixels per pixel of each level, as the source converts locations."""
     mpp_xy: tuple[float | str | None, float | str | None] = (None, None)
-    """Micrometres per level-0 pixel in x and y, unchecked; None where the file does not say."""
+    """Micrometers per level-0 pixel in x and y, unchecked; None if not recorded."""
     bounds_corner_l0: tuple[int, int] = (0, 0)
     """Top-left corner (x, y) of the scanned area."""
     tiles_px: tuple[int, ...] = ()
-    """Side of the tiles of each level, or 0 where there is none."""
+    """Side of the tiles of each level; 0 if there are none."""
 
 
 class Source(Protocol):
@@ -55,18 +55,18 @@ class Source(Protocol):
     info: SourceInfo
 
     def read_box(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> tuple[RGB, Gaps | None]:
-        """Read a rectangle that lies inside a level.
+        """Read a rectangle inside a level.
 
         Returns:
-            (height, width, 3) uint8 RGB on white; and (height, width), which pixels the file does not have, or None
-            where it has all.
+            (height, width, 3) uint8 RGB on white; and (height, width) bool, pixels that are missing from the file, or
+            None if it has all.
 
         Raises:
             SlideError: The pixels cannot be decoded.
         """
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
 
 
 def open_source(location: Location) -> Source:
@@ -88,15 +88,15 @@ def open_source(location: Location) -> Source:
 
 
 def unknown_format(location: Location) -> SlideError:
-    """Describe a file that no source reads."""
+    """Describe a file that no source can read."""
     return SlideError(
-        f"{location} is not a slide that OpenSlide reads, nor a picture (PNG, JPEG or TIFF).",
-        hint="It may be truncated: compare its size with the source's. Other images: convert to a tiled TIFF.",
+        f"{location} is not a slide that OpenSlide reads, nor an image (PNG, JPEG or TIFF).",
+        hint="It may be truncated: compare its size with that of the original. Convert other images to a tiled TIFF.",
     )
 
 
 def on_white(rgba: npt.NDArray[np.uint8]) -> tuple[RGB, Gaps | None]:
-    """Lay pixels on white; also return which are transparent, None where none is."""
+    """Composite pixels on white; also return which are transparent, None if none are."""
     alpha = rgba[..., 3:]
     rgb = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
     gaps = None
@@ -109,7 +109,7 @@ def on_white(rgba: npt.NDArray[np.uint8]) -> tuple[RGB, Gaps | None]:
 
 
 def as_rgb(pixels: npt.NDArray[Any]) -> tuple[RGB, Gaps | None]:
-    """Convert grey, RGB or RGBA pixels of 8 or 16 bit to RGB on white; of 16 bit the upper 8 are kept.
+    """Convert grayscale, RGB or RGBA pixels of 8 or 16 bits to RGB on white; the upper 8 of 16 bits are kept.
 
     Args:
         pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16.
@@ -130,7 +130,7 @@ def _in_order() -> list[ModuleType]:
 
 
 def _require_readable(location: Location) -> None:
-    """Check that a path is a file and may be read; opening a FIFO or a device would wait for ever.
+    """Check that a path is a readable regular file; opening a FIFO or a device would block forever.
 
     Raises:
         SlideError: It is not.
@@ -143,9 +143,9 @@ def _require_readable(location: Location) -> None:
         if kind:
             raise SlideError(
                 f"{path} is {kind}, not a slide file.",
-                hint="Give the slide's file; of a DICOM slide, any of its files.",
+                hint="Enter the path of the slide file; for DICOM, any file of the slide.",
             )
-        path.open("rb").close()  # OpenSlide would say that it does not support what it may not read
+        path.open("rb").close()  # OpenSlide reports files without read permission as unsupported
     except OSError as error:
         raise SlideError(
             f"{path} cannot be opened ({error.strerror}).", hint="Check the path and its permissions."

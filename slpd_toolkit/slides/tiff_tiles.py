@@ -1,6 +1,6 @@
-"""Where a TIFF slide keeps its tiles: a damaged table of tiles makes pixels white, or takes them from elsewhere.
+"""Tile tables of TIFF slides. A damaged table makes pixels white, or takes them from other positions of the file.
 
-OpenSlide draws a tile that has no data as transparent, and one whose offset is wrong as whatever lies there.
+OpenSlide draws tiles without data as transparent, and tiles with a wrong offset from the data at that offset.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 STRICT_VENDORS = frozenset({"generic-tiff", "aperio", "trestle"})
-"""Formats of OpenSlide whose files have all tiles. Scanners of others leave out areas without tissue."""
+"""OpenSlide formats whose files have all tiles. Scanners of other formats omit areas without tissue."""
 
 _HINT = "The file is damaged: copy it again, or convert it again from its source."
-_OVERLAP_BYTES = 16  # what writers are known to count twice at the end of a tile
+_OVERLAP_BYTES = 16  # overlap at the end of a tile that some writers produce
 _LARGEST_TILE_PX = 1 << 26
 _RATIO_WITHIN = 0.02
 _SPARE_PX = 2
@@ -38,18 +38,18 @@ class TileTable:
     width_px: int
     height_px: int
     offsets: Integers
-    """(rows, columns) where each tile begins in the file, bytes."""
+    """(rows, columns) offset of each tile in the file, bytes."""
     sizes: Integers
-    """(rows, columns) bytes of each tile; 0 where the file has none."""
+    """(rows, columns) size of each tile, bytes; 0 if the file has none."""
 
     @property
     def absent(self) -> npt.NDArray[np.bool_]:
-        """(rows, columns), which tiles the file does not have."""
+        """(rows, columns) bool, tiles that are missing from the file."""
         return np.asarray((self.sizes == 0) | (self.offsets == 0))
 
 
 def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]]) -> dict[int, TileTable]:
-    """Read and check the tables of the tiles of all levels.
+    """Read and check the tile tables of all levels.
 
     Args:
         path: A TIFF file.
@@ -63,7 +63,7 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
         SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
             of another tile, levels are not the same picture in different sizes, or their units of resolution differ.
     """
-    import tifffile  # by the processes that check a slide, not by all that read it
+    import tifffile  # imported only by processes that check a slide
 
     _require_same_shape(path, sizes_lv)
     try:
@@ -81,13 +81,13 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
     except Exception as error:
         raise SlideError(f"{path}: its TIFF directory cannot be read ({error}).", hint=_HINT) from error
     _require_apart(path, tables)
-    if vendor != "aperio":  # where OpenSlide makes what a coarser level lacks from the finer one
+    if vendor != "aperio":  # OpenSlide computes missing tiles of coarser levels from finer ones
         _require_in_all_levels(path, tables)
     return tables
 
 
 def shared_tiles(tables: Mapping[int, TileTable]) -> list[tuple[int, int, int]]:
-    """Find tiles whose data other tiles of the level use too: (level, row, column) of one of each group."""
+    """Find tiles that share their data with other tiles of the level: (level, row, column) of one per group."""
     found = []
     for level, table in tables.items():
         offsets = np.where(table.absent, 0, table.offsets).ravel()
@@ -124,8 +124,8 @@ def _table(path: Path, page: TiffPage) -> TileTable:
         row, column = np.argwhere(beyond)[0].tolist()
         raise SlideError(
             f"{path}: {int(beyond.sum()):,} of {beyond.size:,} tiles of a level of {page.imagewidth} x "
-            f"{page.imagelength} px lie beyond the end of the file, the first in row {row}, column {column}.",
-            hint="It was cut short or is damaged: compare its size with the source's, and copy it again.",
+            f"{page.imagelength} px are beyond the end of the file; the first is in row {row}, column {column}.",
+            hint="It is truncated or damaged: compare its size with that of the original, and copy it again.",
         )
     return table
 
@@ -143,20 +143,20 @@ def _require_same_unit(path: Path, levels: Sequence[TiffPage]) -> None:
 
 
 def _require_same_shape(path: Path, sizes_lv: Sequence[tuple[int, int]]) -> None:
-    """Check that every level is level 0 made smaller by one factor along both sides, but for rounding."""
+    """Check that every level has the aspect ratio of level 0, up to rounding."""
     width_l0, height_l0 = sizes_lv[0]
     for width_lv, height_lv in sizes_lv[1:]:
         factor = width_l0 / width_lv
         if abs(height_l0 / factor - height_lv) > _SPARE_PX + _RATIO_WITHIN * height_lv:
             raise SlideError(
-                f"{path}: levels of {width_l0} x {height_l0} px and {width_lv} x {height_lv} px have other "
-                "proportions: they cannot be the same picture.",
+                f"{path}: levels of {width_l0} x {height_l0} px and {width_lv} x {height_lv} px have different "
+                "aspect ratios: they cannot be the same image.",
                 hint=_HINT,
             )
 
 
 def _require_apart(path: Path, tables: Mapping[int, TileTable]) -> None:
-    """Check that no tile's data lie inside another's; tiles that share all of it are `shared_tiles`."""
+    """Check that the data of tiles do not overlap, except if they are identical (see `shared_tiles`)."""
     if not tables:
         return
     present = [(table.offsets[~table.absent], table.sizes[~table.absent]) for table in tables.values()]
@@ -167,13 +167,13 @@ def _require_apart(path: Path, tables: Mapping[int, TileTable]) -> None:
         place = int(pairs[int(overlap.argmax()), 0])
         raise SlideError(
             f"{path}: {int((overlap > _OVERLAP_BYTES).sum()):,} tiles overlap others in the file, for example at byte "
-            f"{place:,}: offsets or sizes of tiles are wrong.",
+            f"{place:,}: tile offsets or sizes are wrong.",
             hint=_HINT,
         )
 
 
 def _require_in_all_levels(path: Path, tables: Mapping[int, TileTable]) -> None:
-    """Check that what a coarser level lacks is not in level 0: tissue would be missed there."""
+    """Check that tiles missing from a coarser level are also missing from level 0; otherwise tissue would be missed."""
     full = tables.get(0)
     for level, table in tables.items():
         if full is None or not level or not table.absent.any():

@@ -1,8 +1,9 @@
-"""Tissue on a slide's thumbnail, and how much of it lies in each patch of each region.
+"""Tissue detection on thumbnails, and the tissue fraction of each patch of each region.
 
-Tissue is told from glass by the local texture of its optical density (OD), not by its colour: glass, capture spots,
-stain halos and uneven light vary slowly, tissue varies from cell to cell. The threshold is absolute, so that a slide
-may be all tissue or all glass. Lengths are micrometres, so that the mask depends little on the thumbnail's resolution.
+Tissue is distinguished from glass by the local texture of the optical density (OD) instead of the color: glass, capture
+spots, stain halos and uneven light vary slowly, whereas tissue varies from cell to cell. The threshold is absolute, so
+that a slide may be all tissue or all glass. Lengths are in micrometers, so that the mask hardly depends on the
+resolution of the thumbnail.
 """
 
 import math
@@ -18,23 +19,23 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
-SMOOTH_UM = 8.0  # Gaussian sigma before texture is measured: scanner noise and JPEG blocks go, nuclei stay
-WINDOW_UM = 12.0  # Gaussian sigma of the window in which OD varies; wider windows bleed further over the tissue's edge
-TEXTURE_OD = 0.016  # standard deviation of OD in the window; 0.006 (dirty glass) to 0.04 (pale fat) give one answer
-DENSE_OD = 0.35  # OD above glass that is tissue without any texture (blood, mucin, an unfocused section)
-GAP_UM = 80.0  # textured places within twice this are one piece: bridges fat cells, fills holes below about 0.2 mm
-BLEED_UM = 24.0  # how far the window carries texture over the tissue's edge, trimmed off again
-THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibres
+SMOOTH_UM = 8.0  # Gaussian sigma before texture is measured: removes scanner noise and JPEG blocks, keeps nuclei
+WINDOW_UM = 12.0  # Gaussian sigma of the window of the texture; wider windows extend further over the edge of tissue
+TEXTURE_OD = 0.016  # standard deviation of OD in the window; between those of dirty glass (0.006) and pale fat (0.04)
+DENSE_OD = 0.35  # OD above glass that counts as tissue without texture (blood, mucin, out-of-focus sections)
+GAP_UM = 80.0  # joins textured areas within twice this distance: bridges fat cells, fills holes below about 0.2 mm
+BLEED_UM = 24.0  # distance that the window extends texture over the edge of tissue, trimmed off afterwards
+THIN_UM = 40.0  # structures thinner than twice this are not tissue: scratches, coverslip edges, fibers
 SPECK_MM2 = 0.02  # smaller pieces are dropped as debris; a core of 0.5 mm has 0.2
 WHITE = 253  # padding composited to white, allowing for JPEG
-NEARLY_WHITE, JPEG_UM = 240, 64.0  # what compression makes of padding within a block of its edge
-SEAM_UM = 150.0  # padding is set aside this far from glass; texture reaches less far
-INK_MPP = 16.0  # ink is looked for at this resolution: coarse enough to blend nuclei with what surrounds them
-INK_UM = 50.0  # ink and black borders: at least this wide, and blurred this far beyond their edge
+NEARLY_WHITE, JPEG_UM = 240, 64.0  # white padding after compression, within a block of its edge
+SEAM_UM = 150.0  # padding is masked this far from glass; the texture window is smaller
+INK_MPP = 16.0  # resolution of ink detection: coarse enough to blend nuclei with their surroundings
+INK_UM = 50.0  # minimum width of ink and black borders, and width of their blurred edge
 COLD_OD, COLD_RATIO = 0.25, 1.15  # blue and green ink: OD of red above that of green, by difference and by ratio
-BLACK_OD, BLACK_SPREAD_OD = 1.5, 0.4  # black: the lightest channel's OD, and how much darker the darkest may be
-DARKEST = 25  # below this, colour is compression noise
-STRIP_ROWS = 1024  # float images exist for this many rows at a time, which bounds memory
+BLACK_OD, BLACK_SPREAD_OD = 1.5, 0.4  # black: minimum OD of the lightest channel, and maximum difference to the darkest
+DARKEST = 25  # below this value, color is compression noise
+STRIP_ROWS = 1024  # number of rows processed as float at a time, to limit memory
 
 _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 
@@ -42,12 +43,12 @@ _OD_OF_UINT8: Floats = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.fl
 def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     """Find the tissue on a thumbnail of a brightfield slide.
 
-    Blue, green or black ink, black borders and white padding are never tissue, and neither are their edges. Tissue
-    under ink is lost. Red ink looks like eosin, and navy ink like haematoxylin: neither is recognised.
+    Blue, green and black ink, black borders and white padding are never tissue, including their edges. Tissue under ink
+    is lost. Red ink looks like eosin and navy ink like hematoxylin, so they are not recognized.
 
     Args:
         thumbnail: RGB, (H, W, 3) uint8, area-averaged to about 8 um/px.
-        mpp: Micrometres per pixel of the thumbnail.
+        mpp: Micrometers per pixel of the thumbnail.
 
     Returns:
         (H, W) bool, True on tissue.
@@ -57,7 +58,7 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
     known &= ~_seam(thumbnail, white, known, mpp)
     textured, level = _texture(thumbnail, known, mpp)
     glass = level[known & ~textured & ~white]
-    # The brightest tenth, not the mode: where flat tissue outweighs the glass this errs towards missing little.
+    # The brightest tenth instead of the mode, which would be tissue if there is more flat tissue than glass.
     glass_od = np.quantile(glass, 0.1, overwrite_input=True) if glass.size else 0.0
     return _pieces(known & (textured | (level > glass_od + DENSE_OD)), known, mpp)
 
@@ -65,14 +66,15 @@ def tissue_mask(thumbnail: Image, mpp: float) -> Mask:
 def tissue_fraction(
     mask: Mask, origins: npt.ArrayLike, cell_size: tuple[float, float], grid_shape: tuple[int, int]
 ) -> Floats:
-    """Measure the share of tissue in every cell of many equal grids: the patches of regions.
+    """Compute the tissue fraction of every cell of equal grids, such as the patches of regions.
 
     Cells may start and end inside a thumbnail pixel. Coverage is exact, because the integral of a piecewise constant
-    image is bilinear between the corners of its pixels. What lies beyond the thumbnail counts as glass.
+    image is bilinear between the corners of its pixels. The area beyond the thumbnail counts as glass.
 
     Args:
         mask: (H, W) bool.
-        origins: (R, 2), x and y of each grid's top-left corner in thumbnail pixels; (0, 0) is a corner of the image.
+        origins: (R, 2) x and y of the top-left corner of each grid in thumbnail pixels; (0, 0) is a corner of the
+            image.
         cell_size: Width and height of one cell in thumbnail pixels, both above 0.
         grid_shape: Rows and columns of each grid.
 
@@ -90,33 +92,33 @@ def tissue_fraction(
 
 
 def _white(thumbnail: Image, mpp: float) -> Mask:
-    """Find areas composited to white, with what compression left of their whiteness near their edge."""
+    """Find white padding, including its edges that are not exactly white due to compression."""
     white = cv2.inRange(thumbnail, (WHITE,) * 3, (255,) * 3) > 0
     if not white.any():
         return white
     pad = math.ceil(THIN_UM / mpp) + 1
-    # The world beyond the thumbnail is white too, so that a narrow margin counts as well.
+    # The area beyond the thumbnail counts as white, so that narrow margins are found as well.
     white = _opened(_bordered(white, pad, cv2.BORDER_CONSTANT, value=True), THIN_UM, mpp)[pad:-pad, pad:-pad]
     nearly = cv2.inRange(thumbnail, (NEARLY_WHITE,) * 3, (255,) * 3) > 0
     return white | (nearly & _dilate(white, JPEG_UM, mpp))
 
 
 def _seam(thumbnail: Image, white: Mask, known: Mask, mpp: float) -> Mask:
-    """Find the white beside flat glass that is less white: padding, and the edge between them is artificial.
+    """Find white next to flat glass that is less white: it is padding, and the edge between them is artificial.
 
-    White beside tissue stays known: it is overexposed glass, and the contrast to it is what shows pale tissue.
+    White next to tissue is kept: it is overexposed glass, and pale tissue is detected by the contrast to it.
     """
     if not white.any():
         return white
     textured, _ = _texture(thumbnail, known & ~white, mpp)
     glass = _opened(known & ~white & ~textured, THIN_UM, mpp)
-    return _dilate(white & _dilate(glass, SEAM_UM, mpp), 1.5, 1.0)  # and the ring of mixed pixels
+    return _dilate(white & _dilate(glass, SEAM_UM, mpp), 1.5, 1.0)  # including the ring of mixed pixels
 
 
 def _ink(thumbnail: Image, mpp: float) -> Mask:
-    """Find ink by colours that stained tissue does not have: red absorbed far more than green, or all black.
+    """Find ink by colors that stained tissue does not have: red absorbed much more than green, or black.
 
-    Haematoxylin absorbs green at least as much as red, and the darkest of its nuclei leave some blue.
+    Hematoxylin absorbs green at least as much as red, and even the darkest nuclei transmit some blue.
     """
     height, width = thumbnail.shape[:2]
     scale = min(mpp / INK_MPP, 1.0)
@@ -131,13 +133,13 @@ def _ink(thumbnail: Image, mpp: float) -> Mask:
 
 
 def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
-    """Measure where OD varies, and its local mean.
+    """Find where OD varies, and compute its local mean.
 
-    Both are normalised convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that an edge of padding
-    or ink is no texture.
+    Both are normalized convolutions over the known pixels (Knutsson and Westin, CVPR 1993), so that the edges of
+    padding and ink do not count as texture.
 
     Returns:
-        (H, W) bool, True where the standard deviation of OD exceeds `TEXTURE_OD`, and (H, W) float32, the mean OD.
+        (H, W) bool, True if the standard deviation of OD exceeds `TEXTURE_OD`, and (H, W) float32, the mean OD.
     """
     textured = np.empty(known.shape, np.bool_)
     level = np.empty(known.shape, np.float32)
@@ -154,22 +156,22 @@ def _texture(thumbnail: Image, known: Mask, mpp: float) -> tuple[Mask, Floats]:
 
 
 def _pieces(found: Mask, known: Mask, mpp: float) -> Mask:
-    """Join what is found into pieces of tissue, trimmed to its edge, and drop what is too thin or too small."""
+    """Join textured areas to pieces of tissue, trim them to the edge, and drop thin or small pieces."""
     pad = math.ceil((GAP_UM + BLEED_UM + THIN_UM) / mpp)
-    # What touches the frame goes on beyond it; what does not, such as a scale bar near it, must not be joined to it.
+    # Tissue that touches the frame continues beyond it; other objects near it, such as a scale bar, must not be joined.
     joined = _dilate(_bordered(found, pad, cv2.BORDER_REPLICATE), GAP_UM, mpp)
-    # Unknown pixels are no reason to trim: texture does not bleed into them.
+    # Do not trim at unknown pixels, because texture does not extend into them.
     joined |= _bordered(~known, pad, cv2.BORDER_REPLICATE)
     pieces = _dilate(_erode(joined, GAP_UM + BLEED_UM + THIN_UM, mpp), THIN_UM, mpp)[pad:-pad, pad:-pad] & known
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces.view(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 >= SPECK_MM2
-    large[0] = False  # label 0 is what is not in the mask
+    large[0] = False  # label 0 is the background
     kept: Mask = large[labels]
     return kept
 
 
 class _Strip(NamedTuple):
-    """Rows to read (with a margin for the filters), those of them to keep, and where these belong."""
+    """Rows to read (with a margin for filters), the part of them to keep, and its position."""
 
     read: slice
     keep: slice
@@ -211,7 +213,7 @@ def _disc(radius: float) -> Image:
 
 
 def _bilinear(table: npt.NDArray[Any], y: Doubles, x: Doubles) -> Doubles:
-    """Sample a table between its entries, its border extended outwards."""
+    """Interpolate a table bilinearly, with its border extended outwards."""
     y, x = np.clip(y, 0, table.shape[0] - 1), np.clip(x, 0, table.shape[1] - 1)
     top, left = np.minimum(y.astype(np.intp), table.shape[0] - 2), np.minimum(x.astype(np.intp), table.shape[1] - 2)
     dy, dx = y - top, x - left

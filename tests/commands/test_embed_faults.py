@@ -126,7 +126,7 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
         "empty": ("empty.svs", r"empty\.svs is not a slide that OpenSlide reads", "truncated"),
         "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Enter the path of the slide file"),
         "absent": ("absent.svs", r"no such file: .*absent\.svs", "relative to the manifest or --slides-root"),
-        "no-mpp": ("no-mpp.tif", "does not say its resolution", "column `mpp`"),
+        "no-mpp": ("no-mpp.tif", "does not contain its resolution", "column `mpp`"),
         "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5", "column `mpp`"),
         "oblong": ("oblong.tif", r"pixels of 1 x 1\.2 um", "cannot mend this"),
         "aborts": ("aborts.tif", r"aborts\.tif: tiles of 33554688 x 256 px", "damaged"),
@@ -247,7 +247,7 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
     path.write_bytes(file.data)
     assert embed.run(small_config(whole, tmp_path / "cache")) == 1
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
-    said = "4,096 pixels that should be there are not in the file" if fault == "absent" else "1 patches show something"
+    said = "4,096 pixels are missing from the file" if fault == "absent" else "1 patches differ"
     assert said in failure["error"]
     assert "--allow-missing-pixels" in failure["hint"]
     assert not list((tmp_path / "cache").glob("*.h5"))
@@ -271,7 +271,7 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
     ("fault", "said"),
     [
         pytest.param(abort_at_s1, "ended the process that read it: ended by signal SIGABRT", id="abort"),
-        pytest.param(hang_at_s1, "was given up: no progress within 5 s", id="hang", marks=pytest.mark.slow),
+        pytest.param(hang_at_s1, "was stopped: no progress within 5 s", id="hang", marks=pytest.mark.slow),
     ],
 )
 def test_a_slide_that_aborts_or_hangs_while_it_is_read_fails_alone(

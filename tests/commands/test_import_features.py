@@ -176,7 +176,7 @@ def test_a_size_that_is_not_known_is_the_regions(tmp_path: Path) -> None:
     import_folder(tmp_path / "e", tmp_path / "cache", region_px=896)
     meta = TokenFile.open(tmp_path / "cache" / "s.h5").meta
     assert (meta.slide_width_l0, meta.slide_height_l0) == (1792, 896)
-    assert "size is not known" in " ".join(json.loads(meta.source)["notes"])
+    assert "size of the slide is unknown" in " ".join(json.loads(meta.source)["notes"])
 
 
 def good(folder: Path, count: int = 3, **attributes: Any) -> Path:
@@ -268,16 +268,16 @@ def of_a_hostile_name(folder: Path) -> None:
         (of_another_patch, "patch_px: 512, the others' 256"),
         (of_another_magnification, "patches have 0.25 um/px, the cohort 0.5, allowed: 0.333 to 0.75"),
         (of_unequal_length, "64 coordinates for 63 patches"),
-        (beyond_the_slide, "16 of 64 coordinates lie outside the slide"),
-        (empty, "holds no patches"),
-        (in_another_unit, "neighbouring patches lie 128 apart, but the files say 512"),
+        (beyond_the_slide, "16 of 64 coordinates are outside the slide"),
+        (empty, "contains no patches"),
+        (in_another_unit, "neighboring patches are 128 apart, but 512 according to the files"),
         (of_whole_numbers, "expected (N, D) floating-point numbers"),
         (of_one_axis, "features are (64,) float32, expected (N, D)"),
         (cut_short, "cannot be read as HDF5"),
         (no_hdf5, "cannot be read as HDF5"),
         (without_coords, "has no dataset 'coords', only features"),
-        (without_a_name, "the slide would be called 'None'"),
-        (of_a_hostile_name, "the slide would be called 'bad; rm -rf '"),
+        (without_a_name, "the slide would be named 'None'"),
+        (of_a_hostile_name, "the slide would be named 'bad; rm -rf '"),
     ],
 )
 def test_one_bad_slide_is_listed_and_the_others_are_done(
@@ -321,7 +321,7 @@ def test_two_rows_of_a_manifest_cannot_have_the_same_features(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "cache").glob("*.h5")] == ["a.h5"]
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
     assert failure["slide_id"] == "z"
-    assert "is a of the manifest already" in failure["error"]
+    assert "already belongs to slide a of the manifest" in failure["error"]
 
 
 def test_the_encoder_of_most_slides_is_the_cohort_s(tmp_path: Path) -> None:
@@ -333,19 +333,19 @@ def test_the_encoder_of_most_slides_is_the_cohort_s(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").glob("*.h5"))) == 4
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
     assert failure["slide_id"] == "s0"
-    assert "encoder: 'another-01234567', the others' 'uni-0123abcd'" in failure["error"]
+    assert "encoder: 'another-01234567' instead of 'uni-0123abcd'" in failure["error"]
 
 
 def test_a_folder_of_bad_slides_alone(tmp_path: Path) -> None:
     (tmp_path / "features_e").mkdir()
     empty(tmp_path / "features_e")
     assert import_folder(tmp_path / "features_e", tmp_path / "cache") == 1
-    assert "holds no patches" in read_csv(tmp_path / "cache" / "failures.csv")[0]["error"]
+    assert "contains no patches" in read_csv(tmp_path / "cache" / "failures.csv")[0]["error"]
 
 
 def test_what_no_file_says_is_asked_for_before_anything_starts(tmp_path: Path) -> None:
     source = write_clam(tmp_path, "s", features_of(64), lattice_of(8, 8, 256))
-    with pytest.raises(UsageError, match="keeps the size of the patches apart"):
+    with pytest.raises(UsageError, match="stores the patch size separately"):
         import_folder(source, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -356,7 +356,7 @@ def test_finished_slides_are_skipped_and_changed_ones_told(tmp_path: Path, capsy
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.h5")}
     assert import_folder(source, tmp_path / "cache") == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert "0 imported, 3 there already" in capsys.readouterr().out
+    assert "0 imported, 3 already in the cache" in capsys.readouterr().out
     assert len(read_csv(tmp_path / "cache" / "imported.csv")) == 3
     write_trident(source / "b.h5", features_of(64, seed=9), lattice_of(8, 8, 512))
     assert import_folder(source, tmp_path / "cache") == 1
@@ -422,12 +422,14 @@ def test_another_cohort_s_cache_is_left_alone(tmp_path: Path, changes: dict[str,
 def test_region_sizes_that_do_not_fit(tmp_path: Path) -> None:
     source = good(tmp_path / "features_e")
     with pytest.raises(
-        UsageError, match=r"--region-px: got 1000, allowed: a multiple of the patches' 256 px"
+        UsageError, match=r"--region-px: got 1000, allowed: a multiple of the patch side \(256 px\)"
     ) as caught:
         import_folder(source, tmp_path / "cache", region_px=1000)
     assert "Use 1024" in caught.value.hint
     folder = write_slide2vec(tmp_path, "s", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)))
-    with pytest.raises(UsageError, match="--region-px: got 4096, allowed: 1024, because the files hold whole regions"):
+    with pytest.raises(
+        UsageError, match="--region-px: got 4096, allowed: 1024, because the files contain whole regions"
+    ):
         import_folder(folder, tmp_path / "cache", region_px=4096, mpp=0.25)
 
 
@@ -452,7 +454,7 @@ def test_a_manifest_chooses_names_and_resolutions(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     source = good(tmp_path / "features_e")
     done = slpd("import", source, "--out", tmp_path / "4", "--region-px", 1024, "--limit", 3)
-    assert "192: 192 found a place, 0 did not" in done.output
+    assert "192: 192 placed, 0 left out" in done.output
     for arguments in (
         ("import", source, "--out", tmp_path / "1", "--region-px", 1024),
         ("import", "--out", tmp_path / "2", "--region-px", 1024, source),

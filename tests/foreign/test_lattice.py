@@ -74,7 +74,7 @@ def test_overlap_of_a_whole_part_is_a_stride(step: float, stride: int) -> None:
 
 
 def test_overlap_of_no_whole_part_is_refused() -> None:
-    with pytest.raises(SlideError, match=r"patches of 256 px lie 192 px apart .* 1.33 steps, allowed: a whole number"):
+    with pytest.raises(SlideError, match=r"patches of 256 px are 192 px apart .* 1.33 steps, allowed: a whole number"):
         find_lattice(lattice_of(20, 20, 192), (192.0,), 256.0)
 
 
@@ -85,7 +85,7 @@ def test_the_reading_that_the_coordinates_bear_out_is_taken() -> None:
 
 @pytest.mark.parametrize("unit", [0.2526, 2.0, 4.0, 1 / 0.6])
 def test_coordinates_in_another_unit_are_refused(unit: float) -> None:
-    with pytest.raises(SlideError, match=r"neighbouring patches lie .* apart, but the files say 256") as caught:
+    with pytest.raises(SlideError, match=r"neighboring patches are .* apart, but 256") as caught:
         find_lattice(lattice_of(20, 20, 256 * unit), (256.0,), 256.0)
     assert "--mpp" in caught.value.hint
 

@@ -53,7 +53,7 @@ def test_trident(tmp_path: Path) -> None:
     assert (slide.patch_l0, slide.steps_l0, slide.patch_px) == (512, (512,), 256)
     assert (slide.mpp_l0, slide.target_mpp, slide.effective_mpp) == (0.25, 0.5, 0.5)
     assert slide.size_l0 == (100_000, 80_000)
-    assert "from the label 40x" in slide.notes[0]
+    assert "from the magnification 40x" in slide.notes[0]
     assert (slide.coords_l0 == COORDS).all()
     assert (rows(slide) == FEATURES).all()
 
@@ -120,7 +120,7 @@ def test_trident_s_overlap_is_in_the_patch_s_px_or_in_level_0_s(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
-        ({"level0_magnification": "None"}, "neither the slide's resolution nor its magnification"),
+        ({"level0_magnification": "None"}, "neither the resolution of the slide nor its magnification"),
         ({"target_magnification": "None"}, "lack patch_size, patch_size_level0 or target_magnification"),
         ({"patch_size": "None"}, "lack patch_size"),
     ],
@@ -140,7 +140,7 @@ def test_an_attribute_that_is_no_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["features_None", "features_", "uni_v1"])
 def test_trident_s_encoder_is_the_folder_s_name_or_the_user_s(tmp_path: Path, name: str) -> None:
     write_trident(tmp_path / name / "a.h5", FEATURES, COORDS)
-    with pytest.raises(MissingSettingError, match="TRIDENT does not say which encoder") as caught:
+    with pytest.raises(MissingSettingError, match="TRIDENT does not record which encoder") as caught:
         read(tmp_path / name)
     assert "--encoder-name" in caught.value.hint
     assert read(tmp_path / name, settings=Settings(encoder="uni_v1")).encoder == "uni_v1"
@@ -188,7 +188,7 @@ def test_stamp_in_micrometres(tmp_path: Path, attributes: dict[str, object]) -> 
     unplaced = read(tmp_path)
     assert unplaced.patch_l0 == pytest.approx(224)
     assert unplaced.effective_mpp == pytest.approx(256 / 224)
-    assert "own resolution is not known" in unplaced.notes[0]
+    assert "resolution of the slide is unknown" in unplaced.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_stamp_s_oldest_files(tmp_path: Path, settings: Settings, side_um: float
     assert slide.mpp_l0 == pytest.approx(mpp_l0)
     assert slide.effective_mpp == pytest.approx(side_um / 224)
     assert np.allclose(slide.coords_l0, coords / 224 * slide.patch_l0)
-    assert any("as STAMP takes them" in note for note in slide.notes) == (side_um == 256)
+    assert any("as in STAMP" in note for note in slide.notes) == (side_um == 256)
 
 
 def test_tiles_of_stamp_s_oldest_files_may_jitter(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_hipt_a_file_a_slide(tmp_path: Path) -> None:
     save(tmp_path / "a_1_2.pt", tokens)
     slide = read(tmp_path, settings=Settings(encoder="hipt"))
     assert (slide.slide_id, slide.coords_l0.tolist()) == ("a_1_2", [[0, 0], [4096, 0]])
-    assert "they stand in a row" in slide.notes[0]
+    assert "they are arranged in a row" in slide.notes[0]
     assert (rows(slide) == tokens.reshape(512, 8)).all()
     np.savez(tmp_path / "a_1_2.coordinates.npz", x=[100, 9000], y=[5, 6])
     slide = read(tmp_path, settings=Settings(encoder="hipt", mpp=0.25, coords=tmp_path))
@@ -412,12 +412,12 @@ def test_a_damaged_first_file_does_not_hide_the_tool(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tool", [None, "clam"])
 def test_folders_without_features(tmp_path: Path, tool: str | None) -> None:
-    with pytest.raises(UsageError, match="holds no feature files"):
+    with pytest.raises(UsageError, match="contains no feature files"):
         find(tmp_path, tool)
     with pytest.raises(UsageError, match="is not a folder"):
         find(tmp_path / "absent", tool)
     (tmp_path / "a.h5").write_bytes(b"no HDF5")
-    with pytest.raises(UsageError, match="none of the first files is in a known format"):
+    with pytest.raises(UsageError, match="none of the first files has a known format"):
         find(tmp_path, None)
 
 
@@ -472,7 +472,7 @@ def test_two_files_of_one_slide_are_told(tmp_path: Path) -> None:
     regions, corners = features_of(32).reshape(2, 16, 8), lattice_of(2, 1, 2048)
     write_slide2vec(tmp_path, "a", regions, corners, suffix=".pt")
     folder = write_slide2vec(tmp_path, "a", regions, corners, suffix=".npz")
-    with pytest.raises(SlideError, match="are of one slide"):
+    with pytest.raises(SlideError, match="belong to the same slide"):
         read(folder)
 
 

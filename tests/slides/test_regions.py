@@ -100,7 +100,7 @@ def test_a_slide_without_a_pyramid_is_read_in_smaller_blocks() -> None:
 def test_upsampling_is_allowed_up_to_the_factor_and_refused_beyond() -> None:
     assert lattice(0.8).upsampling == pytest.approx(1.6, rel=1e-3)
     with pytest.raises(
-        SlideError, match=r"slide\.svs has 0\.81 um/px; 0\.5 um/px would enlarge it 1\.62-fold"
+        SlideError, match=r"slide\.svs has 0\.81 um/px; 0\.5 um/px requires upsampling by 1\.62"
     ) as caught:
         lattice(0.81)
     assert "allowed: 1.6-fold" in caught.value.message

@@ -198,7 +198,7 @@ def test_a_scale_just_below_a_rounded_level_does_not_shift_the_border(odd: tuple
 @pytest.mark.parametrize(
     ("mpp", "said"),
     [
-        (None, "does not say its resolution"),
+        (None, "does not contain its resolution"),
         (264.6, r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5"),
         (0.01, r"0\.01 x 0\.01 um/px; plausible"),
     ],
@@ -226,7 +226,7 @@ def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str
 def test_a_resolution_that_is_no_number_or_only_half_there_is_missing(
     tmp_path: Path, said: tuple[str | None, str | None]
 ) -> None:
-    with pytest.raises(SlideError, match="does not say its resolution"):
+    with pytest.raises(SlideError, match="does not contain its resolution"):
         opened_slide._mpp_l0(tmp_path, said, None)
     assert opened_slide._mpp_l0(tmp_path, said, 0.5) == 0.5
 
@@ -253,7 +253,7 @@ def test_pixels_that_are_not_square_are_refused_whatever_is_given(tmp_path: Path
     path = write_slide(tmp_path / "slide.tif", noise(64, 64), mpp=(0.5, 0.506), downsamples=())
     with pytest.raises(SlideError, match=r"pixels of 0\.5 x 0\.506 um; they must be square within 1%") as caught:
         Slide(path, given)
-    assert "manifest cannot mend this" in caught.value.hint
+    assert "manifest cannot correct this" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["flat", "pyramid"])

@@ -73,11 +73,11 @@ def other_unit(file: Tiff) -> None:
     ("damage", "said"),
     [
         (other_unit, r"levels state their resolution in different units \(centimeter, inch\)"),
-        (wider, r"1712 x 1000 px and 600 x 500 px have other proportions"),
+        (wider, r"1712 x 1000 px and 600 x 500 px have different aspect ratios"),
         (other_tiles, r"in tiles of 16 x 16 needs 4,725 tiles; the file lists 20 offsets and 20 sizes"),
         (
             beyond,
-            r"1 of 20 tiles of a level of 1200 x 1000 px lie beyond the end of the file, the first in row 0, column 3",
+            r"1 of 20 tiles of a level of 1200 x 1000 px are beyond the end of the file; the first is in row 0, column 3",
         ),
         (overlapping, r"1 tiles overlap others in the file"),
         (shared, r"the tile in row 1, column 1 of level 0 shares its data with others and is not blank"),

@@ -1,1 +1,1 @@
-"""Formats that `slpd import` reads: one file per tool, found by its name."""
+"""Formats that `slpd import` reads: one file per tool, found by file name."""

@@ -42,7 +42,7 @@ group = one_file_per_slide
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file holds features and coordinates, and not the attributes that TRIDENT adds."""
+    """Return whether a file contains features and coordinates, but not the attributes of TRIDENT."""
     file = open_h5(path)
     return {FEATURES, COORDS} <= set(file.names) and PATCH_L0 not in dataset_attributes(file, COORDS)
 
@@ -51,7 +51,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
-        SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
+        SlideError: A file is damaged or missing or inconsistent, or lacks information that the user can provide.
     """
     path = require_one(slide)
     file = open_h5(path)
@@ -68,7 +68,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
         features=features,
         coords_l0=coords_l0,
         patch_l0=patch_l0,
-        steps_l0=(patch_l0, patch_l0 / 2, patch_l0 / 4),  # CLAM's --step_size stands in no file
+        steps_l0=(patch_l0, patch_l0 / 2, patch_l0 / 4),  # CLAM's --step_size is not stored in any file
         patch_px=patch_px,
         mpp_l0=mpp_l0,
         target_mpp=settings.target_mpp or nominal_mpp(patch_l0 * mpp_l0 / patch_px),
@@ -78,20 +78,22 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
 
 
 def _patches(path: Path, settings: Settings) -> tuple[Path, dict[str, Any]]:
-    """Find the file that the patches were cut by, and what it says of them."""
+    """Find the file with the patch coordinates, and read its attributes."""
     if settings.coords is None:
         raise MissingSettingError(
-            f"{path}: CLAM keeps the size of the patches apart from their features.",
-            hint="Give the folder that CLAM's create_patches_fp.py wrote: --coords RESULTS/patches.",
+            f"{path}: CLAM stores the patch size separately from the features.",
+            hint="Pass the folder written by CLAM's create_patches_fp.py: --coords RESULTS/patches.",
         )
     patches = settings.coords / path.name
     if not patches.is_file():
-        raise SlideError(f"{patches} does not exist.", hint="--coords is CLAM's folder patches/, one file a slide.")
+        raise SlideError(
+            f"{patches} does not exist.", hint="Pass CLAM's folder patches/ with --coords; it has one file per slide."
+        )
     return patches, dict(dataset(open_h5(patches), COORDS).attributes)
 
 
 def _patch(attributes: Mapping[str, Any], path: Path) -> tuple[int, float]:
-    """Side of a patch, in px of the level it was read from and in level-0 px."""
+    """Return the side of a patch, in px of the level it was read from and in level-0 px."""
     patch_px = number(attributes, path, "patch_size")
     downsample = np.atleast_1d(np.asarray(attributes.get("downsample", ()), np.float64))
     if not len(downsample) and attributes.get("patch_level") == 0:
@@ -99,15 +101,15 @@ def _patch(attributes: Mapping[str, Any], path: Path) -> tuple[int, float]:
     if patch_px is None or not len(downsample) or not (downsample > 0).all():
         raise SlideError(
             f"{path}: the coordinates' attributes lack patch_size or downsample.",
-            hint="Write the patches' coordinates again with create_patches_fp.py.",
+            hint="Write the coordinates again with create_patches_fp.py.",
         )
-    # The slide's reader gives a level's downsample to a fraction of a percent: 4.0002 means 4.
+    # Slide readers report downsamples with a small error: 4.0002 means 4.
     factor = float(downsample.mean())
     return round(patch_px), patch_px * (round(factor) if abs(factor - round(factor)) < 0.01 * factor else factor)
 
 
 def _size_l0(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The slide's size, from that of the level that patches were read from."""
+    """Return the size of the slide, from that of the level that patches were read from."""
     size = np.asarray(attributes.get("level_dim", ()), np.float64).ravel()
     downsample = np.asarray(attributes.get("downsample", ()), np.float64).ravel()
     if size.shape != (2,) or downsample.shape not in {(1,), (2,)}:

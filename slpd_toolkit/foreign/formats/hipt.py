@@ -3,8 +3,9 @@
 Files contain the tokens of one region, [256, D], named <slide>_<x>_<y>.pt, or of one slide, [M, 256, D].
 """
 
-# Regions are row-major; the published SLPD code stores a region as (D, 16, 16). HIPT stores what it computes from
-# tokens, one embedding per region, (M, 192), in the same kind of file: those are not tokens.
+# Regions are row-major; the published SLPD code stores a region as (D, 16, 16). HIPT stores region embeddings, (M,
+# 192),
+# in the same kind of file; these are not tokens.
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ MPP = 0.5
 REGION_PX = 4096
 _NUMBERED = re.compile(r"(?P<slide>.+)_(?P<number>\d+)")
 _LARGEST_GRID = 64
-_LOOKED_AT = 8  # files, until one can be read
+_LOOKED_AT = 8  # number of files to try until one can be read
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file is one tensor, without the JSON file beside it that slide2vec writes."""
+    """Return whether a file is one tensor, without the JSON file that slide2vec writes next to it."""
     if path.with_name(path.stem + META).is_file():
         return False
     read_tensor(path)
@@ -60,7 +61,7 @@ def recognises(path: Path) -> bool:
 
 
 def group(paths: Sequence[Path]) -> list[SourceSlide]:
-    """Group files by slide: a file a slide, or a file a region, as the first that can be read shows."""
+    """Group files by slide: one file per slide or per region, as determined by the first readable file."""
     if not _are_regions(paths[:_LOOKED_AT]):
         return [SourceSlide(path.stem, (path,)) for path in paths]
     slides: dict[str, list[Path]] = {}
@@ -74,17 +75,17 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
-        SlideError: A file is damaged or has another shape, or something is not known that the user can say.
+        SlideError: A file is damaged or has another shape, or lacks information that the user can provide.
     """
     files = slide.files
     rows: ArrayRows | RegionFiles
     shape = read_tensor(files[0]).shape
     if _are_embeddings(files[0], shape):
         raise SlideError(
-            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as HIPT's region ViT makes them, "
-            "and no tokens of patches.",
-            hint="Import what they were computed from. If they are tokens of one region, by an encoder of "
-            f"{REGION_EMBEDDING} features, say where it lies in the file's name: <slide>_<x>_<y>.pt.",
+            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as from HIPT's region ViT, "
+            "not tokens of patches.",
+            hint="Import the tokens they were computed from. If they are tokens of one region from an encoder with "
+            f"{REGION_EMBEDDING} features, put its position into the file name: <slide>_<x>_<y>.pt.",
         )
     if _is_region(shape):
         files = tuple(sorted(files, key=_number))
@@ -100,7 +101,10 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     notes: tuple[str, ...] = ()
     located = corners_l0 is not None
     if corners_l0 is None:
-        mpp_l0, notes = target_mpp, ("where the regions lie is not known: they stand in a row, in the file's order",)
+        mpp_l0, notes = (
+            target_mpp,
+            ("the positions of the regions are unknown: they are arranged in a row, in the order of the file",),
+        )
         corners_l0 = np.stack([np.arange(regions) * float(patch_px * grid), np.zeros(regions)], axis=1)
     else:
         mpp_l0 = require_mpp(settings, files[0])
@@ -124,10 +128,10 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
 
 
 class RegionFiles:
-    """Rows of regions that are a file each; the rows asked for at a time are of one region.
+    """Rows of regions with one file each; rows read together must belong to one region.
 
     Args:
-        files: One a region.
+        files: One file per region.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -143,9 +147,9 @@ class RegionFiles:
         region = read_region(self._files[number])
         if region.shape != self._region_shape:
             raise SlideError(
-                f"{self._files[number]}: features are {region.shape}, those of {self._files[0].name} are "
+                f"{self._files[number]}: features are {region.shape}, but those of {self._files[0].name} are "
                 f"{self._region_shape}.",
-                hint="All regions of a slide must be of one encoder and one size.",
+                hint="All regions of a slide must have the same encoder and size.",
             )
         rows: npt.NDArray[np.floating] = region[index - number * self._region_shape[0]]
         return rows
@@ -161,7 +165,8 @@ def read_region(path: Path) -> npt.NDArray[np.floating]:
     if not _is_region(tokens.shape):
         raise SlideError(
             f"{path}: features are {tokens.shape}, expected (m * m, D) or (D, m, m): one region.",
-            hint=f"Region embeddings, (M, {REGION_EMBEDDING}), hold no tokens: import what they were computed from.",
+            hint=f"Region embeddings, (M, {REGION_EMBEDDING}), are not tokens: import the tokens they were computed "
+            "from.",
         )
     tokens = tokens.reshape(tokens.shape[0], -1).T if tokens.ndim == 3 else tokens
     check_features(tokens.shape, tokens.dtype, path)
@@ -177,7 +182,7 @@ def _are_regions(paths: Sequence[Path]) -> bool:
 
 
 def _are_embeddings(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a file holds embeddings of whole regions: of HIPT's width, and not named as one region is."""
+    """Whether a file contains embeddings of whole regions: they have HIPT's width, and no position in the name."""
     return len(shape) == 2 and shape[1] == REGION_EMBEDDING and LOCATED.fullmatch(path.stem) is None
 
 
@@ -188,7 +193,7 @@ def _is_region(shape: tuple[int, ...]) -> bool:
 
 
 def _number(path: Path) -> tuple[int, str]:
-    """What region files are sorted by: a number at the name's end, where there is one."""
+    """Return the sort key of region files: the number at the end of the name, if there is one."""
     found = _NUMBERED.fullmatch(path.stem)
     return (int(found["number"]) if found else 0, path.name)
 
@@ -203,17 +208,18 @@ def _corners_in_names(files: Sequence[Path]) -> npt.NDArray[np.float64] | None:
 def _corners_in_file(
     path: Path, regions: int, settings: Settings
 ) -> tuple[npt.NDArray[np.float64] | None, tuple[Path, ...]]:
-    """Where a slide's regions lie, if a file of coordinates tells; and the files that were read."""
+    """Return the positions of the regions, if there is a file of coordinates; and the files that were read."""
     coordinates = (settings.coords or path.parent / COORDS_FOLDER) / (path.stem + COORDINATES)
     if not coordinates.is_file():
         if settings.coords is None:
             return None, (path,)
         raise SlideError(
-            f"{coordinates} does not exist.", hint="--coords holds <slide>.coordinates.npz: x, y, level 0."
+            f"{coordinates} does not exist.",
+            hint="--coords must contain <slide>.coordinates.npz with x and y, level-0 px.",
         )
     arrays = read_arrays(coordinates)
     if not {"x", "y"} <= arrays.keys():
-        raise SlideError(f"{coordinates} lacks x or y.", hint="It must hold x and y of each region, level-0 px.")
+        raise SlideError(f"{coordinates} lacks x or y.", hint="It must contain x and y of each region, level-0 px.")
     corners = check_pairs(np.stack([arrays["x"], arrays["y"]], axis=-1), regions, path, "regions")
     return corners, (path, coordinates)
 
@@ -221,13 +227,13 @@ def _corners_in_file(
 def write_regions(
     folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
 ) -> None:
-    """Write a file a region, (m * m, D) fp32, called by where it lies.
+    """Write one file per region, (m * m, D) fp32, named by its position.
 
     Args:
-        folder: Where.
-        slide_id: Begins the names.
+        folder: Output folder.
+        slide_id: Start of the file names.
         tokens: (R, m, m, D).
-        corners_l0: (R, 2), x and y, level-0 px.
+        corners_l0: (R, 2) x and y, level-0 px.
     """
     for region, (x, y) in zip(tokens, corners_l0.tolist(), strict=True):
         write_tensor(folder / f"{slide_id}_{x}_{y}.pt", _in_rows(region))
@@ -236,13 +242,13 @@ def write_regions(
 def write_slide(
     folder: Path, slide_id: str, tokens: npt.NDArray[np.float16], corners_l0: npt.NDArray[np.int64]
 ) -> None:
-    """Write a slide's regions as one file, (R, m * m, D) fp32, and beside it where they lie, which HIPT leaves out.
+    """Write the regions of a slide as one file, (R, m * m, D) fp32, and their positions, which HIPT does not store.
 
     Args:
-        folder: Where; the coordinates go into its folder `COORDS_FOLDER`.
-        slide_id: Names the files.
+        folder: Output folder; coordinates are written to its subfolder `COORDS_FOLDER`.
+        slide_id: Name of the files.
         tokens: (R, m, m, D).
-        corners_l0: (R, 2), x and y, level-0 px.
+        corners_l0: (R, 2) x and y, level-0 px.
     """
     write_tensor(folder / f"{slide_id}.pt", _in_rows(tokens))
     (folder / COORDS_FOLDER).mkdir(exist_ok=True)
@@ -251,6 +257,6 @@ def write_slide(
 
 
 def _in_rows(tokens: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    """(..., m, m, D) to (..., m * m, D), in the type that HIPT computes in."""
+    """Convert (..., m, m, D) to (..., m * m, D), in HIPT's dtype."""
     *before, rows, columns, width = tokens.shape
     return tokens.reshape(*before, rows * columns, width).astype(np.float32)

@@ -44,7 +44,7 @@ group = one_file_per_slide
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file is an .npz, or has the JSON file beside it that slide2vec writes."""
+    """Return whether a file is an .npz, or has the JSON file that slide2vec writes next to it."""
     return path.suffix == ".npz" or path.with_name(path.stem + META).is_file()
 
 
@@ -52,7 +52,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
-        SlideError: A file is damaged or missing or inconsistent, or lacks something that the user can say.
+        SlideError: A file is damaged or missing or inconsistent, or lacks information that the user can provide.
     """
     path = require_one(slide)
     features, grid = read_grids(path)
@@ -73,7 +73,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     if patch_l0 is None:
         if asked_mpp is None:
             raise MissingSettingError(
-                f"{path}: the files do not say the patches' resolution.", hint="Give --target-mpp 0.5 (um/px)."
+                f"{path}: the files do not record the resolution of the patches.", hint="Pass --target-mpp 0.5 (um/px)."
             )
         patch_l0 = patch_px * asked_mpp / mpp_l0
     size = about_slide.get("dimensions")
@@ -95,13 +95,14 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
 
 
 def _coordinates(path: Path, settings: Settings) -> Path:
-    """Find the file of coordinates: in --coords, else in the folder tiles/ beside the features' own."""
+    """Find the file of coordinates: in --coords, otherwise in the folder tiles/ next to that of the features."""
     folder = settings.coords or path.absolute().parent.parent / "tiles"
     file = folder / (path.stem + COORDINATES)
     if not file.is_file():
         raise SlideError(
             f"{file} does not exist.",
-            hint="Give slide2vec's folder of coordinates, with one <slide>.coordinates.npz each: --coords RUN/tiles.",
+            hint="Pass slide2vec's folder of coordinates, with one <slide>.coordinates.npz per slide: --coords "
+            "RUN/tiles.",
         )
     return file
 
@@ -111,14 +112,14 @@ def _patch_px(meta: Mapping[str, Any], grid: int, settings: Settings, path: Path
     region_px = number(meta, path, "requested_region_size_px") or settings.region_px
     if patch_px is None and region_px is None:
         raise MissingSettingError(
-            f"{path.with_name(path.stem + META)} does not say requested_tile_size_px.",
-            hint="Put it beside the features, as slide2vec wrote it, or give --region-px 4096 (px of a whole region).",
+            f"{path.with_name(path.stem + META)} does not contain requested_tile_size_px.",
+            hint="Put the original file next to the features, or pass --region-px 4096 (px of a whole region).",
         )
     return round(patch_px or (region_px or 0) / grid)
 
 
 def _patch_l0(meta: Mapping[str, Any], tiling: Mapping[str, Any], grid: int, patch_px: int, path: Path) -> float | None:
-    """Side of a patch in level-0 px, where the files say it; what was tiled is regions, a patch is a part of one."""
+    """Return the side of a patch in level-0 px, if it is recorded. Tiles are regions, and patches are parts of them."""
     region_l0 = number(tiling, path, "tile_size_lv0")
     if region_l0 is None:
         return number(meta, path, "tile_size_lv0")
@@ -126,13 +127,15 @@ def _patch_l0(meta: Mapping[str, Any], tiling: Mapping[str, Any], grid: int, pat
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file says nothing."""
+    """Read a JSON object; the result is empty if the file does not exist."""
     if not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SlideError(f"{path} cannot be read as JSON ({error}).", hint="It is damaged: write it again.") from error
+        raise SlideError(
+            f"{path} cannot be read as JSON ({error}).", hint="The file is damaged: write it again."
+        ) from error
     if not isinstance(found, dict):
-        raise SlideError(f"{path} holds a {type(found).__name__}, expected an object.", hint="Write it again.")
+        raise SlideError(f"{path} contains a {type(found).__name__}, expected an object.", hint="Write it again.")
     return found

@@ -38,25 +38,25 @@ SUFFIXES = (".h5",)
 NOT_FEATURES: tuple[str, ...] = ()
 INNER_FOLDERS: tuple[str, ...] = ()
 READS_COORDS = False
-FEATURES, COORDS = "feats", "coords"  # in micrometres; the oldest files have coordinates in px
-_TILE_PX = 224  # STAMP's default, and all that its oldest versions knew
-_OLDEST_TILE_UM = 256.0  # what STAMP itself takes the tiles of its oldest files for
+FEATURES, COORDS = "feats", "coords"  # in micrometers; the oldest files have coordinates in px
+_TILE_PX = 224  # STAMP's default, and the only size in its oldest versions
+_OLDEST_TILE_UM = 256.0  # STAMP's own assumption for the tiles of its oldest files
 _ABOUT = 0.02
 _JITTER = 0.05
-"""Columns or rows that lie closer than this share of a tile are one."""
+"""Columns or rows that are closer than this fraction of a tile count as one."""
 
 group = one_file_per_slide
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file holds what STAMP calls features and coordinates."""
+    """Return whether a file contains STAMP's datasets of features and coordinates."""
     file = open_h5(path)
     return {FEATURES, COORDS} <= set(file.names)
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Side of a tile in the coordinates' unit, in um and in px."""
+    """Side of a tile in the unit of the coordinates, in um and in px."""
 
     unit: float
     um: float
@@ -67,11 +67,11 @@ class _Tiles:
 def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
-    Coordinates become level-0 px where the level-0 resolution is given. Where it is not, their px are those of the
-    tiles as the encoder saw them, which fits everything but the slide's own pixels; a note says so.
+    Coordinates are converted to level-0 px if the level-0 resolution is known. Otherwise they are in px of the tiles as
+    seen by the encoder, which is sufficient for everything except locating them in the slide; a note reports this.
 
     Raises:
-        SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
+        SlideError: The file is damaged or inconsistent, or lacks information that the user can provide.
     """
     path = require_one(slide)
     file = open_h5(path)
@@ -84,7 +84,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     located = mpp_l0 is not None
     if mpp_l0 is None:
         mpp_l0 = tiles.um / tiles.px
-        notes = (*notes, f"the slide's own resolution is not known: coordinates are in px of {mpp_l0:.4g} um")
+        notes = (*notes, f"the resolution of the slide is unknown: coordinates are in px of {mpp_l0:.4g} um")
     px_per_unit = tiles.um / tiles.unit / mpp_l0
     return SlideFeatures(
         slide_id=path.stem,
@@ -114,25 +114,26 @@ def _tiles(attributes: Mapping[str, Any], coords: npt.NDArray[np.float64], setti
     stride = number(attributes, path, "tile_size") or _stride(coords)
     if abs(stride / _TILE_PX - 1) > _ABOUT:
         raise MissingSettingError(
-            f"{path}: nothing says how large the tiles are, and they lie {stride:g} apart, where STAMP's oldest files "
-            f"have {_TILE_PX} px.",
+            f"{path}: the tile size is not recorded, and tiles are {stride:g} apart instead of {_TILE_PX} px as in "
+            "STAMP's oldest files.",
             hint="Extract the features again with a current `stamp preprocess`.",
         )
     mpp = settings.target_mpp or settings.mpp or _OLDEST_TILE_UM / _TILE_PX
     assumed = settings.target_mpp is None and settings.mpp is None
-    notes = (f"tiles of {_TILE_PX} px taken for {_OLDEST_TILE_UM:g} um, as STAMP takes them; else give --target-mpp",)
-    return _Tiles(_TILE_PX, _TILE_PX * mpp, _TILE_PX, notes if assumed else ())
+    note = f"tiles of {_TILE_PX} px are assumed to be {_OLDEST_TILE_UM:g} um wide, as in STAMP; otherwise pass "
+    "--target-mpp"
+    return _Tiles(_TILE_PX, _TILE_PX * mpp, _TILE_PX, (note,) if assumed else ())
 
 
 def _stride(coords: npt.NDArray[np.float64]) -> float:
-    """The least distance of two columns or rows of tiles, which may jitter."""
+    """Return the smallest distance between columns or rows of tiles, allowing for jitter."""
     gaps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
     apart = gaps[gaps > _JITTER * _TILE_PX]
     return float(np.median(apart[apart <= apart.min() * (1 + _JITTER)])) if len(apart) else float(_TILE_PX)
 
 
 def _plain_tiles(file: Hdf5Contents, tiles: int) -> npt.NDArray[np.bool_] | None:
-    """Which rows are tiles as they are: old files may hold augmented copies too."""
+    """Return which rows are original tiles; old files may also contain augmented copies."""
     if "augmented" not in file.names:
         return None
     flags = dataset(file, "augmented")

@@ -49,7 +49,7 @@ group = one_file_per_slide
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file holds features, and coordinates with the attributes that TRIDENT writes."""
+    """Return whether a file contains features, and coordinates with the attributes of TRIDENT."""
     file = open_h5(path)
     return {FEATURES, COORDS} <= set(file.names) and PATCH_L0 in dataset_attributes(file, COORDS)
 
@@ -58,7 +58,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
-        SlideError: The file is damaged or inconsistent, or lacks something that the user can say.
+        SlideError: The file is damaged or inconsistent, or lacks information that the user can provide.
     """
     path = require_one(slide)
     file = open_h5(path)
@@ -74,7 +74,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
         raise MissingSettingError(
             f"{path}: the coordinates' attributes lack patch_size, {PATCH_L0} or target_magnification.",
             hint="Extract the coordinates again with a current TRIDENT"
-            + (", or give --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
+            + (", or pass --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
         )
     width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
     return SlideFeatures(
@@ -96,7 +96,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class Squares:
-    """What is embedded on one slide: squares of `side_px` at `target_mpp`, which are `side_l0` at level 0."""
+    """The embedded squares of a slide: `side_px` at `target_mpp`, `side_l0` at level 0."""
 
     side_px: int
     side_l0: int
@@ -106,7 +106,7 @@ class Squares:
 
 
 def folder_name(encoder: str) -> str:
-    """Name the folder of an encoder's features as TRIDENT does, with no character that a path could trip over."""
+    """Return the name of the folder of an encoder's features, as in TRIDENT, with safe characters only."""
     return _FOLDER + re.sub(r"[^A-Za-z0-9._-]+", "-", encoder)
 
 
@@ -118,18 +118,18 @@ def write(
     squares: Squares,
     **about: str,
 ) -> None:
-    """Write one slide as TRIDENT's readers expect it, atomically.
+    """Write one slide in TRIDENT's format, atomically.
 
     Args:
         path: The file.
-        slide_id: Its name in the attributes.
+        slide_id: Name of the slide in the attributes.
         features: (N, D).
-        coords_l0: (N, 2), x and y of the squares' top-left corners, level-0 px.
-        squares: What is embedded.
+        coords_l0: (N, 2) x and y of the top-left corner of each square, level-0 px.
+        squares: The embedded squares.
         about: Further attributes of the features.
 
     Raises:
-        OSError: The disk refuses (full, quota).
+        OSError: The file cannot be written (disk full, quota).
     """
     attributes = {
         "patch_size": squares.side_px,
@@ -144,14 +144,14 @@ def write(
         "target_mpp": squares.target_mpp,
     }
     layout = Layout()
-    with describe_layout(layout) as made:  # texts of variable length: as TRIDENT's own files have them
+    with describe_layout(layout) as made:  # variable-length strings, as in TRIDENT's files
         made.reserve(FEATURES, features.shape, features.dtype).attrs.update({"name": slide_id, **about})
         made.file.create_dataset(COORDS, data=coords_l0, dtype=np.int64).attrs.update(attributes)
     write_layout(path, layout, {FEATURES: features})
 
 
 def _magnification(mpp: float) -> int | float:
-    """The label that stands for a resolution; whole where that is exact."""
+    """Return the magnification of a resolution, as an integer if that is exact."""
     label = OBJECTIVE_UM / mpp
     return round(label) if abs(label - round(label)) < 1e-6 * label else label
 
@@ -162,18 +162,18 @@ def resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings)
     Raises:
         MissingSettingError: Neither the settings nor the attributes give it.
     """
-    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is ours
+    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is written by this toolkit
     if given:
         return given, ()
     magnification = number(attributes, path, "level0_magnification")
     if magnification is None:
         raise MissingSettingError(
-            f"{path}: neither the slide's resolution nor its magnification is known.",
-            hint="Give --mpp 0.25 (um/px of level 0) if it is the same for all slides, else --manifest with a column "
+            f"{path}: neither the resolution of the slide nor its magnification is known.",
+            hint="Pass --mpp 0.25 (um/px of level 0) if it is the same for all slides, otherwise --manifest with a column "
             "mpp.",
         )
     mpp_l0 = OBJECTIVE_UM / magnification
-    return mpp_l0, (f"level 0 taken for {mpp_l0:g} um/px from the label {magnification:g}x",)
+    return mpp_l0, (f"level 0 is assumed to have {mpp_l0:g} um/px, from the magnification {magnification:g}x",)
 
 
 def possible_steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path) -> tuple[float, ...]:
@@ -190,7 +190,7 @@ def possible_steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: 
     if max(steps) <= 0:
         raise SlideError(
             f"{path}: patches of {patch_px:g} px overlap by {overlap:g}, allowed: less than their side.",
-            hint="The file is damaged, or was written by another tool: extract the slide's features again.",
+            hint="The file is damaged or was written by another tool: extract the features of the slide again.",
         )
     return tuple(step for step in steps if step > 0)
 

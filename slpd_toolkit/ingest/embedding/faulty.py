@@ -1,4 +1,4 @@
-"""Patches whose pixels the file lacks, or took from elsewhere: the error that names them."""
+"""Errors for patches whose pixels are missing from the file, or differ from the thumbnail."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def faulty_pixels(entry: SlideEntry, plan: SlidePlan, block: Block, pixels: Bloc
     left_l0, top_l0, side_l0 = square_l0(plan.lattice, plan.corner_l0(block), block)
     place = f"in the {side_l0:,} px square at level-0 ({left_l0}, {top_l0})"
     if pixels.missing.any():
-        error = f"{int(pixels.missing.sum()):,} pixels that should be there are not in the file"
+        error = f"{int(pixels.missing.sum()):,} pixels are missing from the file"
     else:
-        error = f"{int(pixels.contrary.sum()):,} patches show something else than the slide's thumbnail"
+        error = f"{int(pixels.contrary.sum()):,} patches differ from the thumbnail of the slide"
     return SlideError(f"{entry.slide_path}: {error}, {place}.", hint=_HINT)
 
 
 def nothing_left(entry: SlideEntry) -> SlideError:
-    """Describe a slide that has no sound patch."""
-    return SlideError(f"{entry.slide_path}: no patch of the kept regions has its pixels.", hint="Copy the file again.")
+    """Describe a slide without any intact patch."""
+    return SlideError(f"{entry.slide_path}: all patches of the kept regions lack pixels.", hint="Copy the file again.")

@@ -1,4 +1,4 @@
-"""What all token files of a run share: encoder, geometry and settings. One cache holds one identity."""
+"""The identity of a cache, shared by all its token files: encoder, geometry and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CacheIdentity:
-    """The attributes of a run's token files, complete but for those of the slide."""
+    """Attributes of the token files of a run, except those of the slide."""
 
     config: EmbedConfig
     geometry: Geometry
@@ -29,7 +29,7 @@ class CacheIdentity:
     precision: Precision
 
     def meta(self, slide_id: str, lattice: Lattice, slide_fingerprint: str, mask: str = "") -> TokenMeta:
-        """Return the attributes of one slide's token file."""
+        """Return the attributes of the token file of a slide."""
         return TokenMeta(
             slide_id=slide_id,
             slide_width_l0=lattice.width_l0,
@@ -56,14 +56,13 @@ class CacheIdentity:
         )
 
     def require_same_cache(self, slide_ids: set[str]) -> None:
-        """Refuse to mix encoders or geometries in one cache, before any work starts.
+        """Check that the run does not mix encoders or geometries in one cache, before any work starts.
 
         Args:
-            slide_ids: All slides of the manifest, which `--overwrite` may replace, in this part of an array job or
-                another.
+            slide_ids: All slides of the manifest, whose files `--overwrite` replaces in this or another array job.
 
         Raises:
-            UsageError: The cache holds another encoder or geometry.
+            UsageError: The cache has another encoder or geometry.
         """
         config, geometry = self.config, self.geometry
         lattice = Lattice(0, 0, 1.0, geometry.mpp, geometry.patch_px, geometry.region_px, 1, 1)

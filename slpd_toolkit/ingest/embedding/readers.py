@@ -1,4 +1,4 @@
-"""Who reads slides ahead of the encoder: processes, each asked by a thread."""
+"""Reader processes that read slides ahead of the encoder, and threads that call them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 _MAX_WORKERS = 16
 NICER = 5
-"""Niceness of the readers, where the encoder computes on the CPU.
+"""Niceness of the readers if the encoder runs on the CPU.
 
-A CPU encoder computes in step on all cores: a reader that takes one of them keeps the others waiting too, so each
-second of reading would cost two. At lower priority it runs when the encoder has nothing to do, and then on all cores.
-Not at the lowest: beside another busy program a reader would hardly run, and the encoder would wait for it.
+An encoder on the CPU runs on all cores in lockstep: a reader that occupies one core delays all others, so that each
+second of reading costs several. At lower priority, readers run on all cores whenever the encoder is idle. The lowest
+priority is not used, because readers would hardly run next to another busy program, and the encoder would wait.
 """
 
 
 def count_workers(workers: int) -> int:
-    """Return the number of readers: as given, or with 0 one per core, at most 16."""
+    """Return the number of readers: `workers`, or if 0 one per core, at most 16."""
     return workers or min(os.cpu_count() or 1, _MAX_WORKERS)
 
 
 def make_readers(workers: int, device: torch.device) -> tuple[ThreadPoolExecutor, SlideReaders]:
-    """Return threads that ask, and readers that answer, at lower priority where the encoder needs the CPU.
+    """Return threads that call readers, and the readers, at lower priority if the encoder runs on the CPU.
 
     Args:
         workers: See `count_workers`.
-        device: Where the encoder computes.
+        device: Device of the encoder.
     """
     threads = ThreadPoolExecutor(count_workers(workers), thread_name_prefix="slide-reader")
     return threads, SlideReaders(NICER if device.type == "cpu" else 0)

@@ -1,4 +1,4 @@
-"""What a run has done, what it expects to do, and its summary."""
+"""Counts of a run, expected work, and summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class EmbedTally:
-    """What the run has done so far, and what it has planned."""
+    """Completed and planned work of the run."""
 
     slides: int = 0
     skipped: int = 0
@@ -28,7 +28,7 @@ class EmbedTally:
     planned: int = 0
     patches_planned: int = 0
     lost: dict[str, int] = field(default_factory=dict)
-    """Slide id -> patches without a token, because the file does not have their pixels."""
+    """Slide ID -> number of patches without a token, because their pixels are missing."""
     started: float = field(default_factory=time.monotonic)
 
     def add(self, other: EmbedTally) -> None:
@@ -51,18 +51,18 @@ class EmbedTally:
             self.lost[reading.entry.slide_id] = job.lost
 
     def expected_patches(self, slides: int, failed: int) -> float:
-        """Estimate how many patches the run encodes in total, from the slides planned so far.
+        """Estimate the total number of patches of the run from the slides planned so far.
 
         Args:
-            slides: All slides of the run.
-            failed: Those that failed.
+            slides: Number of slides of the run.
+            failed: Number of slides that failed.
         """
         unseen = slides - self.skipped - self.planned - failed
         return self.patches_planned * (1 + max(0, unseen) / max(1, self.planned))
 
 
 def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sheet: Path | None) -> None:
-    """Print what was done, and which files list the failures and the pictures."""
+    """Print a summary, and the files that list failures and images."""
     seconds = time.monotonic() - tally.started
     console.table(
         f"Token cache {out}",
@@ -80,11 +80,11 @@ def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sh
         ],
     )
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
+        console.warn(f"{len(failures.rows)} slides failed; see {failures.path} for the reasons and what to do.")
     if tally.lost:
         console.warn(
             f"{len(tally.lost):,} slides lack pixels; {sum(tally.lost.values()):,} patches have no token: "
             f"{listed(f'{slide_id} ({count:,})' for slide_id, count in tally.lost.items())}."
         )
     if contact_sheet:
-        console.note(f"Look at {contact_sheet}: is the outlined tissue what you would outline?")
+        console.note(f"Check the detected tissue in {contact_sheet}.")

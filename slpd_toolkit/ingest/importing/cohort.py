@@ -1,4 +1,4 @@
-"""Reading the features of a cohort: some slides are read first and vote on the encoder and geometry of the cache."""
+"""Reading the features of a cohort. Some slides are read first and determine encoder and geometry of the cache."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _VOTERS = 9
 
 
 class FeatureReader:
-    """Reads the features of targets; those that were read for the vote are not read a second time.
+    """Reads the features of targets; those read to choose the cohort are not read again.
 
     Args:
         config: Settings.
-        source_format: The format of the files.
+        source_format: Format of the files.
     """
 
     def __init__(self, config: ImportConfig, source_format: Format) -> None:
@@ -38,15 +38,15 @@ class FeatureReader:
         """Read one slide.
 
         Raises:
-            SlideError: A file is damaged or inconsistent, or does not say something that the user can.
+            SlideError: A file is damaged or inconsistent, or lacks information that the user can provide.
         """
         return self._voters.pop(target.slide_id, None) or self._read(target)
 
     def choose_cohort(self, targets: Sequence[ImportTarget]) -> Cohort | None:
-        """Read some slides, spread over the folder, and take what most of them are; None if none can be read.
+        """Read some slides, spread over the folder, and choose what most of them have; None if none can be read.
 
         Raises:
-            UsageError: The files do not say something that the user must, or --region-px does not fit them.
+            UsageError: The files lack information that the user must provide, or --region-px does not match them.
         """
         missing: list[MissingSettingError] = []
         voters = sorted({round(index) for index in np.linspace(0, len(targets) - 1, _VOTERS)}) if targets else []
@@ -58,7 +58,7 @@ class FeatureReader:
                 self._voters[targets[index].slide_id] = self._read(targets[index])
             except MissingSettingError as error:
                 missing.append(error)
-            except Exception:  # noqa: BLE001, S112 - the slide fails when it is imported, with a message
+            except Exception:  # noqa: BLE001, S112 - the error is reported when the slide is imported
                 continue
         if missing and not self._voters:
             raise UsageError(missing[0].message, hint=missing[0].hint)

@@ -1,4 +1,4 @@
-"""The loop over slides: each is read, placed and written; one that fails is recorded, and the others continue."""
+"""Import of slides one by one: each is read, placed and written; failing ones are recorded, and the others continue."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Importer:
     Args:
         config: Settings.
         reader: Reads the features of a target.
-        cohort: Encoder and geometry that all slides must share; None where no slide could be read.
-        shared: The attributes that follow from them.
+        cohort: Encoder and geometry of all slides; None if no slide could be read.
+        shared: Attributes that follow from the cohort.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Importer:
     def _import(self, target: ImportTarget) -> None:
         require_name(target)
         slide = self._reader.read(target)
-        assert self._cohort  # this slide could be read, so at least one of those that chose it could
+        assert self._cohort  # this slide is readable, so the cohort is known
         assert self._shared
         require_member(slide, self._cohort)
         config, path = self._config, self._config.out / f"{target.slide_id}{schema.SUFFIX}"
@@ -85,14 +85,14 @@ class Importer:
 
 
 def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement) -> int:
-    """Write a slide's tokens, region by region.
+    """Write the tokens of a slide, region by region.
 
     Returns:
-        Bytes of features that were read.
+        Number of bytes of features that were read.
 
     Raises:
         SlideError: A feature is NaN, infinite or beyond float16.
-        CacheError: The disk refuses.
+        CacheError: The file cannot be written.
     """
     count = 0
     for region in range(len(placement)):
@@ -104,7 +104,8 @@ def write_tokens(writer: TokenWriter, slide: SlideFeatures, placement: Placement
             first = next(index for index, row in enumerate(features) if schema.as_tokens(row[None])[1])
             raise SlideError(
                 f"{slide.files[0]}: features of row {int(rows[first])} are {problem}.",
-                hint="The extraction went wrong (mixed precision?): extract this slide's features again.",
+                hint="The extraction failed, possibly due to mixed precision: extract the features of this slide "
+                "again.",
             )
         writer.put(region, placement.rows[part], placement.columns[part], tokens)
         count += features.nbytes

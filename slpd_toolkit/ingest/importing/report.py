@@ -1,4 +1,4 @@
-"""What an import did: the counts of this run, and `imported.csv` with a row per slide of the cache."""
+"""Report of an import: counts of this run, and `imported.csv` with a row per slide of the cache."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 FILENAME = "imported.csv"
 _REASONS = {
     "sparse": "in regions with too few patches (--min-tissue)",
-    "collisions": "whose place a nearer patch has",
-    "off_lattice": "too far from any place (--tolerance)",
-    "between": "that overlap those taken",
+    "collisions": "whose cell has a nearer patch",
+    "off_lattice": "too far from any cell (--tolerance)",
+    "between": "that overlap the patches used",
     "augmented": "augmented copies",
 }
 _COLUMNS = (
@@ -38,7 +38,7 @@ _COLUMNS = (
 
 @dataclass
 class ImportTally:
-    """What the run has done so far."""
+    """Completed work of the run."""
 
     slides: int = 0
     skipped: int = 0
@@ -51,7 +51,7 @@ class ImportTally:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The row of each slide in `FILENAME`."""
     notes: dict[str, int] = field(default_factory=dict)
-    """Number of slides with each note."""
+    """Note -> number of slides."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -60,7 +60,7 @@ class ImportTally:
         return time.monotonic() - self.started
 
     def count(self, slide: SlideFeatures, placement: Placement, meta: TokenMeta) -> None:
-        """Count a slide that is in the cache now."""
+        """Count an imported slide."""
         report = placement.report
         self.regions += len(placement)
         self.patches += report.patches
@@ -72,27 +72,28 @@ class ImportTally:
 
 
 def print_summary(tally: ImportTally, failures: FailureLog, out: Path) -> None:
-    """Print what was done, how many patches have no place, and the files that list the details."""
+    """Print a summary, the number of patches that were left out, and the files with details."""
     left_out = tally.patches - tally.placed
     console.facts(
         f"Token cache {out}",
         {
-            "slides": f"{tally.slides:,} imported, {tally.skipped:,} there already, {len(failures):,} failed",
+            "slides": f"{tally.slides:,} imported, {tally.skipped:,} already in the cache, {len(failures):,} failed",
             "regions": tally.regions,
-            "patches": f"{tally.patches:,}: {tally.placed:,} found a place, {left_out:,} did not",
-            "moved": f"by at most {tally.largest_shift:.2f} patch sides onto the grid",
-            "time": f"{console.human_seconds(tally.seconds)}, {tally.bytes / 1e6 / tally.seconds:.0f} MB of features a "
+            "patches": f"{tally.patches:,}: {tally.placed:,} placed, {left_out:,} left out",
+            "moved": f"by at most {tally.largest_shift:.2f} patch sides to the grid",
+            "time": f"{console.human_seconds(tally.seconds)}, {tally.bytes / 1e6 / tally.seconds:.0f} MB of features "
+            "per "
             "second",
         },
     )
     if left_out:
         reasons = {name: sum(int(row[name]) for row in tally.rows.values()) for name in _REASONS}
         said = ", ".join(f"{count:,} {_REASONS[name]}" for name, count in reasons.items() if count)
-        console.note(f"Left out: {said}. {out / FILENAME} has each slide's numbers.")
+        console.note(f"Left out: {said}. See {out / FILENAME} for the counts per slide.")
     for note, slides in tally.notes.items():
         console.warn(f"{note} ({slides:,} slides).")
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
+        console.warn(f"{len(failures.rows)} slides failed; see {failures.path} for the reasons and what to do.")
 
 
 def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
@@ -100,7 +101,7 @@ def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
 
     Args:
         out: The cache.
-        done: Slide id -> its row, for the slides of this run.
+        done: Slide ID -> row, for the slides of this run.
     """
     rows = dict(done)
     for path in token_paths(out):
@@ -115,7 +116,7 @@ def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _row(meta: TokenMeta, regions: int) -> dict[str, Any]:
-    """Return the row of a slide, from the source that its token file records."""
+    """Return the row of a slide, from the source recorded in its token file."""
     source = json.loads(meta.source)
     first, more = source["files"][0], source.get("file_count", len(source["files"])) - 1
     return {

@@ -1,4 +1,4 @@
-"""Which slides of a folder are imported, and the name of each in the cache: all of them, or those of a manifest."""
+"""Selection of the slides to import, all of a folder or those of a manifest, with their names in the cache."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ImportTarget:
 
 
 def choose_targets(sources: Sequence[SourceSlide], manifest: Path | None) -> tuple[list[ImportTarget], list[Failure]]:
-    """Match the slides of a folder with a manifest: by slide_id, else by the name of the slide file.
+    """Match the slides of a folder with a manifest by slide_id, otherwise by the name of the slide file.
 
     Args:
         sources: Slides of the folder.
-        manifest: Cohort CSV; None takes every slide under its own name.
+        manifest: Cohort CSV; None to import every slide under its own name.
 
     Returns:
-        What to import, sorted by slide_id; and the rows of the manifest that cannot be imported.
+        The slides to import, sorted by slide_id, and the rows of the manifest that cannot be imported.
 
     Raises:
         UsageError: The manifest cannot be read.
@@ -59,31 +59,31 @@ def choose_targets(sources: Sequence[SourceSlide], manifest: Path | None) -> tup
 
 
 def require_name(target: ImportTarget) -> None:
-    """Check that the slide's name can be the name of a token file.
+    """Check that the name of a slide is a valid name of a token file.
 
     Raises:
         SlideError: It cannot.
     """
     if not is_safe_name(target.slide_id) or not is_a_name(target.slide_id):
         raise SlideError(
-            f"the slide would be called {target.slide_id!r}, allowed: letters, digits, '.', '_', '-', not starting "
-            "with '.', and not a word that stands for a missing name.",
-            hint="Rename the file, or name the slide in a --manifest whose slide_path has the file's name.",
+            f"the slide would be named {target.slide_id!r}, allowed: letters, digits, '.', '_', '-', not starting "
+            "with '.', and not a word for a missing name such as None.",
+            hint="Rename the file, or use a --manifest with a slide_id for the slide_path with this file name.",
         )
 
 
 def _match(
     row: Mapping[Hashable, str], by_name: Mapping[str, SourceSlide], taken: Mapping[Path, str], manifest: Path
 ) -> ImportTarget | Failure:
-    """Return the target of a row, or why there is none."""
+    """Return the target of a row, or a failure with the reason why there is none."""
     slide_id, mpp = row["slide_id"], row.get("mpp", "")
     source = by_name.get(slide_id) or by_name.get(Path(row["slide_path"]).stem)
     if source is None:
-        hint = "Extract them, or take the row out of the manifest."
+        hint = "Extract them, or remove the row from the manifest."
         return Failure(STAGE, slide_id, row["slide_path"], "there are no features of this slide.", hint)
     if source.files[0] in taken:
-        error = f"{source.files[0]} is {taken[source.files[0]]} of the manifest already."
-        hint = "Two slides cannot have the same features: name each file's slide once."
+        error = f"{source.files[0]} already belongs to slide {taken[source.files[0]]} of the manifest."
+        hint = "Two slides cannot have the same features: list the slide of each file once."
         return Failure(STAGE, slide_id, str(manifest), error, hint)
     if mpp and not _is_mpp(mpp):
         hint = f"Allowed: {MPP_RANGE[0]} to {MPP_RANGE[1]} um/px, or empty."

@@ -1,4 +1,4 @@
-"""What the token file of an imported slide says about itself and about where it comes from."""
+"""Attributes of the token files of imported slides, including their source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNKNOWN = "unknown"
 
 
 def cohort_meta(cohort: Cohort, config: ImportConfig, tool: str) -> TokenMeta:
-    """Return the attributes that all slides share; those that only the encoder's own run knows are `unknown`."""
+    """Return the attributes shared by all slides; those that the files do not record are `unknown`."""
     return TokenMeta(
         slide_id="",
         slide_width_l0=0,
@@ -62,14 +62,14 @@ def slide_meta(
     Args:
         shared: Attributes of the cohort.
         slide_id: Name of the slide in the cache.
-        slide: Its features.
-        placement: Where they lie.
-        tolerance: How far a patch may lie from its cell, patch sides.
+        slide: Features of the slide.
+        placement: Placement of its patches.
+        tolerance: Maximum distance of a patch from its cell, in patch sides.
     """
     extent_l0 = placement.coords_l0.max(axis=0) + placement.region_l0
     notes = slide.notes
     if slide.size_l0 is None:
-        notes = (*notes, "the slide's size is not known: taken to end where its last region does")
+        notes = (*notes, "the size of the slide is unknown: it is assumed to end with its last region")
     source = {
         "tool": slide.tool,
         "files": [str(path.resolve()) for path in slide.files[:2]],
@@ -95,10 +95,10 @@ def slide_meta(
 
 
 def require_placed_alike(path: Path, meta: TokenMeta) -> None:
-    """Check that a finished token file is what this run would write.
+    """Check that an existing token file is what this run would write.
 
     Raises:
-        CacheError: It is unreadable, or differs; the message names the attributes that do.
+        CacheError: It is unreadable, or differs; the message lists the attributes that differ.
     """
     require_same(path, meta)
     stored = TokenFile.open(path).meta.source
@@ -106,7 +106,7 @@ def require_placed_alike(path: Path, meta: TokenMeta) -> None:
     differing = [name for name in _PLACEMENT if there.get(name) != here[name]]
     if differing:
         said = ", ".join(f"{name}: {there.get(name)!r} there, {here[name]!r} here" for name in differing)
-        raise CacheError(f"{path} is there already, but {said}.", hint="--overwrite redoes it.")
+        raise CacheError(f"{path} already exists, but {said}.", hint="Use --overwrite to replace it.")
 
 
 def _fingerprint(files: Sequence[Path]) -> str:

@@ -1,1 +1,1 @@
-"""Where pixels come from: one file per source, found by `slides.source`."""
+"""Sources of pixels, one file each, found by `slides.source`."""

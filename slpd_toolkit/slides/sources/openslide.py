@@ -38,7 +38,7 @@ def recognizes(location: Location) -> bool:
     try:
         return openslide.OpenSlide.detect_format(location) is not None
     except openslide.OpenSlideError:
-        return True  # it knows the format, and opening it says what is wrong
+        return True  # the format is known, and opening the file reports the problem
 
 
 class OpenSlideSource:
@@ -68,8 +68,8 @@ class OpenSlideSource:
 
     def read_box(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> tuple[RGB, Gaps | None]:
         """Read a rectangle: see `slides.source.Source`."""
-        # OpenSlide divides the location by its own downsample, which the rounding of level sizes makes 4.0004, not 4.
-        # What is left of a whole pixel (an eighth at most, on a level of 4) it interpolates.
+        # OpenSlide divides the location by its own downsample, which is 4.0004 instead of 4 due to rounded level sizes,
+        # and interpolates the remaining fraction of a pixel (at most an eighth at a downsample of 4).
         exact = self.info.downsamples[level]
         location_l0 = (round(left_lv * exact), round(top_lv * exact))
         try:
@@ -81,7 +81,7 @@ class OpenSlideSource:
         return on_white(rgba)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -95,7 +95,7 @@ def _hint(location: Location, error: str) -> str:
 
 
 def _bounds_corner_l0(properties: Mapping[str, str]) -> tuple[int, int]:
-    """Top-left corner (x, y) of the scanned area, level-0 px; (0, 0) unless all four bounds are whole numbers."""
+    """Return the top-left corner (x, y) of the scanned area, level-0 px; (0, 0) unless all four bounds are integers."""
     try:
         x_l0, y_l0, _, _ = (int(properties[name]) for name in _BOUNDS)
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""Plain pictures: PNG, JPEG, and TIFF that OpenSlide does not read. A picture is decoded as a whole, by each reader."""
+"""Plain images: PNG, JPEG, and TIFF that OpenSlide does not read. Each reader decodes the whole image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RANK = 2
 MOST_PX = 1 << 28
-"""Most pixels of a picture: 16,384 x 16,384, 0.8 GB per reader."""
+"""Maximum number of pixels of an image: 16,384 x 16,384, 0.8 GB per reader."""
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "LA": "RGBA", "La": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB"}
 _AS_STORED = frozenset({"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -35,7 +35,7 @@ _PHOTOMETRIC, _MIN_IS_WHITE, _TILE_WIDTH = 262, 0, 322
 
 
 def recognizes(location: Location) -> bool:
-    """Whether the file begins as a PNG, JPEG or TIFF file does."""
+    """Whether the file has the signature of a PNG, JPEG or TIFF file."""
     if is_url(location):
         return False
     with Path(location).open("rb") as file:
@@ -43,7 +43,7 @@ def recognizes(location: Location) -> bool:
 
 
 class PictureSource:
-    """A picture without a pyramid; grey pictures and those of 16 bit are read as 8-bit RGB."""
+    """An image without a pyramid; grayscale and 16-bit images are read as 8-bit RGB."""
 
     def __init__(self, location: Location) -> None:
         self._path = Path(location)
@@ -67,17 +67,17 @@ open_source = PictureSource
 
 
 def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str, float | None]:
-    """Read size, kind of pixels and resolution of a picture, without its pixels.
+    """Read size, pixel format and resolution of an image, without its pixels.
 
     Args:
         path: PNG, JPEG or TIFF.
-        most_px: Most pixels that may be decoded.
+        most_px: Maximum number of pixels.
 
     Returns:
-        Width and height; the mode, as Pillow names it; um/px, None where the file does not say it.
+        Width and height; the mode, as in Pillow; um/px, or None if not recorded.
 
     Raises:
-        SlideError: The file is not a picture, is larger than allowed, or has pixels of an unknown kind.
+        SlideError: The file is not an image, is larger than allowed, or has an unsupported pixel format.
     """
     try:
         with _any_size(), Image.open(path) as image:
@@ -92,19 +92,20 @@ def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str,
         raise unknown_format(path)
     if size[0] * size[1] > most_px:
         raise SlideError(
-            f"{path} has {size[0]:,} x {size[1]:,} px; a picture is decoded as a whole, allowed: {most_px:,} px.",
-            hint="Convert it to a slide with tiles: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg.",
+            f"{path} has {size[0]:,} x {size[1]:,} px; an image without tiles is decoded as a whole, allowed: "
+            f"{most_px:,} px.",
+            hint="Convert it to a tiled slide: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg.",
         )
     if mode not in _AS_STORED and mode not in _CONVERTED and mode != _RGB_48_BIT:
         raise SlideError(
-            f"{path} has pixels of the kind {mode}; allowed: grey or RGB of 8 or 16 bit.",
+            f"{path} has pixels of type {mode}; allowed: grayscale or RGB with 8 or 16 bits.",
             hint="Convert it: vips colourspace IN OUT.tif srgb.",
         )
     return size, mode, _mpp(dpi)
 
 
 def decode_picture(path: Path, mode: str, *, as_labels: bool = False) -> npt.NDArray[Any]:
-    """Decode a picture whose header was checked.
+    """Decode an image whose header was checked.
 
     Args:
         path: The picture.
@@ -133,13 +134,13 @@ def decode_picture(path: Path, mode: str, *, as_labels: bool = False) -> npt.NDA
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     if pixels.dtype.itemsize == 2:
-        pixels = pixels.astype(np.uint16)  # of this machine's byte order
+        pixels = pixels.astype(np.uint16)  # native byte order
         return np.asarray(0xFFFF - pixels, np.uint16) if inverted else pixels
     return pixels
 
 
 def _header_of_48_bit(path: Path, unknown: Exception) -> tuple[tuple[int, int], str, tuple[float, float] | None]:
-    """Read the header of a TIFF file with 16 bit per color, which Pillow does not know."""
+    """Read the header of a TIFF file with 16 bits per channel, which Pillow does not support."""
     import tifffile
 
     with suppress(Exception), tifffile.TiffFile(path) as file:
@@ -153,7 +154,7 @@ def _header_of_48_bit(path: Path, unknown: Exception) -> tuple[tuple[int, int], 
 
 
 def _mpp(dpi: object) -> float | None:
-    """Convert pixels per inch to um/px; None where they are missing, absurd, or differ in x and y."""
+    """Convert pixels per inch to um/px; None if they are missing, implausible, or differ in x and y."""
     try:
         x, y = (float(value) for value in dpi)  # type: ignore[attr-defined]
     except (TypeError, ValueError, ZeroDivisionError):
@@ -163,7 +164,7 @@ def _mpp(dpi: object) -> float | None:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit of pixels, for which `most_px` is checked."""
+    """Disable Pillow's limit of pixels; `most_px` is checked instead."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

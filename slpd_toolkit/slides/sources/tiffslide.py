@@ -1,6 +1,6 @@
-"""OME-TIFF, and TIFF slides behind URLs (s3://, https:// and others that fsspec opens), read by tiffslide.
+"""OME-TIFF, and TIFF slides at URLs (s3://, https:// and others supported by fsspec), read by tiffslide.
 
-An extra: `pip install 'slpd-toolkit[remote]'`. Nothing is fetched unless the manifest has a URL.
+Optional: `pip install 'slpd-toolkit[remote]'`. The network is used only for URLs in the manifest.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 RANK = 0
 _INSTALL = "Run: pip install 'slpd-toolkit[remote]'."
-_STAGE = "Copy the file to this machine, where OpenSlide reads it: --stage-to does that for each slide in turn."
+_STAGE = "Copy the file to this machine, where OpenSlide can read it; --stage-to does this for each slide in turn."
 _VENDORS = frozenset({"aperio", "generic-tiff", "ome-tiff"})
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_ADDRESS = "Check the address, the rights to read it, and the network."
+_ADDRESS = "Check the address, your access rights, and the network."
 
 
 def recognizes(location: Location) -> bool:
-    """Whether it is a URL, or an OME-TIFF file: OpenSlide reads neither its pyramid nor its resolution."""
+    """Whether it is a URL, or an OME-TIFF file, whose pyramid and resolution OpenSlide does not read."""
     if is_url(location):
         return True
     with Path(location).open("rb") as file:
@@ -45,7 +45,7 @@ def recognizes(location: Location) -> bool:
     try:
         with tifffile.TiffFile(location) as tiff:
             return bool(tiff.is_ome)
-    except Exception:  # noqa: BLE001 - another source says what is wrong
+    except Exception:  # noqa: BLE001 - another source reports the problem
         return False
 
 
@@ -55,7 +55,7 @@ class TiffSlideSource:
     def __init__(self, location: Location) -> None:
         if find_spec("tiffslide") is None:
             raise SlideError(f"{location} needs tiffslide, which is not installed.", hint=_INSTALL)
-        os.environ.setdefault("TIFFSLIDE_NUM_DECODE_THREADS", "1")  # readers are processes of one thread
+        os.environ.setdefault("TIFFSLIDE_NUM_DECODE_THREADS", "1")  # reader processes are single-threaded
         import tiffslide
 
         self._location = location
@@ -79,7 +79,7 @@ class TiffSlideSource:
     def read_box(self, level: int, left_lv: int, top_lv: int, width_lv: int, height_lv: int) -> tuple[RGB, Gaps | None]:
         """Read a rectangle: see `slides.source.Source`."""
         downsample = self.info.downsamples[level]
-        # tiffslide divides by the downsample and drops what is left of a pixel.
+        # tiffslide divides by the downsample and truncates to whole pixels.
         location_l0 = (math.ceil(left_lv * downsample), math.ceil(top_lv * downsample))
         try:
             pixels = self._file.read_region(location_l0, level, (width_lv, height_lv), as_array=True)
@@ -102,7 +102,7 @@ class TiffSlideSource:
         return rgb, both if both.any() else None
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._file.close()
 
     def _read_info(self) -> SourceInfo:
@@ -125,21 +125,21 @@ open_source = TiffSlideSource
 
 
 def _vendor(tiff: Any) -> str:
-    """Name the format as OpenSlide does."""
+    """Return the name of the format, as in OpenSlide."""
     others = {"scn": "leica", "bif": "ventana", "ndpi": "hamamatsu", "philips": "philips"}
     known = {"svs": "aperio", **others}
     return next((vendor for name, vendor in known.items() if getattr(tiff, f"is_{name}")), "generic-tiff")
 
 
 def _require_brightfield(location: Location, vendor: str, axes: str, pages: Sequence[Any]) -> None:
-    """Check that this is one picture in RGB or grey, of a format that tiffslide reads as OpenSlide does.
+    """Check that this is one RGB or grayscale image, in a format that tiffslide reads like OpenSlide.
 
     Raises:
         SlideError: It is not.
     """
     if vendor not in _VENDORS:
         raise SlideError(
-            f"{location} is a slide of the format {vendor}; through tiffslide are read: {', '.join(sorted(_VENDORS))}.",
+            f"{location} has the format {vendor}; formats supported by tiffslide here: {', '.join(sorted(_VENDORS))}.",
             hint=_STAGE,
         )
     page = pages[0]
@@ -148,25 +148,25 @@ def _require_brightfield(location: Location, vendor: str, axes: str, pages: Sequ
     if not (color or grey) or str(page.dtype) not in {"uint8", "uint16"} or not all(each.is_tiled for each in pages):
         raise SlideError(
             f"{location} has {page.photometric.name} pixels of {page.dtype} with axes {axes}, "
-            f"{'in tiles' if page.is_tiled else 'without tiles'}; allowed: RGB or grey of 8 or 16 bit in tiles.",
+            f"{'in tiles' if page.is_tiled else 'without tiles'}; allowed: tiled RGB or grayscale with 8 or 16 bits.",
             hint="Only brightfield slides can be embedded; convert other layouts, for example with bfconvert.",
         )
 
 
 def _absent_tiles(page: Any, file_bytes: int, location: Location) -> Any:
-    """Return which tiles a level lacks, (rows, columns), or None where it has all.
+    """Return the missing tiles of a level, (rows, columns) bool, or None if it has all.
 
     Raises:
-        SlideError: Tiles lie beyond the end of the file.
+        SlideError: Tiles are beyond the end of the file.
     """
     rows, columns = math.ceil(page.imagelength / page.tilelength), math.ceil(page.imagewidth / page.tilewidth)
     offsets, sizes = (np.array(values, np.int64) for values in (page.dataoffsets, page.databytecounts))
     if len(offsets) % (rows * columns) or len(offsets) != len(sizes) or not len(offsets):
-        raise SlideError(f"{location}: its table of tiles does not fit the size of its picture.", hint=DAMAGED)
+        raise SlideError(f"{location}: its tile table does not match the size of its image.", hint=DAMAGED)
     if file_bytes > 0 and (offsets + sizes > file_bytes).any():
         raise SlideError(
-            f"{location}: {int((offsets + sizes > file_bytes).sum()):,} tiles lie beyond the end of the file.",
-            hint="It was cut short or is damaged: compare its size with the source's, and copy it again.",
+            f"{location}: {int((offsets + sizes > file_bytes).sum()):,} tiles are beyond the end of the file.",
+            hint="It is truncated or damaged: compare its size with that of the original, and copy it again.",
         )
     absent = ((offsets == 0) | (sizes == 0)).reshape(-1, rows, columns).any(axis=0)
     return absent if absent.any() else None
