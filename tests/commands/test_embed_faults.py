@@ -127,7 +127,7 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
         "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Enter the path of the slide file"),
         "absent": ("absent.svs", r"no such file: .*absent\.svs", "relative to the manifest or --slides-root"),
         "no-mpp": ("no-mpp.tif", "does not contain its resolution", "column `mpp`"),
-        "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5", "column `mpp`"),
+        "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible values are 0\.1 to 5", "column `mpp`"),
         "oblong": ("oblong.tif", r"pixels of 1 x 1\.2 um", "cannot mend this"),
         "aborts": ("aborts.tif", r"aborts\.tif: tiles of 33554688 x 256 px", "damaged"),
         "fifo": ("fifo.svs", "is a FIFO, not a slide file", "Enter the path of the slide file"),

@@ -221,7 +221,7 @@ def test_tiles_of_stamp_s_oldest_files_may_jitter(tmp_path: Path) -> None:
 
 def test_stamp_files_that_fit_no_version(tmp_path: Path) -> None:
     write_stamp(tmp_path / "a.h5", FEATURES, lattice_of(6, 5, 300))
-    with pytest.raises(MissingSettingError, match="they lie 300 apart"):
+    with pytest.raises(MissingSettingError, match="tiles are 300 apart"):
         read(tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_slide2vec(tmp_path: Path, suffix: str) -> None:
 
 def test_slide2vec_without_a_word_about_the_slide(tmp_path: Path) -> None:
     folder = write_slide2vec(tmp_path, "a", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)))
-    with pytest.raises(MissingSettingError, match="resolution at level 0"):
+    with pytest.raises(MissingSettingError, match="resolution of the slide at level 0"):
         read(folder)
     assert read(folder, settings=Settings(mpp=0.25)).patch_l0 == 512
     folder = write_slide2vec(tmp_path, "a", features_of(16).reshape(1, 16, 8), np.zeros((1, 2)), meta={})
@@ -282,7 +282,7 @@ def test_hipt_a_file_a_region(tmp_path: Path, turned: bool) -> None:
     for region, corner in enumerate(slide.coords_l0.tolist()):
         wanted = [[8192, 0], [0, 0], [0, 16384]].index(corner)
         assert (slide.features.take(np.arange(region * 256, region * 256 + 256)) == tokens[wanted]).all()
-    with pytest.raises(MissingSettingError, match="resolution at level 0"):
+    with pytest.raises(MissingSettingError, match="resolution of the slide at level 0"):
         read(tmp_path, settings=Settings(encoder="hipt"))
 
 

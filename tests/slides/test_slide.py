@@ -199,7 +199,7 @@ def test_a_scale_just_below_a_rounded_level_does_not_shift_the_border(odd: tuple
     ("mpp", "said"),
     [
         (None, "does not contain its resolution"),
-        (264.6, r"264\.6 x 264\.6 um/px; plausible is 0\.1 to 5"),
+        (264.6, r"264\.6 x 264\.6 um/px; plausible values are 0\.1 to 5"),
         (0.01, r"0\.01 x 0\.01 um/px; plausible"),
     ],
 )
@@ -218,7 +218,7 @@ def test_an_impossible_resolution_in_a_file_is_an_error_with_the_fix(
 
 @pytest.mark.parametrize("said", ["nan", "inf", "-inf", "0", "-0.5", "264.6", "1e400"])
 def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str) -> None:
-    with pytest.raises(SlideError, match=r"plausible is 0\.1 to 5"):
+    with pytest.raises(SlideError, match=r"plausible values are 0\.1 to 5"):
         opened_slide._mpp_l0(tmp_path, (said, said), None)
 
 

@@ -140,7 +140,7 @@ def test_the_resolution_comes_from_the_manifest_or_a_plausible_tag(tmp_path: Pat
     with pytest.raises(SlideError, match="does not contain its resolution"):
         everything(tmp_path / "p.png", None)
     Image.fromarray(shown).save(tmp_path / "p.png", dpi=(72, 72))
-    with pytest.raises(SlideError, match=r"says 352\.\d* x 352\.\d* um/px; plausible"):
+    with pytest.raises(SlideError, match=r"a resolution of 352\.\d* x 352\.\d* um/px; plausible"):
         everything(tmp_path / "p.png", None)
     tifffile.imwrite(
         tmp_path / "p.tif", shown, photometric="rgb", resolution=(20000, 20000), resolutionunit="CENTIMETER"
