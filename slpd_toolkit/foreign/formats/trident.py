@@ -162,14 +162,17 @@ def resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings)
     Raises:
         MissingSettingError: Neither the settings nor the attributes give it.
     """
-    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")  # the last is written by this toolkit
+    given = (
+        settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")
+    )  # the last is written by this toolkit
     if given:
         return given, ()
     magnification = number(attributes, path, "level0_magnification")
     if magnification is None:
         raise MissingSettingError(
             f"{path}: neither the resolution of the slide nor its magnification is known.",
-            hint="Pass --mpp 0.25 (um/px of level 0) if it is the same for all slides, otherwise --manifest with a column "
+            hint="Pass --mpp 0.25 (um/px of level 0) if it is the same for all slides, otherwise --manifest with a "
+            "column "
             "mpp.",
         )
     mpp_l0 = OBJECTIVE_UM / magnification
