@@ -1,7 +1,7 @@
-"""From slides to token files: readers work ahead of the main thread, which encodes full batches and writes.
+"""Embedding of slides: readers work ahead of the main thread, which encodes full batches and writes token files.
 
-What is read ahead is bounded, so memory does not grow with the slide. Pixels are read once per geometry, and every
-encoder of that geometry gets them.
+Read-ahead is bounded, so that memory does not grow with the size of slides. Pixels are read once per geometry, and
+every encoder of that geometry gets them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class EmbeddingPipeline:
                     done = min(each.tally.slides + each.tally.skipped for each in self._lanes)
                     progress.advance(len(tokens), f"{done}/{count} slides")
         finally:
-            slide_readers.close()  # reads that still run are not waited for
+            slide_readers.close()  # do not wait for reads in progress
             threads.shutdown(wait=True, cancel_futures=True)
             if stage:
                 stage.close()
@@ -101,7 +101,7 @@ class EmbeddingPipeline:
     def _readings(
         self, entries: Iterable[SlideEntry], threads: Executor, opener: SlideOpener
     ) -> Iterator[SlideReading]:
-        """Open and plan slides, a few ahead of the one that is read."""
+        """Open and plan slides, a few ahead of the one being read."""
         tasks = ((entry, partial(opener.open, entry)) for entry in entries)
         for entry, future in read_ahead(threads, tasks, _SLIDES_AHEAD):
             try:
@@ -190,7 +190,7 @@ def _store_certain(
 
 
 def _put(key: BlockKey, tokens: npt.NDArray[np.float32] | None) -> None:
-    """Store tokens, or None where patches have none; the last ones of a slide complete its file."""
+    """Store tokens, or None for patches without tokens; completes the file of a slide with its last ones."""
     job, reading = key.job, key.reading
     if job.over:
         return
@@ -223,6 +223,6 @@ def _fail_all(reading: SlideReading, error: Exception) -> None:
 
 
 def _fail(reading: SlideReading, job: SlideJob, error: Exception) -> None:
-    if not job.over:  # it is over when the file was complete, and the disk refused its last bytes
+    if not job.over:  # it is over if the file was complete, but its last bytes could not be written
         reading.end(job, keep=False)
     job.lane.record(reading.entry, error)

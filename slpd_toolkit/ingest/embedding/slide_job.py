@@ -60,7 +60,7 @@ class SlideJob:
     writer: TokenWriter
     over: bool = False
     lost: int = 0
-    """Patches without a token, because the file does not have their pixels."""
+    """Number of patches without a token, because their pixels are missing."""
 
     def end(self, *, keep: bool) -> None:
         """Name the token file, or throw it away.
@@ -103,7 +103,7 @@ class SlideReading:
         """Read a block: see `GuardedSlide.read_block`.
 
         Raises:
-            SlideError: Pixels cannot be decoded, or the slide has ended while the block waited for its turn.
+            SlideError: Pixels cannot be decoded, or the slide has been ended while the block was waiting.
         """
         if self.over:
             raise SlideError("abandoned")
@@ -127,14 +127,14 @@ class SlideOpener:
     readers: SlideReaders
     lanes: Sequence[Lane]
     draw: Callable[[Path, SlidePlan], None]
-    """Draws the picture for quality control."""
+    """Draws the quality-control image."""
     stage: Stage | None
     """Copies of slides on a fast disk."""
     opened: deque[SlideReading]
     """Everything that was opened, so that a run that ends early can remove its unfinished files."""
 
     def open(self, entry: SlideEntry) -> OpenedSlides:
-        """Open a slide once; per geometry find its regions; per encoder draw its picture and open its writer.
+        """Open a slide once; per geometry find its regions; per encoder draw its image and open its writer.
 
         Raises:
             SlideError: The slide cannot be used by any encoder.
