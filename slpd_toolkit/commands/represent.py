@@ -18,7 +18,7 @@ from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.slide_vectors import describe_slides
-from slpd_toolkit.representations.vector_files import require_file_names, write_vectors
+from slpd_toolkit.representations.vector_files import require_file_names, require_own_folder, write_vectors
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
 
@@ -83,6 +83,7 @@ def make(config: RepresentConfig) -> SlideVectors:
 def _require_place(config: RepresentConfig) -> None:
     """Check that the output can be written, before anything is computed."""
     if not config.out.suffix:
+        require_own_folder(config.out)
         make_folder(config.out)
         return
     require_extra(_EXTRAS[config.out.suffix])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.descriptors.descriptor import describe_bags
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     import numpy.typing as npt
@@ -45,6 +47,17 @@ class SlideVectors:
     """What was fitted, by name."""
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     """Model, encoder and geometry of the regions."""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SlideVectors:
+        """Read a .parquet file or a folder of `slpd represent`.
+
+        Raises:
+            UsageError: It is neither, or is damaged.
+        """
+        from slpd_toolkit.representations.vector_files import read_vectors_back
+
+        return read_vectors_back(Path(path))
 
     def __len__(self) -> int:
         return len(self.bags.slides)

@@ -86,9 +86,26 @@ def require_file_names(names: Iterable[str], out: Path) -> None:
         )
 
 
+def require_own_folder(out: Path) -> None:
+    """Check that a folder is new, or was written by `write_vectors`, whose files are replaced.
+
+    Raises:
+        UsageError: It has HDF5 files of something else.
+    """
+    if out.is_dir() and not (out / ABOUT).exists() and any(out.glob("*.h5")):
+        raise UsageError(
+            f"--out: {out} has .h5 files that `slpd represent` did not write, or did not finish.",
+            hint="Choose another folder, or remove them.",
+        )
+
+
 def _write_folder(vectors: SlideVectors, about: dict[str, Any], out: Path) -> None:
     require_file_names(vectors.bags.slides, out)
     make_folder(out)
+    (out / ABOUT).unlink(missing_ok=True)  # written last: a folder that has it is complete
+    (out / FITTED).unlink(missing_ok=True)
+    for path in set(out.glob("*.h5")) - {out / f"{name}.h5" for name in vectors.bags.slides}:
+        path.unlink()  # of an earlier call with other slides
     for row, name in enumerate(vectors.bags.slides):
         inside = slice(int(vectors.bags.offsets[row]), int(vectors.bags.offsets[row + 1]))
         features = vectors.bags.features[inside] if vectors.is_set else vectors.bags.features[inside][0]

@@ -14,6 +14,7 @@ from slpd_toolkit.core.hdf5_reader import describe_hdf5, read_hdf5
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.representations.slide_vectors import SlideVectors
 from slpd_toolkit.representations.vector_files import is_own_file, read_vectors_back
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import write_manifest
@@ -157,3 +158,14 @@ def test_patients_come_from_the_manifest_that_the_cache_was_embedded_from(
     gone = write_cache(tmp_path / "gone", LENGTHS, grid=2, recipe=json.dumps({"manifest": "gone.csv"}))
     with pytest.raises(UsageError, match=r"gone\.csv, from which the cache was embedded, does not exist"):
         represent.make(config(gone, tmp_path / "x.parquet", per="patient"))
+
+
+def test_a_folder_is_replaced_as_a_whole_and_never_mixed(cache: Path, manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors"
+    represent.make(config(cache, out, as_="histogram", clusters=2))
+    represent.make(config(cache, out, manifest=manifest, where=("split=test",)))
+    assert sorted(path.name for path in out.iterdir()) == ["about.json", "slide003.h5"]
+    assert SlideVectors.read(out).bags.slides == ("slide003",)
+    (out / "about.json").unlink()
+    with pytest.raises(UsageError, match=r"has \.h5 files that `slpd represent` did not write"):
+        represent.make(config(cache, out))
