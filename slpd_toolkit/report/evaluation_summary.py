@@ -1,4 +1,4 @@
-"""What `slpd mil-eval` prints: the table, the comparisons, and whether the splits leak. 80 columns."""
+"""Terminal output of `slpd mil-eval`, 80 columns wide: results, comparisons, and the leakage audit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PRINTED = ("majority_1", "majority_5", "map_5")
 
 
 def print_summary(evaluation: Evaluation) -> None:
-    """Print results, comparisons and audit to standard output, notes to standard error."""
+    """Print results, comparisons and audit to standard output, and notes to standard error."""
     headline, words = evaluation.task.headline, evaluation.task.known_metrics[evaluation.task.headline].words
     cohort = evaluation.cohort
     patients = len(set(cohort.patients.tolist()))
     who, rows = _rows(evaluation.results, headline, words)
     console.table(f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients{who}", rows)
-    adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} in all)"
+    adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} comparisons)"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
             f"{aggregator}: {words}, first - second; {adjusted}",
@@ -59,16 +59,16 @@ def _print_retrieval(evaluation: Evaluation) -> None:
 
 
 def audit_facts(evaluation: Evaluation) -> dict[str, str]:
-    """One line on the splits, and one on each model: clean, or what was found in how many splits."""
+    """Return one line on the splits and one per model: clean, or the findings and the number of splits."""
     representations = evaluation.representations
     facts = {"splits": _patients_line(evaluation.audits[representations[0].name])}
     return facts | {each.name: _model_line(each, evaluation.audits[each.name]) for each in representations}
 
 
 def _rows(results: Sequence[Result], headline: str, words: str) -> tuple[str, list[dict[str, object]]]:
-    """Return the title text and one row per result; two columns of names would leave the numbers no room.
+    """Return the title and one row per result, with a single column of names to leave room for the numbers.
 
-    Where there is a choice of both, the models stand below each aggregator.
+    With several models and several aggregators, models are listed below each aggregator.
     """
     models, aggregators = (
         list(dict.fromkeys(getattr(each, name) for each in results)) for name in ("model", "aggregator")
@@ -122,7 +122,7 @@ def _patients_line(audits: Sequence[SplitAudit]) -> str:
     example = next(iter(leaking[0].shared_patients.values()))
     return (
         f"LEAK: {len(leaking)} of {len(audits)} splits have patients in two parts ({', '.join(shares)}), "
-        f"{_range(counts)} patients a split, such as {listed(example[:2])}. Their results flatter."
+        f"{_range(counts)} patients per split, such as {listed(example[:2])}. Results are too optimistic."
     )
 
 
@@ -138,7 +138,7 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
     if duplicates:
         shared = duplicates[0].shared_vectors[0]
         lines.append(
-            f"LEAK: identical embeddings stand in two parts in {len(duplicates)} of {len(audits)} splits, such as "
+            f"LEAK: identical embeddings are in two parts in {len(duplicates)} of {len(audits)} splits, such as "
             f"{shared.count} in {listed(shared.slides)}."
         )
     near = [audit for audit in audits if audit.near_copies]
@@ -149,11 +149,11 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
             f"as {next(iter(groups.values())).description}."
         )
     if not duplicates and not near:
-        lines.append("clean: no embedding stands in two parts.")
+        lines.append("clean: no embedding is in two parts.")
     if not representation.pretraining_known and representation.places is None:
-        lines.append("Which slides it was trained on is not known.")
+        lines.append("Its training slides are unknown.")
     elif not representation.pretraining_known:
-        lines.append("Which slides it was pretrained on is not known.")
+        lines.append("Its pretraining slides are unknown.")
     return " ".join(lines)
 
 

@@ -38,7 +38,7 @@ class Verdict:
 
     text: str
     p_value: float
-    """Adjusted, of the test it rests on; infinite without one."""
+    """Adjusted p-value of the test that it is based on; infinite without one."""
     differs: bool
     """Whether the sentence claims a difference that would hold for other training sets."""
 
@@ -48,7 +48,7 @@ class ComparisonTable:
     """All comparisons by one metric."""
 
     tests: Sequence[str]
-    """Those that are defined for any of them."""
+    """Tests that are defined for at least one comparison."""
     rows: Sequence[ComparisonRow]
 
 
@@ -62,16 +62,16 @@ class ComparisonRow:
     difference: str
     interval: str
     p_values: Sequence[str]
-    """A test each; those of the headline metric with the adjusted one in brackets."""
+    """p-value of each test; for the headline metric, with the adjusted one in brackets."""
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the audit found, for one or more representations that share it."""
+    """Findings of the audit that are the same for one or more representations."""
 
     models: Sequence[str]
     splits: Sequence[tuple[str, Sequence[str]]]
-    """For each split that leaks its name and its findings."""
+    """Name and findings of each split that leaks."""
 
 
 def best_first(results: Sequence[Result], headline: str) -> list[Result]:
@@ -85,14 +85,14 @@ def best_first(results: Sequence[Result], headline: str) -> list[Result]:
 
 
 def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
-    """Put into words what a comparison shows.
+    """Describe the result of a comparison in words.
 
-    The t-test for shared training patients covers other patients to train on and to test. On a single split it takes
-    the heads as given, and then supports no claim about other training sets.
+    The t-test for shared training patients is valid for other training and test patients. On a single split it is
+    conditional on the heads, and supports no claim about other training sets.
     """
     found = paired.metrics[headline]
     better, other, difference, within = paired.first, paired.second, found.difference, found.interval
-    if difference < 0:  # a sentence begins with the higher one
+    if difference < 0:  # the sentence starts with the better model
         better, other, difference = other, better, -difference
         within = replace(within, low=-within.high, high=-within.low)
     range_of = bare_interval(within, sign=True)
@@ -104,7 +104,10 @@ def verdict(paired: PairedResult, headline: str, words: str) -> Verdict:
     if p >= LEVEL:
         return Verdict(f"{start}; not distinguishable ({said}).", p, differs=False)
     if found.corrected_t is None:
-        text = f"these heads of {better} are better ({said}); a single split cannot speak for other training sets"
+        text = (
+            f"these heads of {better} are better ({said}); a single split allows no conclusion about other training "
+            "sets"
+        )
         return Verdict(f"{start}; {text}.", p, differs=False)
     return Verdict(f"{start}; {better} is better ({said}).", p, differs=True)
 
@@ -119,7 +122,7 @@ def sentences(evaluation: Evaluation) -> list[str]:
         f"{bare_interval(best.intervals[headline])}."
     )
     if len(evaluation.results) > 1:
-        first = f"Highest mean: {first} It was chosen by these very test folds: expect a little less."
+        first = f"Highest mean: {first} It was selected on these test folds, so expect a slightly lower value."
     said = [first]
     verdicts = [verdict(paired, headline, words) for paired in evaluation.comparisons]
     if verdicts:
@@ -127,8 +130,9 @@ def sentences(evaluation: Evaluation) -> list[str]:
         who = "sites" if evaluation.by_site else "patients"
         said.append(
             f"{differing or 'None'} of {count(len(verdicts), 'comparison')} between models "
-            f"{'shows' if differing <= 1 else 'show'} a difference to be expected with other {who} to train on and to "
-            f"test (t-test over {who}, Holm-adjusted p < {LEVEL})."
+            f"{'shows' if differing <= 1 else 'show'} a difference that is expected to hold with other training and "
+            f"test {who} "
+            f"(t-test over {who}, Holm-adjusted p < {LEVEL})."
         )
     return said + _near_chance(evaluation)
 
@@ -145,14 +149,14 @@ def _near_chance(evaluation: Evaluation) -> list[str]:
     ]
     if not near:
         return []
-    which = f"The interval of {'; '.join(near)} holds"
+    which = f"The interval of {'; '.join(near)} contains"
     if len(near) == len(evaluation.results):
-        which = "The interval holds" if len(near) == 1 else "All intervals hold"
-    return [f"{which} {chance:g}, which is what guessing gives: no signal is shown there."]
+        which = "The interval contains" if len(near) == 1 else "All intervals contain"
+    return [f"{which} {chance:g}, the value of random guessing: no signal is shown."]
 
 
 def comparison_table(comparisons: Sequence[PairedResult], name: str, headline: str) -> ComparisonTable:
-    """Tabulate the comparisons by one metric; adjusted p-values belong to the headline metric alone."""
+    """Tabulate the comparisons by one metric; only those by the headline metric have adjusted p-values."""
     tests = [test for test in TESTS if any(getattr(each.metrics[name], test) is not None for each in comparisons)]
 
     def p_of(paired: PairedResult, test: str) -> str:
@@ -219,8 +223,8 @@ def fold_facts(evaluation: Evaluation) -> dict[str, str]:
         "folds": f"{count(len(folds), 'split')}{times}" + (f"; networks: {fewest}" if fewest < len(folds) else ""),
         "counted": "each slide" if evaluation.unit == "slide" else "each patient, by the mean prediction of its slides",
         "intervals and tests": "over sites" if evaluation.by_site else "over patients",
-        "slides to train on": _range(trains),
-        "slides to test on": f"{_range(tests)} per fold; {count(len(tested), 'slide')} tested at least once",
+        "training slides": _range(trains),
+        "test slides": f"{_range(tests)} per fold; {count(len(tested), 'slide')} tested at least once",
     }
 
 

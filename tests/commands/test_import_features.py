@@ -163,7 +163,7 @@ def test_what_is_known_travels_along_and_what_is_not_is_said(
     for words in (
         "imported from",
         "64 of 64, moved to the grid by at most",
-        "from the label 40x",
+        "from the magnification 40x",
         "unknown, features from trident",
     ):
         assert words in said
@@ -264,8 +264,8 @@ def of_a_hostile_name(folder: Path) -> None:
     [
         (nan, "features of row 17 are NaN, infinite or beyond float16"),
         (beyond_float16, "NaN, infinite or beyond float16"),
-        (of_another_width, "features: 16, the others' 8"),
-        (of_another_patch, "patch_px: 512, the others' 256"),
+        (of_another_width, "features: 16 instead of 8"),
+        (of_another_patch, "patch_px: 512 instead of 256"),
         (of_another_magnification, "patches have 0.25 um/px, the cohort 0.5, allowed: 0.333 to 0.75"),
         (of_unequal_length, "64 coordinates for 63 patches"),
         (beyond_the_slide, "16 of 64 coordinates are outside the slide"),

@@ -311,7 +311,7 @@ def test_a_slide_under_two_names_is_found(tmp_path: Path, capsys: pytest.Capture
     findings = found["audit"]["vectors"]["findings"]
     assert all(each["shared_vectors"] == [{"slides": ["s0", "twin"], "count": 1}] for each in findings)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "LEAK: identical embeddings stand in two parts" in shown
+    assert "LEAK: identical embeddings are in two parts" in shown
     assert "every slide counts as a separate patient" in found["notes"][0]
 
 

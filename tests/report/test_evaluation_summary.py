@@ -18,9 +18,9 @@ def test_the_audit_is_said_in_numbers_of_splits() -> None:
     )
     assert "pretrained on 1 of the tested slides" in facts["m"]
     assert "pretrained on other slides of 1 tested patients" in facts["m"]
-    assert "identical embeddings stand in two parts in 1 of 2 splits, such as 7 in p000-0, p003-0" in facts["m"]
-    assert facts["n"].startswith("clean: no embedding stands in two parts.")
-    assert facts["n"].endswith("not known.")
+    assert "identical embeddings are in two parts in 1 of 2 splits, such as 7 in p000-0, p003-0" in facts["m"]
+    assert facts["n"].startswith("clean: no embedding is in two parts.")
+    assert facts["n"].endswith("unknown.")
 
 
 def test_the_summary_fits_80_columns_and_shows_what_is_undefined(capsys: pytest.CaptureFixture[str]) -> None:

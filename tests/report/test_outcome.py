@@ -55,7 +55,7 @@ def paired(difference: float, adjusted: float, *, splits: int = 5, delong: float
             1,
             (
                 "slpd against dino, abmil: +0.012 AUC [+0.002, +0.032]; these heads of slpd are better "
-                "(Holm-adjusted p = 0.010); a single split cannot speak for other training sets."
+                "(Holm-adjusted p = 0.010); a single split allows no conclusion about other training sets."
             ),
             False,
         ),
@@ -139,13 +139,13 @@ def test_noise_is_called_what_guessing_gives_and_signal_is_not() -> None:
     evaluation = planted_evaluation(cohort, task, {"m": 0.0}, aggregators=["knn"], seed=1)
     noise = sentences(evaluation)
     assert noise[0].startswith("m, knn: AUC ")
-    assert noise[1].startswith("The interval holds 0.5, which is what guessing gives")
+    assert noise[1].startswith("The interval contains 0.5, the value of random guessing")
     both = sentences(replace(evaluation, results=evaluation.results * 2))
-    assert both[-1].startswith("All intervals hold 0.5")
+    assert both[-1].startswith("All intervals contain 0.5")
     signal = sentences(planted_evaluation(cohort, task, {"m": 2.0, "n": 0.0}, aggregators=["knn"]))
     assert signal[0].startswith("Highest mean: m, knn: AUC 1.000")
     assert signal[1].startswith("1 of 1 comparison between models shows a difference")
-    assert signal[2].startswith("The interval of n, knn holds 0.5")
+    assert signal[2].startswith("The interval of n, knn contains 0.5")
 
 
 def test_numbers() -> None:

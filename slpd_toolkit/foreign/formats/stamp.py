@@ -120,8 +120,10 @@ def _tiles(attributes: Mapping[str, Any], coords: npt.NDArray[np.float64], setti
         )
     mpp = settings.target_mpp or settings.mpp or _OLDEST_TILE_UM / _TILE_PX
     assumed = settings.target_mpp is None and settings.mpp is None
-    note = f"tiles of {_TILE_PX} px are assumed to be {_OLDEST_TILE_UM:g} um wide, as in STAMP; otherwise pass "
-    "--target-mpp"
+    note = (
+        f"tiles of {_TILE_PX} px are assumed to be {_OLDEST_TILE_UM:g} um wide, as in STAMP; otherwise pass "
+        "--target-mpp"
+    )
     return _Tiles(_TILE_PX, _TILE_PX * mpp, _TILE_PX, (note,) if assumed else ())
 
 

@@ -1,4 +1,4 @@
-"""Every two models under each aggregator, their p-values adjusted for how many comparisons there are."""
+"""Comparisons of every two models with each aggregator, with p-values adjusted for the number of comparisons."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def compare_all(
     """Compare models that share an aggregator, aggregator by aggregator.
 
     Args:
-        task: What was predicted.
-        results: Every model under every aggregator.
-        judgements: One per result. Those of an aggregator rest on the same splits.
+        task: Prediction task.
+        results: Every model with every aggregator.
+        judgements: One per result. Those of an aggregator are based on the same splits.
         permutations: Number of swaps, and their seed.
     """
     judged = list(zip(results, judgements, strict=True))

@@ -1,4 +1,4 @@
-"""Which units of a cohort each split trains on and tests: patients, or sites where whole sites were split."""
+"""Units of a cohort that each split trains on and tests: patients, or sites if whole sites were split."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Division:
     """How J splits divide the U independent units of a cohort.
 
-    The unit is what was split. Patients are independent of one another where patients were split; where whole sites
-    were split, patients of one site are not, and sites are the unit.
+    Patients are the units if patients were split. If whole sites were split, patients of the same site are not
+    independent, and sites are the units.
     """
 
     unit_of_row: IntArray
     """(N,) unit of each slide."""
     strata: StrArray
-    """(U,) class of each unit; all equal where units are sites."""
+    """(U,) class of each unit; all equal if units are sites."""
     trained: BoolArray
     """(J, U) whether a split trains on a unit."""
     tested: BoolArray
@@ -38,7 +38,7 @@ class Division:
 
     @property
     def folds(self) -> int:
-        """Number of splits per repeat, on average rounded."""
+        """Mean number of splits per repeat, rounded."""
         return round(len(self.repeats) / len(np.unique(self.repeats)))
 
     @property
@@ -47,7 +47,7 @@ class Division:
         return float((self.tested.sum(axis=1) / self.trained.sum(axis=1)).mean())
 
     def shares_trained(self) -> FloatArray:
-        """(U, U) share of the splits testing unit i (row) that train on unit j (column); 0 for units never tested."""
+        """(U, U) fraction of the splits testing unit i (row) that train on unit j (column); 0 if never tested."""
         tested = self.tested.astype(np.float64)
         counts = tested.sum(axis=0)
         together = tested.T @ self.trained
@@ -61,7 +61,7 @@ def divide_units(cohort: Cohort, splits: Sequence[Split], *, by_site: bool = Fal
     """Reduce splits of slides to splits of units.
 
     Args:
-        cohort: Who was split.
+        cohort: The cohort that was split.
         splits: Slides of each part.
         by_site: Whether whole sites were split.
     """

@@ -1,4 +1,4 @@
-"""What the predictions of all folds amount to: metrics by fold, their intervals, and comparisons of models."""
+"""Metrics per fold from the predictions of all folds, their intervals, and comparisons of models."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class Permutations:
     count: int = 2000
     """Number of swaps."""
     seed: int = 0
-    """The same swaps for all pairs of models."""
+    """Random seed of the swaps, which are the same for all pairs of models."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """Predictions of one model, all folds of all repeats, and what intervals and tests need of them."""
+    """Predictions of one model in all folds of all repeats, with the inputs of intervals and tests."""
 
     folds: Sequence[FoldPrediction]
-    """Averaged over each patient's slides where patients are counted."""
+    """Predictions per fold, averaged over the slides of each patient if patients are counted."""
     division: Division
-    """Who is trained on and tested."""
+    """Units that each split trains on and tests."""
     evidence: Mapping[str, Evidence]
-    """One per metric."""
+    """Evidence by metric."""
 
     @property
     def values(self) -> dict[str, FloatArray]:
@@ -68,25 +68,25 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model against another by one metric. Differences are first minus second, mean over folds."""
+    """Comparison of two models by one metric. Differences are first minus second, averaged over folds."""
 
     difference: float
     interval: Interval
     """95 % interval of the difference."""
     shared_training: PairedTest
-    """The test that the report's sentences rest on: see `paired_tests.shared_training_test`."""
+    """The test that conclusions in the report are based on: see `paired_tests.shared_training_test`."""
     permutation: PairedTest
-    """Models trade their ranks (AUC, concordance) or predictions within folds, patient by patient or site by site."""
+    """Test by swapping ranks (AUC, concordance) or predictions of the models for random patients or sites."""
     corrected_t: PairedTest | None
-    """Nadeau and Bengio's, conservative; None where there is a single split."""
+    """Nadeau and Bengio's test, conservative; None for a single split."""
     delong: PairedTest | None
-    """For the AUC of two classes on a single split; None where folds share training patients."""
+    """DeLong's test, for the AUC of two classes on a single split; None if folds share training patients."""
 
 
 def one_per_patient(cohort: Cohort, folds: Sequence[FoldPrediction]) -> list[FoldPrediction]:
-    """Average the outputs of each patient's slides, so that a patient counts once in a fold however many slides it has.
+    """Average the outputs over the slides of each patient, so that each patient counts once per fold.
 
-    The row of a patient is that of its first tested slide: targets belong to patients.
+    The row of a patient is that of its first tested slide, because targets belong to patients.
     """
     of_slide = cohort.patient_table().of_slide
     found = []
@@ -96,7 +96,7 @@ def one_per_patient(cohort: Cohort, folds: Sequence[FoldPrediction]) -> list[Fol
         )
         sums = np.zeros((len(first), fold.outputs.shape[1]))
         np.add.at(sums, index, fold.outputs)
-        order = np.argsort(first)  # patients in the order of the slides: with one slide each, nothing changes
+        order = np.argsort(first)  # patients in the order of slides, so that nothing changes with one slide each
         found.append(replace(fold, rows=fold.rows[first[order]], outputs=(sums / counts[:, None])[order]))
     return found
 
@@ -117,14 +117,14 @@ def judge(
     by_site: bool = False,
     linear: bool = True,
 ) -> Judgement:
-    """Collect the metrics of one model, and what intervals and tests need.
+    """Compute the metrics of one model, and the inputs of intervals and tests.
 
     Args:
-        task: What was predicted.
-        cohort: Its slides in the order of the task's targets.
-        splits: Who was trained on and tested.
-        folds: Predictions of one model, one per split, in their order.
-        unit: Whether each patient counts once, with the mean output of its slides, or each slide.
+        task: Prediction task.
+        cohort: Slides in the order of the task's targets.
+        splits: Training, validation and test slides.
+        folds: Predictions of one model, one per split, in order.
+        unit: Whether metrics count patients, with the mean output of their slides, or slides.
         by_site: Whether whole sites were split.
         linear: Whether the head is linear: see `Evidence.linear`.
     """
@@ -142,7 +142,7 @@ def judge(
 
 
 def _contributions(task: Task, division: Division, folds: Sequence[FoldPrediction]) -> tuple[FloatArray, float]:
-    """What each unit adds to the agreement of ranks with targets in each fold, and how much stays unexplained."""
+    """Return contributions of units to the agreement of ranks with targets per fold, and the unexplained fraction."""
     contrasts = task.contrasts()
     rows = np.concatenate([fold.rows for fold in folds])
     number = np.repeat(np.arange(len(folds)), [len(fold.rows) for fold in folds])
@@ -158,7 +158,7 @@ def _contributions(task: Task, division: Division, folds: Sequence[FoldPredictio
 
 
 def intervals(task: Task, judgement: Judgement) -> dict[str, Interval]:
-    """95 % interval of each metric's mean over folds: see `intervals.interval_of_mean`."""
+    """Compute the 95 % interval of the mean over folds of each metric: see `intervals.interval_of_mean`."""
     return {
         name: interval_of_mean(each, judgement.division, scale=task.known_metrics[name].scale)
         for name, each in judgement.evidence.items()
@@ -169,9 +169,9 @@ def compare(task: Task, one: Judgement, other: Judgement, permutations: Permutat
     """Compare two models that were evaluated on the same splits, metric by metric.
 
     Args:
-        task: What was predicted.
+        task: Prediction task.
         one: The first model.
-        other: The second.
+        other: The second model.
         permutations: Number of swaps, and their seed.
     """
     first, second, division = one.folds, other.folds, one.division

@@ -1,4 +1,4 @@
-"""How far each patient moves a metric: the infinitesimal jackknife, and the variance that follows from it.
+"""Influence of each patient on a metric (infinitesimal jackknife), and the resulting variance.
 
 The influence of a patient on a metric is the derivative of the metric with respect to the patient's weight. For the
 AUC it is DeLong's structural component, and the sum of squares is DeLong's variance; for the mean of an AUC over
@@ -22,8 +22,8 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
-    """Variance of a mean over folds, as far as it stems from who was tested."""
+class MeanVariance:
+    """Variance of a mean over folds due to the choice of tested patients."""
 
     variance: float
     degrees: float
@@ -33,15 +33,15 @@ class Spread:
 def influences(
     metrics_of: Callable[[FloatArray], dict[str, FloatArray]], unit_of_case: IntArray, units: int
 ) -> dict[str, FloatArray]:
-    """Derivative of each metric with respect to the weight of each unit.
+    """Compute the derivative of each metric with respect to the weight of each unit.
 
     Args:
-        metrics_of: Weights (R, n) of the n cases to (R,) values per metric.
-        unit_of_case: (n,) unit of each case; all cases of a unit share its weight.
-        units: U.
+        metrics_of: Function of weights (R, n) of the n cases that returns (R,) values per metric.
+        unit_of_case: (n,) unit of each case; all cases of a unit have the same weight.
+        units: Number of units U.
 
     Returns:
-        (U,) per metric: 0 for units without a case, NaN where the metric is undefined.
+        (U,) per metric: 0 for units without cases, NaN if the metric is undefined.
     """
     present = np.unique(unit_of_case)
     found: dict[str, list[FloatArray]] = {}
@@ -58,19 +58,19 @@ def influences(
     return result
 
 
-def spread_of_mean(influence: FloatArray, tested: BoolArray, strata: StrArray) -> Spread:
-    """Variance of a mean over folds from the influences of its units.
+def variance_of_mean(influence: FloatArray, tested: BoolArray, strata: StrArray) -> MeanVariance:
+    """Compute the variance of a mean over folds from the influences of units.
 
-    Influences of a fold are centred on the mean of its few cases of a class, so their squares are too small by
-    (m - 1) / m for m cases; averaged over several folds with other companions, by (1 - 1/m)^2 + (m - 1) / (m^2 R).
+    Influences of a fold are centered on the mean of the m cases of a class, so their squares are too small by a factor
+    of (m - 1) / m; averaged over R folds with different other cases, by (1 - 1/m)^2 + (m - 1) / (m^2 R).
 
     Args:
-        influence: (J, U) influence of each unit on the metric of each fold; 0 where it is not tested.
+        influence: (J, U) influence of each unit on the metric of each fold; 0 if it is not tested.
         tested: (J, U) whether a unit is tested in a fold.
         strata: (U,) class of each unit.
 
     Returns:
-        NaN where no fold tests two units of a class.
+        NaN if no fold tests two units of a class.
     """
     of_mean = influence.sum(axis=0) / len(influence)
     variance, squared_over_degrees = 0.0, 0.0
@@ -84,10 +84,10 @@ def spread_of_mean(influence: FloatArray, tested: BoolArray, strata: StrArray) -
         size, repeats = float(sizes[sizes > 0].mean()), float(times[times > 0].mean())
         centres = int((sizes > 0).sum()) if times.max() == 1 else 1
         if sizes.max() < 2 or count <= centres:
-            return Spread(float("nan"), float("nan"))
+            return MeanVariance(float("nan"), float("nan"))
         too_small = (1 - 1 / size) ** 2 + (size - 1) / (size**2 * repeats)
         part = float((of_mean[members] ** 2).sum()) / too_small
         variance += part
         squared_over_degrees += part**2 / (count - centres)
     degrees = variance**2 / squared_over_degrees if squared_over_degrees else float((tested.sum(axis=0) > 0).sum())
-    return Spread(variance, degrees)
+    return MeanVariance(variance, degrees)

@@ -1,8 +1,8 @@
 """95 % intervals of a metric's mean over folds, and of the difference between two models.
 
-Two sources of variance count: who was tested, from the influence of each patient (`influence`), and who was trained on,
-as far as folds share it (`shared_training`). Where whole sites were split there are too few units for influences, and
-the variance is that of the folds.
+The variance has two sources: the choice of tested patients, estimated from the influence of each patient (`influence`),
+and that of training patients, as far as folds share them (`shared_training`). If whole sites were split, there are too
+few units for influences, and the variance between folds is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.influence import spread_of_mean
+from slpd_toolkit.mil.statistics.influence import variance_of_mean
 from slpd_toolkit.mil.statistics.shared_training import fold_variance_factor, inflation, largest_inflation
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Interval:
 
     low: float
     high: float
-    """Both NaN where no interval can be computed: `reason` says why."""
+    """Upper limit. Both limits are NaN if no interval can be computed; see `reason`."""
     units: int = 0
-    """Number of patients or sites it rests on."""
+    """Number of patients or sites that it is based on."""
     conservative: bool = False
-    """Whether it covers more than 95 %, being wider than it needs to be: see `uncertainty`."""
+    """Whether it is wider than necessary and covers more than 95 %: see `uncertainty`."""
     reason: str = ""
 
 
@@ -50,27 +50,27 @@ class Uncertainty:
     """Standard error of a mean over folds."""
 
     variance: float
-    """NaN where it cannot be estimated."""
+    """Standard error; NaN if it cannot be estimated."""
     degrees: float
     """Degrees of freedom."""
     inflation: float = 0.0
-    """How much of the variance was added because folds share training patients, as a share of the rest."""
+    """Variance added because folds share training patients, as a fraction of the rest."""
     conservative: bool = False
     reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the J folds of one model, or the difference of two, tell about one metric."""
+    """Values of one metric in J folds, for one model or the difference of two, with what determines their variance."""
 
     values: FloatArray
-    """(J,) the metric, or the difference of two."""
+    """(J,) values of the metric, or of the difference."""
     influence: FloatArray
-    """(J, U) influence of each unit on it."""
+    """(J, U) influence of each unit on the value."""
     contributions: FloatArray
     """(J, U) contribution of each unit by ranks, see `shared_training.inflation`."""
     unexplained: float
-    """0 to 1: share of the targets' variance that the predictions leave unexplained."""
+    """Fraction of the variance of the targets that is not explained by the predictions, 0 to 1."""
     linear: bool = True
     """Whether the head is linear, so that effects of single training patients on a tested patient add up."""
 
@@ -78,13 +78,14 @@ class Evidence:
 def uncertainty(evidence: Evidence, division: Division) -> Uncertainty:
     """Estimate the variance of the mean over folds.
 
-    It is marked as conservative where simulations show that intervals cover more than 95 %: for heads that are not
-    linear, without repeats, where what folds share can only be bounded, and by site with repeats or fewer than 5 folds.
+    It is marked as conservative if intervals cover more than 95 % in simulations: for heads that are not linear,
+    without repeats, when the effect of shared training patients can only be bounded, and by site with repeats or fewer
+    than 5 folds.
     A single split is never marked.
 
     Args:
-        evidence: Folds in which the metric is undefined have NaN values and are left out.
-        division: Who is trained on and tested.
+        evidence: Values and influences; folds in which the metric is undefined (NaN) are left out.
+        division: Units that each split trains on and tests.
     """
     found = _of_units(evidence, division)
     return replace(found, conservative=bool(found.conservative or (found.inflation > 0 and not evidence.linear)))
@@ -97,13 +98,13 @@ def _of_units(evidence: Evidence, division: Division) -> Uncertainty:
         return Uncertainty(math.nan, math.nan, reason="the metric is undefined in all folds")
     if division.by_site:
         return _of_folds(evidence.values, division, units)
-    spread = spread_of_mean(evidence.influence[defined], division.tested[defined], division.strata)
+    spread = variance_of_mean(evidence.influence[defined], division.tested[defined], division.strata)
     if math.isnan(spread.variance):
         return Uncertainty(math.nan, math.nan, reason="no fold tests two patients of each class")
     bound = largest_inflation(division) * evidence.unexplained
     shared = inflation(evidence.contributions, division)
     bounded = math.isnan(shared)
-    # The estimate is noisy, and leaves out what training patients change on average.
+    # The estimate is noisy, and ignores the average effect of training patients.
     shared = bound if bounded else (1 - _WEIGHT_OF_BOUND) * shared + _WEIGHT_OF_BOUND * bound
     return Uncertainty(spread.variance * (1 + shared), spread.degrees, shared, bool(bounded and shared > 0))
 
@@ -111,21 +112,21 @@ def _of_units(evidence: Evidence, division: Division) -> Uncertainty:
 def uncertainty_of_difference(evidence: Evidence, division: Division) -> Uncertainty:
     """Estimate the variance of the mean over folds of a difference between two models.
 
-    The same as `uncertainty`. Over sites, models that are equal are found different in 2 to 4 % of simulated cohorts,
-    so it is always marked as conservative.
+    The same as `uncertainty`, but by site always marked as conservative, because equal models are found to differ in
+    only 2 to 4 % of simulated cohorts.
     """
     found = uncertainty(evidence, division)
     return replace(found, conservative=found.conservative or division.by_site)
 
 
 def _of_folds(values: FloatArray, division: Division, sites: int) -> Uncertainty:
-    """Variance of the mean from the variance of the folds: where units are sites, folds are what there is to compare.
+    """Estimate the variance of the mean from the variance between folds, for splits by site.
 
-    Nadeau and Bengio's correction, with the factor that the splits imply; degrees of freedom are those of one repeat,
-    because repeats divide the same sites.
+    Uses Nadeau and Bengio's correction with the factor implied by the splits. The degrees of freedom are those of one
+    repeat, because all repeats divide the same sites.
     """
     if sites < FEWEST_SITES:
-        reason = f"{sites} sites are too few: {FEWEST_SITES} or more are needed"
+        reason = f"{sites} sites are too few; at least {FEWEST_SITES} are needed"
         return Uncertainty(math.nan, math.nan, reason=reason)
     variances = [
         np.var(defined, ddof=1)
@@ -133,7 +134,7 @@ def _of_folds(values: FloatArray, division: Division, sites: int) -> Uncertainty
         if len(defined := values[(division.repeats == repeat) & ~np.isnan(values)]) > 1
     ]
     if not variances:
-        return Uncertainty(math.nan, math.nan, reason="a variance needs two folds in which the metric is defined")
+        return Uncertainty(math.nan, math.nan, reason="the metric is defined in fewer than two folds")
     factor = fold_variance_factor(division)
     variance = float(np.mean(variances)) * factor / division.folds
     conservative = len(variances) > 1 or division.folds < _FEW_FOLDS
@@ -145,8 +146,8 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
 
     Args:
         evidence: The folds of one model.
-        division: Who is trained on and tested.
-        scale: The ends of the metric: see `Metric.scale`.
+        division: Units that each split trains on and tests.
+        scale: Range of the metric: see `Metric.scale`.
     """
     found = uncertainty(evidence, division)
     units = int(division.tested.any(axis=0).sum())
@@ -165,7 +166,7 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
 
 
 def interval_of_difference(evidence: Evidence, division: Division) -> Interval:
-    """95 % interval of the mean over folds of a difference between two models."""
+    """Compute the 95 % interval of the mean over folds of a difference between two models."""
     found = uncertainty_of_difference(evidence, division)
     units = int(division.tested.any(axis=0).sum())
     if math.isnan(found.variance):
@@ -183,11 +184,11 @@ def _above_zero(mean: float, found: Uncertainty) -> tuple[float, float]:
 
 
 def _between_ends(share: float, found: Uncertainty, least: float, cases: float) -> tuple[float, float]:
-    """Interval within 0 and 1.
+    """Compute an interval within 0 and 1.
 
-    At an end no influence is left: there it is the exact binomial bound (Clopper & Pearson, Biometrika 1934;26:404) for
-    as many cases as the folds test. Close to an end, where the variance is below a quarter of that many cases' binomial
-    one, it is the score interval with four times as many cases (Wilson, JASA 1927;22:209).
+    At 0 or 1, where influences vanish, it is the exact binomial bound (Clopper & Pearson, Biometrika 1934;26:404) for
+    the number of cases tested by the folds. Close to 0 or 1, if the variance is below a quarter of the binomial
+    variance of that many cases, it is the score interval with four times as many cases (Wilson, JASA 1927;22:209).
     """
     rounding = 1e-9
     tail = (1 - LEVEL) / 2
@@ -206,7 +207,7 @@ def _between_ends(share: float, found: Uncertainty, least: float, cases: float) 
 
 
 def _effective_cases(division: Division) -> float:
-    """Tested units, fewer where classes are unequal: for two classes 4 / (1 / m + 1 / n)."""
+    """Return the number of tested units, reduced if classes are unequal: for two classes 4 / (1 / m + 1 / n)."""
     tested = division.tested.any(axis=0)
     _, counts = np.unique(division.strata[tested], return_counts=True)
     return float(len(counts) ** 2 / (1 / counts).sum())

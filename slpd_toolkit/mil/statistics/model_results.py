@@ -1,4 +1,4 @@
-"""Results of every model under every aggregator on the same splits."""
+"""Results of every model with every aggregator on the same splits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counting:
-    """What metrics count, and what intervals and tests treat as independent."""
+    """Units that metrics count, and units that intervals and tests treat as independent."""
 
     unit: CountedUnit = "patient"
-    """Whether each patient counts once, or each slide."""
+    """Whether metrics count patients or slides."""
     sensitivity: float | None = None
     """Wanted of thresholds; None for Youden's index."""
     by_site: bool = False
-    """Whether whole sites were split, so that sites are independent, and patients of a site are not."""
+    """Whether whole sites were split, so that sites are independent, but patients of a site are not."""
 
 
 def evaluate_models(
@@ -55,13 +55,13 @@ def evaluate_models(
     """Train heads on every representation with every aggregator, and measure their predictions.
 
     Args:
-        task: What is predicted.
-        cohort: Its slides in the order of the task's targets.
-        representations: Their bags in that order too.
-        repeats_of: Names of files in `heads/aggregators/`, and how many repeats of the splits each uses.
-        splits: Which slides train, select and test.
-        training: How networks are trained.
-        counting: What metrics count.
+        task: Prediction task.
+        cohort: Slides in the order of the task's targets.
+        representations: Representations, with bags in the same order.
+        repeats_of: Number of repeats of the splits for each aggregator, by name of the file in `heads/aggregators/`.
+        splits: Training, validation and test slides.
+        training: Training settings of networks.
+        counting: Units of metrics, intervals and tests.
         seed: Seed of the heads.
         jobs: Number of processes.
 
@@ -132,16 +132,16 @@ def evaluate_models(
 
 
 def missing_intervals(results: Sequence[Result], headline: str) -> list[str]:
-    """Note why the headline metric has no interval, where it has none."""
+    """Return notes on the reason if the headline metric has no interval."""
     reasons = {result.intervals[headline].reason for result in results} - {""}
     return [f"No interval and no t-test can be computed: {reason}." for reason in sorted(reasons)]
 
 
 def undefined_metrics(results: Sequence[Result]) -> list[str]:
-    """Name the metrics that are undefined in some test parts: their means are over the other parts.
+    """Return notes on metrics that are undefined in some test parts; their means are over the other parts.
 
-    A kappa is undefined where a model predicts a single class that is also the only true one, so it may be for some
-    models only.
+    For example, kappa is undefined if a model predicts a single class that is also the only true one, so it may be
+    undefined for some models only.
     """
     counts = {name: max(int(np.isnan(result.values[name]).sum()) for result in results) for name in results[0].values}
     splits = max(len(result.folds) for result in results)

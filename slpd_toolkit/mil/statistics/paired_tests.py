@@ -1,4 +1,4 @@
-"""Is one model better than another on the same folds? Paired tests, and the correction for testing often."""
+"""Paired tests of two models on the same folds, and the correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _LARGEST_INFLATION = 1.0
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided test. NaN where it is undefined."""
+    """Result of a two-sided test; NaN if undefined."""
 
     statistic: float
     p_value: float
     inflation: float = 0.0
-    """Share of variance that was added because folds share training patients."""
+    """Variance added because folds share training patients, as a fraction of the rest."""
     conservative: bool = False
-    """Whether it rejects less than 5 % at the level of 5 % if there is no difference: see `intervals.uncertainty`."""
+    """Whether it rejects fewer than 5 % of true null hypotheses at the 5 % level: see `intervals.uncertainty`."""
 
 
 def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> PairedTest:
-    """Nadeau and Bengio's corrected resampled t-test of differences between two models on the same splits.
+    """Compute Nadeau and Bengio's corrected resampled t-test of differences between two models on the same splits.
 
-    Training sets of different folds overlap, so the folds' variance alone understates that of their mean; the
+    Training sets of different folds overlap, so that the variance of folds underestimates that of their mean; the
     correction adds the ratio of test to training size:
 
         t = mean(d) / sqrt((1 / J + n_test / n_train) * var(d)),  J - 1 degrees of freedom.
@@ -44,7 +44,7 @@ def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> Paired
     (Nadeau & Bengio, Machine Learning 2003;52:239; for repeated folds Bouckaert & Frank, PAKDD 2004.)
 
     Args:
-        differences: (J,) metric of one model minus that of the other, for each fold of each repeat. NaN is left out.
+        differences: (J,) metric of one model minus that of the other, for each fold of each repeat; NaN are left out.
         test_train_ratio: n_test / n_train of a split.
     """
     defined = differences[~np.isnan(differences)]
@@ -54,23 +54,23 @@ def corrected_t_test(differences: FloatArray, test_train_ratio: float) -> Paired
     spread = np.sqrt((1 / count + test_train_ratio) * defined.var(ddof=1))
     mean = float(defined.mean())
     if spread <= _ROUNDING:
-        # Equal differences in a few folds are no proof that others would be equal: there is no variance to test with.
+        # Equal differences in a few folds do not prove that others would be equal; there is no variance to test with.
         return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     statistic = mean / float(spread)
     return PairedTest(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)), conservative=True)
 
 
 def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
-    """t-test of the mean over folds of a difference, with the variance of `intervals.uncertainty_of_difference`.
+    """Compute a t-test of the mean difference over folds, with the variance of `intervals.uncertainty_of_difference`.
 
-    It asks whether the difference would be expected of other patients of the same kind, to train on and to test.
+    It tests whether the difference would be expected with other training and test patients from the same population.
 
     Args:
         evidence: Differences between two models on the same splits.
-        division: Who is trained on and tested.
+        division: Units that each split trains on and tests.
 
     Returns:
-        p = 1 without any difference; NaN where there is no variance to test with.
+        p = 1 without any difference; NaN if there is no variance to test with.
     """
     found = uncertainty_of_difference(evidence, division)
     mean, _ = mean_and_sd(evidence.values)
@@ -82,18 +82,18 @@ def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
 
 
 def draw_swaps(units: int, permutations: int, rng: np.random.Generator) -> BoolArray:
-    """(R, U) whether two models trade their predictions for a patient or site: a fair coin each."""
+    """Draw whether two models swap their predictions for each patient or site, (R, U), with probability 1/2."""
     return rng.random((permutations, units)) < 0.5
 
 
 def inflation_of_swaps(test: PairedTest, division: Division) -> tuple[float, bool]:
-    """Return the share of variance that swaps miss because folds share training units, and whether it is conservative.
+    """Return the variance that swaps miss because folds share training units, and whether it is conservative.
 
-    Of sites there are too few to estimate it, and the largest possible one is used. It is reached with many repeats.
+    There are too few sites to estimate it; the largest possible value is used, which is attained with many repeats.
 
     Args:
         test: `shared_training_test` of the same difference.
-        division: Who is trained on and tested.
+        division: Units that each split trains on and tests.
     """
     if division.by_site or math.isnan(test.p_value):
         return _LARGEST_INFLATION, len(np.unique(division.repeats)) == 1
@@ -101,13 +101,13 @@ def inflation_of_swaps(test: PairedTest, division: Division) -> tuple[float, boo
 
 
 def permutation_test(observed: float, permuted: FloatArray) -> PairedTest:
-    """Two-sided p-value of a difference among those of permutations, the observed one counted in, so never 0.
+    """Compute the two-sided p-value of a difference among those of permutations; it counts itself, so p is never 0.
 
     (Phipson & Smyth, Stat Appl Genet Mol Biol 2010;9:39.)
 
     Args:
         observed: The difference.
-        permuted: (R,) differences after random swaps. NaN is left out.
+        permuted: (R,) differences after random swaps; NaN are left out.
     """
     if np.isnan(observed):
         return PairedTest(float("nan"), float("nan"))
@@ -117,9 +117,9 @@ def permutation_test(observed: float, permuted: FloatArray) -> PairedTest:
 
 
 def delong_covariance(positive: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Areas under the ROC curve of K models on the same cases, and the covariance of these areas.
+    """Compute the areas under the ROC curve of K models on the same cases, and their covariance.
 
-    With midranks among all cases and among those of one class, each case's share in the area comes out in O(N log N):
+    With midranks among all cases and within one class, the contribution of each case to the area takes O(N log N):
 
         V10_i = (rank_i among all - rank_i among positives) / n_negatives
         V01_j = 1 - (rank_j among all - rank_j among negatives) / n_positives
@@ -128,7 +128,7 @@ def delong_covariance(positive: BoolArray, scores: FloatArray) -> tuple[FloatArr
     (DeLong et al., Biometrics 1988;44:837; fast form: Sun & Xu, IEEE Signal Processing Letters 2014;21:1389.)
 
     Args:
-        positive: (N,) two cases of either class or more. Cases are independent: one a patient.
+        positive: (N,) bool, with at least two cases of each class. Cases must be independent: one per patient.
         scores: (K, N), higher means more likely positive.
 
     Returns:
@@ -143,18 +143,18 @@ def delong_covariance(positive: BoolArray, scores: FloatArray) -> tuple[FloatArr
 
 
 def delong_test(positive: BoolArray, scores: FloatArray) -> PairedTest:
-    """DeLong's test for two models on one test set.
+    """Compute DeLong's test for two models on one test set.
 
-    It takes the heads as given, and is valid for a single split only: heads of different folds share training patients,
-    who are tested in other folds, and the variances of such folds do not add up (see `shared_training`).
+    Conditional on the heads, and valid for a single split only: heads of different folds share training patients that
+    are tested in other folds, so that the variances of folds cannot be added (see `shared_training`).
 
     Args:
-        positive: (N,) which cases are positive.
-        scores: (2, N) of either model.
+        positive: (N,) bool.
+        scores: (2, N) scores of the two models.
 
     Returns:
-        z of the difference, first model minus second; models without any difference get p = 1. NaN with fewer than two
-        cases of a class, or where both models rank every case alike and yet differ.
+        z of the difference, first model minus second; p = 1 without any difference. NaN with fewer than two cases of a
+        class, or if the variance is 0 although the areas differ.
     """
     if min(positive.sum(), (~positive).sum()) < 2:
         return PairedTest(float("nan"), float("nan"))
@@ -168,7 +168,7 @@ def delong_test(positive: BoolArray, scores: FloatArray) -> PairedTest:
 
 
 def holm(p_values: FloatArray) -> FloatArray:
-    """Adjust p-values for their number, step down (Holm, Scand J Stat 1979;6:65). NaN stays NaN and does not count."""
+    """Adjust p-values by Holm's step-down method (Scand J Stat 1979;6:65). NaN stay NaN and are not counted."""
     defined = np.flatnonzero(~np.isnan(p_values))
     order = defined[np.argsort(p_values[defined])]
     scaled = p_values[order] * np.arange(len(order), 0, -1)

@@ -1,4 +1,4 @@
-"""What an evaluation found: all that its files, its tables and its report are made from."""
+"""Results of an evaluation, from which its files, tables and report are made."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RegionPlaces:
-    """Where the M regions of S slides lie, in the order of the bags."""
+    """Coordinates of the M regions of S slides, in the order of the bags."""
 
     coords_l0: IntArray
     """(M, 2) x, y of each region's top-left corner, level-0 px."""
     region_l0: IntArray
     """(S,) side of a region on each slide, level-0 px."""
     slide_size_l0: IntArray
-    """(S, 2) width and height of each slide, level-0 px; 0 where it is not known."""
+    """(S, 2) width and height of each slide, level-0 px; 0 if unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Representation:
-    """What one `--model` makes of the evaluated slides."""
+    """Bags of the evaluated slides by one `--model`."""
 
     name: str
-    """Short and unique: it stands in tables, files and legends."""
+    """Short unique name for tables, files and legends."""
     source: str
-    """Where it came from, in words: the path, or what was computed."""
+    """Description of the source: a path, or what was computed."""
     bags: Bags
-    """One bag a slide, in the order of the cohort."""
+    """One bag per slide, in the order of the cohort."""
     places: RegionPlaces | None = None
-    """None where bags hold vectors of whole slides."""
+    """Coordinates of the regions; None if bags contain slide vectors."""
     pretrained: frozenset[str] = frozenset()
-    """Slides that its pretraining saw, as far as is known."""
+    """Slides used in pretraining, if known."""
     pretraining_known: bool = False
-    """Whether `pretrained` was read from a run folder; else nothing is known of the pretraining."""
+    """Whether `pretrained` was read from a run folder; otherwise the pretraining is unknown."""
     descriptor: ChosenDescriptor | None = None
-    """Applied to the bags in each fold, fitted on its training slides."""
+    """Descriptor that is applied to the bags, fitted on the training slides of each fold."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One representation under one aggregator, on every split."""
+    """Results of one representation with one aggregator on all splits."""
 
     model: str
     """`Representation.name`."""
     aggregator: str
     folds: tuple[FoldPrediction, ...]
-    """One per split, in the order of the splits."""
+    """Predictions, one per split, in order."""
     values: Mapping[str, FloatArray]
-    """For each metric its (J,) values, one per fold."""
+    """(J,) values of each metric, one per fold."""
     intervals: Mapping[str, Interval]
-    """For each metric the 95 % interval of its mean over folds."""
+    """95 % interval of the mean over folds of each metric."""
     calibration: Calibration | None = None
     """Of probabilities and decisions; None for targets without class probabilities."""
 
@@ -77,41 +77,41 @@ class Result:
 
 @dataclass(frozen=True)
 class PairedResult:
-    """Two models under the same aggregator on the same splits."""
+    """Comparison of two models with the same aggregator on the same splits."""
 
     aggregator: str
     first: str
     second: str
     metrics: Mapping[str, Comparison]
-    """For each metric first minus second."""
+    """Comparison by each metric, first minus second."""
     adjusted: Mapping[str, float]
     """p-values of the headline metric, by test (`shared_training`, `permutation`, `corrected_t`, `delong`), adjusted by
-    Holm's method over all comparisons of the evaluation; NaN where a test is undefined."""
+    Holm's method over all comparisons of the evaluation; NaN if a test is undefined."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One run of `slpd mil-eval`."""
+    """Everything that a run of `slpd mil-eval` found."""
 
     target: str
-    """Manifest column that was predicted; `time, event` for survival."""
+    """Manifest column of the target; `time, event` for survival."""
     task: Task
     cohort: Cohort
-    """Its slides are in the order of the task's targets and of the bags."""
+    """The cohort, with slides in the order of the task's targets and of the bags."""
     representations: tuple[Representation, ...]
     results: tuple[Result, ...]
-    """Every representation under every aggregator."""
+    """Results of every representation with every aggregator."""
     unit: CountedUnit
-    """What metrics count: patients or slides."""
+    """Whether metrics count patients or slides."""
     by_site: bool
     """Whether whole sites were split, so that intervals and tests are over sites."""
     comparisons: tuple[PairedResult, ...]
-    """Empty with a single representation."""
+    """Comparisons; empty with a single representation."""
     audits: Mapping[str, tuple[SplitAudit, ...]]
-    """For each representation, one a split."""
+    """Audits of each representation, one per split."""
     recipe: Mapping[str, object]
-    """Every resolved setting, versions and digests."""
+    """All resolved settings, versions and digests."""
     notes: tuple[str, ...] = field(default=())
-    """What a reader must know: slides that were left out, parts that were merged."""
+    """Notes for readers, such as slides that were left out or parts that were merged."""
     retrieval: tuple[Retrieval, ...] = ()
     """One per representation; empty if the targets are not classes."""

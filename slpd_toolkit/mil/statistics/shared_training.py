@@ -1,16 +1,16 @@
-"""What folds of a cross-validation have in common: patients who train the head of one fold and are tested in another.
+"""Covariance of the folds of a cross-validation due to patients that are trained on in one fold and tested in another.
 
 Let k(i, j) be the change in the contribution of patient i, when tested, if patient j is added to the training set. A
-pair of patients acts twice on a cross-validated metric, as (i tested, j trained) and as (j tested, i trained), and the
+pair of patients affects a cross-validated metric twice, as (i tested, j trained) and as (j tested, i trained), and the
 two effects are correlated: for a linear head both are proportional to the inner product of the two embeddings. The
-variance by influences counts each direction by itself. With w(i, j) the share of the folds testing i that train on j,
-it therefore misses
+variance by influences treats the two directions as independent. With w(i, j) the fraction of the folds testing i that
+train on j, it therefore misses
 
     sum over i, j of w(i, j) w(j, i) k(i, j) k(j, i).
 
-Without any signal this is as much as all the rest, and an interval without it covers 83 % instead of 95 %. Where a
-patient is tested in several folds, whose training sets differ, k(i, j) can be estimated: its regression on whether j
-was trained on is noisy for a pair, but the sum over all pairs is not.
+Without any signal this is as large as the rest, and an interval without it covers 83 % instead of 95 %. If patients are
+tested in several folds with different training sets, k(i, j) can be estimated by regression on whether j was trained
+on; the estimate is noisy for a single pair, but not for the sum over all pairs.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _LEAST_FACTOR = 1.5
 
 
 def normal_scores(scores: FloatArray) -> FloatArray:
-    """(n, S) scores of one fold to normal quantiles of their ranks, column by column; ties share the middle rank.
+    """Convert (n, S) scores of a fold to normal quantiles of their ranks, column by column; ties get their mean rank.
 
-    Heads of different folds differ in scale and offset, and only the order within a fold matters.
+    Heads of different folds differ in scale and offset, so that only the order within a fold matters.
     """
     ranks: FloatArray = ndtri((stats.rankdata(scores, axis=0) - 0.5) / len(scores))
     return ranks
 
 
 def largest_inflation(division: Division) -> float:
-    """Upper bound of `inflation` by the splits alone: as if each pair of units had equal effects on one another.
+    """Compute an upper bound of `inflation` from the splits only, as if pairs of units affected each other equally.
 
-    0 for a single split, where no patient is both trained on and tested.
+    It is 0 for a single split, in which no patient is both trained on and tested.
     """
     both = total = 0.0
     shares = division.shares_trained()
@@ -54,16 +54,16 @@ def largest_inflation(division: Division) -> float:
 
 
 def inflation(contributions: FloatArray, division: Division) -> float:
-    """Missing share of the variance by influences, estimated from units that are tested in several folds.
+    """Estimate the variance missing from the variance by influences, from units that are tested in several folds.
 
     Args:
-        contributions: (J, U) contribution of each unit to the metric of each fold, in any unit of measure; 0 where it
-            is not tested.
-        division: What the splits train on and test.
+        contributions: (J, U) contribution of each unit to the metric of each fold, on any scale; 0 if it is not
+            tested.
+        division: Units that each split trains on and tests.
 
     Returns:
-        0 to 1: the variance is (1 + this) times what influences give. NaN where no unit is tested with different
-        training sets: see `largest_inflation`.
+        0 to 1: the variance is (1 + this) times that by influences. NaN if no unit is tested with different training
+        sets: see `largest_inflation`.
     """
     tested = division.tested.astype(np.float64)
     counts = np.maximum(tested.sum(axis=0), 1)
@@ -85,10 +85,11 @@ def inflation(contributions: FloatArray, division: Division) -> float:
 
 
 def fold_variance_factor(division: Division) -> float:
-    """Factor c in var(mean over folds) = c / K * var(folds of one repeat), with K folds per repeat.
+    """Compute the factor c in var(mean over folds) = c / K * var(folds of one repeat), with K folds per repeat.
 
     For K = 5 with a validation fold it is 2.0 for one repeat and 1.55 for five; Nadeau and Bengio's 1 + K * n_test /
-    n_train is 2.67 and 1.87. Never below 1.5: few sites in a fold make the metric itself vary more than its folds show.
+    n_train is 2.67 and 1.87. It is at least 1.5, because with few sites per fold the metric varies more than its folds
+    show.
     """
     shares = division.shares_trained()
     first = division.repeats == division.repeats[0]

@@ -1,4 +1,4 @@
-"""Differences between two models after they traded their predictions for random patients or sites."""
+"""Differences between two models after swapping their predictions for random patients or sites."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def swapped_differences(
     second: Sequence[FoldPrediction],
     swaps: BoolArray,
 ) -> dict[str, FloatArray]:
-    """(R,) differences first minus second, mean over folds, for each swap and metric.
+    """Compute the differences, first minus second and averaged over folds, for each swap and metric, (R,) each.
 
-    Models may differ in the scale and offset of their outputs, which says nothing of their order, and a swap would mix
-    the two scales. Metrics of order (AUC, concordance) are therefore computed from ranks within the fold; metrics of
-    predicted classes and probabilities from the predictions themselves.
+    Outputs of models may differ in scale and offset, which swaps would mix although they do not affect the order.
+    Metrics of order (AUC, concordance) are therefore computed from ranks within the fold, and metrics of predicted
+    classes and probabilities from the predictions themselves.
 
     Args:
-        task: What was predicted.
-        division: Which unit each slide belongs to.
+        task: Prediction task.
+        division: Unit of each slide.
         first: Predictions of one model.
         second: Predictions of the other, on the same rows.
-        swaps: (R, U) whether the models trade their predictions of a unit, in all folds at once.
+        swaps: (R, U) bool, whether the models swap their predictions of a unit, in all folds.
 
     Returns:
-        Folds in which a metric is undefined are left out; NaN where it is in all.
+        Differences over the folds in which the metric is defined; NaN if there are none.
     """
     per_fold: dict[str, list[FloatArray]] = {}
     for one, other in zip(first, second, strict=True):
         swapped = swaps[:, division.unit_of_row[one.rows]]
         rows = np.concatenate([one.rows, other.rows])
-        # A swap is a weighting of both models' predictions: of each case, one has weight 1 and the other 0.
+        # A swap is a weighting of the predictions of both models: for each case, one has weight 1 and the other 0.
         as_first = np.hstack([~swapped, swapped]).astype(np.float64)
         as_second = np.hstack([swapped, ~swapped]).astype(np.float64)
         outputs = np.concatenate([one.outputs, other.outputs])

@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 SCHEMA, VERSION = "slpd-mil-eval", 2
 LEVEL = 0.95
 RUNNING = frozenset({"out", "jobs", "workers"})
-"""Settings that change nothing in the results; recipe.toml has them, metrics.json does not."""
+"""Settings that do not affect the results; written to recipe.toml, but not to metrics.json."""
 
 FOLD_COLUMNS = ("repeat", "fold", "part", "slide_id", "patient_id")
 _PREDICTION_COLUMNS = ("model", "aggregator", "repeat", "fold", "slide_id", "patient_id")
 
 
 def correction(evaluation: Evaluation) -> str:
-    """Describe what p-values were adjusted for."""
+    """Describe the adjustment of p-values."""
     count = len(evaluation.comparisons)
     return f"Holm over {count} comparison{'s' * (count != 1)}, each test by itself"
 
 
 def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
-    """All numbers as JSON values. What is undefined or infinite is null; nothing depends on when or where it ran."""
+    """Return all numbers as JSON values. Undefined or infinite ones are null; nothing depends on time or machine."""
     document = {
         "schema": SCHEMA,
         "schema_version": VERSION,
@@ -61,7 +61,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[str, object]]]:
-    """Columns and rows of predictions.csv: a row for each test slide of each split, by every model and aggregator."""
+    """Return columns and rows of predictions.csv: one row per test slide, split, model and aggregator."""
     task, cohort = evaluation.task, evaluation.cohort
     columns = [*_PREDICTION_COLUMNS, *task.prediction_columns]
 
@@ -78,7 +78,7 @@ def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[st
 
 
 def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, object]]:
-    """Rows of folds.csv: where every slide is in every split."""
+    """Yield the rows of folds.csv: the part of every slide in every split."""
     patient_of = dict(zip(cohort.slides.tolist(), cohort.patients.tolist(), strict=True))
     for split in splits:
         for part, slides in split.parts.items():
@@ -227,7 +227,7 @@ def _audit(audits: Sequence[SplitAudit]) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
+    """Replace NaN and infinity, which JSON does not support, by None."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list):

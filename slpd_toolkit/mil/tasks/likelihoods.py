@@ -40,12 +40,12 @@ class Objective(ABC):
     labels: Tensor | None
     """(N,) class indices, if the target has classes."""
     vote_rule: ClassVar[VoteRule]
-    """How the mean votes of slides become logits."""
+    """Conversion of the mean votes of slides to logits."""
 
     @property
     @abstractmethod
     def readout(self) -> Readout:
-        """How logits become the input of the task's metrics."""
+        """Return the conversion of logits to the input of the task's metrics."""
 
     @abstractmethod
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -53,10 +53,10 @@ class Objective(ABC):
 
     @abstractmethod
     def votes(self, rows: Tensor) -> Tensor:
-        """Return what each slide contributes to the estimate of a mixture, (n, E); see `readouts.logits_of_votes`."""
+        """Return the contribution of each slide to a mixture's estimate, (n, E); see `readouts.logits_of_votes`."""
 
     def estimate(self, shares: Tensor, rows: Tensor) -> Tensor:
-        """Return the logits of least loss for mixtures of slides, which is what nearest neighbors predict.
+        """Return the logits with the lowest loss for mixtures of slides, as predicted by nearest neighbors.
 
         Args:
             shares: (Q, n) weights of the n slides in Q mixtures.
@@ -160,7 +160,7 @@ class Hazards(Objective):
     outputs: int
     labels: Tensor | None
     grid: SurvivalGrid | None = None
-    """Where survival probabilities are reported, for survival."""
+    """Times of the survival probabilities, for survival."""
 
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(B, J) -> (B,)."""
@@ -172,7 +172,7 @@ class Hazards(Objective):
         return Readout("risk", self.grid) if self.labels is None else Readout("ordered-classes")
 
     def votes(self, rows: Tensor) -> Tensor:
-        """Return a row of a life table for each slide, (n, 2 J): where it stops, and what it passes."""
+        """Return a row of a life table per slide, (n, 2 J): the interval where it stops, and those it passes."""
         stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
         return torch.cat([stops, passes], dim=1) * self.weights[rows].unsqueeze(1)
 

@@ -1,6 +1,6 @@
-"""Metrics of predictions, equal to scikit-learn's, with NaN instead of warnings where they are undefined.
+"""Metrics of predictions, equal to scikit-learn's, with NaN instead of warnings if they are undefined.
 
-Those of a confusion matrix are computed here: a fold takes scikit-learn ten times as long, most of it checking input.
+Metrics of a confusion matrix are computed here, because scikit-learn takes ten times as long, mostly for checks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From logits to outputs, and from the votes of neighbors to logits, without the targets that a head was trained on.
+"""Conversion of logits to outputs, and of votes of neighbors to logits, without the targets of the training.
 
-Objectives use these, and so do heads that were stored: a prediction needs no targets.
+Used by objectives and by stored heads, whose predictions need no targets.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BLOCK_VALUES = 1 << 22
 
 @dataclass(frozen=True)
 class Readout:
-    """Converts logits (B, outputs) to what metrics and tables use."""
+    """Converts logits (B, outputs) to the inputs of metrics and tables."""
 
     kind: ReadoutKind
     """`softmax`: class probabilities, (B, C). `ordered-classes`: hazard logits to class probabilities, (B, outputs +
     1). `risk`: hazard logits to minus the expected number of bins survived, and survival probabilities at G times, (B,
     1 + G). `identity`: the logits, times `scale` plus `offset`."""
     grid: SurvivalGrid | None = None
-    """Where survival probabilities are reported; only for `risk`, and None for risks alone."""
+    """Times of the survival probabilities; only for `risk`, and None for risks only."""
     offset: float = 0.0
     """Only for `identity`."""
     scale: float = 1.0
@@ -58,19 +58,19 @@ class Readout:
         return torch.cat([risks, curves], dim=1)
 
     def one_by_one(self, logits: Tensor) -> FloatArray:
-        """Return the outputs of each row as float64, the same to the last bit whatever other rows there are.
+        """Return the outputs of each row as float64, bit-identical whatever the other rows are.
 
-        Vectorized functions round the rows that fill a vector register differently from the rest.
+        Vectorized functions round rows differently depending on their position in a vector register.
         """
         return torch.cat([self(row[None]) for row in logits]).double().numpy()
 
 
 def logits_of_votes(rule: VoteRule, votes: Tensor) -> Tensor:
-    """Return the logits of least loss for mixtures of slides, from their mean votes.
+    """Return the logits with the lowest loss for mixtures of slides, from their mean votes.
 
     Args:
-        rule: `log`: logarithm of each class's share. `log-odds`: votes hold the shares that stop in each interval and
-            then those that pass it. `mean`: the votes themselves.
+        rule: `log`: logarithm of the fraction of each class. `log-odds`: votes contain the fractions that stop in each
+            interval, followed by those that pass it. `mean`: the votes themselves.
         votes: (Q, E) mean votes; E is the number of outputs, or twice as many for `log-odds`.
     """
     if rule == "mean":
@@ -94,7 +94,7 @@ class LinearModel:
     def __call__(self, embeddings: FloatArray) -> Tensor:
         """Return the logits of (n, D) embeddings, (n, outputs) float32.
 
-        The logits of a row do not depend on the other rows, to the last bit, which a matrix product does not promise.
+        The logits of a row do not depend on the other rows, to the last bit, which a matrix product does not guarantee.
         """
         block = max(1, _BLOCK_VALUES // max(self.coefficients.size, 1))
         parts = [

@@ -35,7 +35,7 @@ _CAPTION = (
 
 @dataclass(frozen=True, eq=False)
 class SurvivalCalibration:
-    """Predicted and observed probability of an event by one time, in G groups of rising predicted risk."""
+    """Predicted and observed probability of an event by one time, in G groups of increasing predicted risk."""
 
     predicted: FloatArray
     """(G,) mean predicted probability."""
@@ -57,13 +57,13 @@ def survival_calibration(
 
     Args:
         times: (N,) follow-up times.
-        events: (N,) true where the event was observed.
+        events: (N,) True if the event was observed.
         predicted: (N,) predicted probability of an event by `horizon`.
         horizon: The time, in the unit of `times`.
 
     Returns:
-        Up to five groups of equal size, each with ten patients or more. A group that is censored completely before the
-        horizon is judged by its last estimate.
+        Up to five groups of equal size, each with ten patients or more. For a group that is completely censored before
+        the horizon, the last estimate is used.
     """
     count = int(np.clip(len(times) // _FEWEST_PATIENTS, 1, _MOST_GROUPS))
     groups = np.array_split(np.argsort(predicted, kind="stable"), count)
@@ -92,7 +92,7 @@ def calibration_of(result: ModelOutputs, task: Survival, patients: StrArray) -> 
 def survival_sections(
     results: Sequence[ModelOutputs], task: Survival, styles: Mapping[str, Look], patients: StrArray
 ) -> list[FigureSection]:
-    """Draw Kaplan-Meier curves and, where all models predict probabilities, their calibration."""
+    """Draw Kaplan-Meier curves and, if all models predict probabilities, their calibration."""
     sections = [kaplan_meier_section(results, task, patients)]
     if all(result.folds[0].outputs.shape[1] > 1 for result in results):
         sections.append(survival_calibration_section(results, task, styles, patients))

@@ -1,8 +1,8 @@
-"""Survival predictions judged with inverse probability of censoring weights, for many weightings of the cases at once.
+"""Survival metrics with inverse-probability-of-censoring weights, for many weightings of the cases at once.
 
-Harrell's concordance index depends on how many patients are censored, and when; Uno's does not. The Brier score asks
-for the probabilities themselves, not only for their order, and the ratio of observed to expected events whether risks
-are too high or too low on the whole.
+Harrell's concordance index depends on the number and times of censored patients; Uno's does not. The Brier score
+evaluates the probabilities themselves instead of their order, and the ratio of observed to expected events shows
+whether risks are too high or too low overall.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _LEAST_SURVIVAL = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Censoring:
-    """Kaplan-Meier estimate of the probability to be uncensored up to a time."""
+    """Kaplan-Meier estimate of the probability of being uncensored up to a time."""
 
     times: FloatArray
-    """(K,) rising times at which somebody is censored."""
+    """(K,) ascending times at which a patient is censored."""
     uncensored: FloatArray
-    """(K,) probability to be uncensored beyond each."""
+    """(K,) probability of being uncensored beyond each."""
 
     @classmethod
     def of(cls, times: FloatArray, events: BoolArray) -> Censoring:
-        """Estimate it; of equal times, events come before censoring."""
+        """Estimate the distribution; at equal times, events precede censoring."""
         steps = np.unique(times[~events])
         at_risk = (times[None, :] >= steps[:, None]).sum(axis=1) - ((times[None, :] == steps[:, None]) & events).sum(
             axis=1
@@ -45,11 +45,11 @@ class Censoring:
         return cls(steps, np.cumprod(1 - censored / np.maximum(at_risk, 1)))
 
     def before(self, times: FloatArray) -> FloatArray:
-        """Probability to be uncensored until just before each time."""
+        """Return the probability of being uncensored until just before each time."""
         return self._at(np.searchsorted(self.times, times, side="left"))
 
     def up_to(self, times: FloatArray) -> FloatArray:
-        """Probability to be uncensored until each time, and at it."""
+        """Return the probability of being uncensored up to and including each time."""
         return self._at(np.searchsorted(self.times, times, side="right"))
 
     def _at(self, steps: NDArray[np.integer]) -> FloatArray:
@@ -59,15 +59,15 @@ class Censoring:
 
 @dataclass(frozen=True, eq=False)
 class SurvivalGrid:
-    """From survival probabilities at the ends of a head's time bins to those at the evaluation times."""
+    """Interpolation from survival probabilities at the ends of time bins to those at the evaluation times."""
 
     knots: FloatArray
-    """(J + 1,) 0, the inner edges of J bins, and the last training time, at which the open last bin is closed."""
+    """(J + 1,) 0, the inner edges of J bins, and the last training time, used as the end of the last bin."""
     times: FloatArray
     """(G,) evaluation times."""
 
     def interpolate(self, survival: FloatArray) -> FloatArray:
-        """(n, J) probability to pass each bin -> (n, G), linear within a bin, constant after the last.
+        """Interpolate the probability of passing each bin, (n, J) -> (n, G): linear, and constant after the last.
 
         (Kvamme & Borgan, Lifetime Data Anal 2021;27:710: constant density interpolation.)
         """
@@ -77,17 +77,17 @@ class SurvivalGrid:
 
 
 def evaluation_times(times: FloatArray, events: BoolArray) -> FloatArray:
-    """Choose the times at which survival probabilities are judged.
+    """Choose the times at which survival probabilities are evaluated.
 
-    Quantiles of the observed event times between 10 % and 90 %, as long as at least 10 % are uncensored: beyond that a
-    few patients would have all the weight.
+    They are quantiles of the observed event times between 10 % and 90 %, up to the time at which fewer than 10 % are
+    uncensored; beyond it, a few patients would have all the weight.
 
     Args:
         times: (N,) follow-up times.
         events: (N,) true where the event was observed.
 
     Returns:
-        (G,) rising, G between 1 and 16.
+        (G,) ascending, G between 1 and 16.
     """
     quantiles = np.unique(np.quantile(times[events], np.linspace(*_QUANTILES, _GRID)))
     usable = Censoring.of(times, events).up_to(quantiles) >= _LEAST_UNCENSORED
@@ -98,7 +98,7 @@ def evaluation_times(times: FloatArray, events: BoolArray) -> FloatArray:
 def uno_concordance(
     times: FloatArray, events: BoolArray, risks: FloatArray, weights: FloatArray, censoring: Censoring, end: float
 ) -> FloatArray:
-    """Uno's concordance index for R weightings: pairs are weighted by how likely they were to remain uncensored.
+    """Compute Uno's concordance index for R weightings; pairs are weighted by their probability of being uncensored.
 
     (Uno et al., Stat Med 2011;30:1105.)
 
@@ -106,9 +106,9 @@ def uno_concordance(
         times: (N,) follow-up times.
         events: (N,) true where the event was observed.
         risks: (N,) higher means an earlier event.
-        weights: (R, N) of the cases.
-        censoring: Of the whole cohort.
-        end: Events at later times do not count.
+        weights: (R, N) weights of the cases.
+        censoring: Censoring distribution of the whole cohort.
+        end: Time after which events are ignored.
 
     Returns:
         (R,) 0 to 1; NaN without a comparable pair.
@@ -127,7 +127,7 @@ def integrated_brier_score(
     censoring: Censoring,
     grid: FloatArray,
 ) -> FloatArray:
-    """Mean over time of the squared error of survival probabilities, for R weightings. Lower is better.
+    """Compute the mean over time of the squared error of survival probabilities, for R weightings. Lower is better.
 
         BS(t) = mean( S(t)^2 [T <= t, event] / G(T-)  +  (1 - S(t))^2 [T > t] / G(t) )
 
@@ -136,13 +136,13 @@ def integrated_brier_score(
     Args:
         times: (N,) follow-up times.
         events: (N,) true where the event was observed.
-        survival: (N, G) predicted probability to be without event beyond each grid time.
-        weights: (R, N) of the cases.
-        censoring: Of the whole cohort.
-        grid: (G,) rising times; the mean is by the trapezoidal rule.
+        survival: (N, G) predicted probability of no event up to each grid time.
+        weights: (R, N) weights of the cases.
+        censoring: Censoring distribution of the whole cohort.
+        grid: (G,) ascending times; the mean uses the trapezoidal rule.
 
     Returns:
-        (R,); NaN where all weights are 0.
+        (R,); NaN if all weights are 0.
     """
     died = (times[:, None] <= grid) & events[:, None]
     alive = times[:, None] > grid
@@ -159,21 +159,21 @@ def integrated_brier_score(
 def observed_to_expected(
     times: FloatArray, events: BoolArray, survival: FloatArray, weights: FloatArray, grid: FloatArray
 ) -> FloatArray:
-    """Observed events over those that the predicted risks make expect, up to the last grid time, for R weightings.
+    """Compute the ratio of observed to expected events up to the last grid time, for R weightings.
 
-    1 is calibrated on the whole; above 1 the predicted risks are too low. Expected is the sum of the cumulative hazards
-    at each patient's own time: the martingale residuals of a calibrated model sum to 0 (Crowson, Atkinson & Therneau,
-    Stat Methods Med Res 2016;25:1692).
+    1 means calibrated overall; above 1, the predicted risks are too low. The expected number is the sum of the
+    cumulative hazards at the time of each patient: the martingale residuals of a calibrated model sum to 0 (Crowson,
+    Atkinson & Therneau, Stat Methods Med Res 2016;25:1692).
 
     Args:
         times: (N,) follow-up times.
         events: (N,) true where the event was observed.
-        survival: (N, G) predicted probability to be without event beyond each grid time.
-        weights: (R, N) of the cases.
-        grid: (G,) rising times. Between them log survival is interpolated linearly.
+        survival: (N, G) predicted probability of no event up to each grid time.
+        weights: (R, N) weights of the cases.
+        grid: (G,) ascending times, between which log survival is interpolated linearly.
 
     Returns:
-        (R,) 0 or more; NaN where nothing is expected.
+        (R,), 0 or more; NaN if no events are expected.
     """
     logs = np.log(np.maximum(survival, _LEAST_SURVIVAL))
     knots, until = np.append(0.0, grid), np.minimum(times, grid[-1])
@@ -198,12 +198,12 @@ def weighted_metrics(
     censoring: Censoring,
     grid: FloatArray,
 ) -> dict[str, FloatArray]:
-    """All metrics of survival predictions, for each of W weightings of the cases.
+    """Compute all metrics of survival predictions, for each of W weightings of the cases.
 
     Args:
         times: (N,) follow-up times.
         events: (N,) true where the event was seen.
-        outputs: (N, 1 + G) risks and, where the model predicts them, survival probabilities on the grid.
+        outputs: (N, 1 + G) risks and survival probabilities on the grid; (N, 1) if the model predicts risks only.
         weights: (W, N) weights of the cases.
         censoring: Distribution of the censoring times of the whole cohort.
         grid: (G,) evaluation times.
@@ -221,7 +221,7 @@ def weighted_metrics(
 
 
 def martingale_residuals(times: FloatArray, events: BoolArray) -> FloatArray:
-    """(N,) martingale residuals without covariates: events minus the Nelson-Aalen cumulative hazard."""
+    """Compute martingale residuals without covariates, (N,): events minus the Nelson-Aalen cumulative hazard."""
     order = np.sort(times)
     at_risk = len(order) - np.searchsorted(order, times, side="left")
     steps = np.where(events, 1 / at_risk, 0.0)
@@ -233,13 +233,13 @@ def martingale_residuals(times: FloatArray, events: BoolArray) -> FloatArray:
 def definitions(grid: FloatArray) -> dict[str, str]:
     """Describe the metrics for readers of the report; `grid` are the evaluation times."""
     return {
-        "Concordance index": "Of all pairs of a test fold whose order is known, the share that the predicted risks "
-        "put in that order (Harrell). Guessing gives 0.5.",
-        "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by "
-        "how likely it was to remain uncensored: it does not depend on how many patients are censored.",
+        "Concordance index": "Fraction of the pairs in a test fold with a known order that the predicted risks order "
+        "correctly (Harrell). Guessing gives 0.5.",
+        "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by the "
+        "inverse probability of being uncensored, so that it does not depend on the amount of censoring.",
         "Integrated Brier score": "Mean squared error of the predicted survival probabilities over the evaluation "
         f"times {grid[0]:.3g} to {grid[-1]:.3g}, weighted for censoring. Lower is better; always "
         "predicting 0.5 gives 0.25.",
-        "Observed / expected events": "Observed events over those that the predicted risks make expect, up to the "
-        "last evaluation time. 1 is calibrated on the whole; above 1 the predicted risks are too low.",
+        "Observed / expected events": "Ratio of observed events to those expected from the predicted risks, up to the "
+        "last evaluation time. 1 means calibrated overall; above 1, the predicted risks are too low.",
     }

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes the confidence of a head fit its validation part."""
+"""Temperature scaling: one number that calibrates the confidence of a head on its validation part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
 
 LOWEST, HIGHEST = 0.1, 10.0
-"""Limits of the temperature: a part that is separated without error would ask for 0."""
+"""Limits of the temperature; it would become 0 for a validation part that is separated without errors."""
 
 
 def fit_temperature(logits: FloatArray, loss: Callable[[Tensor], Tensor]) -> float:
-    """Return the temperature T of least mean loss of logits / T (Guo et al., ICML 2017).
+    """Return the temperature T that minimizes the mean loss of logits / T (Guo et al., ICML 2017).
 
     Args:
-        logits: (v, outputs) of the validation part.
+        logits: (v, outputs) logits of the validation part.
         loss: Maps logits (v, outputs) to the loss of each slide, (v,).
     """
     if not len(logits):

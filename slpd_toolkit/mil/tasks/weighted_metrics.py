@@ -1,7 +1,7 @@
-"""Weighted versions of `metrics` for many weightings of the cases at once: the inner loop of bootstrap and permutation.
+"""Weighted versions of `metrics` for many weightings of the cases at once, for influences and permutations.
 
-A bootstrap replicate is a weighting (how often each case was drawn), and so is a permutation (whose prediction replaces
-that of a case). Thousands of scikit-learn calls take minutes, these functions a second; tests compare the two.
+An influence is the derivative with respect to the weight of a case, and a permutation is a weighting of the predictions
+of two models. Thousands of scikit-learn calls take minutes, these functions a second; tests compare the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def classification(
         ordinal: Classes are ordered.
 
     Returns:
-        (R,) for each metric, NaN where it is undefined.
+        (R,) for each metric; NaN if it is undefined.
     """
     predicted = predicted_classes(probabilities, ordinal=ordinal)
     counts = count_classes(targets, predicted, probabilities.shape[1], weights)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slpd_toolkit.mil.statistics.influence import influences, spread_of_mean
+from slpd_toolkit.mil.statistics.influence import influences, variance_of_mean
 from slpd_toolkit.mil.statistics.paired_tests import delong_covariance
 from slpd_toolkit.mil.tasks import weighted_metrics
 
@@ -32,7 +32,7 @@ def test_influences_on_the_auc_are_delongs_components() -> None:
 def test_their_squares_are_delongs_variance() -> None:
     targets, probabilities = binary(30)
     found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(30), 30)["auc"]
-    spread = spread_of_mean(found[None], np.ones((1, 30), dtype=np.bool_), targets.astype(np.str_))
+    spread = variance_of_mean(found[None], np.ones((1, 30), dtype=np.bool_), targets.astype(np.str_))
     _, covariance = delong_covariance(targets == 1, probabilities.T[[1, 1]])
     assert spread.variance == pytest.approx(covariance[0, 0], rel=1e-4)
     assert 9 < spread.degrees < 29
@@ -69,7 +69,7 @@ def test_the_variance_of_a_mean_over_folds_is_that_of_a_mean(repeats: int) -> No
             for fold in rng.permutation(24).reshape(6, 4):
                 tested.append(np.isin(np.arange(24), fold))
                 influence.append(np.where(tested[-1], (values - values[fold].mean()) / 4, 0))
-        found.append(spread_of_mean(np.array(influence), np.array(tested), np.zeros(24, dtype=np.str_)).variance)
+        found.append(variance_of_mean(np.array(influence), np.array(tested), np.zeros(24, dtype=np.str_)).variance)
     assert np.mean(found) * 24 == pytest.approx(1, abs=float(5 * np.std(found) / 20 * 24))
     assert np.mean(found) * 24 == pytest.approx(1, abs=0.06)
 
@@ -79,7 +79,7 @@ def test_degrees_of_freedom_are_those_of_welchs_test() -> None:
     one, other = rng.normal(size=8), 3 * rng.normal(size=12)
     influence = np.concatenate([(one - one.mean()) / 8, -(other - other.mean()) / 12])
     strata = np.array(["a"] * 8 + ["b"] * 12)
-    spread = spread_of_mean(influence[None], np.ones((1, 20), dtype=np.bool_), strata)
+    spread = variance_of_mean(influence[None], np.ones((1, 20), dtype=np.bool_), strata)
     welch = stats.ttest_ind(one, other, equal_var=False)
     assert spread.degrees == pytest.approx(welch.df)
     assert (one.mean() - other.mean()) / math.sqrt(spread.variance) == pytest.approx(welch.statistic)
@@ -87,4 +87,4 @@ def test_degrees_of_freedom_are_those_of_welchs_test() -> None:
 
 def test_folds_with_one_case_of_a_class_tell_no_variance() -> None:
     tested = np.eye(3, dtype=np.bool_)
-    assert math.isnan(spread_of_mean(np.zeros((3, 3)), tested, np.array(["a"] * 3)).variance)
+    assert math.isnan(variance_of_mean(np.zeros((3, 3)), tested, np.array(["a"] * 3)).variance)

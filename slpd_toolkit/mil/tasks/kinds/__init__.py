@@ -1,1 +1,1 @@
-"""Kinds of targets, one file each: `--task` lists them. Each module names its class as `TASK`."""
+"""Kinds of targets, one file each: listed by `--task`. Each module defines its class as `TASK`."""

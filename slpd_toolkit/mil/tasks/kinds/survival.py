@@ -123,7 +123,7 @@ class Survival(Task):
 
     @cached_property
     def grid(self) -> FloatArray:
-        """(G,) times at which survival probabilities are judged: see `survival_metrics.evaluation_times`."""
+        """(G,) times at which survival probabilities are evaluated: see `survival_metrics.evaluation_times`."""
         return evaluation_times(self.times, self.events)
 
     @cached_property
@@ -178,7 +178,7 @@ class Survival(Task):
     def draw(
         self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
-        """Draw Kaplan-Meier curves by predicted risk and, where probabilities are predicted, their calibration."""
+        """Draw Kaplan-Meier curves by predicted risk and, if probabilities are predicted, their calibration."""
         from slpd_toolkit.mil.tasks.survival_calibration import survival_sections
 
         return survival_sections(results, self, styles, patients)
