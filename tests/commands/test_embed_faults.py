@@ -122,13 +122,13 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
     damage_tile(damaged, 5)
     bad = {  # slide_id: its file, and what the error and the hint must say
         "short": ("short.tif", "is not a slide that OpenSlide reads", "truncated"),
-        "text": ("text.svs", r"text\.svs is not a slide that OpenSlide reads", "convert to a tiled TIFF"),
+        "text": ("text.svs", r"text\.svs is not a slide that OpenSlide reads", "to a tiled TIFF"),
         "empty": ("empty.svs", r"empty\.svs is not a slide that OpenSlide reads", "truncated"),
         "folder": ("folder.svs", r"folder\.svs is a folder, not a slide file", "Enter the path of the slide file"),
         "absent": ("absent.svs", r"no such file: .*absent\.svs", "relative to the manifest or --slides-root"),
         "no-mpp": ("no-mpp.tif", "does not contain its resolution", "column `mpp`"),
         "artefact": ("artefact.tif", r"264\.6 x 264\.6 um/px; plausible values are 0\.1 to 5", "column `mpp`"),
-        "oblong": ("oblong.tif", r"pixels of 1 x 1\.2 um", "cannot mend this"),
+        "oblong": ("oblong.tif", r"pixels of 1 x 1\.2 um", "cannot correct this"),
         "aborts": ("aborts.tif", r"aborts\.tif: tiles of 33554688 x 256 px", "damaged"),
         "fifo": ("fifo.svs", "is a FIFO, not a slide file", "Enter the path of the slide file"),
         "white": ("white.tif", "^no tissue found in 500 x 500 px", "--min-tissue 0"),
@@ -270,7 +270,7 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        pytest.param(abort_at_s1, "ended the process that read it: ended by signal SIGABRT", id="abort"),
+        pytest.param(abort_at_s1, "crashed the process that read it: ended by signal SIGABRT", id="abort"),
         pytest.param(hang_at_s1, "was stopped: no progress within 5 s", id="hang", marks=pytest.mark.slow),
     ],
 )
