@@ -1,4 +1,4 @@
-"""Where tokens belong."""
+"""Position of tokens in the regions of a slide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BlockKey:
-    """Where the tokens of a block belong: grid rows and columns of its patches, (n,) each, in a region of a slide."""
+    """Position of the tokens of a block: grid rows and columns of its patches, (n,) each, in a region of a slide."""
 
     reading: SlideReading
     job: SlideJob
@@ -23,6 +23,6 @@ class BlockKey:
     columns: npt.NDArray[np.intp]
 
     def part(self, first: int, count: int) -> BlockKey:
-        """Return the key of `count` of the patches, from `first` on."""
+        """Return the key of `count` patches starting at `first`."""
         chosen = slice(first, first + count)
         return BlockKey(self.reading, self.job, self.region, self.rows[chosen], self.columns[chosen])

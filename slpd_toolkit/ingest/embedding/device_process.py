@@ -1,4 +1,4 @@
-"""What the process of one device does: ask for slides, embed them, and tell what became of them."""
+"""The process of one device: it requests slides, embeds them, and reports the results."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _WATCH_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """What a process needs to know; lists have one item per encoder."""
+    """Settings of the process of a device; lists have one item per encoder."""
 
     device: torch.device
     configs: list[EmbedConfig]
     geometries: list[Geometry]
     precisions: list[Precision]
     digests: list[str]
-    """Digests of the weights, which must not have changed since the command checked them."""
+    """Digests of the weights when the command checked them."""
     readers: int
-    """Processes that read slides for this device."""
+    """Number of processes that read slides for this device."""
     share: int
     """Number of processes that share the disk of `--stage-to`."""
     draw: Callable[[Path, SlidePlan], None]
@@ -133,7 +133,7 @@ def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None]) -> La
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it, however that ends."""
+    """End this process soon after its parent, however the parent ends."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,6 +1,6 @@
-"""Several devices: one process per device, and a common queue from which each takes the next slide when it is ready.
+"""Embedding on several devices: one process per device, and a common queue of slides.
 
-A process that ends before its time costs the slides that it held: they are done again, by whoever is ready.
+If a process ends unexpectedly, the slides that it was working on are put back into the queue.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from slpd_toolkit.ingest.embedding.device_process import serve; serve({fd})"
 )
 _TRIES = 2
-"""How often a slide is given to a process; one whose process ends each time has failed."""
+"""Maximum number of attempts per slide; a slide whose process ends each time has failed."""
 _RESTARTS = 3
-"""How often the process of a device is started again."""
+"""Maximum number of restarts of the process of a device."""
 
 
 @dataclass(eq=False)
 class DeviceProcess:
-    """A process that embeds on one device."""
+    """The process of one device."""
 
     device: torch.device
     process: subprocess.Popen[bytes]
     connection: Connection
     tallies: list[EmbedTally]
     held: dict[str, SlideEntry] = field(default_factory=dict)
-    """Slides that it was given and has not finished."""
+    """Slides that it has received and not finished."""
     over: Counter[str] = field(default_factory=Counter)
-    """Slide id -> encoders that are done with it."""
+    """Slide ID -> encoders that have finished it."""
     waits: bool = False
-    """Whether it has nothing left to do."""
+    """Whether it is waiting for slides."""
 
     def give(self, entry: SlideEntry | None) -> None:
         """Send a slide, or None for no slide."""
         self.waits = False
         if entry is not None:
             self.held[entry.slide_id] = entry
-        with suppress(OSError):  # it has ended, and its end is noticed when it is read from
+        with suppress(OSError):  # it has ended, which is noticed when its messages are read
             self.connection.send(entry)
 
     def end(self) -> None:
-        """Kill the process if it still runs."""
+        """Kill the process if it is running."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -95,9 +95,9 @@ class DeviceFleet:
     """Embeds slides on several devices.
 
     Args:
-        devices: A device per process; the same may occur several times.
-        lanes: The encoders as they were built here, whose failure logs and tallies are filled.
-        draw: A module-level function that draws a slide's picture for quality control.
+        devices: Device of each process; a device may occur several times.
+        lanes: The encoders as built in this process; their failure logs and tallies are filled.
+        draw: A module-level function that draws the quality-control image of a slide.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class DeviceFleet:
             raise content[0]
 
     def _serve_waiting(self) -> None:
-        """Give slides to processes that have nothing to do; end them when no slide can come back any more."""
+        """Send slides to waiting processes; end them when no slides are left."""
         for process in [each for each in self._processes if each.waits]:
             if self._queue:
                 process.give(self._queue.popleft())
@@ -197,7 +197,7 @@ class DeviceFleet:
                     process.give(None)
 
     def _bury(self, process: DeviceProcess) -> None:
-        """Take back the slides of a process that has ended, and start another if there is work left."""
+        """Put the slides of an ended process back into the queue, and restart it if there is work left."""
         process.end()
         self._processes.remove(process)
         for lane, tally in zip(self._lanes, process.tallies, strict=True):
@@ -225,7 +225,7 @@ class DeviceFleet:
             self._processes.append(start_process(settings))
 
     def _merge_tallies(self) -> list[EmbedTally]:
-        """Add up what was done, by the processes that run and by those that have ended."""
+        """Sum the counts of all processes, including those that have ended."""
         merged = []
         for index, lane in enumerate(self._lanes):
             total = EmbedTally()

@@ -1,4 +1,4 @@
-"""The encoder that settings ask for."""
+"""Building the encoder of the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One encoder of a run, with its cache: several share the pixels of one reading."""
+"""One encoder of a run with its cache; several encoders share the pixels of one reading."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QC_FOLDER = "qc"
 
 
 class Failures(Protocol):
-    """Where failures are recorded; `core.failures.FailureLog` is one."""
+    """Interface of a log of failures, such as `core.failures.FailureLog`."""
 
     def __len__(self) -> int:
         """Return the number of failures."""
@@ -41,7 +41,7 @@ class Failures(Protocol):
 
 @dataclass(eq=False)
 class Lane:
-    """An encoder on its device, its cache, and what was done so far."""
+    """An encoder on its device, its cache, and the counts so far."""
 
     identity: CacheIdentity
     device: torch.device
@@ -52,12 +52,12 @@ class Lane:
 
     @property
     def batch_size(self) -> int:
-        """Patches per forward pass."""
+        """Number of patches per forward pass."""
         return self.identity.config.batch_size or (32 if self.device.type == "cpu" else 256)
 
     @cached_property
     def stream(self) -> EncoderStream[BlockKey]:
-        """Where patches go in and tokens come out."""
+        """Stream that encodes patches to tokens."""
         return EncoderStream(
             self.identity.encoder,
             batch_size=self.batch_size,
@@ -68,7 +68,7 @@ class Lane:
 
     @cached_property
     def white_token(self) -> npt.NDArray[np.float32]:
-        """The token of a white patch, (1, D), for all padding outside a slide; it costs one batch."""
+        """Token of a white patch, (1, D), for all padding outside slides; computing it takes one batch."""
         patch_px = self.identity.geometry.patch_px
         white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
         stream = encode_stream(
@@ -82,11 +82,11 @@ class Lane:
         return next(tokens for _, _, tokens in stream)
 
     def token_file(self, entry: SlideEntry) -> Path:
-        """Return the path of a slide's token file."""
+        """Return the path of the token file of a slide."""
         return self.identity.config.out / f"{entry.slide_id}{schema.SUFFIX}"
 
     def picture(self, entry: SlideEntry) -> Path:
-        """Return the path of a slide's picture for quality control."""
+        """Return the path of the quality-control image of a slide."""
         return self.identity.config.out / QC_FOLDER / f"{entry.slide_id}.jpg"
 
     def record(self, entry: SlideEntry, error: Exception) -> None:

@@ -38,12 +38,12 @@ _SLIDES_AHEAD = 2
 
 
 class EmbeddingPipeline:
-    """Joins reading, encoding and writing.
+    """Pipeline of reading, encoding and writing.
 
     Args:
         lanes: The encoders, on one device.
-        draw: Draws a slide's picture for quality control.
-        readers: Number of processes that read; 0: as the settings say.
+        draw: Draws the quality-control image of a slide.
+        readers: Number of reader processes; 0: as in the settings.
         share: Number of processes that share the disk of `--stage-to`.
         on_progress: Called after each part of a batch.
     """
@@ -67,7 +67,7 @@ class EmbeddingPipeline:
 
         Args:
             entries: The slides; consumed a few ahead.
-            count: Number of slides, for the estimate of the time that is left.
+            count: Number of slides, for the estimate of the remaining time.
         """
         threads, slide_readers = make_readers(self._workers, self._lanes[0].device)
         stage = self._stage()
@@ -146,7 +146,7 @@ class EmbeddingPipeline:
     def _encode(
         self, blocks: Iterable[tuple[SlideReading, Block, BlockPixels]]
     ) -> Iterator[tuple[Lane, BlockKey, npt.NDArray[np.float32]]]:
-        """Give each block to all encoders that need it, and yield tokens as they become ready."""
+        """Pass each block to all encoders that need it, and yield tokens as they become available."""
         for reading, block, pixels in blocks:
             for job in reading.jobs:
                 if job.over:
