@@ -26,6 +26,8 @@ def unmark_text(cell: str) -> str:
 def other_separator(path: Path) -> str:
     """Return a hint for an error where a table's columns are not separated by commas; else an empty text."""
     try:
+        if not path.is_file():  # a FIFO would block
+            return ""
         with path.open("rb") as handle:
             header = handle.readline(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:

@@ -1,6 +1,7 @@
 """Atomic file writing, and digests of file contents."""
 
 import csv
+import errno
 import hashlib
 import os
 import re
@@ -100,6 +101,17 @@ def special_kind(path: Path) -> str:
     return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
+def require_regular(path: Path) -> None:
+    """Refuse a FIFO, device, socket or folder, which could block a reader forever.
+
+    Raises:
+        OSError: The path is not a regular file, does not exist or cannot be reached.
+    """
+    kind = special_kind(path)
+    if kind:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
 def make_folder(folder: Path) -> None:
     """Create the folder given with --out, including its parents.
 
@@ -171,6 +183,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
+    require_regular(path)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from slpd_toolkit.core.cells import other_separator, unmark_text
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import Location, is_safe_name, is_url, special_kind
+from slpd_toolkit.core.files import Location, is_safe_name, is_url, require_regular, special_kind
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 REQUIRED_COLUMNS = ("slide_id", "slide_path")
@@ -59,6 +59,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
     try:
         # skip_blank_lines=False keeps row numbers correct; blank lines are dropped below. The header is read as a row,
         # so that pandas neither renames duplicate columns nor takes the first cell of an overlong row as its index.
+        require_regular(path)
         cells = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
         )

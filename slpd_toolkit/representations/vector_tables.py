@@ -10,6 +10,7 @@ import pandas as pd
 from slpd_toolkit.core.archives import read_npz
 from slpd_toolkit.core.cells import other_separator
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -74,6 +75,7 @@ def patient_column(path: Path) -> bool:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
+        require_regular(path)
         return pd.read_csv(path, dtype={_ID: str, _PATIENT: str}, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=other_separator(path)) from error

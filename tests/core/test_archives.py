@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from slpd_toolkit.core.archives import ArchiveError, check_zip, is_zip, read_npz
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import require_regular
+from slpd_toolkit.core.manifest import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +84,10 @@ def test_every_flipped_bit_of_a_value_is_noticed(tmp_path: Path) -> None:
         for read in (read_npz, check_zip):
             with pytest.raises(ArchiveError, match="CRC"):
                 read(path)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    for read in (is_zip, read_npz, require_regular, lambda path: read_table(path)):
+        with pytest.raises((OSError, UsageError), match="not a regular file"):
+            read(tmp_path / "f")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from slpd_toolkit.core.cells import other_separator, unmark_text
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.files import require_regular
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.splits import Split
 
@@ -137,6 +138,7 @@ def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     is the row number in the file; empty rows are left out.
     """
     try:
+        require_regular(path)
         cells = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
         )
