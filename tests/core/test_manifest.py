@@ -155,7 +155,7 @@ def test_what_is_no_manifest_is_refused_as_a_whole(tmp_path: Path, content: byte
 def test_an_absent_manifest_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_table(tmp_path / "absent.csv")
-    with pytest.raises(UsageError, match="Is a directory"):
+    with pytest.raises(UsageError, match="it is a folder"):
         read_table(tmp_path)
 
 
