@@ -260,7 +260,7 @@ class ExportSettings(TypedDict, total=False):
 
     recipe: StrPath | None
     out: StrPath
-    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson"]
+    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson", "hub-folder"]
     model: str
     per: Literal["auto", "slide", "region"]
     manifest: StrPath | None

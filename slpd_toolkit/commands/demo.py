@@ -1,4 +1,4 @@
-"""`slpd demo`: the full pipeline on synthetic slides, in six steps that mostly run the other commands."""
+"""`slpd demo`: the full pipeline on synthetic slides, in seven steps that mostly run the other commands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
-from slpd_toolkit.commands import embed, mil_eval, pretrain, prototypes
+from slpd_toolkit.commands import embed, mil_eval, predict, pretrain, prototypes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
 from slpd_toolkit.config.optimisation import OptimisationConfig
+from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
@@ -27,7 +28,7 @@ from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
 from slpd_toolkit.ingest.embedding.lane import QC_FOLDER
-from slpd_toolkit.report import evaluation_folder
+from slpd_toolkit.report import evaluation_folder, prediction_folder
 from slpd_toolkit.training.run_folder import CURVES
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ if TYPE_CHECKING:
 
 RECIPE = "demo.toml"
 CACHE, DINO, SLPD, EVALUATION, ATLAS = "cache", "dino", "slpd", "eval", "atlas"
+NEW, PREDICTIONS = "new", "predictions"
+"""Slides that nobody trained on, and what is predicted for them."""
 NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD", "truth": "true mixture"}
 """Display names of the evaluated models; the last is an upper bound, computed from the planted truth."""
 
 _SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
 _MOST_FOLDS = 5
+_MOST_SLIDES_OF_TWO = 12
+"""The last patient of the cohort may have more slides, and so may the next one."""
 _MPP, _REGION_PX, _PATCH_PX = 1.0, 512, 64  # a region is one square of the planted truth
 
 
@@ -101,7 +106,39 @@ def make_steps(config: DemoConfig) -> list[Step]:
         Step("SLPD", "training a region ViT with slide prototypes", lambda: pretrain.run(slpd_settings(config))),
         Step("evaluation", "comparing how well the representations separate the two classes", evaluate),
         Step("atlas", "drawing each slide's prototypes and their nearest regions", lambda: _draw_atlas(out)),
+        Step(
+            "prediction", "predicting two slides of new patients, whom nothing was trained on", lambda: _predict(config)
+        ),
     ]
+
+
+def new_slides(config: DemoConfig) -> list[PlannedSlide]:
+    """Return two small slides of the next two patients, one of each class."""
+    cohort = {slide.patient_id for slide in plan_cohort(config.slide_count, config.seed, _TINY_SQUARES)}
+    planned = plan_cohort(config.slide_count + _MOST_SLIDES_OF_TWO, config.seed, _TINY_SQUARES)
+    first: dict[str, PlannedSlide] = {}
+    for slide in planned:
+        if slide.patient_id not in cohort:
+            first.setdefault(slide.patient_id, slide)
+    return list(first.values())[:2]
+
+
+def prediction_settings(out: Path) -> PredictConfig:
+    """Return the settings of the prediction."""
+    return PredictConfig(
+        bundle=out / EVALUATION,
+        manifest=out / NEW / MANIFEST,
+        out=out / PREDICTIONS,
+        model="slpd",
+        aggregator="abmil",
+    )
+
+
+def _predict(config: DemoConfig) -> int:
+    if (config.out / PREDICTIONS / prediction_folder.PREDICTIONS).exists():
+        return 0
+    paint_cohort(new_slides(config), config.out / NEW, config.jobs)
+    return predict.run(prediction_settings(config.out))
 
 
 def embedding_settings(out: Path) -> EmbedConfig:
@@ -211,5 +248,6 @@ def _report_results(config: DemoConfig, seconds: float) -> None:
             "training": out / SLPD / CURVES,
             "prototypes": out / ATLAS / "index.html",
             "evaluation report": out / EVALUATION / evaluation_folder.REPORT,
+            "predictions": out / PREDICTIONS / prediction_folder.PAGES / prediction_folder.INDEX,
         },
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import working_in
 from slpd_toolkit.foreign.anndata_parquet import require_extra
-from slpd_toolkit.representations.exports import embeddings, outlines, tokens, weights
+from slpd_toolkit.representations.exports import embeddings, hub, outlines, tokens, weights
 from slpd_toolkit.representations.exports.source import is_cache, open_cache
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.store.selection import select_slides, selected_ids
@@ -29,6 +29,9 @@ def run(config: ExportConfig) -> int:
         WeightsError: The source or the model is not a region ViT.
         CacheError: A token file cannot be read.
     """
+    if config.to == "hub-folder":
+        hub.write_hub_folder(config.source, config.out)
+        return 0
     if config.to == "geojson":
         only = None if config.manifest is None else selected_ids(config.manifest, config.where)
         outlines.write_outlines(config.source, config.out, crop=config.crop, only=only)

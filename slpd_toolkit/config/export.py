@@ -7,6 +7,7 @@ from typing import Literal
 from slpd_toolkit.config.checks import require, require_at_least, require_manifest
 from slpd_toolkit.core.precision import Precision
 
+_HUB_FOLDER = Path("hub-folder")
 _OF_EMBEDDINGS = ("trident", "anndata", "parquet")
 
 
@@ -17,19 +18,24 @@ class ExportConfig:
     slpd export runs/nsclc --out vit4k_xs_nsclc.pth
 
     slpd export cache/ --to anndata --model runs/nsclc --out regions.h5ad
+
+    slpd export eval/nsclc --to hub-folder
     """
 
     source: Path
     """For weights: a region_vit.pt, or its run folder. For tokens and embeddings: a token cache, or one of its
     files."""
 
-    out: Path
-    """File to write; a folder for `trident`, `geojson`, and for tokens in `hipt` format."""
+    out: Path = _HUB_FOLDER
+    """File to write; a folder for `trident`, `geojson`, `hub-folder`, and for tokens in `hipt` format. Required, except
+    for `hub-folder`, whose default is hub-folder/."""
 
-    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson"] = "hipt"
+    to: Literal["hipt", "safetensors", "trident", "anndata", "parquet", "geojson", "hub-folder"] = "hipt"
     """For weights: `hipt` (.pth for HIPT's loader, like vit4k_xs_dino.pth) or `safetensors` (weights and config). For a
     cache: `hipt` (tokens, .pt), `trident` (patch tokens, or with --model region embeddings, .h5), `anndata`
-    (embeddings, .h5ad), `parquet` (embeddings) or `geojson` (outlines of tissue for QuPath, one file per slide)."""
+    (embeddings, .h5ad), `parquet` (embeddings) or `geojson` (outlines of tissue for QuPath, one file per slide). For an
+    evaluation: `hub-folder` (its heads with their model card, as a model hub takes them and `slpd predict` reads
+    them)."""
 
     model: str = ""
     """Model that embeds the regions of a cache: region_vit.pt, its run folder, or `mean-tokens`."""
@@ -61,6 +67,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
         require_manifest(self.where, self.manifest)
+        require(self.out != _HUB_FOLDER or self.to == "hub-folder", "--out", "nothing", "the file or folder to write")
         require_at_least(1, "workers", self.workers)
         require(
             bool(self.model) or self.to not in {"anndata", "parquet"},

@@ -107,7 +107,7 @@ def test_the_whole_way_with_two_interruptions(
     assert command.run(config) == 0
     assert all(path.stat().st_mtime_ns == moment for path, moment in painted.items())
     printed = capsys.readouterr()
-    assert "6/6 atlas" in printed.err
+    assert "6/7 atlas" in printed.err
     assert "true mixture" in printed.out
     assert "SLPD vs. DINO" in printed.err
     for name in (
@@ -115,6 +115,7 @@ def test_the_whole_way_with_two_interruptions(
         "slpd/curves.svg",
         "dino/region_vit.pt",
         "atlas/index.html",
+        "predictions/pages/index.html",
         "eval/report.html",
     ):
         assert (config.out / name).exists(), name
