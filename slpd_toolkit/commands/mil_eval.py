@@ -165,8 +165,7 @@ def _read_external(
     ) as opened:
         inputs = read_external(table, opened.by_source, task, config)
         slides = inputs.cohort.slides.tolist()
-        source = f"{config.external_manifest}"
-        return OtherCohort(source, inputs, represent_all(opened.models, slides, opened.cache))
+        return OtherCohort(config.external_manifest.name, inputs, represent_all(opened.models, slides, opened.cache))
 
 
 def _warn_of_unused_folds(config: MilEvalConfig, splits: int) -> None:
