@@ -34,7 +34,8 @@ class RepresentConfig:
     the layout of TRIDENT's slide features."""
 
     as_: str = chosen_from(DESCRIPTORS, default="mean")
-    """Descriptor of a slide or patient. What is fitted is fitted on all slides, or on those of --fit-where."""
+    """Descriptor of a slide or patient. If it has parameters, they are fitted on all slides, or on those of
+    --fit-where."""
 
     clusters: int = 0
     """Number of prototypes, for descriptors that have some. 0: 4 for `prototypes`, 16 for the others."""
