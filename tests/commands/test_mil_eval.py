@@ -421,7 +421,9 @@ def test_slides_that_cannot_be_read_are_told_once(
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     cohort = plant(tmp_path, {"label": list("ab" * 12), "slide_path": ["broken.svs"] * 24}, [0.0, 6.0] * 12)
 
-    def look_at_all(path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None]) -> None:
+    def look_at_all(
+        path: Path, evaluation: Evaluation, thumbnails: Callable[[str], WholeSlide | None], external: object
+    ) -> None:
         assert [thumbnails(slide) for slide in evaluation.cohort.slides[:2]] == [None, None]
 
     monkeypatch.setattr(evaluation_folder, "write_report", look_at_all)
