@@ -22,7 +22,7 @@ from torch import Tensor
 
 from slpd_toolkit.core.archives import check_zip, is_zip
 from slpd_toolkit.core.errors import WeightsError
-from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.files import atomic_path, require_regular
 from slpd_toolkit.core.text import listed
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ def _refuse_other_files(path: Path) -> None:
         WeightsError: The file is one of these.
         OSError: The file cannot be read.
     """
+    require_regular(path)
     with path.open("rb") as file:
         start = file.read(_START_BYTES).lstrip().lower()
     for marks, what, hint in _NOT_WEIGHTS:
