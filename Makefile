@@ -7,7 +7,7 @@ export SLPD_DATA
 
 # Tests run one process per core, so each process uses a single thread. worksteal starts each process with a
 # contiguous share, so that what the tests of a file share is made once.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: help install test test-slow lint format docs demo embed-example benchmarks clean
 help:            ## list targets

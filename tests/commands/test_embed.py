@@ -376,7 +376,7 @@ def test_a_slide_that_would_be_enlarged_too_far_is_refused_and_less_is_recorded(
     manifest = one_slide(tmp_path, picture, mpp=1.0)
     assert embed.run(small_config(manifest, tmp_path / "far", mpp=0.6)) == 1
     (failure,) = read_csv(tmp_path / "far" / "failures.csv")
-    assert "1.67-fold, allowed: 1.6-fold" in failure["error"]
+    assert "upsampling by 1.67, allowed: 1.6" in failure["error"]
     assert "--mpp 0.625" in failure["hint"]
     assert embed.run(small_config(manifest, tmp_path / "near", mpp=0.625)) == 0
     meta = TokenFile.open(tmp_path / "near" / "slide.h5").meta
