@@ -9,7 +9,7 @@ export SLPD_DATA
 # contiguous share, so that what the tests of a file share is made once.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help install test test-slow lint format docs demo embed-example benchmarks clean
+.PHONY: help install test test-slow test-pages lint format docs demo embed-example benchmarks clean
 help:            ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
@@ -23,7 +23,10 @@ test: install    ## fast tests, under two minutes
 	$(PYTEST) -m "not slow"
 
 test-slow: install  ## slow tests: real slides, large slides, kill and resume
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not pages"
+
+test-pages: install  ## every code block of the documentation, ten minutes
+	$(PYTEST) -m pages
 
 lint: install    ## check formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
