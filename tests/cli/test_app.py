@@ -238,7 +238,7 @@ def test_mil_eval_from_the_command_line_writes_every_file(tmp_path: Path) -> Non
     assert "clean: no patient is in two parts of any of the 15 splits." in done.stdout  # 3 folds, 5 repeats
     names = {path.name for path in (tmp_path / "out").iterdir() if not is_lock(path)}
     files = {"report.html", "metrics.json", "predictions.csv", "folds.csv", "scores.h5", "recipe.toml", "figures"}
-    assert names == files | {"region_embeddings"}
+    assert names == files | {"region_embeddings", "model"}
     assert "blank" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     with h5py.File(tmp_path / "out" / "scores.h5") as file:
         assert len(file) == 2
