@@ -106,7 +106,7 @@ def test_torchrun_passes_sigterm_on_and_the_state_is_saved(cache: Path, tmp_path
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in flatten(settings).items()
-        if value is not None and name not in {"cache", "tensorboard"}
+        if value not in {None, ()} and name not in {"cache", "tensorboard"}
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
