@@ -178,6 +178,19 @@ def write_safetensors(state: Mapping[str, Tensor], config: Mapping[str, object],
             save_file(dict(state), partial, metadata=metadata)
         except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(f"{path} cannot be written in full ({_first_line(error)})") from error
+        _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a .safetensors file; the library writes them in random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:
+            file.seek(8)
+            file.write(text)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -77,3 +77,12 @@ def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> N
     torch.save(torch.zeros(1).expand(10**9, 400), tmp_path / "a.pt")
     with pytest.raises(SlideError, match=r"a\.pt cannot be read as a tensor \(it claims 400,000,000,000 numbers"):
         read_tensor(tmp_path / "a.pt")
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    files = []
+    for number in range(12):  # the library writes metadata in random order
+        write_safetensors(state(), {"depth": 1, "name": "ü\n/"}, tmp_path / f"{number}.safetensors")
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1
+    assert read_checkpoint(tmp_path / "0.safetensors")["config"] == {"depth": 1, "name": "ü\n/"}
