@@ -49,7 +49,9 @@ def in_processes(
         WorkerKilledError: A process was killed.
     """
     here, folder = os.getpid(), working_folder()
-    with joblib.parallel_config("loky", inner_max_num_threads=1), _interrupts_held():
+    # A process that was never given work must end with this one as well, so it watches from its start.
+    watched = joblib.parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(here,))
+    with watched, _interrupts_held():
         made = joblib.Parallel(jobs, return_as="generator")(
             joblib.delayed(_apply)(here, folder, work, call) for call in calls
         )
