@@ -119,7 +119,7 @@ def _positions(regions: Bags, store: TokenStore) -> np.ndarray[tuple[int], np.dt
 
 
 def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) -> None:
-    """Say what was written, and on whom it was fitted."""
+    """Print what was written, and on whom it was fitted."""
     empty = [file.meta.slide_id for file in wanted.files if not len(file)]
     if empty:
         console.warn(f"{len(empty)} slides have no regions and are left out, such as {empty[0]}.")

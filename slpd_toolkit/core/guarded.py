@@ -22,17 +22,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+from typing import IO, TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import numpy as np
 
+from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.files import working_folder
 from slpd_toolkit.core.guarded_process import BEAT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -71,7 +71,7 @@ class Limits:
     """Niceness added to that of the parent process."""
 
 
-class GuardedPool:
+class GuardedPool(ClosedOnExit):
     """Pool of isolated processes: starts as many as there are concurrent calls. Thread-safe.
 
     Use it as a context manager: calls still running at the end of the block are killed.
@@ -85,14 +85,6 @@ class GuardedPool:
         self._busy: set[GuardedProcess] = set()
         self._lock = threading.Lock()
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def busy(self) -> list[GuardedProcess]:

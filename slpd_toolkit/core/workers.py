@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from contextlib import contextmanager, suppress
-from functools import cache
 from multiprocessing.resource_tracker import ensure_running
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -50,7 +49,7 @@ def in_processes(
     """
     here, folder = os.getpid(), working_folder()
     # A process that was never given work must end with this one as well, so it watches from its start.
-    watched = joblib.parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(here,))
+    watched = joblib.parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(here,))
     with watched, _interrupts_held():
         made = joblib.Parallel(jobs, return_as="generator")(
             joblib.delayed(_apply)(here, folder, work, call) for call in calls
@@ -70,14 +69,12 @@ def release_workers() -> None:
 
 def _apply(started_by: int, folder: str, work: Callable[[*Given], Made], call: tuple[*Given]) -> Made:
     if os.getpid() != started_by:
-        _end_with(started_by)
         with suppress(OSError):
             os.chdir(folder)  # processes are reused, also by a program that has changed its folder since
     return work(*call)
 
 
-@cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process soon after its parent: after kill -9 it would otherwise wait for work for minutes."""
 
     def watch() -> None:

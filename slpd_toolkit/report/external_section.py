@@ -74,7 +74,7 @@ def external_section(external: External) -> ExternalSection:
 
 
 def sentences_of(external: External) -> list[str]:
-    """Say for each result whether the metric holds on the external cohort."""
+    """State for each result whether the metric holds on the external cohort."""
     headline = external.task.headline
     words = external.task.known_metrics[headline].words
     said = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
+from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded import GuardedPool, Limits, ProcessDiedError, ProcessHungError
 from slpd_toolkit.slides import reading
@@ -12,7 +13,6 @@ from slpd_toolkit.slides.reading import SlideHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 _HINT = "The file is damaged, or OpenSlide cannot read it: copy it again, or open it in a viewer."
 
 
-class SlideReaders:
+class SlideReaders(ClosedOnExit):
     """Processes that read slides, as many as there are concurrent reads. Use as a context manager.
 
     Args:
@@ -40,14 +40,6 @@ class SlideReaders:
     def __init__(self, niceness: int = 0) -> None:
         self._pool = GuardedPool(Limits(niceness=niceness))
         self.call = self._pool.call
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End all running reads."""

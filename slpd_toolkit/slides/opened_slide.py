@@ -6,10 +6,11 @@ import math
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded_process import report_progress
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
@@ -17,7 +18,6 @@ from slpd_toolkit.slides.source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -51,7 +51,7 @@ class SlideHeader:
         return max(fine_enough, key=lambda level: self.downsamples[level], default=0)
 
 
-class OpenedSlide:
+class OpenedSlide(ClosedOnExit):
     """An open slide. Thread-safe; close it, or use it as a context manager.
 
     Closing waits for running reads of other threads, because OpenSlide would free the memory that they use.
@@ -83,14 +83,6 @@ class OpenedSlide:
         except BaseException:
             self._source.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; later reads raise a SlideError."""

@@ -7,11 +7,12 @@ import os
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import SlpdError, WeightsError
+from slpd_toolkit.core.workers import end_with
 from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.lane import Lane
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.slides.plan import SlidePlan
 
 _TELL_EVERY_S = 1.0
-_WATCH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def serve(descriptor: int) -> None:
     Args:
         descriptor: Socket on which settings and slides arrive.
     """
-    _end_with(int(os.environ["SLPD_PARENT"]))
+    end_with(int(os.environ["SLPD_PARENT"]))
     console.VERBOSITY.quiet = True
     connection, lock = Connection(descriptor), Lock()
 
@@ -130,14 +130,3 @@ def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None]) -> La
     encoder.network.to(settings.device)
     identity = CacheIdentity(config, geometry, encoder, settings.precisions[index])
     return Lane(identity, settings.device, _RemoteLog(tell, index), on_over=lambda slide_id: tell("over", slide_id))
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, however the parent ends."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_EVERY_S)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()

@@ -216,7 +216,7 @@ def _release_entry(entry: SlideEntry, stage: Stage | None) -> None:
 
 
 def _fail_all(reading: SlideReading, error: Exception) -> None:
-    """Give up a slide for all encoders that still need it."""
+    """Abandon a slide for all encoders that still need it."""
     for job in reading.jobs:
         if not job.over:
             _fail(reading, job, error)

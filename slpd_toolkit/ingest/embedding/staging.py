@@ -18,15 +18,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING
 
 from slpd_toolkit.core import console
+from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import is_url, open_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
 
     from slpd_toolkit.core.files import Location
     from slpd_toolkit.core.manifest import SlideEntry
@@ -50,7 +50,7 @@ class _Copy:
     folder: Path | None = None
 
 
-class Stage:
+class Stage(ClosedOnExit):
     """Copies of slides on a fast disk. A context manager.
 
     Args:
@@ -81,14 +81,6 @@ class Stage:
         self._copies: dict[str, Future[_Copy]] = {}
         self._mutex, self._closed = threading.Lock(), threading.Event()
         self.used_bytes = self.peak_bytes = self.copied = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop copying and remove all copies."""

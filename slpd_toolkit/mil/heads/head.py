@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,7 @@ import torch
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -161,6 +162,13 @@ def load_head(name: str) -> Head:
     """
     found: Head = AGGREGATORS.load(name).HEAD
     return found
+
+
+def most_selected(settings: Sequence[str], allowed: Iterable[str]) -> str:
+    """Return the setting that most folds selected, of those that are allowed; the first allowed one if none was."""
+    names = list(allowed)
+    wanted = Counter(name for name in settings if name in names).most_common(1)
+    return wanted[0][0] if wanted else names[0]
 
 
 @contextmanager

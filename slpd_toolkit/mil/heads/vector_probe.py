@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -13,7 +12,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
-from slpd_toolkit.mil.heads.head import Head, HeadResult, HeadState, PartRows, TrainedHead, single_thread
+from slpd_toolkit.mil.heads.head import Head, HeadResult, HeadState, PartRows, TrainedHead, most_selected, single_thread
 from slpd_toolkit.mil.tasks.readouts import LinearModel
 
 if TYPE_CHECKING:
@@ -143,8 +142,7 @@ class VectorProbe(Head):
             scaler = _fit_scaler(self.vectors.compute(learned, bags, rows))
             vectors = _scale(self.vectors.compute(learned, bags, rows), scaler)
             models = dict(self.fit_models(vectors, objective, torch.tensor(rows)))
-        wanted = Counter(name for name in settings if name in models).most_common(1)
-        setting = wanted[0][0] if wanted else next(iter(models))
+        setting = most_selected(settings, models)
         return TrainedHead(_state(learned, scaler, models[setting], rows), setting)
 
     def apply(

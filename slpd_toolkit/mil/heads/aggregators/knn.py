@@ -47,9 +47,7 @@ class Neighbours(VectorModel):
 
     def __call__(self, embeddings: FloatArray) -> Tensor:
         """See `VectorModel.__call__`."""
-        average = self.votes.mean(dim=0)
-        means = [(self.votes[nearest].sum(dim=0) + average) / (self.count + 1) for nearest in self._nearest(embeddings)]
-        return torch.cat([logits_of_votes(self.rule, mean[None]) for mean in means])
+        return logits_of_neighbours(self.votes, torch.from_numpy(self._nearest(embeddings)), self.rule)
 
     def _nearest(self, embeddings: FloatArray) -> IntArray:
         """Return the (q, K) nearest training vectors.
@@ -88,6 +86,19 @@ def fit_neighbours(known: FloatArray, objective: Objective, rows: Tensor) -> Ite
     index, votes = NearestNeighbors().fit(known), objective.votes(rows).float()
     for count in neighbour_counts(len(rows)):
         yield f"{count} neighbours", Neighbours(known, index, votes, objective.vote_rule, count)
+
+
+def logits_of_neighbours(votes: Tensor, nearest: Tensor, rule: VoteRule) -> Tensor:
+    """Return the logits of least loss for K neighbors and the average slide as one more.
+
+    Args:
+        votes: (n, E) votes of the training slides.
+        nearest: (q, K) training slides.
+        rule: Conversion of mean votes to logits.
+    """
+    average = votes.mean(dim=0)
+    means = [(votes[each].sum(dim=0) + average) / (len(each) + 1) for each in nearest]
+    return torch.cat([logits_of_votes(rule, mean[None]) for mean in means])
 
 
 def neighbour_counts(known: int) -> list[int]:

@@ -7,15 +7,13 @@ The similarity of two slides is the largest total cosine of their vectors under 
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 
-from slpd_toolkit.mil.heads.aggregators.knn import neighbour_counts
-from slpd_toolkit.mil.heads.head import Head, HeadState, PartRows, TrainedHead, single_thread
+from slpd_toolkit.mil.heads.aggregators.knn import logits_of_neighbours, neighbour_counts
+from slpd_toolkit.mil.heads.head import Head, HeadState, PartRows, TrainedHead, most_selected, single_thread
 from slpd_toolkit.mil.heads.training_sets import similarities_to, training_sets
-from slpd_toolkit.mil.tasks.readouts import logits_of_votes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +48,9 @@ class SetKnn(Head):
         order = _by_similarity(similarities_to(sets, bags, rows.val))
         with single_thread():
             losses = {
-                count: objective.loss(_logits(votes, order[:, :count], objective.vote_rule), val).mean().item()
+                count: objective.loss(logits_of_neighbours(votes, order[:, :count], objective.vote_rule), val)
+                .mean()
+                .item()
                 for count in neighbour_counts(len(rows.train))
             }
         count = min(losses, key=lambda each: losses[each])
@@ -68,8 +68,7 @@ class SetKnn(Head):
     ) -> TrainedHead:
         """See `Head.refit`; the number of neighbors that most folds selected is used."""
         counts = {f"{count} neighbours": count for count in neighbour_counts(len(rows))}
-        wanted = Counter(name for name in settings if name in counts).most_common(1)
-        setting = wanted[0][0] if wanted else next(iter(counts))
+        setting = most_selected(settings, counts)
         votes = objective.votes(torch.tensor(rows)).float()
         options = {_COUNT: counts[setting], _RULE: objective.vote_rule}
         return TrainedHead(HeadState({**training_sets(bags, rows), _VOTES: votes.numpy()}, options), setting)
@@ -84,18 +83,13 @@ class SetKnn(Head):
         """See `Head.apply`."""
         order = _by_similarity(similarities_to(state.tensors, bags, rows))[:, : int(state.options[_COUNT])]
         with single_thread():
-            return _logits(torch.tensor(state.tensors[_VOTES]), order, cast("VoteRule", state.options[_RULE])), ()
+            return logits_of_neighbours(
+                torch.tensor(state.tensors[_VOTES]), order, cast("VoteRule", state.options[_RULE])
+            ), ()
 
 
 def _by_similarity(found: FloatArray) -> Tensor:
     return torch.tensor(-found).argsort(dim=1, stable=True)
-
-
-def _logits(votes: Tensor, nearest: Tensor, rule: VoteRule) -> Tensor:
-    """Return the logits of least loss for the neighbors, and the average slide as one more: see `knn.Neighbours`."""
-    average = votes.mean(dim=0)
-    means = [(votes[each].sum(dim=0) + average) / (len(each) + 1) for each in nearest]
-    return torch.cat([logits_of_votes(rule, mean[None]) for mean in means])
 
 
 HEAD = SetKnn()
