@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import time
 from contextlib import contextmanager, nullcontext
@@ -38,6 +39,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort
 from benchmarks.planted.report import write_report
+from benchmarks.semireal.cohorts import TILE_COHORTS, TILE_RUNS, TileModel
+from benchmarks.semireal.tiles import Tiles
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
@@ -90,6 +93,7 @@ COHORTS: dict[str, dict[str, Any]] = {
         "site_shift": 0.0,
         "drift": 0.0,
     },
+    **TILE_COHORTS,
 }
 """Parameters of `Planted` per cohort: how architectures differ, and the nuisance."""
 
@@ -139,6 +143,7 @@ LONGER: dict[str, dict[str, Any]] = {
     "slide shift": _SMALL_RUN,
     "small shift": _SMALL_RUN | {"epochs": 60, "prototype_epoch": 23},
     "arrangement": {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2},
+    **TILE_RUNS,
 }
 """Changes of `SETTINGS` per cohort."""
 
@@ -217,6 +222,8 @@ MEASURED = ("knn", "probe", "prototype-histogram")
 ATTENTION = "abmil"
 """Predicts only the class, because it takes longer than all others."""
 FEW_LABELS = ("probe", "prototype-histogram")
+TILES = "tiles.npz"
+"""Encoded tiles (`benchmarks.semireal.tiles`), in the folder of cohorts."""
 _REGIONS_AT_ONCE = 256
 
 
@@ -246,6 +253,16 @@ def planted_of(unit: Unit) -> Planted:
     return Planted(**{**SIZE, **COHORTS[unit.cohort]}, seed=unit.seed)
 
 
+def write_data(unit: Unit) -> Truth:
+    """Write the cohort of a unit, from encoded tiles if it needs them, and return its truth."""
+    planted = planted_of(unit)
+    if unit.cohort not in TILE_COHORTS:
+        return write_cohort(planted, unit.data)
+    tiles = Tiles.read(unit.root / TILES)
+    planted = replace(planted, dim=tiles.tokens.shape[-1])
+    return write_cohort(planted, unit.data, TileModel(planted, tiles))
+
+
 def settings_of(unit: Unit) -> dict[str, Any]:
     return {**SETTINGS, **LONGER.get(unit.cohort, {}), "seed": unit.seed, **ROWS.get(unit.row, {})}
 
@@ -259,7 +276,7 @@ def complete(unit: Unit) -> None:
     if unit.result.exists():
         return
     torch.set_num_threads(1)
-    truth = write_cohort(planted_of(unit), unit.data)
+    truth = write_data(unit)
     started, started_cpu = time.perf_counter(), time.process_time()
     if unit.row not in BASELINES:
         with shuffled_prototypes(unit.seed) if unit.row in SHUFFLED else nullcontext():
@@ -431,8 +448,7 @@ def run(out: Path, cohorts: Sequence[str], seeds: Sequence[int], rows: Sequence[
     print(f"{len(left)} of {len(units)} units are left")
     for cohort in cohorts:  # before the workers start, so that they do not write the same files
         for seed in seeds:
-            unit = Unit(out, cohort, seed, MEAN)
-            write_cohort(planted_of(unit), unit.data)
+            write_data(Unit(out, cohort, seed, MEAN))
     joblib.Parallel(jobs, verbose=5)(joblib.delayed(complete)(unit) for unit in left)
 
 
@@ -445,6 +461,7 @@ def main() -> None:
         "--rows", nargs="+", default=["main"], help="`main`, `sensitivity`, `views`, `remedies`, `none`, or names"
     )
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--tiles", type=Path, help="encoded tiles for the colon cohorts; copied to the folder")
     parser.add_argument(
         "--report", type=Path, help="folder to write planted.json, .csv, .svg and tuning.csv of all that is there to"
     )
@@ -458,6 +475,9 @@ def main() -> None:
         "none": [],
     }
     rows = [row for name in args.rows for row in groups.get(name, [name])]
+    if args.tiles:
+        args.out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(args.tiles, args.out / TILES)
     run(args.out, args.cohorts, args.seeds, rows, args.jobs)
     if args.report:
         settings = {"size": SIZE, "cohorts": COHORTS, "training": SETTINGS, "longer": LONGER, "rows": ROWS}

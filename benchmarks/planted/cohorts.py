@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -85,6 +85,9 @@ class Planted:
     """Length scale of the drift, in tokens."""
     sites: int = 4
     """Number of sites."""
+    composition: bool = False
+    """Whether the class is determined by the fraction of regions that contain kind 0, instead of by pairings, so that
+    the token histograms of the classes differ."""
     tendency: float = 1.5
     """Variation of architectures between patients."""
     label_noise: float = 0.25
@@ -112,6 +115,9 @@ class Architectures:
     scale: IntArray
     """(A,) index of the scale."""
 
+    composition: bool = False
+    """Whether the class depends on kind 0, not on pairings."""
+
     @classmethod
     def of(cls, planted: Planted) -> Self:
         rows = [
@@ -121,7 +127,7 @@ class Architectures:
             for scale in range(len(planted.scales))
         ]
         kinds, pairing, scale = zip(*rows, strict=True)
-        return cls(np.array(kinds), np.array(pairing), np.array(scale))
+        return cls(np.array(kinds), np.array(pairing), np.array(scale), planted.composition)
 
     def contrasts(self) -> FloatArray:
         """(3, A) weights of the scores for class (by pairing), grade (by scale) and survival (by both)."""
@@ -131,7 +137,10 @@ class Architectures:
         )
         wanted = np.stack([pairing, scale, pairing * scale])
         one = pairing if pairing.any() else scale
-        return np.where(wanted.any(axis=1, keepdims=True), wanted, one)
+        wanted = np.where(wanted.any(axis=1, keepdims=True), wanted, one)
+        if self.composition:
+            wanted[0] = np.where((self.kinds == 0).any(axis=1), 1.0, -1.0)
+        return wanted
 
 
 def pair_off(kinds: int, round_: int) -> list[tuple[int, int]]:
@@ -233,6 +242,13 @@ def draw_kinds(planted: Planted, architectures: IntArray, known: Architectures, 
     return np.take_along_axis(known.kinds[architectures], which, axis=1).reshape(field.shape)
 
 
+class DrawsTokens(Protocol):
+    """What fills the regions of a cohort with tokens."""
+
+    def draw(self, slide: int, site: int, architectures: IntArray) -> NDArray[np.float32]:
+        """Draw the tokens of a slide, (R, grid, grid, D), the same for the same slide."""
+
+
 class TokenModel:
     """Distribution of tokens, the same for all slides of a cohort."""
 
@@ -259,11 +275,14 @@ class TokenModel:
         return tokens
 
 
-def write_cohort(planted: Planted, folder: Path) -> Truth:
-    """Write cache, manifest and truth, and return the truth. Existing slides are kept."""
+def write_cohort(planted: Planted, folder: Path, model: DrawsTokens | None = None) -> Truth:
+    """Write cache, manifest and truth, and return the truth. Existing slides are kept.
+
+    Tokens are drawn by `model`, by default by the `TokenModel` of the cohort.
+    """
     cache = folder / CACHE
     cache.mkdir(parents=True, exist_ok=True)
-    truth, model = plan(planted), TokenModel(planted)
+    truth, model = plan(planted), model or TokenModel(planted)
     for slide, slide_id in enumerate(truth.slide_ids):
         path = cache / f"{slide_id}.h5"
         if not path.exists():
