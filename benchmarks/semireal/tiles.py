@@ -133,6 +133,11 @@ def encode(encoder: Encoder, tiles: list[NDArray[np.uint8]], transform: Transfor
     return np.concatenate(parts)
 
 
+def name_of(transform: Transform | None) -> str:
+    """Name a transform."""
+    return "none" if transform is None else f"site{transform.site}-batch{transform.batch}"
+
+
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
     red, green, blue = values.tolist()
     return red, green, blue
@@ -156,13 +161,14 @@ def main() -> None:
     of_tissues = [read_tiles(args.folder, tissue, args.per_tissue) for tissue in args.tissues]
     tiles = [tile for each in of_tissues for tile in each]
     encoder = make_encoder(args.encoder, weights=None, patch_px=len(tiles[0]), seed=0, allow_download=False)
-    transforms = [None, *draw_transforms(args.sites, args.batches, args.seed)]
+    transforms: list[Transform | None] = [None, *draw_transforms(args.sites, args.batches, args.seed)]
     kept = args.out.with_suffix(".parts")
     kept.mkdir(parents=True, exist_ok=True)
-    encoded = []
-    for transform in transforms:
-        name = "none" if transform is None else f"site{transform.site}-batch{transform.batch}"
-        part = kept / f"{name}.npy"
+    parts = [kept / f"{name_of(transform)}.npy" for transform in transforms]
+    # Batch by batch, so that all sites can be used as soon as their first batch is there.
+    for transform, part in sorted(
+        zip(transforms, parts, strict=True), key=lambda pair: pair[0].batch if pair[0] else 0
+    ):
         if not part.exists():
             if time.perf_counter() - started > args.stop_after_s:
                 print("stopped: run again to resume")
