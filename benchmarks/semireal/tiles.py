@@ -176,20 +176,19 @@ def main() -> None:
             tokens = encode(encoder, tiles, transform)
             with atomic_path(part) as partial, partial.open("wb") as file:
                 np.save(file, tokens)
-            print(
-                name, None if transform is None else asdict(transform), f"{time.process_time():.0f} CPU s", flush=True
-            )
-        encoded.append(np.load(part))
+            described = "" if transform is None else asdict(transform)
+            print(name_of(transform), described, f"{time.process_time():.0f} CPU s", flush=True)
+    encoded = np.stack([np.load(part) for part in parts])
     with atomic_path(args.out) as partial, partial.open("wb") as file:
         np.savez(
             file,
-            tokens=np.stack(encoded),
+            tokens=encoded,
             kind=np.repeat(np.arange(len(of_tissues)), [len(each) for each in of_tissues]),
             site=np.array([-1 if transform is None else transform.site for transform in transforms]),
             tissues=np.array(args.tissues),
             encoder_sha256=encoder.weights_sha256,
         )
-    print(args.out, np.stack(encoded).shape)
+    print(args.out, encoded.shape)
 
 
 if __name__ == "__main__":
