@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 test: install    ## fast tests, under two minutes
 	$(PYTEST) -m "not slow"
 
-test-slow: install  ## slow tests: real slides, large slides, kill and resume
+test-slow: install  ## slow tests: training, real slides, large slides, kill and resume
 	$(PYTEST) -m "slow and not pages"
 
 test-pages: install  ## every code block of the documentation, ten minutes

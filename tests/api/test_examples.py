@@ -47,6 +47,7 @@ def failures(text: str, name: str) -> str:
     return "".join(said)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curves", "_no_report", "_in_place")
 def test_the_examples_of_all_names_and_of_the_page_run() -> None:
     """In one test, because examples use the results of earlier commands."""

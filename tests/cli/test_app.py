@@ -211,6 +211,7 @@ def test_the_module_is_the_command() -> None:
     assert python("-m", "slpd_toolkit", "--version").stdout == f"slpd_toolkit {__version__}\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     write_token_file(tmp_path / "s0.h5")
     script = f"{sys.executable} -m slpd_toolkit inspect {tmp_path} | head -c 1"

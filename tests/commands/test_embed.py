@@ -185,6 +185,7 @@ def test_a_second_run_skips_what_is_complete_and_adds_what_is_new(
     assert "s2.h5" in after
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_vit")
 def test_the_same_run_twice_gives_the_same_bits_whatever_the_threads(manifest: Path, tmp_path: Path) -> None:
     embed.run(small_config(manifest, tmp_path / "one"))
@@ -196,6 +197,7 @@ def test_the_same_run_twice_gives_the_same_bits_whatever_the_threads(manifest: P
         assert np.array_equal(first.tissue, second.tissue)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_vit")
 def test_an_interrupted_cohort_continues_with_the_same_bits(manifest: Path, tmp_path: Path) -> None:
     """Skipping complete slides shifts every later patch to another position in its batch."""
@@ -207,6 +209,7 @@ def test_an_interrupted_cohort_continues_with_the_same_bits(manifest: Path, tmp_
     assert np.array_equal(whole.tokens.view(np.uint16), resumed.tokens.view(np.uint16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "attribute", "values"),
     [
@@ -281,6 +284,7 @@ def test_another_resolution_in_the_manifest_fails_with_both_values(manifest: Pat
     assert "0.9 here" in failure["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + b"\0" * 500])
 def test_a_file_in_the_way_that_is_no_token_file_fails_its_slide_only(
     manifest: Path, tmp_path: Path, content: bytes

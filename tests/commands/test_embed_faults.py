@@ -99,6 +99,7 @@ def bits(cache: Path) -> dict[str, bytes]:
     return {slide.meta.slide_id: slide.tokens.tobytes() for slide in TokenStore.open(cache).files}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -169,6 +170,7 @@ def test_each_bad_slide_is_one_row_and_every_other_slide_is_done(
     assert bits(tmp_path / "cache") == bits(tmp_path / "clean")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 def test_a_slide_that_fails_while_other_threads_read_it_ends_alone(tmp_path: Path) -> None:
     """Many of its blocks are being read when the first one fails."""
@@ -266,6 +268,7 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
     assert (kept.tissue[~lost] == sound.tissue[~lost]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 @pytest.mark.parametrize(
     ("fault", "said"),
@@ -312,6 +315,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 @pytest.mark.parametrize("share", [*(pytest.param(share, marks=pytest.mark.slow) for share in (0.3, 0.6, 0.999)), 0.9])
 def test_a_full_disk_fails_the_slide_that_does_not_fit(tmp_path: Path, share: float) -> None:

@@ -41,6 +41,7 @@ def same(one: Path, two: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_each_cache_is_that_of_its_encoder_alone_and_blocks_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

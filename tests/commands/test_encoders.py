@@ -53,6 +53,7 @@ def uni(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return saved(twins()["uni"], tmp_path / "pytorch_model.bin")
 
 
+@pytest.mark.slow
 def test_check_prints_digest_shapes_and_the_vector_of_a_fixed_picture(
     uni: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def write_csv(path: Path, text: str = ROWS) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_csv_of_any_tool_needs_no_slide(tmp_path: Path) -> None:
     code, names = show(write_csv(tmp_path / "scores.csv"), tmp_path / "out")
     assert code == 0
@@ -111,6 +112,7 @@ def test_bad_slides_are_listed_and_the_others_done(tmp_path: Path) -> None:
     assert not (tmp_path / "four.geojson").exists()
 
 
+@pytest.mark.slow
 def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One slide is dark; the file of the other is not a slide, so its image has no pixels."""
     dark = np.full((512, 512, 3), 40, np.uint8)
@@ -163,6 +165,7 @@ def cropped(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["geojson", "both"])
 def test_geojson_is_relative_to_the_bounds_that_qupath_crops_to(
     tmp_path: Path, cropped: Path, capsys: pytest.CaptureFixture[str], kind: str
@@ -179,6 +182,7 @@ def test_geojson_is_relative_to_the_bounds_that_qupath_crops_to(
     assert "whole slide" not in said
 
 
+@pytest.mark.slow
 def test_geojson_of_the_whole_slide_on_request(
     tmp_path: Path, cropped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +317,7 @@ def test_a_file_that_was_cut_off_is_refused(evaluation: Path, tmp_path: Path, ke
         show(tmp_path, tmp_path / "out", model="slpd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["rank", "linear"])
 def test_equal_scores_and_a_single_square_are_drawn(tmp_path: Path, scale: str) -> None:
     text = "slide_id,x_l0,y_l0,size_l0,score\na,0,0,256,1\na,256,0,256,1\nb,0,0,256,-3\n"
@@ -322,6 +327,7 @@ def test_equal_scores_and_a_single_square_are_drawn(tmp_path: Path, scale: str) 
     assert len({str(feature["properties"]["color"]) for feature in features}) == 1
 
 
+@pytest.mark.slow
 def test_a_slide_that_fails_leaves_no_picture_of_an_earlier_run(tmp_path: Path) -> None:
     scores = write_csv(tmp_path / "scores.csv")
     show(scores, tmp_path / "out")
@@ -357,6 +363,7 @@ def test_processes_change_no_byte(evaluation: Path, tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     write_csv(tmp_path / "scores.csv")
     arguments = [str(tmp_path / "scores.csv"), "--out", str(tmp_path / "out"), "--slide", "two", "--scale", "linear"]

@@ -76,6 +76,7 @@ def test_a_perfect_signal_is_found(separable: Planted, tmp_path: Path) -> None:
         assert values["interval"]["high"] == 1.0
 
 
+@pytest.mark.slow
 def test_pure_noise_is_called_noise(tmp_path: Path) -> None:
     noise = two_classes(tmp_path, slides=60, shift=0.0)
     found = noise.evaluate(tmp_path / "out", aggregator=("knn", "probe", "mean-mlp"), folds=3, steps=100)
@@ -84,6 +85,7 @@ def test_pure_noise_is_called_noise(tmp_path: Path) -> None:
         assert interval["low"] < 0.5 < interval["high"]
 
 
+@pytest.mark.slow
 def test_what_marks_the_patient_leaks_through_slides_and_not_through_patients(tmp_path: Path) -> None:
     """Six similar slides per patient, and random labels per patient: there is nothing to learn."""
     patients = [f"p{number:02}" for number in range(16) for _ in range(6)]
@@ -96,6 +98,7 @@ def test_what_marks_the_patient_leaks_through_slides_and_not_through_patients(tm
     assert headline(marked.evaluate(tmp_path / "naive", aggregator=("knn",), folds=6), "knn")["mean"] > 0.95
 
 
+@pytest.mark.slow
 def test_grades_are_judged_by_their_order(tmp_path: Path) -> None:
     grades = [number % 3 + 1 for number in range(36)]
     graded = plant(tmp_path, {"grade": grades}, [4.0 * grade for grade in grades])
@@ -142,6 +145,7 @@ def test_survival_without_anyone_censored_has_nothing_to_balance(tmp_path: Path)
     assert headline(found, "probe")["mean"] > 0.8
 
 
+@pytest.mark.slow
 def test_files_say_the_same_and_all(separable: Planted, tmp_path: Path) -> None:
     out = tmp_path / "out"
     noisy = two_classes(tmp_path, shift=1.0)
@@ -192,6 +196,7 @@ def test_two_models_are_compared_on_the_same_folds(separable: Planted, tmp_path:
     assert found["correction"] == "Holm over 3 comparisons, each test by itself"
 
 
+@pytest.mark.slow
 def test_one_command_gives_one_result(separable: Planted, tmp_path: Path) -> None:
     run = save_region_vit(tmp_path / "runs" / "tiny")
     models = (str(run), "untrained")
@@ -228,6 +233,7 @@ def test_an_aggregator_whose_memory_runs_out_costs_the_others_nothing(
         mil_eval.run(separable.config(tmp_path / "none", aggregator=("trans-mil",), jobs=1))
 
 
+@pytest.mark.slow
 def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save_region_vit(tmp_path / "runs" / "tiny")
     first = separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",))
@@ -315,6 +321,7 @@ def test_a_slide_under_two_names_is_found(tmp_path: Path, capsys: pytest.Capture
     assert "every slide counts as a separate patient" in found["notes"][0]
 
 
+@pytest.mark.slow
 def test_hipt_s_splits_are_flagged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = data / "labels"
     manifest = tmp_path / "brca.csv"

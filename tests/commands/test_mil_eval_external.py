@@ -53,6 +53,7 @@ def test_a_cohort_of_the_same_kind_shows_no_drop_and_one_without_signal_does(tmp
     assert same["cohort"] == {"slides": 40, "patients": 40}
 
 
+@pytest.mark.slow
 def test_a_shift_of_all_slides_keeps_the_auc_and_breaks_the_threshold(tmp_path: Path) -> None:
     one, other = cohort(tmp_path / "a", 40, 4.0), cohort(tmp_path / "b", 40, 4.0, bias=-4.0, seed=1)
     (result,) = external(one, other, tmp_path / "out")["results"]
@@ -83,6 +84,7 @@ def test_every_head_and_the_ensemble_are_written_for_every_slide_and_sites_have_
     assert "| south | 10 | 10 |" in card
 
 
+@pytest.mark.slow
 def test_what_both_cohorts_share_is_found(tmp_path: Path) -> None:
     one = cohort(tmp_path / "a", 24, 3.0)
     again = external(one, cohort(tmp_path / "b", 24, 3.0), tmp_path / "out")  # the same slides

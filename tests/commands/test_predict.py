@@ -155,6 +155,7 @@ def test_another_encoder_resolution_or_geometry_is_refused(
     assert not (tmp_path / "out" / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_equal_bytes(
     evaluation: Path, cohort: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ def test_prototypes_that_would_never_begin_are_told(
     assert ("prototypes" in told.lower()) == bool(said)
 
 
+@pytest.mark.slow
 def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stopped(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

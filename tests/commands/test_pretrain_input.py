@@ -113,6 +113,7 @@ def test_caches_that_cannot_be_trained_on(tmp_path: Path, spoil: Callable[[Path]
     assert not (tmp_path / "out" / "last.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_file_damaged_during_training_is_named_and_the_run_goes_on_when_it_is_restored(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_recipes_with_mistakes(cache: Path, tmp_path: Path, recipe: str, said: s
     assert (code, said in message) == (2, True), message
 
 
+@pytest.mark.slow
 def test_the_recipe_that_a_run_wrote_repeats_it(cache: Path, tmp_path: Path) -> None:
     slpd("pretrain", cache, out=tmp_path / "one", **TINY)
     recipe = tmp_path / "one" / "recipe.toml"
@@ -184,6 +186,7 @@ def test_initial_weights_of_another_shape(cache: Path, tmp_path: Path, shape: di
     assert (code, "init.pt: the weights do not match this RegionViT" in said) == (2, True), said
 
 
+@pytest.mark.slow
 def test_initial_weights_in_hipts_layout(tmp_path: Path) -> None:
     """384-d tokens, prefixed keys, heads of all kinds: the backbone is loaded, also into the teacher."""
     cache = write_cache(tmp_path / "cache", (8, 8), grid=16, dim=384)
@@ -199,6 +202,7 @@ def test_initial_weights_in_hipts_layout(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_self_distillation_alone_needs_no_slide_with_prototypes(cache: Path, tmp_path: Path) -> None:
     """Prototype settings are not used, not even at the end, where prototypes.h5 is optional."""
     config = tiny(cache, tmp_path / "out", intra_weight=0.0, inter_weight=0.0, min_regions=1, clusters=4, epochs=1)

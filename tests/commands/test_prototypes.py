@@ -47,6 +47,7 @@ def show(run: Path, tmp_path: Path, **changes: Any) -> tuple[int, Page]:
     return code, Page(tmp_path / "atlas" / "index.html")
 
 
+@pytest.mark.slow
 def test_table_and_atlas_without_slides(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, page = show(run, tmp_path)
     assert code == 0
@@ -126,6 +127,7 @@ def test_pixels_are_not_read_where_coordinates_are_not_the_slide_s(run: Path, tm
     assert "an mpp column" in failure["hint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mpp", "located"), [(None, False), (0.5, True)])
 def test_a_run_on_imported_features_knows_whether_coordinates_are_the_slide_s(
     tmp_path: Path, mpp: float | None, located: bool

@@ -55,6 +55,7 @@ def find(source: Path, query: str, out: Path, **more: Any) -> search.Found:
     return search.find(SearchConfig(source=source, query=query, out=out, device="cpu", **more))
 
 
+@pytest.mark.slow
 def test_a_slide_of_the_run_is_never_found_itself(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +125,7 @@ def test_vectors_are_searched_as_well(cache: Path, tmp_path: Path) -> None:
         find(out, str(cache / "slide000.h5"), tmp_path)
 
 
+@pytest.mark.slow
 def test_pictures_of_matched_regions_stand_side_by_side(run: Path, manifest: Path, tmp_path: Path) -> None:
     for name in ("slide002", "slide003"):
         picture = tissue_on_glass(4096, 1024, [(0, 0, 4096, 1024)], mpp=0.5, seed=1)

@@ -51,6 +51,7 @@ def test_arrays_are_those_that_numpy_reads(tmp_path: Path, save: object) -> None
     assert is_zip(tmp_path / "a.npz")
 
 
+@pytest.mark.slow
 def test_what_is_not_an_array_or_claims_too_much_is_refused(tmp_path: Path) -> None:
     header = npy(np.zeros(4))[:-32].replace(b"(4,)", b"(9,)")
     huge = npy(np.zeros(4))[:-32].replace(b"(4,), }          ", b"(999999999999,), }")

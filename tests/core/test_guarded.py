@@ -75,6 +75,7 @@ def test_an_abort_is_told_with_its_signal_and_last_words(pool: GuardedPool) -> N
     assert pool.call(int, "7") == 7
 
 
+@pytest.mark.slow
 def test_a_call_without_progress_is_ended_and_one_with_progress_is_not() -> None:
     def ended(limits: Limits, function: Callable[..., object], *arguments: object) -> str:
         process = GuardedProcess(QUICK)

@@ -70,6 +70,7 @@ def test_relative_paths_and_threads(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(found) == {sum(range(6000))}
 
 
+@pytest.mark.slow
 def test_a_file_that_the_library_searches_without_end_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytearray(path.read_bytes())
     start = content.index(b"GCOL")
@@ -80,6 +81,7 @@ def test_a_file_that_the_library_searches_without_end_is_given_up(path: Path, mo
     assert "a.h5" in found.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGPROF, "damaged"), (signal.SIGSEGV, "damaged"), (signal.SIGKILL, "not readable now")]
 )

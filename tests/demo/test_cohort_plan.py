@@ -67,6 +67,7 @@ def kinds_of(architecture: Architecture) -> tuple[np.ndarray, float]:
     return np.bincount(kinds.ravel(), minlength=len(Kind)) / kinds.size, float(scattered.mean())
 
 
+@pytest.mark.slow
 def test_tumour_architectures_differ_in_what_is_beside_the_tumour_not_in_how_much_tumour_there_is() -> None:
     with_tumour = (
         Architecture.NESTS, Architecture.CORDS, Architecture.INFLAMED_NESTS, Architecture.INFILTRATED_CORDS
@@ -79,6 +80,7 @@ def test_tumour_architectures_differ_in_what_is_beside_the_tumour_not_in_how_muc
     assert kinds_of(Architecture.FOLLICLES)[0][Kind.TUMOUR] == 0
 
 
+@pytest.mark.slow
 def test_mixtures_decide_the_class_and_composition_says_a_little() -> None:
     slides = plan_cohort(600, seed=1, size=3)
     inflamed = np.array([slide.label == INFLAMED for slide in slides])

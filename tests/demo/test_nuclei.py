@@ -45,6 +45,7 @@ def test_what_is_darker_stays() -> None:
     assert (canvas == 255).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", Cell)
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_nuclei_have_the_size_of_their_type_whatever_the_resolution(cell: Cell, mpp: float) -> None:

@@ -54,6 +54,7 @@ def painter(planned: PlannedSlide) -> tuple[Painter, npt.NDArray[np.bool_]]:
     return Painter(rng, anatomy, draw_artefacts(rng, tissue, planned.artefacts), draw_stain(rng), planned.mpp), tissue
 
 
+@pytest.mark.slow
 def test_openslide_finds_levels_and_resolution(folder: Path) -> None:
     side = round(2 * REGION_UM / 0.55)
     with openslide.OpenSlide(folder / f"{SMALL.slide_id}.tiff") as slide:
@@ -169,6 +170,7 @@ def test_nuclei_lie_in_their_kind_of_tissue_and_none_on_glass() -> None:
     assert Architecture.NESTS in anatomy.architecture
 
 
+@pytest.mark.slow
 def test_sections_end_before_the_slide_does() -> None:
     for seed in range(6):
         _, _, tissue = build_anatomy(replace(SMALL, seed=(seed,)))
@@ -177,6 +179,7 @@ def test_sections_end_before_the_slide_does() -> None:
         assert 0.45 < tissue.mean() < 0.72
 
 
+@pytest.mark.slow
 def test_folds_darken_and_places_out_of_focus_lose_detail() -> None:
     rng, anatomy, tissue = build_anatomy(SMALL)
     spoilt = draw_artefacts(rng, tissue, [Artefact.FOLD, Artefact.BLUR])

@@ -54,6 +54,7 @@ def expected_tokens(state: State, batch: Tensor) -> Tensor:
     return tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -84,12 +85,14 @@ def test_hipt_s_published_layouts_give_the_network_s_tokens(
     assert relative_error(tokens, expected_tokens(small, pixels())) < 1e-5
 
 
+@pytest.mark.slow
 def test_hipt_from_safetensors(tmp_path: Path, small: State) -> None:
     save_file(small, tmp_path / "vit.safetensors")
     tokens = encoder("hipt", tmp_path / "vit.safetensors").embed(pixels(), "fp32")
     assert relative_error(tokens, expected_tokens(small, pixels())) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [224, 256])
 def test_hipt_matches_the_published_code(published: PublishedNumbers, tmp_path: Path, side: int) -> None:
     """The fixture's input is not bytes: normalisation is undone, so that the network sees the published input."""
@@ -103,6 +106,7 @@ def test_hipt_matches_the_published_code(published: PublishedNumbers, tmp_path: 
     assert relative_error(tokens, published[f"patch_vit/{side}"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_wrong_weights_say_which_keys_and_shapes(
     tmp_path: Path, small: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +178,7 @@ def test_a_patch_that_is_no_multiple_of_16_px_is_refused(name: str) -> None:
         encoder(name, patch_px=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("random", 192), ("random:vit_small", 384)])
 def test_random_is_its_seed(name: str, width: int) -> None:
     first, again, other = encoder(name, seed=3), encoder(name, seed=3), encoder(name, seed=4)

@@ -33,6 +33,7 @@ def items(counts: list[int]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         start += count
 
 
+@pytest.mark.slow
 @given(counts=st.lists(st.integers(0, 23), max_size=12), batch_size=st.integers(1, 9))
 @settings(deadline=None)
 def test_every_patch_comes_back_once_in_order(counts: list[int], batch_size: int) -> None:
@@ -48,6 +49,7 @@ def test_every_patch_comes_back_once_in_order(counts: list[int], batch_size: int
     assert found == [(key, index, next(total) % 251) for key, count in enumerate(counts) for index in range(count)]
 
 
+@pytest.mark.slow
 @given(counts=st.lists(st.integers(0, 23), max_size=12), batch_size=st.integers(1, 9))
 @settings(deadline=None)
 def test_batches_are_full_and_as_few_as_can_be(counts: list[int], batch_size: int) -> None:
@@ -77,6 +79,7 @@ def test_patches_are_asked_for_only_as_batches_need_them() -> None:
     assert asked == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_patch_s_token_depends_neither_on_its_batch_mates_nor_on_its_place(precision: Precision) -> None:
     """Bit for bit, with a real ViT: an interrupted run meets its patches in other batches than a whole one."""

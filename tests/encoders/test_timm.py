@@ -84,6 +84,7 @@ def pixels(side: int = 224) -> torch.Tensor:
     return torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_a_model_of_another_input_size_is_fed_that_size(timm: Any, tmp_path: Path) -> None:
     path = tmp_path / "small.pth"
     torch.save(timm.create_model(MODEL, img_size=32).state_dict(), path)
@@ -92,6 +93,7 @@ def test_a_model_of_another_input_size_is_fed_that_size(timm: Any, tmp_path: Pat
     assert small.embed(pixels(), "fp32").shape == (2, 192)
 
 
+@pytest.mark.slow
 def test_a_timm_model_runs_from_local_weights(model: Any, weights: Path) -> None:
     tiny = encoder(MODEL, weights)
     assert (tiny.name, tiny.embedding_dim, tiny.input_px) == (f"timm:{MODEL}", 192, 224)
@@ -112,6 +114,7 @@ def test_patches_are_resized_to_what_the_model_sees(weights: Path) -> None:
     assert torch.allclose(tiny.embed(flat, "fp32"), tiny.embed(flat[:, :224, :224], "fp32"), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "teacher"])
 def test_wrapped_checkpoints_load(tmp_path: Path, model: Any, weights: Path, wrap: str) -> None:
     path = tmp_path / "w.pth"
@@ -196,6 +199,7 @@ def write_folder(folder: Path, state: dict[str, Any], classes: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 1000])
 def test_a_local_folder_needs_no_network_and_loads_strictly(
     tmp_path: Path, model: Any, weights: Path, offline: list[object], classes: int

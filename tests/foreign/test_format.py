@@ -98,6 +98,7 @@ def test_a_format_dropped_into_the_package_is_in_the_error_that_lists_them(dummy
     assert caught.value.hint == "Did you mean dummy?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -48,6 +48,7 @@ def make_folders(place: Path) -> None:
     torch.save(torch.from_numpy(features), place / "vits_tokens/s_0_0.pt")
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folders(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -183,6 +183,7 @@ def numbered(tmp_path: Path) -> Planted:
     )
 
 
+@pytest.mark.slow
 @kinds
 def test_an_added_file_is_listed_in_the_help_without_torch(flag: str, tmp_path: Path) -> None:
     package, name, text, summary = KINDS[flag]
@@ -208,6 +209,7 @@ def test_an_added_file_is_listed_in_the_error(flag: str, drop: Drop, numbered: P
         numbered.config(numbered.cache, **setting)
 
 
+@pytest.mark.slow
 def test_an_added_kind_of_target_is_evaluated(drop: Drop, numbered: Planted, tmp_path: Path) -> None:
     drop(*KINDS["--task"][:3])
     out = tmp_path / "out"
@@ -233,6 +235,7 @@ def test_an_added_way_to_split_is_used(
     assert [parts.count(part) for part in ("train", "val", "test")] == [12, 12, 12]
 
 
+@pytest.mark.slow
 def test_an_added_aggregator_is_trained(
     drop: Drop, numbered: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.published import PublishedNumbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "images"), [(256, 2), (224, 1)])
 @torch.no_grad()
 def test_embeds_patches_as_the_published_code_does(published: PublishedNumbers, side: int, images: int) -> None:

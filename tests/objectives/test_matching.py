@@ -64,6 +64,7 @@ def test_neighbours_are_exact_for_any_shape(n: int, k: int, d: int, seed: int, d
     check_against_enumeration(prototypes, nearest_slides(prototypes, r), r)
 
 
+@pytest.mark.slow
 def test_more_prototypes_than_can_be_enumerated_are_assigned() -> None:
     assert matching.MAX_ENUMERATED < 720
     prototypes = random_prototypes(7, 6, 3, seed=0)

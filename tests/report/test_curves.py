@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ def row(step: int, **values: str) -> dict[str, str]:
     return dict.fromkeys(columns(), "") | {"step": str(step)} | values
 
 
+@pytest.mark.slow
 def test_all_panels_are_drawn_with_what_the_run_measured(tmp_path: Path) -> None:
     rows = [row(step, **{name: str(step / 7) for name in columns() if name != "step"}) for step in range(1, 30)]
     titles, text = drawn(tmp_path / "curves.svg", rows)
@@ -40,6 +43,7 @@ def test_terms_that_are_off_are_left_out(tmp_path: Path) -> None:
     assert "<!-- intra -->" not in text
 
 
+@pytest.mark.slow
 def test_short_and_odd_runs_are_drawn(tmp_path: Path) -> None:
     """No rows, a single row, and a gradient that overflowed in half precision."""
     assert drawn(tmp_path / "none.svg", [])[0] == TITLES

@@ -94,6 +94,7 @@ def figures(tmp_path: Path) -> set[str]:
     return {item.stem for item in (tmp_path / "figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
     cohort, task = classification(45, ["LUAD", "LUSC"])
     evaluation = planted_evaluation(cohort, task, {"slpd": 2.5, "dino": 1.0}, known=True, notes=["3 slides left out."])
@@ -117,6 +118,7 @@ def test_a_binary_task_with_two_models(tmp_path: Path) -> None:
         assert f"[{result.intervals['auc'].low:.3f}, {result.intervals['auc'].high:.3f}]" in page.text
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_bytes(tmp_path: Path) -> None:
     cohort, task = classification(30, ["a", "b"])
     evaluation = planted_evaluation(cohort, task, {"slpd": 1.0}, aggregators=["abmil"])
@@ -152,6 +154,7 @@ def test_figures_of_an_earlier_page_go_and_a_user_s_stay(tmp_path: Path) -> None
     assert figures(tmp_path).isdisjoint({"roc-classes-trans-mil", "kaplan-meier-knn"})
 
 
+@pytest.mark.slow
 def test_ordinal_classes(tmp_path: Path) -> None:
     cohort, task = classification(45, ["0", "1", "2"], ordinal=True)
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 2.0, "dino": 1.0}))
@@ -160,6 +163,7 @@ def test_ordinal_classes(tmp_path: Path) -> None:
     assert "Chance-corrected agreement; disagreement is weighted" in page.text
 
 
+@pytest.mark.slow
 def test_survival(tmp_path: Path) -> None:
     cohort, task = survival(45)
     page = report(tmp_path, planted_evaluation(cohort, task, {"slpd": 1.0, "dino": 0.5}))
@@ -189,6 +193,7 @@ def test_names_are_text_in_page_and_figures(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in svg or "script" not in svg
 
 
+@pytest.mark.slow
 def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
     cohort, task = classification(30, ["a", "b"])
     evaluation = planted_evaluation(cohort, task, {"slpd": 1.0, "dino": 1.0}, aggregators=["knn"])
@@ -204,6 +209,7 @@ def test_what_is_undefined_is_called_so(tmp_path: Path) -> None:
     assert "Highest mean: dino, knn: AUC 0.700 over" in page.text
 
 
+@pytest.mark.slow
 def test_overlays_lie_on_thumbnails_of_the_size_that_the_regions_were_cut_from(tmp_path: Path) -> None:
     cohort, task = classification(30, ["a", "b"])
     evaluation = planted_evaluation(cohort, task, {"slpd": 0.5, "dino": 0.2}, aggregators=["abmil"])

@@ -174,6 +174,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slide, RGB]]
         yield slide, picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x_l0", "y_l0"), [(0, 0), (400, 200), (2800, 1800), (-400, -200), (2000, 1000)])
 def test_a_level_of_4_003_is_a_level_of_4(odd: tuple[Slide, RGB], x_l0: int, y_l0: int) -> None:
     slide, picture = odd
@@ -294,6 +295,7 @@ def test_a_thumbnail_of_an_odd_pyramid_covers_the_last_pixels(odd: tuple[Slide, 
     assert apart(thumbnail.rgb[:125, :187], area_mean(picture, 16)) <= 8
 
 
+@pytest.mark.slow
 def test_without_a_pyramid_no_more_than_a_block_is_decoded_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ PERTURBATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("perturbation", PERTURBATIONS)
 @pytest.mark.parametrize("slide", ["her2st-B4", "her2st-C2"])
 def test_finds_the_spots_that_the_authors_called_tissue(data: Path, slide: str, perturbation: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -64,6 +66,7 @@ def test_the_mean_over_tissue_patches_is_subtracted(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[index].numpy()[there], wanted[there], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_training_and_embeddings_do_not_depend_on_shifts_of_slides(tmp_path: Path) -> None:
     one = coarse(tmp_path)
     other = shifted(one, tmp_path / "shifted", size=4.0)

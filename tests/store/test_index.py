@@ -145,6 +145,7 @@ def test_unreadable_files_are_in_their_places(folder: Path) -> None:
         assert [isinstance(each, CacheError) for each in found] == [number == 2 for number in range(COUNT)]
 
 
+@pytest.mark.slow
 def test_files_that_only_the_library_can_read_are_found_too(folder: Path, opened: list[str]) -> None:
     for path in token_paths(folder)[::3]:
         with h5py.File(path, "r+") as file:

@@ -36,6 +36,7 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "m.csv"
 
 
+@pytest.mark.slow
 def test_training_on_a_part_equals_training_on_a_cache_of_that_part(
     cache: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def out(begun: Path, tmp_path: Path) -> Path:
     return shutil.copytree(begun, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -89,6 +90,7 @@ def test_a_run_stopped_after_every_single_step_equals_one_that_was_not(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_every_setting_that_may_change_may_change(
     cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def test_a_complete_run_is_left_alone(cache: Path, tmp_path: Path, capsys: pytes
     assert "is complete (3 steps)" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["after the last step", "between clustering and curves"])
 def test_a_run_killed_after_its_last_step_is_finished(
     cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
@@ -190,6 +193,7 @@ def test_a_run_killed_after_its_last_step_is_finished(
     assert (config.out / "curves.svg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name"), [(RegionViT, "save"), (run_folder, "save_checkpoint")])
 def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights(
     cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str

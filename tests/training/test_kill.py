@@ -55,6 +55,7 @@ def test_a_run_killed_again_and_again_equals_one_that_was_not(
     assert (tmp_path / "whole" / "prototypes.h5").read_bytes() == (config.out / "prototypes.h5").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_answered_with_a_saved_state_and_its_exit_code(
     cache: Path, tmp_path: Path, number: int, code: int
@@ -94,6 +95,7 @@ def test_the_check_of_tokens_is_left_at_once(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(("place", "name", "stops"), [(boundary, "centre_crop", 8), (prototypes, "kmeans", 6)])
 def test_passes_between_epochs_are_left_at_once_and_done_again(

@@ -82,6 +82,7 @@ def test_a_signal_to_one_process_stops_both_and_both_go_on(cache: Path, tmp_path
     assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before training", pytest.param("during training", marks=pytest.mark.slow)])
 def test_one_process_that_fails_leaves_none_waiting(cache: Path, tmp_path: Path, moment: str) -> None:
     damaged = shutil.copytree(cache, tmp_path / "cache")
@@ -134,6 +135,7 @@ def test_shares_are_even_and_cover_everything_once(count: int, world: int) -> No
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"min_regions": 6, "neighbours": 2}, {"dino_weight": 0.0, "prototype_epoch": 0}]
 )

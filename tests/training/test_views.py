@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
+@pytest.mark.slow
 def test_what_missing_patches_hold_changes_no_bit_of_a_run(
     gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_run_is_resumed_on_the_same_gaps_only(
         pretrain.run(tiny(cache, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_an_augmented_run_stopped_after_every_step_equals_one_that_was_not(
     gappy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +78,7 @@ def test_an_augmented_run_stopped_after_every_step_equals_one_that_was_not(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_each_setting_reaches_the_views_and_none_is_on_by_default(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [task_of(COHORT), SURVIVAL], ids=["classes", "survival"])
 def test_a_bundle_that_was_moved_repeats_the_evaluation(task: Task, tmp_path: Path) -> None:
     evaluation, bundles = evaluated(task, "knn", "probe", "abmil")

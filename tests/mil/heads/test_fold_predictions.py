@@ -74,6 +74,7 @@ def test_each_slide_is_predicted_once_by_a_head_that_did_not_see_it(aggregator: 
         assert bool(each.checks) == bool(each.attention) == load_head(aggregator).in_workers
 
 
+@pytest.mark.slow
 @every_aggregator
 def test_test_slides_and_test_labels_never_reach_the_head(aggregator: str) -> None:
     """The prediction of a test slide is bit-identical whatever the other test slides contain."""
@@ -168,6 +169,7 @@ def test_a_perfect_signal_is_found(aggregator: str) -> None:
     assert task.metrics(found.rows, found.outputs)["auc"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregator", ["knn", "probe", pytest.param("abmil", marks=pytest.mark.slow)])
 def test_what_marks_the_patient_leaks_through_splits_of_slides_and_not_through_ours(aggregator: str) -> None:
     """Six slides per patient, all with its mark, and random labels per patient: there is nothing to learn."""
@@ -178,6 +180,7 @@ def test_what_marks_the_patient_leaks_through_splits_of_slides_and_not_through_o
     assert 0.25 < mean_auc(aggregator, cohort, cohort, bags, folds=6) < 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["histogram", "mixture", "transport"])
 def test_a_descriptor_is_fitted_on_the_training_slides_of_each_fold(name: str) -> None:
     """Predictions do not depend on other test slides."""

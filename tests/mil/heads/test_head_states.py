@@ -46,6 +46,7 @@ def alone(row: int) -> Bags:
     return Bags.pack({BAGS.slides[row]: BAGS.features[BAGS.offsets[row] : BAGS.offsets[row + 1]]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("aggregator", "task"), CASES)
 def test_a_stored_head_repeats_the_evaluation(aggregator: str, task: str) -> None:
     (fold,) = run_folds(BAGS, TASKS[task], [SPLIT], aggregator, training=SHORT, seed=3, jobs=1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 import subprocess
 import sys
 
@@ -28,6 +30,7 @@ def test_steps_are_those_of_torch_s_adamw() -> None:
             assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_training_a_head_does_not_import_torch_s_compiler() -> None:
     program = """
 import sys

@@ -28,6 +28,7 @@ from slpd_toolkit.mil.statistics.paired_tests import (
 from tests.mil.planted import make_cohort
 
 
+@pytest.mark.slow
 def test_the_corrected_t_test_gives_scikit_learns_published_example() -> None:
     """The example "Statistical comparison of models using grid search": t = 0.750, one-sided p = 0.227."""
     X, y = make_moons(noise=0.352, random_state=1, n_samples=100)
@@ -91,6 +92,7 @@ def delong_by_hand(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
     return psi.mean(axis=(1, 2)), centred_10 @ centred_10.T / (m - 1) / m + centred_01 @ centred_01.T / (n - 1) / n
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), positives=st.integers(2, 8), negatives=st.integers(2, 8))
 def test_fast_delong_is_the_quadratic_one_with_ties(data: st.DataObject, positives: int, negatives: int) -> None:

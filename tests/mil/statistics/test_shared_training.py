@@ -60,6 +60,7 @@ def test_the_estimate_is_a_loop_over_pairs() -> None:
     assert inflation(values, of) == pytest.approx(np.clip(missing, 0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("symmetric", "expected"), [(True, 0.85), (False, 0.0)])
 def test_effects_in_both_directions_are_told_from_effects_in_one(symmetric: bool, expected: float) -> None:
     """Nothing but effects of training patients, as without any signal; mean over 40 cohorts of 60 patients."""

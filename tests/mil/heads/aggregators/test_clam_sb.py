@@ -52,6 +52,7 @@ def test_the_loss_is_clams_region_by_region(sampled: int) -> None:
         assert losses[row].item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_bag_of_one_region_has_no_region_loss() -> None:
     head = ClamSb(5, 3, classes=3).eval()
