@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -27,7 +28,6 @@ from tests.foreign.factory import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
 
 PAGE = REPOSITORY / "docs" / "already-have-features.md"
 

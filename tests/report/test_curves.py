@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import pytest
-
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
+
+import pytest
 
 from slpd_toolkit.report.curves import PANELS, draw_curves
 from slpd_toolkit.training.metrics_file import columns

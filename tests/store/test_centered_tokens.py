@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 
 import slpd_toolkit as slpd

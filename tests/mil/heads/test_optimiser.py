@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import pytest
-
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
