@@ -77,7 +77,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 @contextmanager
 def explain_out_of_memory(hint: str, *, at: str = "") -> Iterator[None]:
-    """Turn out-of-memory errors of the block into a one-sentence error with a hint.
+    """Replace out-of-memory errors of the block by a one-sentence error with a hint.
 
     Args:
         hint: What to do.

@@ -37,7 +37,7 @@ def read_transform(path: Path) -> Transform:
 
 
 def transform_of(config: Mapping[str, Any]) -> Transform:
-    """Turn a timm configuration (`mean`, `std`, `input_size`, `crop_pct`, `interpolation`) into a transform.
+    """Return the transform of a timm configuration (`mean`, `std`, `input_size`, `crop_pct`, `interpolation`).
 
     timm resizes to `input_size / crop_pct`, rounded down, and crops the centre.
     """

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.foreign.features import (
-    OBJECTIVE_UM,
-    MissingSettingError,
-    SlideFeatures,
-    check_pairs,
-    number,
-)
+from slpd_toolkit.foreign.features import MissingSettingError, check_pairs
 from slpd_toolkit.foreign.format import one_file_per_slide, require_one
-from slpd_toolkit.foreign.formats.trident import PATCH_L0, possible_steps_l0, resolution_l0
+from slpd_toolkit.foreign.formats.trident import PATCH_L0, placed_features
 from slpd_toolkit.foreign.rows import dataset, open_h5, open_rows, read_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.core.hdf5_reader import Hdf5Contents
-    from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.features import Settings, SlideFeatures
     from slpd_toolkit.foreign.format import SourceSlide
 
 FOLDER = "AtlasPatch's patches/"
@@ -53,37 +47,11 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     path = require_one(slide)
     file = open_h5(path)
     stored = dataset(file, COORDS)
-    attributes = file.attributes
     encoder = _encoder(file, stored.shape[0] if stored.shape else 0, settings, path)
     features = open_rows(dataset(file, _FEATURES + encoder), path)
     places = read_pairs(stored, path)
     coords_l0 = check_pairs(places[:, :_PLACE] if places.ndim == 2 else places, features.shape[0], path)
-    patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
-    magnification = number(attributes, path, "target_magnification")
-    target_mpp = settings.target_mpp or (OBJECTIVE_UM / magnification if magnification else None)
-    if patch_px is None or target_mpp is None or patch_l0 is None:
-        raise MissingSettingError(
-            f"{path}: the attributes lack patch_size, {PATCH_L0} or target_magnification.",
-            hint="Extract the slide again with a current AtlasPatch"
-            + (", or give --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
-        )
-    mpp_l0, notes = resolution_l0(attributes, path, settings)
-    width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
-    return SlideFeatures(
-        slide_id=path.stem,
-        tool="atlas-patch",
-        files=(path,),
-        features=features,
-        coords_l0=coords_l0,
-        patch_l0=patch_l0,
-        steps_l0=possible_steps_l0(attributes, patch_px, patch_l0, path),
-        patch_px=round(patch_px),
-        mpp_l0=mpp_l0,
-        target_mpp=target_mpp,
-        size_l0=(int(width), int(height)) if width and height else None,
-        encoder=encoder,
-        notes=notes,
-    )
+    return placed_features("atlas-patch", "AtlasPatch", path, file.attributes, settings, features, coords_l0, encoder)
 
 
 def _encoder(file: Hdf5Contents, patches: int, settings: Settings, path: Path) -> str:

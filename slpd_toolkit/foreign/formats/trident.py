@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from slpd_toolkit.foreign.features import Settings
+    from slpd_toolkit.foreign.features import Rows, Settings
     from slpd_toolkit.foreign.format import SourceSlide
 
 FOLDER = "TRIDENT's features_<encoder>/"
@@ -64,32 +64,61 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     file = open_h5(path)
     features = open_rows(dataset(file, FEATURES), path)
     stored = dataset(file, COORDS)
-    attributes = stored.attributes
     coords_l0 = check_pairs(read_pairs(stored, path), features.shape[0], path)
+    encoder = require_encoder(_folder_s_encoder(path), settings, path, "TRIDENT")
+    return placed_features("trident", "TRIDENT", path, stored.attributes, settings, features, coords_l0, encoder)
+
+
+def placed_features(
+    tool: str,
+    title: str,
+    path: Path,
+    attributes: Mapping[str, Any],
+    settings: Settings,
+    features: Rows,
+    coords_l0: npt.NDArray[np.float64],
+    encoder: str,
+) -> SlideFeatures:
+    """Return features with the geometry that TRIDENT's attributes describe; AtlasPatch writes the same ones.
+
+    Args:
+        tool: Name of the format.
+        title: Name of the tool in messages.
+        path: The file.
+        attributes: Attributes that describe the patches.
+        settings: What the user stated.
+        features: (N, D).
+        coords_l0: (N, 2) x and y of the top-left corner of each patch, level-0 px.
+        encoder: Name of the encoder.
+
+    Raises:
+        MissingSettingError: The attributes lack information that the user can provide.
+        SlideError: The attributes contradict each other.
+    """
     patch_l0, patch_px = number(attributes, path, PATCH_L0), number(attributes, path, "patch_size")
     magnification = number(attributes, path, "target_magnification")
-    mpp_l0, notes = resolution_l0(attributes, path, settings)
+    mpp_l0, notes = _resolution_l0(attributes, path, settings)
     target_mpp = settings.target_mpp or (OBJECTIVE_UM / magnification if magnification else None)
     if patch_px is None or target_mpp is None or patch_l0 is None:
         raise MissingSettingError(
-            f"{path}: the coordinates' attributes lack patch_size, {PATCH_L0} or target_magnification.",
-            hint="Extract the coordinates again with a current TRIDENT"
+            f"{path}: the attributes lack patch_size, {PATCH_L0} or target_magnification.",
+            hint=f"Extract the slide again with a current {title}"
             + (", or pass --target-mpp 0.5 (um/px of the patches)." if patch_px and patch_l0 else "."),
         )
     width, height = (number(attributes, path, name) for name in ("level0_width", "level0_height"))
     return SlideFeatures(
         slide_id=path.stem,
-        tool="trident",
+        tool=tool,
         files=(path,),
         features=features,
         coords_l0=coords_l0,
         patch_l0=patch_l0,
-        steps_l0=possible_steps_l0(attributes, patch_px, patch_l0, path),
+        steps_l0=_possible_steps_l0(attributes, patch_px, patch_l0, path),
         patch_px=round(patch_px),
         mpp_l0=mpp_l0,
         target_mpp=target_mpp,
         size_l0=(int(width), int(height)) if width and height else None,
-        encoder=require_encoder(_folder_s_encoder(path), settings, path, "TRIDENT"),
+        encoder=encoder,
         notes=notes,
     )
 
@@ -156,15 +185,14 @@ def _magnification(mpp: float) -> int | float:
     return round(label) if abs(label - round(label)) < 1e-6 * label else label
 
 
-def resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
+def _resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings) -> tuple[float, tuple[str, ...]]:
     """Return the resolution of level 0, um/px, and what had to be assumed for it.
 
     Raises:
         MissingSettingError: Neither the settings nor the attributes give it.
     """
-    given = (
-        settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")
-    )  # the last is written by this toolkit
+    # `level0_mpp` is written by this toolkit.
+    given = settings.mpp_l0 or settings.mpp or number(attributes, path, "level0_mpp")
     if given:
         return given, ()
     magnification = number(attributes, path, "level0_magnification")
@@ -172,14 +200,15 @@ def resolution_l0(attributes: Mapping[str, Any], path: Path, settings: Settings)
         raise MissingSettingError(
             f"{path}: neither the resolution of the slide nor its magnification is known.",
             hint="Pass --mpp 0.25 (um/px of level 0) if it is the same for all slides, otherwise --manifest with a "
-            "column "
-            "mpp.",
+            "column mpp.",
         )
     mpp_l0 = OBJECTIVE_UM / magnification
     return mpp_l0, (f"level 0 is assumed to have {mpp_l0:g} um/px, from the magnification {magnification:g}x",)
 
 
-def possible_steps_l0(attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path) -> tuple[float, ...]:
+def _possible_steps_l0(
+    attributes: Mapping[str, Any], patch_px: float, patch_l0: float, path: Path
+) -> tuple[float, ...]:
     """Return the distances of neighboring patches: an overlap is in px of the patch as encoded, or in level-0 px.
 
     Raises:
