@@ -179,7 +179,7 @@ def _read(folders: tuple[str, ...]) -> Mapping[str, Preset]:
 
 
 def _preset(name: str, table: dict[str, Any], family_sources: dict[str, str]) -> Preset:
-    """Return the preset that a table describes; an unknown or missing key is an error of this package, not of a user."""
+    """Return the preset that a table describes; an unknown or missing key is an error of this package."""
     weights = dict(table.pop("weights"))
     preset = Preset(
         name=name,
