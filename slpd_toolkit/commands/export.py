@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.folder_lock import working_in
+from slpd_toolkit.core.folder_lock import working_in, writing_to
 from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.representations.exports import embeddings, hub, outlines, tokens, weights
 from slpd_toolkit.representations.exports.source import is_cache, open_cache
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 _OF_CACHE = {"hipt": "", "trident": "", "anndata": ".h5ad", "parquet": ".parquet"}
 """File suffix of each format of tokens and embeddings; empty for folders."""
+_FOLDERS = ("hub-folder", "geojson")
+"""Formats of other sources than weights and tokens; both are folders."""
 
 
 def run(config: ExportConfig) -> int:
@@ -29,23 +30,24 @@ def run(config: ExportConfig) -> int:
         WeightsError: The source or the model is not a region ViT.
         CacheError: A token file cannot be read.
     """
-    if config.to == "hub-folder":
-        hub.write_hub_folder(config.source, config.out)
-        return 0
-    if config.to == "geojson":
-        only = None if config.manifest is None else selected_ids(config.manifest, config.where)
-        outlines.write_outlines(config.source, config.out, crop=config.crop, only=only)
+    if config.to in _FOLDERS:
+        with working_in(config.out, "export"):
+            _write_other(config)
         return 0
     of_cache = is_cache(config.source)
     _require_format(config, of_cache=of_cache)
     require_extra(config.to)
-    with working_in(config.out, "export") if _writes_folder(config, of_cache=of_cache) else nullcontext():
+    folder = of_cache and not _OF_CACHE[config.to]
+    with (working_in if folder else writing_to)(config.out, "export"):
         return _write(config, of_cache=of_cache)
 
 
-def _writes_folder(config: ExportConfig, *, of_cache: bool) -> bool:
-    """Return whether several files are written; a single one is written atomically."""
-    return of_cache and not _OF_CACHE[config.to]
+def _write_other(config: ExportConfig) -> None:
+    if config.to == "hub-folder":
+        hub.write_hub_folder(config.source, config.out)
+        return
+    only = None if config.manifest is None else selected_ids(config.manifest, config.where)
+    outlines.write_outlines(config.source, config.out, crop=config.crop, only=only)
 
 
 def _write(config: ExportConfig, *, of_cache: bool) -> int:

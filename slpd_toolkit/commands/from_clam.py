@@ -9,6 +9,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.cells import mark_text
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, claim_folder
+from slpd_toolkit.core.folder_lock import writing_to
 from slpd_toolkit.core.manifest import check_ids, summarise
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.audit import audit_split
@@ -38,6 +39,11 @@ def run(config: FromClamConfig) -> int:
         raise UsageError(f"--out: got {config.out}, allowed: a .csv file in a folder that exists.")
     if config.out.resolve() in {path.resolve() for path in (config.labels, *split_files(config.splits))}:
         raise UsageError(f"--out: {config.out} is one of the input tables.", hint="Choose another name.")
+    with writing_to(config.out, "manifest from-clam"):
+        return _write(config)
+
+
+def _write(config: FromClamConfig) -> int:
     claim_folder(config.out.parent, (config.out.name,))
     table = read_labels(config.labels)
     problems = check_ids(table)

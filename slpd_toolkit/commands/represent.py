@@ -10,7 +10,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.folder_lock import working_in, writing_to
 from slpd_toolkit.core.manifest import read_table
 from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.mil.bags import Bags
@@ -39,11 +39,17 @@ def make(config: RepresentConfig) -> SlideVectors:
     """Compute the descriptors of all chosen slides or their patients, and write them.
 
     Raises:
-        UsageError: The model does not fit the cache, the manifest does not fit it, or an extra is missing.
+        UsageError: The model does not fit the cache, the manifest does not fit it, an extra is missing, or another
+            process writes the output.
         WeightsError: The model's file is not a region ViT.
         CacheError: The cache is empty, mixed or damaged, or can no longer be read.
     """
     _require_place(config)
+    with (writing_to if config.out.suffix else working_in)(config.out, "represent"):
+        return _make(config)
+
+
+def _make(config: RepresentConfig) -> SlideVectors:
     chosen = ChosenDescriptor(config.as_, config.clusters)
     descriptor = chosen.load()
     if config.clusters and not descriptor.clusters:
@@ -84,7 +90,6 @@ def _require_place(config: RepresentConfig) -> None:
     """Check that the output can be written, before anything is computed."""
     if not config.out.suffix:
         require_own_folder(config.out)
-        make_folder(config.out)
         return
     require_extra(_EXTRAS[config.out.suffix])
     if not config.out.parent.is_dir() or config.out.is_dir():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import stat
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+
+from slpd_toolkit.core.files import require_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,15 +42,9 @@ def is_zip(path: Path) -> bool:
     Raises:
         OSError: It cannot be read.
     """
-    _require_regular(path)
+    require_regular(path)
     with path.open("rb") as file:
         return file.read(len(_ZIP_START)) == _ZIP_START
-
-
-def _require_regular(path: Path) -> None:
-    """Refuse a FIFO or device, whose opening could block forever."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def check_zip(path: Path) -> None:
@@ -78,7 +72,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             array, or claims more data than it holds.
         OSError: The file cannot be read.
     """
-    _require_regular(path)
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {}

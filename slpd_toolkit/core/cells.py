@@ -7,6 +7,15 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-]")
 _HARMLESS = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+/-]+|-[\w.-]*", re.ASCII)
 _MARK = "'"
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SIGNATURES = {
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet file",
+}
 _HEADER_BYTES = 1 << 16
 
 
@@ -23,15 +32,21 @@ def unmark_text(cell: str) -> str:
     return cell[len(_MARK) :] if cell.startswith(_MARK) and _would_run(cell[len(_MARK) :]) else cell
 
 
-def other_separator(path: Path) -> str:
-    """Return a hint for an error where a table's columns are not separated by commas; else an empty text."""
+def csv_hint(path: Path) -> str:
+    """Return a hint if a file is not a CSV table in UTF-8, or its columns are not separated by commas; else ""."""
     try:
         if not path.is_file():  # a FIFO would block
             return ""
         with path.open("rb") as handle:
-            header = handle.readline(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+            start = handle.readline(_HEADER_BYTES)
     except OSError:
         return ""
+    kind = next((kind for signature, kind in _SIGNATURES.items() if start.startswith(signature)), "")
+    if kind or b"\0" in start:
+        return f"It is {kind or 'a binary file'}: save it as CSV in UTF-8."
+    header = start.decode("utf-8-sig", errors="replace")
+    if "\ufffd" in header:
+        return "Save it as CSV in UTF-8."
     counts = {name: header.count(character) for character, name in _SEPARATORS.items()}
     name = max(counts, key=lambda each: counts[each])
     if "," in header or not counts[name]:

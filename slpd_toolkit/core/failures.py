@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.cells import unmark_text
@@ -10,8 +11,6 @@ from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.files import remove_leftovers, write_csv
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
 FILENAME = "failures.csv"
@@ -89,7 +88,7 @@ def read_failures(folder: Path | None) -> pd.DataFrame:
     import pandas as pd
 
     stem, _, suffix = FILENAME.rpartition(".")
-    paths = [] if folder is None else sorted(folder.glob(f"{stem}*.{suffix}"))
+    paths = [] if folder is None else sorted(filter(Path.is_file, folder.glob(f"{stem}*.{suffix}")))
     empty = pd.DataFrame(columns=[item.name for item in fields(Failure)], dtype=str)
     return pd.concat(
         [empty, *(pd.read_csv(path, dtype=str, keep_default_na=False).map(unmark_text) for path in paths)],

@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import json
 import os
 import re
 import stat
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from slpd_toolkit.core.cells import mark_text
 from slpd_toolkit.core.errors import UsageError
@@ -110,6 +111,20 @@ def require_regular(path: Path) -> None:
     kind = special_kind(path)
     if kind:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file.
+        ValueError: It is not JSON, or is nested too deeply.
+    """
+    require_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def make_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Locks that let only one command at a time write to a results folder.
+"""Locks that let only one command at a time write to a results folder or a file.
 
 The lock is `flock` on a hidden file in the folder, which also records who holds it. The kernel releases it when the
 process ends for any reason, so that neither a killed run nor a reused process ID blocks the next one. flock works
@@ -37,6 +37,9 @@ LOCK = ".slpd-lock"
 BEAT_S = 4.0
 """Interval at which an owner updates its record to show that it is alive, seconds."""
 
+_HINT_FOLDER = (
+    "Wait until it ends, stop it, or use another folder. Jobs of `slpd embed` can share a folder with --shard."
+)
 _SETTLE_S = 0.5
 _RECORD_BYTES = 1024  # fixed size, so that updates need no space if the disk has become full
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -86,20 +89,47 @@ def working_in(folder: Path, command: str, part: tuple[int, int] = (1, 1)) -> It
     made = _absent(folder)
     claim_folder(folder, ())
     path = folder / (LOCK if part == (1, 1) else f"{LOCK}.{part[0]}-of-{part[1]}")
-    lock = None
     try:
-        lock = _Lock(path, command)
-        _require_free(other for other in folder.glob(f"{LOCK}*") if _excludes(path, other))
-        yield
+        with _holding(path, command, folder, _HINT_FOLDER):
+            yield
         made.clear()
-    except _InUseError as error:
-        raise _refusal(folder, error.owner) from None
     finally:
-        if lock is not None:
-            lock.release()
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()
+
+
+@contextmanager
+def writing_to(file: Path, command: str) -> Iterator[None]:
+    """Lock a file that a command writes against other commands that write it, until the block ends.
+
+    Args:
+        file: The file, in a folder that exists.
+        command: Name of the command, for the messages of other processes.
+
+    Raises:
+        UsageError: Another process writes the file, or its folder is not writable.
+    """
+    claim_folder(file.parent, ())
+    with _holding(file.with_name(f".{file.name}{LOCK}"), command, file, "Wait until it ends, or write another file."):
+        yield
+
+
+@contextmanager
+def _holding(path: Path, command: str, of: Path, hint: str) -> Iterator[None]:
+    """Hold the lock file `path` of the folder or file `of`."""
+    lock = None
+    try:
+        lock = _Lock(path, command)
+        if path.name.startswith(LOCK):
+            _require_free(other for other in path.parent.glob(f"{LOCK}*") if _excludes(path, other))
+        yield
+    except _InUseError as error:
+        who = str(error.owner) if error.owner is not None else "another process, which has just started"
+        raise UsageError(f"{of} is in use: {who}.", hint=hint) from None
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def locks_folder(
@@ -146,8 +176,8 @@ def taking_turns(folder: Path) -> Iterator[bool]:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file in a results folder is its lock file, which a killed command may leave behind."""
-    return path.name.startswith(LOCK)
+    """Whether a file is the lock file of its folder or of another file, which a killed command may leave behind."""
+    return path.name.startswith(LOCK) or (path.name.startswith(".") and path.name.endswith(LOCK))
 
 
 class _Lock:
@@ -363,12 +393,3 @@ def _absent(folder: Path) -> list[Path]:
         return [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError:  # it exists but is not accessible; `claim_folder` reports the reason
         return []
-
-
-def _refusal(folder: Path, owner: Owner | None) -> UsageError:
-    who = str(owner) if owner is not None else "another process, which has just started"
-    return UsageError(
-        f"{folder} is in use: {who}.",
-        hint="Wait until it ends, stop it, or use another folder. Jobs of `slpd embed` can share a folder with "
-        "--shard.",
-    )

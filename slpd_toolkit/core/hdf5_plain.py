@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from functools import cache
 from struct import Struct
 from struct import error as StructError
@@ -49,6 +50,8 @@ def describe_plain(path: Path) -> Hdf5Contents | None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
         return _describe(_Bytes(descriptor), path)
     except (_UnknownError, StructError, ValueError, TypeError, LookupError, OverflowError, MemoryError):
         return None

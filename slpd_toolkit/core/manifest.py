@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from slpd_toolkit.core.cells import other_separator, unmark_text
+from slpd_toolkit.core.csv_tables import read_text_table
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import Location, is_safe_name, is_url, require_regular, special_kind
+from slpd_toolkit.core.files import Location, is_safe_name, is_url, special_kind
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 REQUIRED_COLUMNS = ("slide_id", "slide_path")
-_HEADER_ROWS = 1
 _MESSAGE_ROWS = 50
 
 
@@ -56,35 +55,13 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
     Raises:
         UsageError: The file cannot be read as CSV, a required column is missing, or there are no rows.
     """
-    try:
-        # skip_blank_lines=False keeps row numbers correct; blank lines are dropped below. The header is read as a row,
-        # so that pandas neither renames duplicate columns nor takes the first cell of an overlong row as its index.
-        require_regular(path)
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
-        )
-    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise UsageError(
-            f"Manifest {path}: cannot be read as UTF-8 CSV ({error}).",
-            hint=other_separator(path) or "See manifests/README.md.",
-        ) from error
-    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0].str.strip(), axis=1)
-    table = table.loc[:, table.columns != ""]  # trailing columns that spreadsheets leave
-    missing = [column for column in required if column not in table.columns]
-    if missing:
-        raise UsageError(
-            f"Manifest {path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}.",
-            hint=other_separator(path) or "The first line names the columns; see manifests/README.md.",
-        )
-    twice = table.columns[table.columns.duplicated()].unique()
-    if len(twice):
-        raise UsageError(f"Manifest {path}: duplicate column {', '.join(twice)}.", hint="Keep one.")
-    table = table.fillna("").apply(lambda column: column.str.strip().map(unmark_text))
-    table.index = table.index + 1
-    table = table[(table != "").any(axis=1)]
+    title = f"Manifest {path}"
+    table = read_text_table(
+        path, required, title=title, hint="The first line names the columns; see manifests/README.md."
+    )
     if table.empty:
-        raise UsageError(f"Manifest {path}: has no slides.", hint="Add one row per slide below the header.")
-    return pd.DataFrame(table)
+        raise UsageError(f"{title}: has no slides.", hint="Add one row per slide below the header.")
+    return table
 
 
 def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], list[Problem]]:

@@ -9,13 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MESSAGE_NAMES = 8
+_NAME_CHARACTERS = 1000
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names for a message; after eight, state how many more there are."""
+    """Join names for a message; after eight, state how many more there are. Very long names are shortened."""
     names = list(names)
     more = len(names) - _MESSAGE_NAMES
-    return ", ".join(names[:_MESSAGE_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_shown, names[:_MESSAGE_NAMES])) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(name: str) -> str:
+    short = name if len(name) <= _NAME_CHARACTERS else f"{name[:_NAME_CHARACTERS]}..."
+    return "".join(character if character.isprintable() else "?" for character in short)
 
 
 def natural_key(name: str) -> tuple[bool, float, str]:

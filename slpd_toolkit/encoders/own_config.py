@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core.errors import WeightsError
+from slpd_toolkit.core.files import read_json
 from slpd_toolkit.encoders.preset import Transform
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def read_transform(path: Path) -> Transform:
         WeightsError: The file is missing, unreadable, or lacks one of mean, standard deviation and input size.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         return transform_of(config.get(_CONFIG, config))
     except FileNotFoundError as error:
         raise WeightsError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit.core.cells import other_separator
+from slpd_toolkit.core.csv_tables import read_number_table
 from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.report.scores import FURTHEST_L0, SlideScores
 
@@ -32,20 +32,7 @@ def read_score_csv(path: Path) -> dict[str, Callable[[], SlideScores]]:
     Raises:
         UsageError: The file is not a CSV, lacks a column, or has no rows.
     """
-    try:
-        table = pd.read_csv(
-            path, dtype={"slide_id": str}, keep_default_na=False, encoding="utf-8-sig", low_memory=False
-        )
-    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise UsageError(
-            f"{path} cannot be read as UTF-8 CSV ({error}).", hint=other_separator(path) or _NEEDED
-        ) from error
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise UsageError(
-            f"{path}: column {', '.join(missing)} is missing; found {', '.join(map(str, table.columns))}.",
-            hint=other_separator(path) or _NEEDED,
-        )
+    table = read_number_table(path, ("slide_id",), COLUMNS, hint=_NEEDED)
     if table.empty:
         raise UsageError(f"{path} has no rows.", hint=_NEEDED)
     rows_of = table.groupby("slide_id").indices

@@ -13,7 +13,7 @@ import torch
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.compute import autocast
 from slpd_toolkit.core.errors import Problems, UsageError
-from slpd_toolkit.core.files import sha256
+from slpd_toolkit.core.files import require_regular, sha256
 from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
@@ -285,6 +285,7 @@ def require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict
 
 def _slides_seen(path: Path) -> frozenset[str]:
     try:
+        require_regular(path)
         with path.open(encoding="utf-8", newline="") as handle:
             return frozenset(row["slide_id"] for row in csv.DictReader(handle))
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:

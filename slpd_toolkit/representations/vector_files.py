@@ -11,7 +11,7 @@ import pandas as pd
 
 from slpd_toolkit.core.archives import read_npz
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import atomic_path, is_safe_name, make_folder, write_text
+from slpd_toolkit.core.files import atomic_path, is_safe_name, make_folder, read_json, write_text
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
 from slpd_toolkit.core.hdf5_writer import Layout, describe_layout, write_layout
 from slpd_toolkit.core.version import __version__
@@ -145,7 +145,7 @@ def read_vectors_back(path: Path) -> SlideVectors:
     """
     try:
         if path.is_dir():
-            about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+            about = read_json(path / ABOUT)
             names, vectors, weights = _read_folder(path)
             fitted = path / FITTED
             parameters = read_npz(fitted) if fitted.exists() else {}

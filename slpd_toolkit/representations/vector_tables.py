@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.core.archives import read_npz
-from slpd_toolkit.core.cells import other_separator
+from slpd_toolkit.core.cells import csv_hint
+from slpd_toolkit.core.csv_tables import read_number_table
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import require_regular
 
@@ -74,15 +75,12 @@ def patient_column(path: Path) -> bool:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        require_regular(path)
-        return pd.read_csv(path, dtype={_ID: str, _PATIENT: str}, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=other_separator(path)) from error
+    return read_number_table(path, (_ID, _PATIENT), ())
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
+        require_regular(path)
         table = pd.read_parquet(path)
     except ImportError as error:
         raise UsageError(
@@ -102,7 +100,7 @@ def _of_frame(
         found = ", ".join(map(str, table.columns[:8]))
         raise UsageError(
             f"{path}: has no column {_ID}; found {found}.",
-            hint=other_separator(path) or "Rename the column with slide IDs.",
+            hint=csv_hint(path) or "Rename the column with slide IDs.",
         )
     if table.empty:
         raise UsageError(f"{path}: has no rows.", hint="Add one row per slide.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.core.files import fingerprint, sha256
+from slpd_toolkit.core.files import fingerprint, read_json, sha256
 from slpd_toolkit.slides.label_pictures import read_labels
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _read_areas(file: MaskFile) -> list[list[Ring]]:
     try:
         if file.path.stat().st_size > _LARGEST_BYTES:
             raise SlideError(f"The mask {file.path} has more than 1 GiB.", hint="Export fewer objects.")
-        content = json.loads(file.path.read_text(encoding="utf-8-sig"))
+        content = read_json(file.path)
         features = [(_class_of(feature), feature) for feature in _features(content)]
         named = {name for name, _ in features if name}
         wanted = [feature for name, feature in features if _is_wanted(name, file.classes)]

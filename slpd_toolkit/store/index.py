@@ -24,7 +24,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
-from slpd_toolkit.core.files import atomic_path, remove_leftovers
+from slpd_toolkit.core.files import atomic_path, remove_leftovers, require_regular
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.header import Header, Stamp, read_header, read_plain_header
 from slpd_toolkit.store.schema import TokenMeta
@@ -136,6 +136,7 @@ def _store(path: Path, headers: Mapping[str, Header]) -> None:
 def _load(path: Path) -> dict[str, Header]:
     """Read an index; the result is empty if it is missing, damaged or of another version."""
     try:
+        require_regular(path)
         line, _, rest = path.read_bytes().partition(b"\n")
         magic, version, digest, length = line.decode().split(" ")
         if (magic, version) != (_MAGIC, str(VERSION)) or hashlib.sha256(rest).hexdigest() != digest:

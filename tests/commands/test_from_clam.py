@@ -146,12 +146,12 @@ def test_tables_as_programs_write_them(tmp_path: Path, table: bytes, rows: list[
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (b"", "cannot be read as CSV"),
+        (b"", "cannot be read as UTF-8 CSV"),
         (b"case_id,slide_id\n\n,\n", "has no slides"),
         (b"case_id;slide_id\nP;a\n", "found case_id;slide_id. Separate the columns by commas"),
         (b"case_id,slide_id\nP,\xdc\n", "cannot be read as UTF-8.*Save it as CSV in UTF-8"),
         (b"case_id,slide_id,label,label\nP,a,x,y\n", "duplicate column label"),
-        (b"case_id,slide_id\nP,a,more\n", "cannot be read as CSV.*Expected 2 fields in line 2, saw 3"),
+        (b"case_id,slide_id\nP,a,more\n", "cannot be read as UTF-8 CSV.*Expected 2 fields in line 2, saw 3"),
         (b"case_id,slide_id\nP,a\n\nQ,\n", "slide_id is empty in row 4"),
         (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 duplicate slides: a"),
         (b"case_id,slide_id\nP,a\n\nP,dir/b\nQ,c d\n", r"row 4 \(dir/b\).*is not a valid file name[^$]*row 5 \(c d\)"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slpd_toolkit.core.cells import mark_text, other_separator, unmark_text
+from slpd_toolkit.core.cells import csv_hint, mark_text, unmark_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,6 @@ def test_marked_text_is_read_as_it_was(text: str) -> None:
 )
 def test_separators_that_are_not_commas_are_named(tmp_path: Path, header: str, said: str) -> None:
     (tmp_path / "t.csv").write_text(header, encoding="utf-8")
-    hint = other_separator(tmp_path / "t.csv")
+    hint = csv_hint(tmp_path / "t.csv")
     assert hint == (f"Separate the columns by commas; here {said} separate them." if said else "")
-    assert other_separator(tmp_path / "absent.csv") == ""
+    assert csv_hint(tmp_path / "absent.csv") == ""

@@ -16,6 +16,7 @@ from slpd_toolkit.core.files import (
     claim_folder,
     fingerprint,
     is_safe_name,
+    read_json,
     remove_leftovers,
     sha256,
     write_csv,
@@ -165,3 +166,10 @@ def test_a_folder_that_is_read_only_is_not_claimed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(UsageError, match=r"--out: .* cannot be written to \(\[Errno 13\] Permission denied\)"):
         claim_folder(tmp_path, ())
+
+
+@pytest.mark.parametrize(("content", "said"), [("[" * 100_000, "too deeply"), ("{", "Expecting"), ("\xff", "utf-8")])
+def test_json_that_cannot_be_read_is_a_value_error(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=said):
+        read_json(tmp_path / "a.json")

@@ -19,7 +19,7 @@ import pytest
 
 from slpd_toolkit.core import folder_lock
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.folder_lock import LOCK, is_lock, taking_turns, working_in
+from slpd_toolkit.core.folder_lock import LOCK, is_lock, taking_turns, working_in, writing_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,3 +210,21 @@ def test_writers_of_a_shared_file_take_turns(tmp_path: Path) -> None:
 def test_where_folders_cannot_be_locked_writers_know(tmp_path: Path) -> None:
     with taking_turns(tmp_path) as locked:
         assert not locked
+
+
+def test_a_file_is_locked_against_other_commands_and_not_against_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "x.pth"
+    with (
+        working_in(tmp_path, "pretrain"),
+        writing_to(file, "export"),
+        writing_to(tmp_path / "y.pth", "export"),
+        pytest.raises(UsageError, match=rf"x\.pth is in use: `slpd export`, process {os.getpid()} on .*, since 20"),
+        writing_to(file, "represent"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+    lock = file.with_name(f".{file.name}{LOCK}")
+    lock.write_text("{}")  # of a killed command
+    assert is_lock(lock)
+    with writing_to(file, "export"):
+        pass

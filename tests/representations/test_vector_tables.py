@@ -54,6 +54,7 @@ def test_parquet_without_its_extra_says_how_to_get_it(tmp_path: Path, monkeypatc
         raise ImportError
 
     monkeypatch.setattr(pd, "read_parquet", refuse)
+    (tmp_path / "v.parquet").touch()
     with pytest.raises(UsageError, match="needs pyarrow") as caught:
         read_vectors(tmp_path / "v.parquet")
     assert "slpd-toolkit[parquet]" in caught.value.hint

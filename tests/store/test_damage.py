@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -198,3 +199,9 @@ def test_a_cache_that_cannot_be_read_takes_no_second_encoder(tmp_path: Path) -> 
     require_same_run(tmp_path, wanted, ())  # another file tells
     with pytest.raises(UsageError, match="encoder: 'random' there, 'other' here"):
         require_same_run(tmp_path, token_meta(encoder="other"), ())
+
+
+def test_a_fifo_among_token_files_is_named_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(CacheError, match="folder, a device, a pipe or a socket"):
+        TokenFile.open(tmp_path / "a.h5")

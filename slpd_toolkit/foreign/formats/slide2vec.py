@@ -5,12 +5,12 @@ Contains regions of m x m tiles; their coordinates are read from RUN/tiles, or f
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.files import read_json
 from slpd_toolkit.foreign.features import (
     MissingSettingError,
     SlideFeatures,
@@ -131,7 +131,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise SlideError(
             f"{path} cannot be read as JSON ({error}).", hint="The file is damaged: write it again."

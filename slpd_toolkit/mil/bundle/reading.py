@@ -12,7 +12,7 @@ import numpy as np
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
-from slpd_toolkit.core.files import sha256
+from slpd_toolkit.core.files import require_regular, sha256
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.bags import Bags
@@ -117,6 +117,7 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
 def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     try:
+        require_regular(path)
         with path.open("rb") as handle:
             document = json.loads(handle.read(_MOST_BYTES))
     except FileNotFoundError:
@@ -139,6 +140,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
 def _check_digests(folder: Path, document: Mapping[str, Any]) -> None:
     path = folder / DIGESTS
     try:
+        require_regular(path)
         lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
         raise UsageError(

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from slpd_toolkit.core.cells import other_separator, unmark_text
+from slpd_toolkit.core.csv_tables import read_text_table
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import require_regular
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.splits import Split
 
@@ -24,7 +23,6 @@ _SLIDE_SUFFIX = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|bif|svslide|vms|vmu)$", 
 _PARTS = ("train", "val", "test")
 _TCGA_BARCODE = r"^TCGA-(\w{2})-\w{4}"
 _TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
-_HEADER_ROWS = 1
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -132,35 +130,8 @@ def _tcga_patient(slide: str) -> str:
 
 
 def _read_text(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    """Read all cells as text, so that pandas does not read the TCGA site NA as a missing value or 05 as a number.
-
-    The header is read as a row, so that pandas neither renames duplicate columns nor truncates overlong rows. The index
-    is the row number in the file; empty rows are left out.
-    """
-    try:
-        require_regular(path)
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
-        )
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: cannot be read as UTF-8 ({error}).", hint="Save it as CSV in UTF-8.") from error
-    except (OSError, ValueError) as error:
-        hint = other_separator(path) or "Use a CLAM or HIPT table."
-        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint=hint) from error
-    cells = cells.fillna("").apply(lambda column: column.str.strip().map(unmark_text))
-    table = cells.iloc[_HEADER_ROWS:].set_axis(cells.iloc[0], axis=1)
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise UsageError(
-            f"{path}: column {', '.join(missing)} is missing; found {listed(table.columns)}.",
-            hint=other_separator(path) or "Use a CLAM or HIPT table.",
-        )
-    twice = [str(name) for name in table.columns[table.columns.duplicated()].unique() if name]
-    if twice:
-        raise UsageError(f"{path}: duplicate column {', '.join(twice)}.", hint="Keep one.")
-    table = table.loc[:, table.columns != ""]
-    table.index = table.index + 1
-    return pd.DataFrame(table[(table != "").any(axis=1)])
+    """Read all cells as text, so that pandas does not read the TCGA site NA as a missing value or 05 as a number."""
+    return read_text_table(path, required, title=str(path), hint="Use a CLAM or HIPT table.")
 
 
 def _without_suffix(name: str) -> str:

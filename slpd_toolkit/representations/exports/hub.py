@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, claim_folder, write_text
+from slpd_toolkit.core.folder_lock import is_lock
 from slpd_toolkit.mil.bundle.files import DIGESTS, FILES, MODEL_CARD, files_of, is_bundle, remove_bundle
 from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle
 
@@ -49,7 +50,7 @@ def write_hub_folder(source: Path, out: Path) -> None:
     found = read_bundle(bundle)
     if out.resolve() == bundle.resolve():
         raise UsageError(f"--out: {out} is the bundle itself.", hint="Choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not is_bundle(out):
+    if out.is_dir() and not all(map(is_lock, out.iterdir())) and not is_bundle(out):
         raise UsageError(f"--out: {out} is not empty and is not an export.", hint="Choose a new folder.")
     card = bundle / MODEL_CARD
     if not card.is_file():

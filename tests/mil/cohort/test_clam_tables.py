@@ -75,7 +75,7 @@ def test_the_plain_clam_table_has_a_label_column(tmp_path: Path) -> None:
         (HEADER + "0,p,a,1,inf,1,X\n", "survival_months is 'inf' in row 2"),
         (HEADER + "0,p,a,1,1,2,X\n", r"censorship is '2' in row 2.*Allowed: 1 \(censored\) or 0"),
         ("case_id,slide_id,censorship\np,a,1\n", "has only censorship"),
-        ("", "cannot be read as CSV"),
+        ("", "cannot be read as UTF-8 CSV"),
     ],
     ids=["no slide_id", "twice", "text", "negative", "infinite", "censorship 2", "no months", "empty"],
 )
