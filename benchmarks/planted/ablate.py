@@ -94,6 +94,18 @@ COHORTS: dict[str, dict[str, Any]] = {
         "drift": 0.0,
     },
     **TILE_COHORTS,
+    "waves": _SMALL
+    | {
+        "drift": 0.5,
+        "wave": 1.0,
+        "gain": 0.3,
+        "tails": 3.0,
+        "region_shift": 0.2,
+        "slide_shift": 0.7,
+        "site_shift": 0.3,
+    },
+    "composition": _SMALL
+    | {"composition": True, "drift": 1.5, "region_shift": 0.3, "slide_shift": 0.3, "site_shift": 0.2},
 }
 """Parameters of `Planted` per cohort: how architectures differ, and the nuisance."""
 
@@ -141,6 +153,8 @@ _SMALL_RUN: dict[str, Any] = {
 LONGER: dict[str, dict[str, Any]] = {
     "small drift": _SMALL_RUN,
     "slide shift": _SMALL_RUN,
+    "waves": _SMALL_RUN,
+    "composition": _SMALL_RUN,
     "small shift": _SMALL_RUN | {"epochs": 60, "prototype_epoch": 23},
     "arrangement": {"epochs": 48, "prototype_epoch": 24, "global_side": 6, "local_side": 4, "local_crops": 2},
     **TILE_RUNS,
@@ -290,7 +304,7 @@ def complete(unit: Unit) -> None:
         "training_wall_s": round(trained - started, 1),
         "training_cpu_s": round(trained_cpu - started_cpu, 1),
         "measuring_cpu_s": round(time.process_time() - trained_cpu, 1),
-        "metrics": {**measured, **of_the_run(unit, truth)},
+        "metrics": {**measured, **({} if unit.row in BASELINES else of_the_run(unit.run_folder, truth, unit.seed))},
     }
     write_text(unit.result, json.dumps(found, indent=1))
 
@@ -427,16 +441,14 @@ def tasks_of(truth: Truth) -> dict[str, Task]:
     return {"class": label, "grade": grade, "survival": Survival(truth.time, truth.event == 1, bins=3)}
 
 
-def of_the_run(unit: Unit, truth: Truth) -> dict[str, float]:
+def of_the_run(folder: Path, truth: Truth, seed: int) -> dict[str, float]:
     """Measure the purity of the final prototypes, their purity by chance, and the final losses."""
-    if unit.row in BASELINES:
-        return {}
-    clusters = PrototypeFile.read(unit.run_folder / PROTOTYPES).region_cluster
-    last = read_metrics(unit.run_folder / METRICS)[-1]
+    clusters = PrototypeFile.read(folder / PROTOTYPES).region_cluster
+    last = read_metrics(folder / METRICS)[-1]
     names = ("dino", "intra", "inter", "target_entropy", "centre_norm", "clusters_degenerate")
     return {
         "prototypes nmi bottleneck": purity(clusters, truth),
-        "prototypes nmi chance": chance(clusters, truth, unit.seed),
+        "prototypes nmi chance": chance(clusters, truth, seed),
         **{f"last {name}": float(last[name]) for name in names if last[name]},
     }
 

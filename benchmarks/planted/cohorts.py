@@ -16,7 +16,8 @@ survival time. None of them affects the mean token of a slide, beyond chance.
 
 **Nuisance.** White noise on each token; and, in a few directions (stain, focus, thickness), a shift per site, slide and
 region, and a smooth drift within each region. What is constant within a region distinguishes it from all others, but is
-unrelated to its architecture.
+unrelated to its architecture. On request: waves over the whole slide, a gain of each feature per slide, noise with
+heavy tails, and a class that depends on how common the first kind is, which a slide's mean token reveals.
 
 Slides are drawn one at a time, each with a separate seed, so that memory holds one slide.
 """
@@ -24,6 +25,7 @@ Slides are drawn one at a time, each with a separate seed, so that memory holds 
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -83,6 +85,14 @@ class Planted:
     """Smooth change within a region."""
     drift_scale: float = 2.0
     """Length scale of the drift, in tokens."""
+    wave: float = 0.0
+    """Smooth change over the whole slide, in the directions of the shifts."""
+    wave_length: float = 24.0
+    """Wavelength of that change, in tokens: several regions."""
+    gain: float = 0.0
+    """Logarithm of the factor by which a slide scales each feature."""
+    tails: float = 0.0
+    """Degrees of freedom of the white noise (Student's t, scaled to the same variance; above 2). 0: Gaussian."""
     sites: int = 4
     """Number of sites."""
     composition: bool = False
@@ -271,8 +281,28 @@ class TokenModel:
         drift = gaussian_filter(rng.standard_normal((regions, grid, grid, rank)), smooth, mode="wrap")
         drift *= planted.drift / max(drift.std(), 1e-12)
         tokens += (shift + drift).astype(np.float32) @ self.directions
-        tokens += np.float32(planted.noise) * rng.standard_normal(tokens.shape, dtype=np.float32)
+        if planted.wave:
+            tokens += self._wave(regions, rng).astype(np.float32) @ self.directions
+        if planted.tails:
+            noise = rng.standard_t(planted.tails, tokens.shape) * np.sqrt(1 - 2 / planted.tails)
+            tokens += (planted.noise * noise).astype(np.float32)
+        else:
+            tokens += np.float32(planted.noise) * rng.standard_normal(tokens.shape, dtype=np.float32)
+        if planted.gain:
+            tokens *= np.exp(planted.gain * rng.standard_normal(planted.dim)).astype(np.float32)
         return tokens
+
+    def _wave(self, regions: int, rng: np.random.Generator) -> FloatArray:
+        """Draw a plane wave per direction over the slide, (R, grid, grid, rank): random orientation and phase."""
+        grid, rank = self.planted.grid, self.planted.shift_rank
+        side = math.ceil(math.sqrt(regions))
+        down, across = np.divmod(np.arange(regions), side)
+        rows = (down[:, None, None] * grid + np.arange(grid)[:, None])[..., None]
+        columns = (across[:, None, None] * grid + np.arange(grid))[..., None]
+        angle, phase = rng.uniform(0, 2 * np.pi, (2, rank))
+        place = np.cos(angle) * rows + np.sin(angle) * columns
+        wave: FloatArray = self.planted.wave * np.sqrt(2) * np.sin(2 * np.pi * place / self.planted.wave_length + phase)
+        return wave
 
 
 def write_cohort(planted: Planted, folder: Path, model: DrawsTokens | None = None) -> Truth:
@@ -300,7 +330,7 @@ def _write_slide(path: Path, slide_id: str, planted: Planted, tokens: NDArray[np
     """Write one token file; regions are arranged row by row in a square, so that equal architectures are adjacent."""
     regions, grid = len(tokens), planted.grid
     region_px = grid * _PATCH_PX
-    side = int(np.ceil(np.sqrt(regions)))
+    side = math.ceil(math.sqrt(regions))
     meta = TokenMeta(
         slide_id=slide_id,
         slide_width_l0=side * region_px,
@@ -372,6 +402,8 @@ def parse(parser: argparse.ArgumentParser) -> None:
         name = f"--{item.name.replace('_', '-')}"
         if isinstance(item.default, tuple):
             parser.add_argument(name, type=float, nargs="+", default=item.default)
+        elif isinstance(item.default, bool):
+            parser.add_argument(name, action="store_true")
         else:
             parser.add_argument(name, type=Path if item.default is None else type(item.default), default=item.default)
 

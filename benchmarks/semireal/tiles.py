@@ -22,13 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 from slpd_toolkit.core.files import atomic_path
-from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stain import StainChange, draw_stain_change, restain
 
 if TYPE_CHECKING:
@@ -69,6 +67,8 @@ class Transform:
 
     def apply(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Transform one (H, W, 3) RGB tile."""
+        import cv2  # cohorts of tiles that are already encoded need neither OpenCV nor encoders
+
         stained = restain(torch.tensor(tile), self.stain).numpy().astype(np.float32) / 255
         scanned = np.array(self.scanner.glass, np.float32) * stained ** np.array(self.scanner.gamma, np.float32)
         blurred = cv2.GaussianBlur(scanned, (0, 0), self.scanner.focus_px)
@@ -160,6 +160,8 @@ def main() -> None:
     started = time.perf_counter()
     of_tissues = [read_tiles(args.folder, tissue, args.per_tissue) for tissue in args.tissues]
     tiles = [tile for each in of_tissues for tile in each]
+    from slpd_toolkit.encoders.registry import make_encoder
+
     encoder = make_encoder(args.encoder, weights=None, patch_px=len(tiles[0]), seed=0, allow_download=False)
     transforms: list[Transform | None] = [None, *draw_transforms(args.sites, args.batches, args.seed)]
     kept = args.out.with_suffix(".parts")
