@@ -315,13 +315,17 @@ def inspect(path: StrPath | None = None, **settings: Unpack[of.InspectSettings])
     >>> slpd.inspect("cache").facts["slides"]
     '12'
     """
-    from slpd_toolkit.commands.inspect import inspect_path
+    from slpd_toolkit.commands.inspect import inspect_path, site_effects_of
+    from slpd_toolkit.report.site_section import terminal_rows
     from slpd_toolkit.store.token_file import TokenStore
 
-    found = inspect_path(resolve(InspectConfig, {"path": path, **settings}).path)
+    config = resolve(InspectConfig, {"path": path, **settings})
+    found = inspect_path(config.path)
+    by = [] if config.manifest is None else terminal_rows([site_effects_of(config)])
     failures = [Failure.of("inspect", file.stem, file, error) for file, error in found.broken]
     slides = TokenStore(found.files).slides if found.files else pd.DataFrame()
-    return Inspection(found.facts, slides, pd.DataFrame(failures, columns=[item.name for item in fields(Failure)]))
+    failed = pd.DataFrame(failures, columns=[item.name for item in fields(Failure)])
+    return Inspection(found.facts, slides, failed, pd.DataFrame(by))
 
 
 @with_settings_of(EncodersConfig, "name")

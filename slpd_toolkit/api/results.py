@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -341,6 +341,8 @@ class Inspection:
     """One row per slide, as `TokenStore.slides`."""
     failures: pd.DataFrame
     """Files that cannot be read: stage, slide_id, path, error and hint."""
+    site_effects: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """With `by`: measurement, value, interval and chance, as `slpd inspect` prints them; otherwise empty."""
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,9 @@ class InspectSettings(TypedDict, total=False):
     """Settings of `InspectConfig`."""
 
     recipe: StrPath | None
+    by: str
+    manifest: StrPath | None
+    target: str
 
 
 class EncodersSettings(TypedDict, total=False):

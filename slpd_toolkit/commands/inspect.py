@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.encoders.cache_check import normalisation_warning
+from slpd_toolkit.report.evaluation_summary import print_site_effects
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.config.inspect import InspectConfig
+    from slpd_toolkit.mil.statistics.site_effects import SiteEffects
     from slpd_toolkit.store.schema import TokenMeta
 
 
@@ -43,7 +45,7 @@ def run(config: InspectConfig) -> int:
         0, or 1 if the cache contains files that cannot be read.
 
     Raises:
-        UsageError: `path` does not exist, or contains no token file.
+        UsageError: `path` does not exist, or contains no token file; or --by does not match the manifest.
         CacheError: A single file cannot be read, or the files of a cache do not belong together.
     """
     found = inspect_path(config.path)
@@ -53,7 +55,24 @@ def run(config: InspectConfig) -> int:
         console.facts(found.title, found.facts)
         meta = found.files[0].meta
         console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
+    if config.manifest is not None:
+        print_site_effects([site_effects_of(config)])
     return 1 if found.broken else 0
+
+
+def site_effects_of(config: InspectConfig) -> SiteEffects:
+    """Measure how much the mean tokens of a cache depend on a column of the manifest.
+
+    Raises:
+        UsageError: `path` is a single file, or the manifest has no such column or none of the slides.
+        CacheError: A file of the cache cannot be read.
+    """
+    from slpd_toolkit.representations.token_sites import site_effects_of_tokens  # imports torch
+
+    assert config.manifest is not None
+    if config.path.is_file():
+        raise UsageError(f"--by: {config.path} is one slide.", hint="Pass the cache folder.")
+    return site_effects_of_tokens(config.path, config.manifest, config.by, config.target)
 
 
 def inspect_path(path: Path) -> Inspection:

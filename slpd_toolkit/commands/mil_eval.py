@@ -26,6 +26,7 @@ from slpd_toolkit.mil.statistics.evaluation import Permutations
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models, missing_intervals, undefined_metrics
 from slpd_toolkit.mil.statistics.results import Evaluation
 from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
+from slpd_toolkit.mil.statistics.site_effects import measure_site_effects
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.external_section import print_external
@@ -113,6 +114,11 @@ def run(config: MilEvalConfig) -> int:
     retrieval = [
         measure_retrieval(each, labels, cohort, splits, config.seed) for each in representations if labels is not None
     ]
+    effects = [
+        measure_site_effects(each, task, cohort, inputs.sites, config.seed)
+        for each in representations
+        if inputs.sites is not None
+    ]
     evaluation = Evaluation(
         target=inputs.target,
         task=task,
@@ -124,6 +130,7 @@ def run(config: MilEvalConfig) -> int:
         comparisons=compare_all(task, results, judgements, Permutations(config.permutations, config.seed)),
         audits=audits,
         retrieval=tuple(each for each in retrieval if each is not None),
+        site_effects=tuple(effects),
         recipe={
             **as_recipe(replace(config, folds=config.fold_count)),
             "task": config.kind,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from slpd_toolkit.config.checks import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
@@ -10,3 +12,19 @@ class InspectConfig:
 
     path: Path
     """Token file (.h5) or cache folder."""
+
+    by: str = ""
+    """Also measure how much the mean tokens of slides depend on this column of the manifest, such as `site`: how well
+    it is predicted, and whether similar slides share it. For `site`, TCGA barcodes do without the column."""
+
+    manifest: Path | None = None
+    """Cohort CSV with `patient_id`, the column of --by and, optionally, classes."""
+
+    target: str = "label"
+    """Manifest column of the classes, for --by. Without it, only the prediction of the site is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(
+            bool(self.by) == (self.manifest is not None), "--by with --manifest", "only one of them", "both or none"
+        )

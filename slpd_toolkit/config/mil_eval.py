@@ -89,7 +89,8 @@ class MilEvalConfig:
     """Keep all patients of a site in the same fold, so that test sites are not used for training."""
 
     site_column: str = "site"
-    """Manifest column of the site, for --by-site."""
+    """Manifest column of the site, for --by-site and for site effects in the report. Without the column, site effects
+    use the tissue source site of TCGA barcodes."""
 
     fold_column: str | None = None
     """Manifest column of predefined folds: fold names, or train, val and test."""

@@ -26,6 +26,7 @@ from slpd_toolkit.report.fold_figures import draw_folds, draw_intervals
 from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, fold_facts, leaks, sentences, verdict
 from slpd_toolkit.report.overlays import colours
 from slpd_toolkit.report.pages import render
+from slpd_toolkit.report.site_section import site_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,6 +87,7 @@ def write_report(
         wording=wording,
         headline=headline,
         retrieval_words=WORDS,
+        site_effects=site_section(evaluation.site_effects) if evaluation.site_effects else None,
         metrics=metrics,
         task=task,
         said=sentences(evaluation),

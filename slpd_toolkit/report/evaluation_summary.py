@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.statistics.retrieval import WORDS
+from slpd_toolkit.report.site_section import MEANING, findings, terminal_rows
 from slpd_toolkit.report.wording import CONSERVATIVE, interval, marked, mean_sd, signed
 
 if TYPE_CHECKING:
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
+    from slpd_toolkit.mil.statistics.site_effects import SiteEffects
 
 _SECOND = "balanced_accuracy"
 _BOTH = "aggregator, model"
+_WIDTH = 80
 PRINTED = ("majority_1", "majority_5", "map_5")
 
 
@@ -38,6 +42,7 @@ def print_summary(evaluation: Evaluation) -> None:
     if _any_conservative(evaluation, headline):
         console.text([CONSERVATIVE, ""])
     _print_retrieval(evaluation)
+    print_site_effects(evaluation.site_effects)
     console.facts("Leakage audit", audit_facts(evaluation))
     for note in evaluation.notes:
         console.note(f"note: {note}")
@@ -56,6 +61,17 @@ def _print_retrieval(evaluation: Evaluation) -> None:
         rows.append(row)
     chance = evaluation.retrieval[0].chance
     console.table(f"Similar slides of other patients (same label by chance: {chance:.2f})", rows)
+
+
+def print_site_effects(effects: Sequence[SiteEffects]) -> None:
+    """Print how much of each representation is the site, and what that means."""
+    if not effects:
+        return
+    rows = terminal_rows(effects)
+    if rows:
+        console.table("Site effects, with 95 % intervals over patients", rows)
+    paragraphs = [*findings(effects), *([MEANING] if rows else [])]
+    console.text([*(fill(paragraph, _WIDTH) for paragraph in paragraphs), ""])
 
 
 def audit_facts(evaluation: Evaluation) -> dict[str, str]:

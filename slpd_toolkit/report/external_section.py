@@ -14,7 +14,8 @@ from slpd_toolkit.report.wording import interval, mean_sd, signed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.mil.external.results import Estimate, External, ExternalResult, SharedIdentities
+    from slpd_toolkit.mil.external.results import External, ExternalResult, SharedIdentities
+    from slpd_toolkit.mil.statistics.bootstrap import Estimate
 
 
 @dataclass(frozen=True)

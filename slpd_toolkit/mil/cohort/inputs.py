@@ -13,6 +13,7 @@ from slpd_toolkit.core.manifest import check_ids, read_table, summarise
 from slpd_toolkit.core.row_filter import select_rows
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.cohort.sites import read_sites
 from slpd_toolkit.mil.cohort.split_kind import split_kind
 from slpd_toolkit.mil.tasks.task import task_class
 
@@ -43,6 +44,8 @@ class Inputs:
     """Patient of every slide in the manifest, including those that are left out or not selected."""
     notes: tuple[str, ...]
     """Notes on what was left out or assumed."""
+    sites: StrArray | None = None
+    """(N,) site of each slide, empty where it is not known; None without sites."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -102,7 +105,8 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     problems.raise_any()
     notes += task.assumptions(config)
     split_cells = {name: chosen[name].to_numpy(np.str_) for name in split_kind(config.kind_of_split).columns(config)}
-    return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes))
+    sites = read_sites(chosen, config.site_column)
+    return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes), sites)
 
 
 def _require_columns(table: pd.DataFrame, targets: list[str], config: MilEvalConfig) -> None:

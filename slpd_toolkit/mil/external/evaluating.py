@@ -13,10 +13,10 @@ import torch
 from slpd_toolkit.mil.bundle.bundle import predict
 from slpd_toolkit.mil.external.operating_points import at_threshold
 from slpd_toolkit.mil.external.other_cohort import adapt_readout
-from slpd_toolkit.mil.external.resampling import bootstrap, percentile_interval, replicate_means
-from slpd_toolkit.mil.external.results import Estimate, ExternalResult, SiteRow
+from slpd_toolkit.mil.external.results import ExternalResult, SiteRow
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+from slpd_toolkit.mil.statistics.bootstrap import Estimate, bootstrap, percentile_interval, replicate_means
 from slpd_toolkit.mil.statistics.division import Division
 from slpd_toolkit.mil.statistics.evaluation import one_per_patient
 from slpd_toolkit.mil.statistics.influence import influences

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import binomtest
 
-from slpd_toolkit.mil.external.results import AtThreshold, Estimate
+from slpd_toolkit.mil.external.results import AtThreshold
+from slpd_toolkit.mil.statistics.bootstrap import Estimate
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray

@@ -13,20 +13,12 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.bundle.bundle import HeadOutputs
     from slpd_toolkit.mil.cohort.patients import Cohort
+    from slpd_toolkit.mil.statistics.bootstrap import Estimate
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.tasks.task import Task
 
 ENSEMBLE = "ensemble"
 """Value of `repeat` in rows of the mean over heads."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.retrieval import Retrieval
+    from slpd_toolkit.mil.statistics.site_effects import SiteEffects
     from slpd_toolkit.mil.tasks.task import Task
 
 
@@ -115,3 +116,5 @@ class Evaluation:
     """Notes for readers, such as slides that were left out or parts that were merged."""
     retrieval: tuple[Retrieval, ...] = ()
     """One per representation; empty if the targets are not classes."""
+    site_effects: tuple[SiteEffects, ...] = ()
+    """One per representation; empty without sites."""

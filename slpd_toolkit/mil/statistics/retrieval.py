@@ -85,7 +85,7 @@ def measure_retrieval(
         bags = representation.bags
         if representation.descriptor is not None:
             bags = representation.descriptor.apply(bags, train, seed)
-        near = _similarities(bags, query, known)
+        near = slide_similarities(bags, query, known)
         near[cohort.patients[query][:, None] == cohort.patients[known]] = -np.inf
         for row, scores in zip(query, near, strict=True):
             candidates = np.flatnonzero(np.isfinite(scores))
@@ -105,7 +105,8 @@ def measure_retrieval(
     return Retrieval(representation.name, measured, float(np.mean(shares)), len(rows), len(counts))
 
 
-def _similarities(bags: Bags, query: IntArray, known: IntArray) -> FloatArray:
+def slide_similarities(bags: Bags, query: IntArray, known: IntArray) -> FloatArray:
+    """Compare slides, (len(query), len(known)): by matching if they are sets, else by the cosine of mean vectors."""
     if bags.weights is not None:
         sets = small_sets(bags)
         return similarities(padded_sets(sets.subset(query)), padded_sets(sets.subset(known)))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
     from slpd_toolkit.mil.statistics.results import Evaluation, PairedResult, Representation, Result
     from slpd_toolkit.mil.statistics.retrieval import Retrieval
+    from slpd_toolkit.mil.statistics.site_effects import SiteEffects
 
 SCHEMA, VERSION = "slpd-mil-eval", 2
 LEVEL = 0.95
@@ -57,6 +58,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
     }
     if evaluation.retrieval:
         document["retrieval"] = [_retrieval(each) for each in evaluation.retrieval]
+    if evaluation.site_effects:
+        document["site_effects"] = [_site_effects(each) for each in evaluation.site_effects]
     return {name: finite(value) for name, value in document.items()}
 
 
@@ -89,6 +92,11 @@ def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, obj
 def _retrieval(retrieval: Retrieval) -> dict[str, Any]:
     values = {name: vars(value) for name, value in retrieval.values.items()}
     return {**vars(retrieval), "values": values}
+
+
+def _site_effects(effects: SiteEffects) -> dict[str, Any]:
+    values = {name: {**vars(each.estimate), "chance": each.chance} for name, each in effects.values.items()}
+    return {"model": effects.model, "values": values, "not_measured": dict(effects.reasons)}
 
 
 def _cohort(cohort: Cohort) -> dict[str, Any]:

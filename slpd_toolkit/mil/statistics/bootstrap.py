@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from slpd_toolkit.mil.external.results import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +18,15 @@ if TYPE_CHECKING:
 REPLICATES = 2000
 _TAIL = 2.5
 _BLOCK = 100
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
 
 
 def draw_units(strata: StrArray, replicates: int, rng: np.random.Generator) -> FloatArray:
@@ -67,6 +75,19 @@ def percentile_interval(value: float, replicates: FloatArray) -> Estimate:
         return Estimate(value, float("nan"), float("nan"))
     low, high = np.percentile(defined, [_TAIL, 100 - _TAIL])
     return Estimate(value, float(low), float(high))
+
+
+def exact_bound(found: Estimate, units: int) -> Estimate:
+    """Widen the interval of a share of exactly 0 or 1, where all replicates are equal, to the exact binomial bound.
+
+    Clopper and Pearson, Biometrika 1934;26:404, for that many units.
+    """
+    bound = float((_TAIL / 100) ** (1 / units))
+    if found.value == found.low == found.high == 1:
+        return Estimate(1.0, bound, 1.0)
+    if found.value == found.low == found.high == 0:
+        return Estimate(0.0, 0.0, 1 - bound)
+    return found
 
 
 def bootstrap(

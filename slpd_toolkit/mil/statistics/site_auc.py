@@ -1,0 +1,180 @@
+"""AUC of a linear probe within and across sites, and with folds of whole sites."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.figures.number_format import count
+from slpd_toolkit.mil.cohort.patients import Cohort
+from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.cohort.splits import MIN_FOLDS
+from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.heads.fold_predictions import run_folds
+from slpd_toolkit.mil.heads.training import HeadTraining
+from slpd_toolkit.mil.statistics.bootstrap import REPLICATES, Estimate, draw_units, percentile_interval, replicate_means
+from slpd_toolkit.mil.statistics.division import divide_units
+from slpd_toolkit.mil.statistics.evaluation import fold_metrics, one_per_patient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.arrays import FloatArray, StrArray
+    from slpd_toolkit.mil.cohort.splits import Split
+    from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
+    from slpd_toolkit.mil.statistics.results import Representation
+    from slpd_toolkit.mil.tasks.task import Task
+
+FOLDS = 5
+_PROBE, _PROBE_OF_SETS = "probe", "set-probe"
+
+
+class Probed(NamedTuple):
+    """A linear probe in folds of patients or of sites."""
+
+    splits: Sequence[Split]
+    folds: Sequence[FoldPrediction]
+    """Outputs, one per patient."""
+
+
+def cohort_with_sites(cohort: Cohort, sites: StrArray) -> Cohort:
+    """Return the slides whose site is known.
+
+    Raises:
+        UsageError: There is one site or one class, or a patient has two sites.
+    """
+    known = np.flatnonzero(sites != "")
+    names = np.unique(sites[known])
+    if len(names) < 2:
+        where = f"All slides are from one site, {names[0]}" if len(names) else "No slide has a site"
+        raise UsageError(f"{where}: the AUC cannot be compared between sites.")
+    if cohort.strata is None:
+        raise UsageError("The cohort has one class: the AUC cannot be compared between sites.")
+    return Cohort(cohort.slides[known], cohort.patients[known], cohort.strata[known], sites[known])
+
+
+def fold_count(known: Cohort, *, by_site: bool) -> int:
+    """Return the number of folds: five, or as many as the smallest class has patients or sites.
+
+    Raises:
+        UsageError: There are fewer than three.
+    """
+    table = known.patient_table()
+    assert table.sites is not None
+    members = table.sites if by_site else table.ids
+    fewest = min(len(np.unique(members[table.strata == name])) for name in np.unique(table.strata))
+    if fewest < MIN_FOLDS:
+        what = "site" if by_site else "patient with a site"
+        raise UsageError(
+            f"A class has {count(fewest, what)}, and folds need at least {MIN_FOLDS}: the AUC cannot be compared "
+            "between sites."
+        )
+    return min(FOLDS, fewest)
+
+
+def probe(
+    representation: Representation, task: Task, cohort: Cohort, known: Cohort, folds: int, *, by_site: bool, seed: int
+) -> Probed:
+    """Predict each patient by a linear probe of slide vectors, in folds of patients or of whole sites.
+
+    Args:
+        representation: Bags in the order of the cohort.
+        task: Prediction task.
+        cohort: All slides.
+        known: Those with a site.
+        folds: Number of folds.
+        by_site: Whether whole sites are split.
+        seed: Seed of folds and probe.
+
+    Raises:
+        UsageError: A fold has no patients of a class.
+    """
+    splits = cross_validation(known, folds=folds, seed=seed, by_site=by_site)
+    descriptor = representation.descriptor
+    of_sets = representation.bags.weights is not None or (descriptor is not None and descriptor.load().is_set)
+    predicted = run_folds(
+        representation.bags,
+        task,
+        splits,
+        _PROBE_OF_SETS if of_sets else _PROBE,
+        descriptor=descriptor,
+        training=HeadTraining(),
+        seed=seed,
+        jobs=1,
+    )
+    return Probed(splits, one_per_patient(cohort, list(predicted)))
+
+
+def auc_of_pairs(
+    task: Task, cohort: Cohort, folds: Sequence[FoldPrediction], sites: StrArray, seed: int
+) -> tuple[Estimate, Estimate]:
+    """Compute the AUC over pairs of patients of the same site, and of different sites.
+
+    Only pairs that the same fold tests are compared. With more than two classes it is the mean over classes, each
+    against the rest.
+
+    Args:
+        task: Prediction task, whose outputs are probabilities of its classes.
+        cohort: Slides and patients.
+        folds: Outputs, one per patient.
+        sites: (N,) site of each slide.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        UsageError: No site has patients of two classes in the same fold.
+    """
+    table = cohort.patient_table()
+    label = np.array([list(task.strata_names).index(name) for name in task.strata])
+    drawn = draw_units(table.strata, REPLICATES, np.random.default_rng([seed, 12]))
+    weights = np.concatenate([np.ones((1, len(table.ids))), drawn])
+    classes = [1] if len(task.strata_names) == 2 else range(len(task.strata_names))
+    found: dict[bool, list[FloatArray]] = {True: [], False: []}
+    for of_class in classes:
+        sums = {True: np.zeros((2, len(weights))), False: np.zeros((2, len(weights)))}
+        for fold in folds:
+            positive = label[fold.rows] == of_class
+            scores, at, site = fold.outputs[:, of_class], table.of_slide[fold.rows], sites[fold.rows]
+            above = np.sign(scores[positive][:, None] - scores[~positive]) / 2 + 0.5
+            same = site[positive][:, None] == site[~positive]
+            left, right = weights[:, at[positive]], weights[:, at[~positive]]
+            for kind, counted in ((True, same), (False, ~same)):
+                sums[kind][0] += ((left @ (above * counted)) * right).sum(axis=1)
+                sums[kind][1] += ((left @ counted.astype(np.float64)) * right).sum(axis=1)
+        for kind, (won, total) in sums.items():
+            found[kind].append(np.divide(won, total, out=np.full(len(won), np.nan), where=total > 0))
+    of_same, of_different = (_mean_over_classes(found[kind]) for kind in (True, False))
+    if np.isnan(of_same[0]) or np.isnan(of_different[0]):
+        which = "No site has" if np.isnan(of_same[0]) else "No two sites have"
+        raise UsageError(
+            f"{which} patients of different classes in the same test fold: the AUC within and across sites cannot be "
+            "measured."
+        )
+    within, across = (percentile_interval(float(area[0]), area[1:]) for area in (of_same, of_different))
+    return within, across
+
+
+def auc_gap(
+    task: Task, cohort: Cohort, random: Probed, by_site: Probed, seed: int
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Compute the AUC with random folds, with folds of whole sites, and the difference.
+
+    The intervals take the heads as they are; that of the difference is paired by patient.
+    """
+    values, replicates = [], []
+    for probed in (random, by_site):
+        values.append(float(mean_and_sd(fold_metrics(task, probed.folds)["auc"])[0]))
+        division = divide_units(cohort, probed.splits)
+        replicates.append(replicate_means(task, probed.folds, division, seed)["auc"])
+    one, other = (percentile_interval(*each) for each in zip(values, replicates, strict=True))
+    return one, other, percentile_interval(values[0] - values[1], replicates[0] - replicates[1])
+
+
+def _mean_over_classes(areas: Sequence[FloatArray]) -> FloatArray:
+    """Average over the classes whose AUC is defined in the whole sample; replicates may lack some of them."""
+    defined = [area for area in areas if not np.isnan(area[0])]
+    if not defined:
+        return areas[0]
+    mean: FloatArray = np.stack(defined).mean(axis=0)
+    return mean
