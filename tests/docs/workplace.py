@@ -78,6 +78,7 @@ def manifest_rows() -> list[dict[str, str]]:
         number = patients.index(row["patient_id"])
         row |= {"grade": f"G{1 + number % 3}", "time": str(5 + number), "event": str(number % 2)}
         row["split"] = "test" if number % 4 == 3 else "train"
+        row.setdefault("site", ("A2", "BH")[number // 2 % 2])
     return rows
 
 
