@@ -78,7 +78,7 @@ def test_what_inspect_by_site_needs_is_said(tmp_path: Path) -> None:
         InspectConfig(path=planted.cache, by="site")
     with pytest.raises(UsageError, match=r"--by sites: .* no such column, or it is empty \(did you mean site\?\)"):
         inspection.run(InspectConfig(path=planted.cache, by="sites", manifest=planted.manifest))
-    with pytest.raises(UsageError, match="--by: .* is one slide"):
+    with pytest.raises(UsageError, match=r"--by: .* is one slide"):
         inspection.run(InspectConfig(path=planted.cache / "s000.h5", by="site", manifest=planted.manifest))
     rewrite(planted.manifest, lambda rows: [{**row, "slide_id": f"x{row['slide_id']}"} for row in rows])
     with pytest.raises(UsageError, match="No slide of"):

@@ -170,12 +170,18 @@ def test_a_representation_without_sites_loses_nothing() -> None:
             [f"s{number}" for number in range(12)],
             [0, 1] * 6,
             (
-                "0 sites of 12 have 3 or more patients: whether the site can be predicted cannot be measured, which "
-                "needs two such sites.",
-                "Each site has slides of one class only: class and site cannot be told apart, and the robustness index "
-                "cannot be measured.",
-                "No site has patients of different classes in the same test fold: the AUC within and across sites "
-                "cannot be measured.",
+                (
+                    "0 sites of 12 have 3 or more patients: whether the site can be predicted cannot be measured, which "
+                    "needs two such sites."
+                ),
+                (
+                    "Each site has slides of one class only: class and site cannot be told apart, and the robustness index "
+                    "cannot be measured."
+                ),
+                (
+                    "No site has patients of different classes in the same test fold: the AUC within and across sites "
+                    "cannot be measured."
+                ),
             ),
         ),
         (["x"] * 6 + ["y"] * 6, [0] * 6 + [1] * 6, ("A class has 1 site, and folds need at least 3: the AUC",)),
@@ -193,9 +199,7 @@ def test_what_cannot_be_measured_is_said(sites: list[str], labels: list[int], sa
 def test_a_patient_of_two_sites_is_no_error() -> None:
     sites = ["x", "y"] * 20
     cohort, task = cohort_of([0, 1] * 10, per_patient=2)
-    found = measure_site_effects(
-        Representation("tokens", "", bags_of(signals(1, 1))), task, cohort, np.array(sites), 0
-    )
+    found = measure_site_effects(Representation("tokens", "", bags_of(signals(1, 1))), task, cohort, np.array(sites), 0)
     assert "20 patients have more than one site" in found.reasons["auc_gap"]
     assert "site_accuracy" in found.values
 
