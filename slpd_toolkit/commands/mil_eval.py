@@ -24,7 +24,7 @@ from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import compare_all
 from slpd_toolkit.mil.statistics.evaluation import Permutations
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models, missing_intervals, undefined_metrics
-from slpd_toolkit.mil.statistics.results import Evaluation
+from slpd_toolkit.mil.statistics.results import Evaluation, RepresentationMeasures
 from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
 from slpd_toolkit.mil.statistics.site_effects import measure_site_effects
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
@@ -129,8 +129,7 @@ def run(config: MilEvalConfig) -> int:
         by_site=config.by_site,
         comparisons=compare_all(task, results, judgements, Permutations(config.permutations, config.seed)),
         audits=audits,
-        retrieval=tuple(each for each in retrieval if each is not None),
-        site_effects=tuple(effects),
+        of_representations=RepresentationMeasures(tuple(each for each in retrieval if each), tuple(effects)),
         recipe={
             **as_recipe(replace(config, folds=config.fold_count)),
             "task": config.kind,

@@ -87,7 +87,9 @@ def write_report(
         wording=wording,
         headline=headline,
         retrieval_words=WORDS,
-        site_effects=site_section(evaluation.site_effects) if evaluation.site_effects else None,
+        site_effects=site_section(evaluation.of_representations.site_effects)
+        if evaluation.of_representations.site_effects
+        else None,
         metrics=metrics,
         task=task,
         said=sentences(evaluation),

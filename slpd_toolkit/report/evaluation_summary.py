@@ -42,7 +42,7 @@ def print_summary(evaluation: Evaluation) -> None:
     if _any_conservative(evaluation, headline):
         console.text([CONSERVATIVE, ""])
     _print_retrieval(evaluation)
-    print_site_effects(evaluation.site_effects)
+    print_site_effects(evaluation.of_representations.site_effects)
     console.facts("Leakage audit", audit_facts(evaluation))
     for note in evaluation.notes:
         console.note(f"note: {note}")
@@ -50,16 +50,16 @@ def print_summary(evaluation: Evaluation) -> None:
 
 def _print_retrieval(evaluation: Evaluation) -> None:
     """Print retrieval of similar slides of other patients, with 95 % intervals, and what chance would give."""
-    if not evaluation.retrieval:
+    if not evaluation.of_representations.retrieval:
         return
     rows: list[dict[str, object]] = []
-    for each in evaluation.retrieval:
+    for each in evaluation.of_representations.retrieval:
         row: dict[str, object] = {"model": each.model}
         for name in PRINTED:
             value = each.values[name]
             row[WORDS[name]] = f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
         rows.append(row)
-    chance = evaluation.retrieval[0].chance
+    chance = evaluation.of_representations.retrieval[0].chance
     console.table(f"Similar slides of other patients (same label by chance: {chance:.2f})", rows)
 
 

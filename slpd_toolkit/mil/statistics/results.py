@@ -90,6 +90,16 @@ class PairedResult:
     Holm's method over all comparisons of the evaluation; NaN if a test is undefined."""
 
 
+@dataclass(frozen=True)
+class RepresentationMeasures:
+    """Measurements of representations that do not use the heads of the evaluation."""
+
+    retrieval: tuple[Retrieval, ...] = ()
+    """One per representation; empty if the targets are not classes."""
+    site_effects: tuple[SiteEffects, ...] = ()
+    """One per representation; empty without sites."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Everything that a run of `slpd mil-eval` found."""
@@ -114,7 +124,5 @@ class Evaluation:
     """All resolved settings, versions and digests."""
     notes: tuple[str, ...] = field(default=())
     """Notes for readers, such as slides that were left out or parts that were merged."""
-    retrieval: tuple[Retrieval, ...] = ()
-    """One per representation; empty if the targets are not classes."""
-    site_effects: tuple[SiteEffects, ...] = ()
-    """One per representation; empty without sites."""
+    of_representations: RepresentationMeasures = RepresentationMeasures()
+    """What is measured without the heads of the evaluation."""

@@ -56,10 +56,10 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "audit": {name: _audit(audits) for name, audits in evaluation.audits.items()},
         "recipe": {name: value for name, value in evaluation.recipe.items() if name not in RUNNING},
     }
-    if evaluation.retrieval:
-        document["retrieval"] = [_retrieval(each) for each in evaluation.retrieval]
-    if evaluation.site_effects:
-        document["site_effects"] = [_site_effects(each) for each in evaluation.site_effects]
+    if evaluation.of_representations.retrieval:
+        document["retrieval"] = [_retrieval(each) for each in evaluation.of_representations.retrieval]
+    if evaluation.of_representations.site_effects:
+        document["site_effects"] = [_site_effects(each) for each in evaluation.of_representations.site_effects]
     return {name: finite(value) for name, value in document.items()}
 
 
