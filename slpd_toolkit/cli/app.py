@@ -32,6 +32,7 @@ from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.config.settings import default_help, settings_of
+from slpd_toolkit.config.study import StudyConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.version import __version__
@@ -233,6 +234,7 @@ def _guarded(work: Callable[[], int | None]) -> None:
 
 
 add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section=FIRST)
+add_stage("study", StudyConfig, "slpd_toolkit.commands.study", argument="manifest", section=FIRST)
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")

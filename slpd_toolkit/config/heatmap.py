@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import require_at_least
+from slpd_toolkit.config.checks import require, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class HeatmapConfig:
 
     aggregator: str | None = None
     """Aggregator whose scores to draw, if the file has several."""
+
+    best: bool = False
+    """Draw the model and aggregator with the highest mean in the evaluation, among those that have scores."""
 
     slide: tuple[str, ...] = ()
     """Draw only this slide; repeat for more."""
@@ -53,6 +56,12 @@ class HeatmapConfig:
 
     def __post_init__(self) -> None:
         """Check each value."""
+        require(
+            not (self.best and (self.model or self.aggregator)),
+            "--best with --model or --aggregator",
+            "both",
+            "only one of them",
+        )
         require_at_least(0, "limit", self.limit)
         require_at_least(0, "jobs", self.jobs)
         require_at_least(100, "side_px", self.side_px)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.config.heatmap import HeatmapConfig
     from slpd_toolkit.report.scores import ScoreTable, SlideScores
+
+
+_RESULTS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ def _read(config: HeatmapConfig) -> ChosenScores:
             hint="Pass scores.h5 or its `slpd mil-eval` folder, or a CSV.",
         )
     if path.suffix.lower() == ".csv":
-        if config.model or config.aggregator:
-            raise UsageError(f"{path} is a CSV; --model and --aggregator select scores in a scores.h5.")
+        if config.model or config.aggregator or config.best:
+            raise UsageError(f"{path} is a CSV; --model, --aggregator and --best select scores in a scores.h5.")
         return ChosenScores("", "", read_score_csv(path))
     table = _choose_table(config, path, read_scores(path))
     slides = {slide: partial(table.slide, index) for index, slide in enumerate(table.slide_ids)}
@@ -60,6 +64,8 @@ def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, .
             f"{path} contains no scores: probes have no attention, and slide vectors have no regions.",
             hint="Run `slpd mil-eval` with --aggregator abmil.",
         )
+    if config.best:
+        return _best(path, tables)
     fitting = [
         table
         for table in tables
@@ -70,6 +76,27 @@ def _choose_table(config: HeatmapConfig, path: Path, tables: tuple[ScoreTable, .
         what = "several sets of scores match" if fitting else "no scores match"
         raise UsageError(f"{path}: {what} --model and --aggregator.", hint=f"Choose one: {found}.")
     return fitting[0]
+
+
+def _best(path: Path, tables: tuple[ScoreTable, ...]) -> ScoreTable:
+    """Return the table with the highest mean of the headline metric.
+
+    Raises:
+        UsageError: The results of the evaluation cannot be read.
+    """
+    results = path.with_name(_RESULTS)
+    try:
+        document = json.loads(results.read_text(encoding="utf-8"))
+        means = {
+            (each["model"], each["aggregator"]): each["metrics"][document["task"]["headline"]]["mean"]
+            for each in document["results"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--best: {results} cannot be read ({error}).", hint="Pass --model and --aggregator instead."
+        ) from error
+    worst = float("-inf")
+    return max(tables, key=lambda table: means.get((table.model, table.aggregator)) or worst)
 
 
 def _choose_slides(config: HeatmapConfig, source: ChosenScores) -> ChosenScores:

@@ -1,0 +1,187 @@
+"""The answer of a study in three sentences: the best representation, the differences, and what remains open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slpd_toolkit.config.mil_eval import TASKS
+from slpd_toolkit.core.figures.number_format import UNDEFINED, count, number
+from slpd_toolkit.mil.tasks.task import task_class
+from slpd_toolkit.report.wording import p_value, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.mil.tasks.task import Metric
+
+Document = dict[str, Any]
+"""metrics.json of `slpd mil-eval`."""
+
+LEVEL = 0.05
+_TEST = "shared_training"
+_NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The sentences, and the table that they are taken from."""
+
+    sentences: Sequence[str]
+    metric: str
+    """Name of the headline metric in words."""
+    rows: Sequence[ResultRow]
+    """Best first."""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One representation with one aggregator."""
+
+    model: str
+    aggregator: str
+    inside: str
+    """Mean over folds, with its 95 % interval."""
+    held_out: str
+    """Value on the held-out patients, with its 95 % interval; empty without any."""
+
+
+def answer(document: Document) -> Answer:
+    """Summarize an evaluation and its held-out patients; no sentence claims more than its interval or test supports.
+
+    Args:
+        document: Contents of metrics.json.
+    """
+    headline = document["task"]["headline"]
+    words = _metric(headline).words
+    ranked = sorted(document["results"], key=lambda each: -_or_worst(each["metrics"][headline]["mean"]))
+    outside = {
+        (each["model"], each["aggregator"]): each["metrics"][headline]
+        for each in document.get("external", {}).get("results", [])
+    }
+    rows = []
+    for each in ranked:
+        key = each["model"], each["aggregator"]
+        found = outside.get(key)
+        rows.append(
+            ResultRow(
+                name_of(each["model"]),
+                each["aggregator"],
+                _with_interval(each["metrics"][headline]["mean"], each["metrics"][headline]["interval"]),
+                _with_interval(found["ensemble"]["value"], found["ensemble"]) if found else "",
+            )
+        )
+    sentences = [_best(document, rows[0], words), _differences(document, headline, words)]
+    sentences.append(_open(document, ranked, headline, words))
+    return Answer(sentences, words, rows)
+
+
+def _metric(name: str) -> Metric:
+    """Return a metric of any task."""
+    known = (task_class(task).known_metrics for task in TASKS.names())
+    return next(metrics[name] for metrics in known if name in metrics)
+
+
+def name_of(model: str) -> str:
+    """Return the display name of a model."""
+    return _NAMES.get(model, model)
+
+
+def _best(document: Document, row: ResultRow, words: str) -> str:
+    patients = count(document["cohort"]["patients"], "patient")
+    said = (
+        f"The highest mean is that of {row.model} with {row.aggregator}: {words} {row.inside} in cross-validation of "
+        f"{patients}"
+    )
+    if row.held_out:
+        held = count(document["external"]["cohort"]["patients"], "patient")
+        said += f", and {row.held_out} on {held} that nothing was trained on"
+    bare = [text for text in (row.inside, row.held_out) if text and "[" not in text]
+    return f"{said} ({'no interval is defined for so few patients' if bare else '95 % intervals'})."
+
+
+def _differences(document: Document, headline: str, words: str) -> str:
+    """State which representations differ, by the adjusted test for other training and test patients."""
+    tested = [(pair, _adjusted(pair)) for pair in document["comparisons"]]
+    known = [p for _, p in tested if p is not None]
+    if not tested:
+        return "There is nothing to compare: a single representation was evaluated."
+    if not known:
+        return "Whether the representations differ cannot be said: no paired test is defined for this cohort."
+    differing = [
+        _verdict(pair, p, headline, words) for pair, p in tested if p is not None and p < LEVEL
+    ]  # in the order of the report
+    if not differing:
+        return (
+            f"No difference between the representations is shown: the smallest of {len(known)} Holm-adjusted p-values "
+            f"is {p_value(min(known)).removeprefix('= ')}."
+        )
+    rest = len(known) - len(differing)
+    others = f"; {count(rest, 'other comparison')} {'shows' if rest == 1 else 'show'} no difference" if rest else ""
+    return f"{'; '.join(differing)}{others}."
+
+
+def _verdict(pair: Document, p: float, headline: str, words: str) -> str:
+    better, worse = name_of(pair["first"]), name_of(pair["second"])
+    difference = pair["metrics"][headline]["difference"]
+    if difference < 0:
+        better, worse, difference = worse, better, -difference
+    return (
+        f"{better} is better than {worse} with {pair['aggregator']} ({signed(difference)} {words}, Holm-adjusted p "
+        f"{p_value(p)})"
+    )
+
+
+def _open(document: Document, ranked: Sequence[Document], headline: str, words: str) -> str:
+    """State which differences of SLPD and DINO the cohort cannot exclude, and whether any signal is shown."""
+    chance = _metric(headline).chance
+    said = []
+    pair = _pair(document, ranked, "slpd", "dino")
+    limits = (None, None) if pair is None else _limits(pair["metrics"][headline]["interval"])
+    if pair is not None and limits[0] is not None and limits[1] is not None:
+        sign = 1 if pair["first"] == "slpd" else -1
+        low, high = sorted(sign * each for each in limits if each is not None)
+        said.append(
+            f"the cohort is compatible with a difference of SLPD from DINO of {signed(low)} to {signed(high)} {words} "
+            f"with {pair['aggregator']}"
+        )
+    elif pair is not None:
+        said.append("how SLPD compares with DINO is open: no interval is defined for so few patients")
+    lowest, _ = _limits(ranked[0]["metrics"][headline]["interval"])
+    if chance is not None and lowest is not None and lowest <= chance:
+        said.append(
+            f"even the interval of the best includes {chance:g}, the value of random guessing, so no signal is shown"
+        )
+    said.append("the best was chosen on these patients, so its value in cross-validation is slightly too high")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _pair(document: Document, ranked: Sequence[Document], first: str, second: str) -> Document | None:
+    """Return the comparison of two models with the aggregator that ranks highest."""
+    pairs = {
+        each["aggregator"]: each
+        for each in document["comparisons"]
+        if {each["first"], each["second"]} == {first, second}
+    }
+    return next((pairs[each["aggregator"]] for each in ranked if each["aggregator"] in pairs), None)
+
+
+def _adjusted(pair: Document) -> float | None:
+    value: float | None = pair["adjusted_p"].get(_TEST)
+    return value
+
+
+def _limits(interval: Document) -> tuple[float | None, float | None]:
+    return interval["low"], interval["high"]
+
+
+def _with_interval(value: float | None, interval: Document) -> str:
+    low, high = _limits(interval)
+    if value is None:
+        return UNDEFINED
+    return number(value) if low is None or high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _or_worst(value: float | None) -> float:
+    return float("-inf") if value is None else value
