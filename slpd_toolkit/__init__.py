@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         represent,
         run_demo,
         search,
+        study,
     )
     from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
     from slpd_toolkit.api.results import EvaluationResult, PredictionResult, Run
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "predict", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search"),
+        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search", "study"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult", "PredictionResult"),
@@ -92,6 +93,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "run_demo",
     "search",
     "set_verbosity",
+    "study",
     "write_tokens",
 ]
 

@@ -22,6 +22,7 @@ from slpd_toolkit.api.results import (
     Inspection,
     PredictionResult,
     Run,
+    StudyResult,
 )
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.embed import EmbedConfig
@@ -37,6 +38,7 @@ from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
+from slpd_toolkit.config.study import StudyConfig
 from slpd_toolkit.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -409,4 +411,43 @@ def run_demo(out: StrPath | None = None, **settings: Unpack[of.DemoSettings]) ->
         dino=Run.open(config.out / command.DINO),
         slpd=Run.open(config.out / command.SLPD),
         evaluation=EvaluationResult.open(config.out / command.EVALUATION),
+    )
+
+
+@with_settings_of(StudyConfig, "manifest")
+def study(manifest: StrPath | None = None, **settings: Unpack[of.StudySettings]) -> StudyResult:
+    """Compare mean tokens, DINO and SLPD on a cohort, from its slides to an answer (`slpd study`).
+
+    The same call resumes an interrupted study; complete stages are skipped.
+
+    Returns:
+        The folder of the study. Slides and stages that failed are listed in its `failures`.
+
+    Raises:
+        UsageError: The manifest, the target, the hold-out or another setting is invalid, or the folder contains another
+            study.
+        SlpdError: There is no answer, because the evaluation failed.
+
+    >>> found = slpd.study(
+    ...     "cohort.csv", out="study", cache="cache", epochs=1, aggregator=["knn"], device="cpu", jobs=1,
+    ...     pretrain_recipe="tiny.toml",
+    ... )
+    >>> len(found.answer), found.evaluation.headline
+    (3, 'auc')
+    """
+    from slpd_toolkit.config.study_stages import EVALUATION
+    from slpd_toolkit.core.errors import SlpdError
+    from slpd_toolkit.core.failures import read_failures
+    from slpd_toolkit.report.study_answer import read_answer
+
+    config = resolve(StudyConfig, {"manifest": manifest, **settings})
+    calls.run("study", config)
+    found = read_answer(config.out / EVALUATION)
+    if found is None:
+        raise SlpdError(f"{config.out} has no evaluation.", hint=f"See {config.out / 'failures.csv'}.")
+    return StudyResult(
+        config.out,
+        answer=tuple(found.sentences),
+        evaluation=EvaluationResult.open(config.out / EVALUATION),
+        failures=read_failures(config.out),
     )

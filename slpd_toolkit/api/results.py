@@ -359,6 +359,18 @@ class DemoResult(Folder):
     """Comparison of both runs with mean tokens and with the planted truth."""
 
 
+@dataclass(frozen=True, eq=False)
+class StudyResult(Folder):
+    """The folder of a study."""
+
+    answer: tuple[str, ...]
+    """Three sentences: the best representation, the differences, and what remains open."""
+    evaluation: EvaluationResult
+    """Comparison of the representations."""
+    failures: pd.DataFrame
+    """Slides and stages that failed: stage, slide_id, path, error and hint."""
+
+
 _TESTS = ("shared_training", "permutation", "corrected_t", "delong")
 _COMPARISON = (
     *("aggregator", "first", "second", "metric", "difference", "low", "high"),

@@ -207,6 +207,7 @@ class HeatmapSettings(TypedDict, total=False):
     out: StrPath
     model: str | None
     aggregator: str | None
+    best: bool
     slide: StrPath | Sequence[StrPath]
     limit: int
     manifest: StrPath | None
@@ -305,3 +306,37 @@ class DemoSettings(TypedDict, total=False):
     epochs: int
     seed: int
     jobs: int
+
+
+class StudySettings(TypedDict, total=False):
+    """Settings of `StudyConfig`."""
+
+    recipe: StrPath | None
+    out: StrPath
+    slides_root: StrPath | None
+    plan: Literal["commands", "slurm"] | None
+    cache: StrPath | None
+    encoder: str
+    weights: StrPath | None
+    embed_recipe: StrPath | None
+    task: str
+    target: str
+    classes: StrPath | Sequence[StrPath]
+    time_column: str | None
+    event_column: str | None
+    allow_missing: bool
+    holdout: float
+    holdout_column: str | None
+    holdout_value: StrPath | Sequence[StrPath]
+    by_site: bool
+    site_column: str
+    pretrain_recipe: str
+    epochs: int
+    model: StrPath | Sequence[StrPath]
+    aggregator: StrPath | Sequence[StrPath]
+    eval_recipe: StrPath | None
+    folds: int
+    heatmaps: int
+    device: str
+    jobs: int
+    seed: int

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.config.mil_eval import TASKS
 from slpd_toolkit.core.figures.number_format import UNDEFINED, count, number
 from slpd_toolkit.mil.tasks.task import task_class
+from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.report.wording import p_value, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from slpd_toolkit.mil.tasks.task import Metric
 
@@ -80,6 +83,14 @@ def _metric(name: str) -> Metric:
     """Return a metric of any task."""
     known = (task_class(task).known_metrics for task in TASKS.names())
     return next(metrics[name] for metrics in known if name in metrics)
+
+
+def read_answer(folder: Path) -> Answer | None:
+    """Summarize the evaluation in a folder; None if it is not complete."""
+    path = folder / evaluation_folder.METRICS
+    if not (folder / evaluation_folder.REPORT).exists() or not path.exists():
+        return None
+    return answer(json.loads(path.read_text(encoding="utf-8")))
 
 
 def name_of(model: str) -> str:

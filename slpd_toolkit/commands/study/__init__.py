@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog, read_failu
 from slpd_toolkit.core.figures.number_format import count
 from slpd_toolkit.core.files import claim_folder, sha256, write_text
 from slpd_toolkit.core.folder_lock import locks_folder
-from slpd_toolkit.report import evaluation_folder
-from slpd_toolkit.report.study_answer import Answer, answer
+from slpd_toolkit.report.study_answer import read_answer
 from slpd_toolkit.report.study_page import INDEX, StageRow, StudyPage, write_study_page
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.training.run_folder import CURVES
@@ -218,7 +216,7 @@ def _report(
             log.add(Failure(**{str(name): value for name, value in row.items()}))
     for failure in failures:
         log.add(failure)
-    found = _answer(config.out / EVALUATION) if outcomes.get("evaluation", "") == "" else None
+    found = read_answer(config.out / EVALUATION) if outcomes.get("evaluation", "") == "" else None
     inside, held_out = cohort.patients
     page = StudyPage(
         f"{config.manifest.stem}: {config.target}",
@@ -251,13 +249,6 @@ def _report(
         console.warn(f"{count(len(log.rows), 'failure')}: {log.path} says why and what to do.")
     console.note(f"Everything: {config.out / INDEX}.")
     return 1 if log.rows else 0
-
-
-def _answer(folder: Path) -> Answer | None:
-    path = folder / evaluation_folder.METRICS
-    if not (folder / evaluation_folder.REPORT).exists() or not path.exists():
-        return None
-    return answer(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _command(stage: Stage) -> str:

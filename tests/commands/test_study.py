@@ -1,0 +1,226 @@
+"""`slpd study`: bad input before work, every stage after an interruption, failures of stages, and the same by hand."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from slpd_toolkit.cli import app as cli
+from slpd_toolkit.commands import heatmap, mil_eval, pretrain, prototypes
+from slpd_toolkit.commands import study as command
+from slpd_toolkit.config.study import StudyConfig
+from slpd_toolkit.core.errors import TrainingError, UsageError
+from tests.api.place import TINY_RECIPE
+from tests.cohorts import read_csv, write_manifest
+from tests.evaluations import metrics
+from tests.token_factory import write_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SLIDES = 20
+WORK = {"DINO": pretrain, "evaluation": mil_eval, "prototypes": prototypes, "heatmaps": heatmap}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token cache of 20 slides of 20 patients of two classes and five sites; must not be modified."""
+    folder = tmp_path_factory.mktemp("study")
+    write_cache(folder / "cache", (4,) * SLIDES)
+    rows = [
+        {
+            "slide_id": f"slide{number:03}",
+            "slide_path": f"{number}.svs",
+            "patient_id": f"P{number:03}",
+            "label": "ab"[number % 2],
+            "site": f"s{number // 2 % 5}",
+            "split": "test" if number < 6 else "train",
+        }
+        for number in range(SLIDES)
+    ]
+    write_manifest(folder / "cohort.csv", rows)
+    (folder / "tiny.toml").write_text(TINY_RECIPE)
+    (folder / "eval.toml").write_text("steps = 40\npermutations = 50\nrepeats = 1\n")
+    return folder
+
+
+def config(place: Path, out: Path, **changes: Any) -> StudyConfig:
+    given: dict[str, Any] = {
+        "manifest": place / "cohort.csv",
+        "cache": place / "cache",
+        "out": out,
+        "pretrain_recipe": str(place / "tiny.toml"),
+        "eval_recipe": place / "eval.toml",
+        "epochs": 1,
+        "folds": 3,
+        "aggregator": ("abmil",),
+        "device": "cpu",
+        "jobs": 1,
+    }
+    return StudyConfig(**(given | changes))
+
+
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: object) -> int:
+        raise AssertionError("work was started")
+
+    for module in WORK.values():
+        monkeypatch.setattr(module, "run", stop)
+
+
+def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]], str]) -> Path:
+    rows = read_csv(place / "cohort.csv")
+    for number, row in enumerate(rows):
+        row |= {name: make(number, row) for name, make in cells.items()}
+    return write_manifest(tmp_path / "changed.csv", rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target": "grade"}, "column grade not found"),
+        ({"holdout_column": "part"}, "has no column part"),
+        ({"holdout_column": "split", "holdout_value": ("no",)}, "no slide has the value no; found test, train"),
+        ({"by_site": True}, "no choice of sites|at least|require"),
+        ({"folds": 30}, "30 folds require at least 30 patients per class"),
+        ({"model": ("absent",)}, "absent does not exist"),
+        ({"model": ("slpd=mean-tokens",)}, "the name slpd is that of a model of the study"),
+        ({"model": ("mean-tokens#mean",)}, "descriptors of slides cannot be applied to held-out patients"),
+        ({"pretrain_recipe": "lung"}, "Recipe lung: no such file"),
+        ({"classes": ("a",)}, "not in --classes"),
+    ],
+)
+def test_bad_input_is_refused_before_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    no_work(monkeypatch)
+    if "by_site" in changes:
+        changes |= {"site_column": "split"}
+    with pytest.raises(UsageError, match=said):
+        command.run(config(place, tmp_path / "out", **changes))
+    assert not (tmp_path / "out" / "study.toml").exists()
+
+
+def test_one_class_and_too_few_patients_are_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_work(monkeypatch)
+    single = changed(place, tmp_path, label=lambda *_: "a")
+    with pytest.raises(UsageError, match="There must be two or more classes"):
+        command.run(config(place, tmp_path / "out", manifest=single))
+    few = changed(place, tmp_path, patient_id=lambda number, _: f"Q{number % 6}")
+    with pytest.raises(UsageError, match="at least 4 patients per class"):
+        command.run(config(place, tmp_path / "out", manifest=few))
+
+
+def test_a_folder_of_another_study_or_of_something_else_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "run", lambda _: 143)  # as SIGTERM ends it
+    own = changed(place, tmp_path)
+    assert command.run(config(place, tmp_path / "out", manifest=own)) == 143
+    with pytest.raises(UsageError, match=r"contains a study with folds = 3, seed = 0; requested: folds = 4, seed = 1"):
+        command.run(config(place, tmp_path / "out", manifest=own, folds=4, seed=1))
+    changed(place, tmp_path, note=lambda *_: "x")
+    with pytest.raises(UsageError, match="the manifest has changed since the study"):
+        command.run(config(place, tmp_path / "out", manifest=own))
+    (tmp_path / "thesis" / "eval").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is not a study and already contains eval"):
+        command.run(config(place, tmp_path / "thesis"))
+
+
+def test_held_out_patients_are_the_same_in_the_manifest_and_as_external_cohort(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "run", lambda _: 143)
+    command.run(config(place, tmp_path / "out", holdout_column="split"))
+    parts = {row["slide_id"]: row["study_part"] for row in read_csv(tmp_path / "out" / "manifest.csv")}
+    held = {row["slide_id"] for row in read_csv(tmp_path / "out" / "held-out.csv")}
+    assert held == {slide for slide, part in parts.items() if part == "held-out"} == {f"slide{n:03}" for n in range(6)}
+
+
+def numbers(evaluation: Path) -> dict[str, Any]:
+    """Return all numbers of an evaluation; digests of weights files differ with the time of writing."""
+    return {name: value for name, value in metrics(evaluation).items() if name != "recipe"}
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slpd_toolkit.commands.pretrain.draw_curves", lambda path, _rows: path.write_text("<svg/>"))
+    monkeypatch.setattr("slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text("<p/>"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
+def test_it_resumes_after_a_kill_at_every_boundary_and_does_the_same_by_hand(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = config(place, tmp_path / "study", heatmaps=2)
+    ran: list[str] = []
+
+    def killed_at(real: Callable[[Any], int], folder: str) -> Callable[[Any], int]:
+        def run(settings: Any) -> int:
+            if settings.out.name == folder:
+                raise KeyboardInterrupt
+            ran.append(settings.out.name)
+            return real(settings)
+
+        return run
+
+    folders = ["dino", "slpd", "eval", "atlas", "heatmaps"]
+    for folder in folders:
+        with monkeypatch.context() as patched:
+            for module in WORK.values():
+                patched.setattr(module, "run", killed_at(module.run, folder))
+            with pytest.raises(KeyboardInterrupt):
+                command.run(given)
+    assert ran == folders[:-1]
+    assert command.run(given) == 1  # the heatmaps lack the pixels of the slides
+    page = (tmp_path / "study" / "index.html").read_text()
+    assert "The highest mean is that of" in page
+    assert "The highest mean is that of" in capsys.readouterr().err
+    assert {row["stage"] for row in read_csv(tmp_path / "study" / "failures.csv")} == {"prototypes", "heatmap"}
+
+    study = tmp_path / "study"
+    by_hand = page.partition("<pre>")[2].partition("</pre>")[0]
+    commands = [shlex.split(text) for text in by_hand.replace("&#39;", "'").replace("\\\n", " ").strip().split("\n\n")]
+    before = numbers(study / "eval")
+    for name in ("dino", "slpd", "eval"):
+        (study / name).rename(tmp_path / name)
+    for words in commands[:3]:
+        done = CliRunner().invoke(cli.app, words[1:])
+        assert done.exit_code == 0, done.output
+    assert numbers(study / "eval") == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_stage_that_fails_does_not_stop_the_others_and_is_made_up_for(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config(place, tmp_path / "study", aggregator=("knn",))
+    train = pretrain.run
+
+    def fails(settings: Any) -> int:
+        if settings.out.name == "slpd":
+            raise TrainingError("The loss is not finite.", hint="Lower --lr.")
+        return train(settings)
+
+    monkeypatch.setattr(pretrain, "run", fails)
+    assert command.run(given) == 1
+    failures = read_csv(tmp_path / "study" / "failures.csv")
+    assert [(row["stage"], row["error"]) for row in failures] == [
+        ("SLPD", "The loss is not finite."),
+        ("prototypes", "Not started: SLPD has no prototypes."),
+    ]
+    names = [each["name"] for each in metrics(tmp_path / "study" / "eval")["representations"]]
+    assert names == ["mean-tokens", "dino"]
+    monkeypatch.setattr(pretrain, "run", train)
+    command.run(given)
+    names = [each["name"] for each in metrics(tmp_path / "study" / "eval")["representations"]]
+    assert names == ["mean-tokens", "dino", "slpd"]
+    assert "Lower --lr" not in (tmp_path / "study" / "index.html").read_text()

@@ -1,0 +1,62 @@
+"""The answer of a study claims no more than its intervals and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slpd_toolkit.report.study_answer import answer
+
+
+def interval(low: float | None, high: float | None) -> dict[str, Any]:
+    return {"low": low, "high": high}
+
+
+def result(model: str, mean: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"model": model, "aggregator": "abmil", "metrics": {"auc": {"mean": mean, "interval": interval(low, high)}}}
+
+
+def pair(first: str, second: str, difference: float, p: float | None, reach: float = 0.1) -> dict[str, Any]:
+    within = interval(difference - reach, difference + reach)
+    adjusted = {} if p is None else {"shared_training": p}
+    metrics = {"auc": {"difference": difference, "interval": within}}
+    return {"aggregator": "abmil", "first": first, "second": second, "metrics": metrics, "adjusted_p": adjusted}
+
+
+def document(results: list[dict[str, Any]], pairs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    task = {"task": {"headline": "auc"}, "cohort": {"patients": 24}}
+    return {**task, "results": results, "comparisons": pairs, **more}
+
+
+RESULTS = [result("mean-tokens", 0.7, 0.55, 0.8), result("slpd", 0.82, 0.7, 0.9), result("dino", 0.8, 0.68, 0.88)]
+
+
+def test_no_difference_is_an_answer() -> None:
+    found = answer(document(RESULTS, [pair("slpd", "dino", 0.02, 0.6), pair("slpd", "mean-tokens", 0.12, 0.08)]))
+    best, differences, remains = found.sentences
+    assert "that of SLPD with abmil: AUC 0.820 [0.700, 0.900] in cross-validation of 24 patients" in best
+    assert "No difference" in differences
+    assert "the smallest of 2 Holm-adjusted p-values is 0.080" in differences
+    assert "a difference of SLPD from DINO of −0.080 to +0.120 AUC with abmil" in remains
+    assert "no signal" not in remains
+    assert [row.model for row in found.rows] == ["SLPD", "DINO", "mean tokens"]
+
+
+def test_a_difference_names_the_better_one_first() -> None:
+    pairs = [pair("mean-tokens", "slpd", -0.12, 0.004), pair("dino", "slpd", -0.02, 0.7)]
+    _, differences, remains = answer(document(RESULTS, pairs)).sentences
+    assert differences == (
+        "SLPD is better than mean tokens with abmil (+0.120 AUC, Holm-adjusted p = 0.004); 1 other comparison shows no "
+        "difference."
+    )
+    assert "SLPD from DINO of −0.080 to +0.120" in remains
+
+
+def test_held_out_patients_and_what_is_not_defined() -> None:
+    metrics = {"auc": {"ensemble": {"value": 0.75, "low": None, "high": None}}}
+    outside = {"results": [{"model": "slpd", "aggregator": "abmil", "metrics": metrics}], "cohort": {"patients": 2}}
+    best, differences, remains = answer(document([result("slpd", 0.6, 0.45, 0.7)], [], external=outside)).sentences
+    assert "and 0.750 on 2 patients that nothing was trained on (no interval is defined for so few patients)" in best
+    assert "single representation" in differences
+    assert "includes 0.5, the value of random guessing, so no signal is shown" in remains
+    undefined = answer(document(RESULTS, [pair("slpd", "dino", 0.02, None)])).sentences[1]
+    assert "cannot be said: no paired test is defined" in undefined
