@@ -72,7 +72,12 @@ def test_it_is_parsed_back(
 ) -> None:
     config: Any = build(config_class, values)
     got: list[Any] = []
-    monkeypatch.setattr(f"slpd_toolkit.commands.{module}.run", lambda each: got.append(each) or 0)
+
+    def run(given: object) -> int:
+        got.append(given)
+        return 0
+
+    monkeypatch.setattr(f"slpd_toolkit.commands.{module}.run", run)
     text = command_line(command, config, arguments, width=40)
     assert shlex.split(text.replace("\\\n", " ")) == command_words(command, config, arguments)
     done = CliRunner().invoke(cli.app, shlex.split(text.replace("\\\n", " "))[1:])
