@@ -39,6 +39,7 @@ from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.config.study import StudyConfig
+from slpd_toolkit.config.view import ViewConfig
 from slpd_toolkit.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.api import settings as of
     from slpd_toolkit.api.settings import StrPath
+    from slpd_toolkit.commands.view import OpenedView
     from slpd_toolkit.representations.slide_vectors import SlideVectors
     from slpd_toolkit.store.token_file import TokenStore
 
@@ -451,3 +453,28 @@ def study(manifest: StrPath | None = None, **settings: Unpack[of.StudySettings])
         evaluation=EvaluationResult.open(config.out / EVALUATION),
         failures=read_failures(config.out),
     )
+
+
+@with_settings_of(ViewConfig, "folder")
+def view(folder: StrPath, **settings: Unpack[of.ViewSettings]) -> OpenedView:
+    """Show slides with prototypes, attention and predictions in the browser (`slpd view`), in the background.
+
+    Returns:
+        The running server: `url` is the address of the page, with its token; `close()`, or the end of a `with` block,
+        stops it.
+
+    Raises:
+        UsageError: The folder has nothing to show, the manifest cannot be read, the extra `view` is not installed, or
+            no port is free.
+
+    >>> with slpd.view("cache", port=0, browser=False) as viewer:
+    ...     viewer.url.startswith("http://127.0.0.1:")
+    True
+    """
+    from slpd_toolkit.commands.view import open_view, show
+
+    config = resolve(ViewConfig, {"folder": folder, **settings})
+    opened = open_view(config)
+    opened.server.start()
+    show(config, opened)
+    return opened

@@ -33,6 +33,7 @@ from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.config.settings import default_help, settings_of
 from slpd_toolkit.config.study import StudyConfig
+from slpd_toolkit.config.view import ViewConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.version import __version__
@@ -244,6 +245,7 @@ add_stage("encoders", EncodersConfig, "slpd_toolkit.commands.encoders", argument
 add_stage("inspect", InspectConfig, "slpd_toolkit.commands.inspect", argument="path", section=LOOK)
 add_stage("prototypes", PrototypesConfig, "slpd_toolkit.commands.prototypes", argument="run", section=LOOK)
 add_stage("search", SearchConfig, "slpd_toolkit.commands.search", argument="source query", section=LOOK)
+add_stage("view", ViewConfig, "slpd_toolkit.commands.view", argument="folder", section=LOOK)
 add_stage("export", ExportConfig, "slpd_toolkit.commands.export", argument="source", section=EXCHANGE)
 add_stage(
     "from-clam",

@@ -1,0 +1,1 @@
+"""The page of `slpd view`: a local server that shows slides with their regions, prototypes, attention and scores."""
