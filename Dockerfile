@@ -6,6 +6,6 @@ ARG TORCH=""
 WORKDIR /opt/slpd_toolkit
 COPY . .
 RUN if [ -n "$TORCH" ]; then pip install --no-cache-dir $TORCH; fi \
- && pip install --no-cache-dir -c constraints.txt '.[timm,anndata,parquet]'
+ && pip install --no-cache-dir -c constraints.txt '.[timm,anndata,parquet,view]'
 WORKDIR /data
 ENTRYPOINT ["slpd"]

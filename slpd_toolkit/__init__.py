@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         run_demo,
         search,
         study,
+        view,
     )
     from slpd_toolkit.api.functions import load_encoder, region_embeddings, set_verbosity
     from slpd_toolkit.api.results import EvaluationResult, PredictionResult, Run
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "predict", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search", "study"),
+        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search", "view", "study"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult", "PredictionResult"),
@@ -94,6 +95,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "search",
     "set_verbosity",
     "study",
+    "view",
     "write_tokens",
 ]
 

@@ -340,3 +340,16 @@ class StudySettings(TypedDict, total=False):
     device: str
     jobs: int
     seed: int
+
+
+class ViewSettings(TypedDict, total=False):
+    """Settings of `ViewConfig`."""
+
+    recipe: StrPath | None
+    cache: StrPath | None
+    manifest: StrPath | None
+    slides_root: StrPath | None
+    slide: str | None
+    port: int
+    browser: bool
+    readers: int

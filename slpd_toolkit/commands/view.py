@@ -87,7 +87,7 @@ def open_view(config: ViewConfig) -> OpenedView:
 
     parts = find_parts(config.folder)
     if config.cache is not None:
-        caches = find_parts(config.cache).caches[:1]
+        caches = find_parts(config.cache).caches
         if not caches:
             raise UsageError(f"--cache: {config.cache} contains no token files.", hint="Pass a cache of `slpd embed`.")
         parts = replace(parts, caches=caches)
@@ -96,7 +96,7 @@ def open_view(config: ViewConfig) -> OpenedView:
         raise UsageError(f"--slide: {config.slide} is not among the {len(cohort.slides):,} slides of {config.folder}.")
     metas = {slide: file.meta for slide, file in cohort.files.items()}
     pixels = SlidePixels(cohort.listed.entries, metas, strict=not cohort.listed.given)
-    vectors = RegionVectors([*parts.runs, *parts.evaluations], cohort.files)
+    vectors = RegionVectors([*reversed(parts.runs), *parts.evaluations], cohort.files)
     index = RegionIndex(tuple(cohort.files), vectors)
     evaluations = {parts.name_of(folder): folder for folder in parts.evaluations}
     scorer = RegionScorer(evaluations, cohort.files.get, torch.device("cpu"))
@@ -109,7 +109,7 @@ def _report(config: ViewConfig, cohort: ViewedCohort) -> None:
     """Print what is shown, and where slides are read from."""
     parts, listed = cohort.parts, cohort.listed
     counts = [
-        (len(parts.caches[:1]), "token cache"),
+        (len(parts.caches), "token cache"),
         (len(parts.runs), "run"),
         (len(parts.evaluations), "evaluation"),
     ]

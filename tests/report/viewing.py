@@ -123,9 +123,16 @@ def write_study(folder: Path, regions: Mapping[str, int]) -> Path:
     write_attention(study / "eval" / "scores.h5", store)
     predictions = [
         {
-            "model": "slpd", "aggregator": "abmil", "repeat": repeat, "fold": 0, "slide_id": slide,
-            "patient_id": f"P{n}", "target": "ab"[n % 2], "predicted": "a",
-            "probability_a": 0.9 - 0.1 * n + 0.02 * repeat, "probability_b": 0.1 + 0.1 * n - 0.02 * repeat,
+            "model": "slpd",
+            "aggregator": "abmil",
+            "repeat": repeat,
+            "fold": 0,
+            "slide_id": slide,
+            "patient_id": f"P{n}",
+            "target": "ab"[n % 2],
+            "predicted": "a",
+            "probability_a": 0.9 - 0.1 * n + 0.02 * repeat,
+            "probability_b": 0.1 + 0.1 * n - 0.02 * repeat,
         }
         for n, slide in enumerate(names)
         for repeat in (0, 1)

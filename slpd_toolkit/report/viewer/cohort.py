@@ -11,6 +11,7 @@ from slpd_toolkit.core.failures import read_failures
 from slpd_toolkit.report.viewer.manifests import Listed, read_manifest, recorded_manifests
 from slpd_toolkit.report.viewer.predictions import Predicted, read_predictions
 from slpd_toolkit.report.viewer.regions import Layers
+from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, open_token_files, token_paths
 
 if TYPE_CHECKING:
@@ -114,22 +115,35 @@ class ViewedCohort:
 
 
 def _tokens(parts: Parts, notes: list[str]) -> tuple[dict[str, TokenFile], dict[str, str]]:
-    """Open the token files of the first cache through its index; also return what is wrong with slides."""
+    """Open the token files through the indices of the caches; also return what is wrong with slides.
+
+    A slide that is in several caches is shown with the regions of the first. Caches of another encoder or geometry than
+    the first are left out.
+    """
     files: dict[str, TokenFile] = {}
     faults: dict[str, str] = {}
-    if not parts.caches:
-        return files, faults
-    cache = parts.caches[0]
-    if len(parts.caches) > 1:
-        names = ", ".join(parts.name_of(path) for path in parts.caches[1:])
-        notes.append(f"Regions are those of {parts.name_of(cache)}; not shown: {names}. Choose with --cache.")
-    paths = token_paths(cache)
-    for path, found in zip(paths, open_token_files(cache, paths), strict=True):
-        if isinstance(found, CacheError):
-            faults[path.stem] = str(found)
-        else:
-            files[found.meta.slide_id] = found
-    for row in read_failures(cache).to_dict("records"):
-        if row["slide_id"] and row["slide_id"] not in files:
-            faults.setdefault(str(row["slide_id"]), f"{row['error']} {row['hint']}".strip())
-    return files, faults
+    for cache in parts.caches:
+        opened = dict[str, TokenFile]()
+        paths = token_paths(cache)
+        for path, found in zip(paths, open_token_files(cache, paths), strict=True):
+            if isinstance(found, CacheError):
+                faults[path.stem] = str(found)
+            else:
+                opened[found.meta.slide_id] = found
+        differences = {_difference(file, files) for file in opened.values()} - {""}
+        if differences:
+            notes.append(
+                f"{parts.name_of(cache)} is not shown, because it differs from the first cache: "
+                f"{min(differences)}. Choose one with --cache."
+            )
+            continue
+        files = opened | files
+        for row in read_failures(cache).to_dict("records"):
+            if row["slide_id"]:
+                faults.setdefault(str(row["slide_id"]), f"{row['error']} {row['hint']}".strip())
+    return files, {slide: fault for slide, fault in faults.items() if slide not in files}
+
+
+def _difference(file: TokenFile, files: Mapping[str, TokenFile]) -> str:
+    first = next(iter(files.values()), file)
+    return schema.disagreement(file.meta, first.meta, schema.COHORT_FIELDS)

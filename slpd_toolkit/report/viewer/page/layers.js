@@ -9,7 +9,7 @@ const LAYERS = [
   ["regions", "Regions", 0.8],
   ["prototypes", "Prototypes", 0.45],
   ["attention", "Attention", 0.5],
-  ["scores", "Score by class", 0.5],
+  ["scores", "Class scores", 0.5],
 ];
 
 export class Layers {
@@ -218,8 +218,8 @@ export class Layers {
       const values = this.classValues();
       if (values && values.every((value) => value >= 0 && value <= 1)) this.#ramp(row.legend, percent(0), percent(1));
       else if (values) this.#ramp(row.legend, "lowest", "highest, by rank");
-      if (this.scores?.about) row.legend.append(`By ${this.scores.about}.`);
-      if (this.scores?.message) row.legend.append(this.scores.message);
+      if (this.scores?.about) row.legend.append(make("span", { textContent: `By ${this.scores.about}.` }));
+      if (this.scores?.message) row.legend.append(make("span", { textContent: this.scores.message }));
     }
   }
 
