@@ -77,11 +77,12 @@ def open_view(config: ViewConfig) -> OpenedView:
     import anyio
     import torch
 
-    from slpd_toolkit.report.viewer.app import Viewer, make_app
+    from slpd_toolkit.report.viewer.app import make_app
     from slpd_toolkit.report.viewer.cohort import ViewedCohort
     from slpd_toolkit.report.viewer.nearest import RegionIndex
     from slpd_toolkit.report.viewer.pixels import SlidePixels
     from slpd_toolkit.report.viewer.server import ViewServer
+    from slpd_toolkit.report.viewer.slide_routes import Viewer
     from slpd_toolkit.representations.region_scores import RegionScorer
     from slpd_toolkit.representations.region_vectors import RegionVectors
 
