@@ -78,6 +78,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """Settings of `slpd pretrain` by word; `twice` doubles the number of epochs."""
 
+SMOOTHING = 0.3
+"""Fraction of the mean eigenvalue that is added to the covariance of slide means."""
+
 
 def centered(slides: Slides) -> Slides:
     """Subtract the mean token of each slide."""
@@ -121,11 +124,14 @@ def power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 def against_between(slides: Slides) -> Slides:
     """Scale down directions in which slides differ (within-class covariance normalization, slides as sessions).
 
-    The covariance of slide means is smoothed by its mean eigenvalue, as is usual.
+    The covariance of slide means is smoothed by a fraction of its mean eigenvalue; tokens have a mean variance of 1.
     """
     covariance = between(slides)
-    smooth = covariance + np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
-    return [slide @ power(smooth, -0.5).astype(np.float32) for slide in slides]
+    smooth = covariance + SMOOTHING * np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+    matrix = power(smooth, -0.5)
+    matrix /= np.sqrt(np.trace(matrix @ (within(slides) + covariance) @ matrix) / len(matrix))
+    mean = np.mean([slide.mean(axis=(0, 1, 2)) for slide in slides], axis=0)
+    return [(slide - mean) @ matrix.astype(np.float32) for slide in slides]
 
 
 def whitened(slides: Slides) -> Slides:
@@ -350,16 +356,12 @@ DEFAULT_ROWS = (
         for words in (
             "",
             ", center",
-            ", standardize",
-            ", offset",
-            ", center, offset",
-            ", center, offset, fan-in",
-            ", center, fan-in, cold",
-            ", center, offset, fan-in, cold",
-            ", center, NAP 8",
             ", WCCN",
             ", center, WCCN",
-            ", whiten",
+            ", WCCN, offset",
+            ", WCCN, cold",
+            ", WCCN, fan-in, cold",
+            ", WCCN, offset, fan-in, cold",
         )
     ),
 )
