@@ -21,7 +21,8 @@ INIT_STD = 0.02
 class Attention(nn.Module):
     """Multi-head self-attention with a query/key/value bias.
 
-    In all methods, `keys` is (N, 1, 1, T) bool: the tokens that can be attended to; None for all.
+    In all methods, `keys` is (N, 1, 1, T) bool: the tokens that can be attended to; None for all. Or it is a bias of
+    the attention scores, (N, heads or 1, T, T), with -inf where a token cannot be attended to.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -38,14 +39,15 @@ class Attention(nn.Module):
     def forward_cls(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Compute only the CLS row of `forward`, without the queries of other tokens: (N, T, E) -> (N, 1, E)."""
         q, k, v = self._cls_qkv(x)
-        return self._merge_heads(_attend(q, k, v, keys))
+        return self._merge_heads(_attend(q, k, v, None if keys is None else keys[:, :, :1]))
 
     def cls_weights(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the CLS token's attention to all tokens, CLS first: (N, T, E) -> (N, heads, T); rows sum to 1."""
         q, k, _ = self._cls_qkv(x)
         scores: Tensor = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if keys is not None:
-            scores = scores.masked_fill(~keys, -torch.inf)
+            keys = keys[:, :, :1]
+            scores = scores.masked_fill(~keys, -torch.inf) if keys.dtype == torch.bool else scores + keys
         return scores.softmax(dim=-1).squeeze(2)
 
     def _cls_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,6 +74,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
         # On the CPU, the backward pass is 4 to 6 times slower in bfloat16 than in float32, casts included (torch 2.13).
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), keys).to(v.dtype)
+    if keys is not None and keys.dtype != torch.bool:
+        keys = keys.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, keys)
 
 

@@ -2,65 +2,37 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
+from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.objectives.distillation import CrossViewEntropy, cross_view_entropy
-from slpd_toolkit.objectives.optim import update_average
+from slpd_toolkit.objectives.student_teacher import Losses, StudentTeacher, processes
 from slpd_toolkit.objectives.term import Term, TermInputs, active_terms, centres_of, other_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from slpd_toolkit.config.objective import ObjectiveConfig
-    from slpd_toolkit.models.network import RegionNetwork
     from slpd_toolkit.objectives.crops import Masks, Views
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 
-class SlpdLosses(NamedTuple):
-    """Losses of a batch. In distributed runs each process has its share; the batch loss is their mean."""
-
-    total: Tensor
-    """Weighted sum of the terms, a scalar; the only value with a gradient."""
-    terms: Mapping[str, Tensor]
-    """Loss of every term by name, unweighted and without gradient; 0 if a term is off or has no targets yet."""
-    target_entropy: Tensor
-    """Mean entropy of all targets in nats; values near 0 or log O indicate collapse."""
-    centres: Mapping[str, Tensor]
-    """(O,) values of the centers after the step, by name."""
-
-
-class Slpd(nn.Module):
-    """Student, teacher and centers: the whole state of the objective.
-
-    A training step consists of `forward`, the backward pass, the optimizer step, `update_centres` and `update_teacher`.
-    None of these calls another, so an abandoned step does not change the state.
+class Slpd(StudentTeacher[RegionNetwork]):
+    """The SLPD objective.
 
     Args:
         config: Weights and constants.
         student: The network to train; the teacher is initialized as its copy.
     """
 
-    centre: Tensor
     prototype_centre: Tensor
 
     def __init__(self, config: ObjectiveConfig, student: RegionNetwork) -> None:
-        super().__init__()
+        super().__init__(student, centres_of(config))
         self.config = config
-        self.student = student
-        self.teacher = deepcopy(student).requires_grad_(requires_grad=False).eval()
-        for name in centres_of(config):
-            self.register_buffer(name, torch.zeros(student.head.config.out_dim))
-
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001  # nn.Module's signature
-        """Set the student's mode; the teacher stays in eval mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
     def forward(
         self,
@@ -68,7 +40,7 @@ class Slpd(nn.Module):
         prototypes: PrototypeTargets | None = None,
         generator: torch.Generator | None = None,
         step: PrototypeTargets | None = None,
-    ) -> SlpdLosses:
+    ) -> Losses:
         """Compute the losses of a batch. Does not change the state.
 
         Args:
@@ -114,21 +86,7 @@ class Slpd(nn.Module):
             total = total + self.config.weights[name] * loss
         off = total.new_zeros(())
         unweighted = {name: losses.get(name, off).detach() for name in self.config.weights}
-        return SlpdLosses(total, unweighted, _mean_entropy(terms, counts, entropies), centres)
-
-    @torch.no_grad()
-    def update_centres(self, losses: Sequence[SlpdLosses]) -> None:
-        """Update the centers, once per step: c <- m * c + (1 - m) * mean of the targets' logits.
-
-        Args:
-            losses: Results of `forward` in this step; several if gradients are accumulated.
-        """
-        for name in losses[0].centres:
-            self.get_buffer(name).copy_(torch.stack([part.centres[name] for part in losses]).mean(0))
-
-    def update_teacher(self, momentum: float) -> None:
-        """Update the teacher, including its last layer: teacher <- momentum * teacher + (1 - momentum) * student."""
-        update_average(self.teacher, self.student, momentum)
+        return Losses(total, unweighted, _mean_entropy(terms, counts, entropies), centres)
 
     @torch.no_grad()
     def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -161,7 +119,7 @@ def _global_means(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
     """Return the number of valid regions, (T,), and the mean target, (T, d), of each term over all processes."""
     sums = torch.stack([(term.targets * term.valid.unsqueeze(-1)).mean(0).sum(0) for term in terms])
     packed = torch.cat((sums, torch.stack([term.valid.sum() for term in terms]).unsqueeze(1)), dim=1)
-    if _processes() > 1:
+    if processes() > 1:
         distributed.all_reduce(packed)
     counts = packed[:, -1]
     return counts, packed[:, :-1] / counts.clamp(min=1).unsqueeze(1)
@@ -174,7 +132,7 @@ def _term_losses(terms: Sequence[Term], counts: Tensor, cross_entropy: Tensor) -
     for term, count, block in zip(terms, counts, blocks, strict=True):
         # A sum rather than an einsum, which autocast would run in bf16.
         per_region = (block * term.pairs.unsqueeze(-1)).sum((0, 1)) * term.valid
-        losses[term.name] = per_region.sum() * _processes() / _at_least_some(count)
+        losses[term.name] = per_region.sum() * processes() / _at_least_some(count)
     return losses
 
 
@@ -182,13 +140,9 @@ def _mean_entropy(terms: Sequence[Term], counts: Tensor, entropies: CrossViewEnt
     """Return this process's share of the mean entropy of all targets on all processes."""
     valid = torch.cat([term.valid.expand(len(term.targets), -1) for term in terms])
     targets = torch.stack([count * len(term.targets) for term, count in zip(terms, counts, strict=True)]).sum()
-    return (entropies.target_entropy * valid).sum() * _processes() / _at_least_some(targets)
+    return (entropies.target_entropy * valid).sum() * processes() / _at_least_some(targets)
 
 
 def _at_least_some(count: Tensor) -> Tensor:
     """Replace a count of 0 by 1 for use as a divisor. Counts of a part of a step can be fractional."""
     return torch.where(count > 0, count, 1)
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.objectives.student_teacher import Losses
     from slpd_toolkit.training.state import TrainingState
     from slpd_toolkit.training.step_plan import Plan
-    from slpd_toolkit.training.view_source import ViewSource
 
 
 class Observer(Protocol):
@@ -25,15 +24,25 @@ class Observer(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch; called before its first step."""
 
-    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
+    def end_step(self, step: int, losses: Sequence[Losses], gradient_norm: Tensor) -> bool:
         """Record a step; return whether to stop training."""
+
+
+class Source(Protocol):
+    """Generates the views of a batch as a function of seed and step."""
+
+    def draw(self, step: int) -> Any:
+        """Make the random draws of a step, with `depth`, the generator of stochastic depth."""
+
+    def views(self, batch: Any, samples: Tensor, part: slice, draws: Any) -> Any:
+        """Return the views of a part of a batch, which the objective takes."""
 
 
 def train(
     state: TrainingState,
     plan: Plan,
-    source: ViewSource,
-    batches: Iterable[tuple[int, Tensor, Tensor]],
+    source: Source,
+    batches: Iterable[tuple[int, Tensor, Any]],
     observer: Observer,
 ) -> None:
     """Train on every batch, or until the observer stops training.
@@ -42,7 +51,8 @@ def train(
         state: Networks, optimizer and progress; modified in place.
         plan: Schedules over the steps of the run.
         source: Generates the views of a batch.
-        batches: Step, (B,) indices of the regions and their (B, grid, grid, D) tokens.
+        batches: Step, (B,) indices of the samples (regions or slides), and what the source makes their views from, such
+            as (B, grid, grid, D) tokens.
         observer: Called before each epoch and after each step.
     """
     slpd, student = state.slpd, state.slpd.student
@@ -53,7 +63,7 @@ def train(
         draws = source.draw(step)
         tokens, regions = tokens.to(state.device, non_blocking=True), regions.to(state.device)  # noqa: PLW2901
         whole = state.targets(regions) if len(plan.parts) > 1 else None
-        losses: list[SlpdLosses] = []
+        losses: list[Losses] = []
         for part in plan.parts:
             with state.gradient_exchange(last=part == plan.parts[-1]):
                 with state.autocast():

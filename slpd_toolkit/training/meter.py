@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.objectives.student_teacher import Losses
     from slpd_toolkit.training.processes import Processes
 
     T = TypeVar("T")
@@ -58,7 +58,7 @@ class Meter:
             yield batch
 
     @torch.no_grad()
-    def count(self, step: int, losses: Sequence[SlpdLosses], centre: Tensor, gradient_norm: Tensor) -> None:
+    def count(self, step: int, losses: Sequence[Losses], centre: Tensor, gradient_norm: Tensor) -> None:
         """Add a step, computed in one or several parts."""
         means = torch.stack(
             [torch.stack([part.total, *part.terms.values(), part.target_entropy]).float() for part in losses]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.core.console import Progress
-    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.objectives.student_teacher import Losses
     from slpd_toolkit.training.setup import Run
 
 
@@ -43,7 +43,7 @@ class Recorder:
             self._run.rebuild_prototypes()
             self.meter.restart_clock()
 
-    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
+    def end_step(self, step: int, losses: Sequence[Losses], gradient_norm: Tensor) -> bool:
         """Record a step, and write metrics and checkpoints when due.
 
         Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
-    from slpd_toolkit.objectives.slpd import Slpd
+    from slpd_toolkit.objectives.student_teacher import StudentTeacher
 
 
 @dataclass
 class TrainingState:
     """All state that training changes."""
 
-    slpd: Slpd
+    slpd: StudentTeacher[Any]
     """Student, teacher and centers."""
     optimiser: Optimizer
     """Optimizer of the student."""
@@ -63,7 +63,9 @@ class TrainingState:
         return all(norm.isfinite() for norm in torch._foreach_norm(list(self.slpd.parameters())))  # noqa: SLF001
 
 
-def make_state(slpd: Slpd, device: torch.device, precision: Precision, *, processes: int = 1) -> TrainingState:
+def make_state(
+    slpd: StudentTeacher[Any], device: torch.device, precision: Precision, *, processes: int = 1
+) -> TrainingState:
     """Build the state at the start of training.
 
     Args:

@@ -60,15 +60,15 @@ class ViewSource:
         )
         return Draws(crops, depth, augmentation)
 
-    def views(self, tokens: Tensor, regions: Tensor, part: slice, draws: Draws) -> Views:
+    def views(self, batch: Tensor, samples: Tensor, part: slice, draws: Draws) -> Views:
         """Cut and augment the views of a part of a batch.
 
         Args:
-            tokens: (B, grid, grid, D) tokens of the batch, on the device.
-            regions: (B,) indices of its regions, on the device.
+            batch: (B, grid, grid, D) tokens, on the device.
+            samples: (B,) indices of the regions, on the device.
             part: The part.
             draws: Draws of the step.
         """
-        present = None if self.present is None else self.present[regions[part]]
-        views = cut_crops(tokens[part], self.crops, draws.crops.of_regions(part), present)
+        present = None if self.present is None else self.present[samples[part]]
+        views = cut_crops(batch[part], self.crops, draws.crops.of_regions(part), present)
         return augment(views, self.augmentation, self.statistics, draws.augmentation)

@@ -18,11 +18,12 @@ from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.objectives.crops import Masks, Views, cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
-from slpd_toolkit.objectives.slpd import Slpd, SlpdLosses
+from slpd_toolkit.objectives.slpd import Slpd
 from tests.objectives.oracle import Oracle
 from tests.published import relative_error
 
 if TYPE_CHECKING:
+    from slpd_toolkit.objectives.student_teacher import Losses
     from tests.published import PublishedNumbers
 
 REGIONS, BOTTLENECK, OUTPUTS = 4, 6, 30
@@ -55,7 +56,7 @@ def draw_prototypes(step: int, r: int, valid: tuple[bool, ...] = (True, False, T
     return PrototypeTargets(mask, unit[0], unit[1:])
 
 
-def numbers_of(losses: SlpdLosses) -> list[Tensor]:
+def numbers_of(losses: Losses) -> list[Tensor]:
     """Return total, terms, entropy and centers."""
     return [losses.total, *losses.terms.values(), losses.target_entropy, *losses.centres.values()]
 
@@ -240,7 +241,7 @@ def test_state_holds_both_networks_and_both_centres() -> None:
     slpd, other = build(ObjectiveConfig(), seed=0), build(ObjectiveConfig(), seed=1)
     slpd.update_centres([slpd(draw_views(0), draw_prototypes(0, 1))])
     other.load_state_dict(slpd.state_dict())
-    losses: list[SlpdLosses] = [model(draw_views(1), draw_prototypes(1, 1)) for model in (slpd, other)]
+    losses: list[Losses] = [model(draw_views(1), draw_prototypes(1, 1)) for model in (slpd, other)]
     assert all(torch.equal(a, b) for a, b in zip(*map(numbers_of, losses), strict=True))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.objectives.student_teacher import Losses
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ class Witness:
     def begin_epoch(self, epoch: int) -> None:
         self.events.append(f"epoch {epoch}")
 
-    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:
+    def end_step(self, step: int, losses: Sequence[Losses], gradient_norm: Tensor) -> bool:
         assert all(part.total.isfinite() for part in losses)
         assert gradient_norm > 0
         self.events.append(f"step {step} of {len(losses)}")

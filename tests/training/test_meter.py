@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from slpd_toolkit.objectives.slpd import SlpdLosses
+from slpd_toolkit.objectives.student_teacher import Losses
 from slpd_toolkit.training import meter as module
 from slpd_toolkit.training.meter import Meter
 from slpd_toolkit.training.processes import Processes
@@ -17,9 +17,9 @@ TERMS = ("dino", "intra", "inter")
 ONE = Processes(0, 1, torch.device("cpu"))
 
 
-def losses(*values: float) -> SlpdLosses:
+def losses(*values: float) -> Losses:
     total, dino, intra, inter, entropy = map(torch.tensor, values)
-    return SlpdLosses(total, {"dino": dino, "intra": intra, "inter": inter}, entropy, {"centre": torch.zeros(3)})
+    return Losses(total, {"dino": dino, "intra": intra, "inter": inter}, entropy, {"centre": torch.zeros(3)})
 
 
 class Clock:
