@@ -258,8 +258,8 @@ def report(out: Path, into: Path, command: str) -> None:
     for (size, cohort), aucs in groups.items():
         means = {name: float(np.mean([each[name] for each in aucs])) for name in aucs[0]}
         best = max((name for name in means if "regions: " in name), key=means.__getitem__)
-        for other in (best, f"{UNTRAINED}: mean-sd"):
-            tests.append((size, cohort, other, np.array([each[BEST] - each[other] for each in aucs])))
+        others = (best, f"{UNTRAINED}: mean-sd")
+        tests += [(size, cohort, other, np.array([each[BEST] - each[other] for each in aucs])) for other in others]
         lines += [
             "",
             f"## {cohort}, {size} ({len(aucs)} seeds)",
@@ -277,11 +277,10 @@ def report(out: Path, into: Path, command: str) -> None:
         "| size | cohort | minus | difference | 95 % interval | p |",
         "|---|---|---|---|---|---|",
     ]
-    half = [stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) for *_, each in tests]
-    lines += [
-        f"| {size} | {cohort} | {other} | {each.mean():+.3f} | [{each.mean() - h:+.3f}, {each.mean() + h:+.3f}] | {p:.2g} |"
-        for (size, cohort, other, each), h, p in zip(tests, half, holm(raw), strict=True)
-    ]
+    for (size, cohort, other, each), p in zip(tests, holm(raw), strict=True):
+        half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
+        interval = f"[{each.mean() - half:+.3f}, {each.mean() + half:+.3f}]"
+        lines += [f"| {size} | {cohort} | {other} | {each.mean():+.3f} | {interval} | {p:.2g} |"]
     write_text(into / "slide-vit.md", "\n".join(lines) + "\n")
     write_text(into / "slide-vit.json", json.dumps({"command": command, "sizes": SIZES, "units": units}, indent=1))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from slpd_toolkit.objectives.slpd import Slpd
+    from slpd_toolkit.objectives.student_teacher import StudentTeacher
     from slpd_toolkit.store.token_file import TokenStore
 
 MAY_CHANGE = frozenset(
@@ -50,7 +50,7 @@ class Progress:
 
 def save_checkpoint(
     path: Path,
-    slpd: Slpd,
+    slpd: StudentTeacher[Any],
     optimiser: Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
@@ -75,7 +75,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path,
-    slpd: Slpd,
+    slpd: StudentTeacher[Any],
     optimiser: Optimizer,
     scaler: torch.amp.GradScaler,
     recipe: Mapping[str, Any],
