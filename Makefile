@@ -9,7 +9,7 @@ export SLPD_DATA
 # contiguous share, so that what the tests of a file share is made once.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help install test test-slow test-pages lint format docs demo embed-example benchmarks clean
+.PHONY: help install test test-slow test-pages gpu lint format docs demo embed-example benchmarks clean
 help:            ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
@@ -27,6 +27,11 @@ test-slow: install  ## slow tests: training, real slides, large slides, kill and
 
 test-pages: install  ## every code block of the documentation, ten minutes
 	$(PYTEST) -m pages
+
+GPU_OUT ?= runs/gpu
+GPU_PARTS ?= encoders,step,pretrain,embed,evaluation,matching
+gpu:             ## on a machine with CUDA: check every CUDA path, write figures; installs nothing
+	$(PYTHON) -m benchmarks.gpu --parts $(GPU_PARTS) --out $(GPU_OUT) --results benchmarks/results
 
 lint: install    ## check formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .

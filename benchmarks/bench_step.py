@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,26 @@ from slpd_toolkit.objectives.slpd import Slpd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+class StepInputs(NamedTuple):
+    """Inputs of one step."""
+
+    tokens: Tensor
+    """(B, 16, 16, 384)"""
+    channels_first: Tensor
+    """(B, 384, 16, 16)"""
+    plan: CropPlan
+    targets: PrototypeTargets
+
+    @classmethod
+    def draw(cls, crops: CropsConfig, batch: int, device: str) -> StepInputs:
+        rng = torch.Generator().manual_seed(0)
+        tokens = torch.randn(batch, 16, 16, 384, generator=rng).to(device)
+        plan = draw_crops(crops, batch, (16, 16), rng)
+        unit = F.normalize(torch.randn(2, batch, 256, generator=rng), dim=-1).to(device)
+        targets = PrototypeTargets(torch.ones(batch, dtype=torch.bool, device=device), unit[0], unit[1:])
+        return cls(tokens, tokens.permute(0, 3, 1, 2).contiguous(), plan, targets)
 
 
 class OurStep:
@@ -60,9 +80,9 @@ def has_bf16(device: str) -> bool:
     return resolve_precision("auto", torch.device(device)) == "bf16"
 
 
-def network(drop_path: float, device: str) -> RegionNetwork:
+def network(drop_path: float, device: str, *, outputs: int = 65536) -> RegionNetwork:
     torch.manual_seed(0)
-    return RegionNetwork(RegionViTConfig(drop_path=drop_path), DinoHeadConfig()).to(device).train()
+    return RegionNetwork(RegionViTConfig(drop_path=drop_path), DinoHeadConfig(out_dim=outputs)).to(device).train()
 
 
 def loss_memory(batch: int, device: str) -> dict[str, float]:
@@ -112,12 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     crops, device = CropsConfig(), args.device
-    rng = torch.Generator().manual_seed(0)
-    tokens = torch.randn(args.batch, 16, 16, 384, generator=rng).to(device)
-    channels_first = tokens.permute(0, 3, 1, 2).contiguous()
-    plan = draw_crops(crops, args.batch, (16, 16), rng)
-    unit = F.normalize(torch.randn(2, args.batch, 256, generator=rng), dim=-1).to(device)
-    targets = PrototypeTargets(torch.ones(args.batch, dtype=torch.bool, device=device), unit[0], unit[1:])
+    tokens, channels_first, plan, targets = StepInputs.draw(crops, args.batch, device)
 
     baseline = BaselineStep(network(0.0, device), crops)
     ours = OurStep(network(0.0, device), crops, device, bf16=False)

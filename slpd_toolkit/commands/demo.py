@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import tomli_w
-
 from slpd_toolkit.commands import embed, mil_eval, predict, pretrain, prototypes
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
@@ -24,6 +22,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_text
 from slpd_toolkit.core.folder_lock import is_lock, locks_folder
+from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.conclusions import conclude, result_rows
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
@@ -212,7 +211,7 @@ def _draw_atlas(out: Path) -> int:
 def _claim(config: DemoConfig) -> None:
     """Create the folder, or check that the demo in it has the same settings."""
     settings = {"slides": config.slide_count, "epochs": config.epoch_count, "seed": config.seed, "tiny": config.tiny}
-    wanted = tomli_w.dumps(settings)
+    wanted = toml_text(settings)
     claim_folder(config.out, (RECIPE, MANIFEST, TRUTH))
     recipe = config.out / RECIPE
     if recipe.exists():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast, get_args
 
-import tomli_w
-
 from slpd_toolkit.config.recipe import ABOUT, RECIPE, as_recipe
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import SlpdError, UsageError
@@ -15,6 +13,7 @@ from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import check_rows, read_table
 from slpd_toolkit.core.precision import Precision
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
 from slpd_toolkit.mil.bundle.bundle import FINAL, predict
@@ -68,7 +67,7 @@ def run(config: PredictConfig) -> int:
         raise SlpdError("No slide could be predicted.", hint=f"{failures.path} lists why.")
     found = predict(bundle, representation.bags, final=config.final)
     recipe = {**as_recipe(config), ABOUT: {"toolkit": __version__, "bundle_sha256": bundle.digest}}
-    write_text(config.out / RECIPE, tomli_w.dumps(recipe))
+    write_text(config.out / RECIPE, toml_text(recipe))
     thumbnails = _thumbnails(config, table)
     read = thumbnails.read if config.pages else None
     write_predictions(config.out, bundle, found, representation, _patients(table), read)

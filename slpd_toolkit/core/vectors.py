@@ -1,11 +1,10 @@
-"""K-means and nearest-neighbor search with faiss, which is imported here only."""
+"""K-means and nearest-neighbor search with faiss, which is imported here only, and only when it is used."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ def kmeans(
     Returns:
         The centroids, (k, d), and the nearest centroid of every vector, (n,).
     """
+    import faiss
+
     run = faiss.Kmeans(
         vectors.shape[1],
         k,
@@ -47,6 +48,8 @@ def kmeans(
 @contextmanager
 def one_faiss_thread() -> Iterator[None]:
     """Limit faiss to one thread: slides are so small that starting threads takes 100 times as long as clustering."""
+    import faiss
+
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -63,6 +66,8 @@ class CosineIndex:
     """
 
     def __init__(self, vectors: NDArray[np.floating]) -> None:
+        import faiss
+
         unit = np.array(vectors, dtype=np.float32, order="C")
         faiss.normalize_L2(unit)
         self._index = faiss.IndexFlatIP(unit.shape[1])
@@ -84,6 +89,8 @@ class CosineIndex:
         Returns:
             Their positions and cosines, largest first.
         """
+        import faiss
+
         unit = np.array(query, dtype=np.float32).reshape(1, -1)
         faiss.normalize_L2(unit)
         bits = np.packbits(allowed, bitorder="little")

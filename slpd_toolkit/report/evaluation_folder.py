@@ -6,13 +6,12 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import tomli_w
-
 from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
 from slpd_toolkit.mil.bundle.reading import MODEL
 from slpd_toolkit.mil.external.results import external_document, external_rows
@@ -81,7 +80,7 @@ def write_evaluation(
         external: Results on another cohort.
     """
     (out / REPORT).unlink(missing_ok=True)
-    write_text(out / RECIPE, tomli_w.dumps(dict(evaluation.recipe)))
+    write_text(out / RECIPE, toml_text(dict(evaluation.recipe)))
     write_csv(out / FOLDS, FOLD_COLUMNS, fold_rows(splits, evaluation.cohort))
     write_csv(out / PREDICTIONS, *prediction_rows(evaluation))
     write_scores(out / SCORES, evaluation)

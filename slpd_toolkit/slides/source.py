@@ -80,10 +80,15 @@ def open_source(location: Location) -> Source:
     """
     if not is_url(location):
         _require_readable(location)
-    for source in _in_order():
+    sources, missing = _in_order()
+    for source in sources:
         if source.recognizes(location):
             opened: Source = source.open_source(location)
             return opened
+    if missing:
+        raise SlideError(
+            f"{location} is not an image (PNG, JPEG or TIFF), and {missing[0]}.", hint="Install openslide-python."
+        )
     raise unknown_format(location)
 
 
@@ -125,8 +130,15 @@ def as_rgb(pixels: npt.NDArray[Any]) -> tuple[RGB, Gaps | None]:
 
 
 @cache
-def _in_order() -> list[ModuleType]:
-    return sorted((SOURCES.load(name) for name in SOURCES.names()), key=lambda module: int(module.RANK))
+def _in_order() -> tuple[list[ModuleType], list[str]]:
+    """Return the sources by rank, and why others cannot be imported: images are read on machines without OpenSlide."""
+    found, missing = [], []
+    for name in SOURCES.names():
+        try:
+            found.append(SOURCES.load(name))
+        except ModuleNotFoundError as error:
+            missing.append(f"the source {name} is not available ({error})")
+    return sorted(found, key=lambda module: int(module.RANK)), missing
 
 
 def _require_readable(location: Location) -> None:

@@ -35,9 +35,14 @@ class Processes:
         """Whether this process writes files and messages."""
         return self.rank == 0
 
+    @property
+    def joined(self) -> bool:
+        """Whether the processes form a group; a group can have one process."""
+        return distributed.is_available() and distributed.is_initialized()
+
     def max(self, *numbers: int) -> tuple[int, ...]:
         """Return the maximum of each number over the processes. All processes must call it."""
-        if self.world == 1:
+        if not self.joined:
             return numbers
         shared = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
@@ -63,7 +68,7 @@ class Processes:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the processes. All processes must call it."""
-        if self.world == 1:
+        if not self.joined:
             return values
         total = values.clone()
         distributed.all_reduce(total)
@@ -75,7 +80,7 @@ class Processes:
 
     def gather(self, part: Tensor, count: int) -> Tensor:
         """Concatenate the `share(count)` of every process along the first dimension. All processes must call it."""
-        if self.world == 1:
+        if not self.joined:
             return part
         longest = -(-count // self.world)
         padded = part.new_zeros((longest, *part.shape[1:]))
@@ -88,7 +93,7 @@ class Processes:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the processes started by torchrun, with NCCL on GPUs and Gloo otherwise. A single process needs neither.
+    """Join the processes started by torchrun, also a single one, with NCCL on GPUs and Gloo otherwise.
 
     Args:
         device: As `--device`; under torchrun, `auto` and `cuda` assign one GPU to each local process.
@@ -97,7 +102,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         UsageError: There are fewer GPUs than local processes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world == 1 and not {"LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():  # not started by torchrun
         yield Processes(0, 1, resolve_device(device))
         return
     local_rank = int(os.environ["LOCAL_RANK"])

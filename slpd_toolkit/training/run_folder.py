@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
 import torch
 
 from slpd_toolkit.config.recipe import ABOUT, RECIPE
 from slpd_toolkit.core import compute
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -75,7 +75,7 @@ class RunFolder:
             "processes": self.processes.world,
             "cohort": self.started_with["cohort"],
         }
-        write_text(self.path / RECIPE, tomli_w.dumps({**self.recipe, ABOUT: about}))
+        write_text(self.path / RECIPE, toml_text({**self.recipe, ABOUT: about}))
         slides = [{"slide_id": slide.meta.slide_id, "regions": len(slide)} for slide in self.store.files]
         write_csv(self.path / SLIDES, ["slide_id", "regions"], slides)
         self._metrics = MetricsLog(self.path / METRICS, after_step, self.path / TENSORBOARD if tensorboard else None)

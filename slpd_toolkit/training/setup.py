@@ -109,7 +109,7 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     _check_cohort(config, store)
     plan = make_plan(config, int(store.lengths.sum()), processes)
     slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)
-    state = make_state(slpd, device, precision, processes=processes.world)
+    state = make_state(slpd, device, precision, grouped=processes.joined)
     folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes)
     folder.claim()
     tokens = CohortTokens(store)

@@ -64,7 +64,7 @@ class TrainingState:
 
 
 def make_state(
-    slpd: StudentTeacher[Any], device: torch.device, precision: Precision, *, processes: int = 1
+    slpd: StudentTeacher[Any], device: torch.device, precision: Precision, *, grouped: bool = False
 ) -> TrainingState:
     """Build the state at the start of training.
 
@@ -72,10 +72,10 @@ def make_state(
         slpd: Networks and centers, already on the device.
         device: Their device.
         precision: Resolved precision.
-        processes: Number of processes in the run.
+        grouped: Whether the process belongs to a group, which averages gradients.
     """
     model: nn.Module = slpd.train()
-    if processes > 1:
+    if grouped:
         gpu = [device] if device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.6 lacks the new name
