@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from slpd_toolkit.core.precision import Precision
+
 
 class MissingError(Exception):
     """The part needs a package that is not installed."""
@@ -39,9 +41,13 @@ class Place:
         return self.device.startswith("cuda")
 
     @property
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self) -> tuple[Precision, ...]:
         """Reduced precisions that the device supports."""
         return ("bf16", "fp16") if self.on_gpu else ()
+
+    @property
+    def all_precisions(self) -> tuple[Precision, ...]:
+        return ("fp32", *self.precisions)
 
     def check(self, what: str, found: float, limit: float) -> None:
         """Record a check that `found` is a number not above `limit`."""
@@ -96,7 +102,7 @@ def _cluster_with_sklearn() -> None:
         found = KMeans(k, init="random", n_init=restarts, max_iter=iterations, random_state=seed).fit(values)
         return found.cluster_centers_.astype(np.float32), found.labels_.astype(np.int64)
 
-    vectors.kmeans = kmeans
+    vectors.kmeans = kmeans  # type: ignore[assignment]
     vectors.one_faiss_thread = nullcontext  # type: ignore[assignment]
 
 

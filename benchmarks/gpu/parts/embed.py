@@ -58,7 +58,7 @@ def _check_caches(place: Place, *, tiled: bool) -> None:
     manifest = _manifest(place.folder, ["s0", "s1"], bad=True)
     settings: dict[str, Any] = {"manifest": manifest, "encoder": ("random:vit_tiny",), **_SMALL}
     expected = _tokens(place, "cpu", **settings, device="cpu", precision="fp32")
-    for precision in ("fp32", *place.precisions):
+    for precision in place.all_precisions:
         found = _tokens(place, f"device-{precision}", **settings, device=place.device, precision=precision)
         difference = relative_difference(expected, found)
         place.check(f"tokens of a cache, {precision} vs. fp32 on the CPU, relative", difference, _LIMITS[precision])

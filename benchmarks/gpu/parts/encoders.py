@@ -25,7 +25,7 @@ _LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.995, "fp16": 0.9995}
 
 def run(place: Place) -> dict[str, Any]:
     card = torch.cuda.get_device_name() if place.on_gpu else "cpu"
-    peak = {"card": card, "published_tflops": published_tflops(card)}
+    peak: dict[str, Any] = {"card": card, "published_tflops": published_tflops(card)}
     if place.on_gpu:
         peak["matmul_tflops"] = round(measured_tflops(place.device), 1)
     rows: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ def run(place: Place) -> dict[str, Any]:
         flops = _flops(encoder)
         _check_parity(place, encoder)
         encoder.network.to(place.device)
-        for precision in ("fp32", *place.precisions):
+        for precision in place.all_precisions:
             batches = (4,) if place.tiny else BATCHES if precision == "bf16" else (128,)
             each = {"gflop_per_patch": round(flops / 1e9, 2)}
             rows += [_rate(place, encoder, precision, batch) | each for batch in batches]
@@ -87,8 +87,8 @@ def _check_parity(place: Place, encoder: Encoder) -> None:
     pixels = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8, generator=generator)
     expected = encoder.embed(pixels, "fp32")
     encoder.network.to(place.device)
-    for precision in ("fp32", *place.precisions):
-        found = encoder.embed(pixels.to(place.device), precision)  # type: ignore[arg-type]
+    for precision in place.all_precisions:
+        found = encoder.embed(pixels.to(place.device), precision)
         place.check(
             f"{encoder.name}: 1 - least cosine of tokens, {precision} on {place.device} vs. fp32 on the CPU",
             1 - least_cosine(expected, found),
@@ -115,7 +115,7 @@ def _rate(place: Place, encoder: Encoder, precision: Precision, batch: int) -> d
     }
 
 
-def _share(row: dict[str, Any], tflops: float | None) -> float | None:
+def _share(row: dict[str, Any], tflops: float | None) -> Any:
     if tflops is None or row["precision"] == "fp32":
         return None
     return round(row["patches_per_s"] * row["gflop_per_patch"] / 1000 / tflops, 3)

@@ -58,7 +58,7 @@ def run(place: Place) -> dict[str, Any]:
 
 def _check_embeddings(place: Place, cohort: Planted) -> None:
     expected = region_embeddings(cohort.cache, place.folder / "net-reference", device="cpu", precision="fp32").values
-    for precision in ("fp32", *place.precisions):
+    for precision in place.all_precisions:
         found = region_embeddings(
             cohort.cache, place.folder / "net-device", device=place.device, precision=precision
         ).values
@@ -127,7 +127,7 @@ def _check_vectors(place: Place, cohort: Planted) -> None:
         settings: dict[str, Any] = {"model": str(place.folder / f"net-{where}"), "device": _device(place, where)}
         settings |= {"cache": cohort.cache, "as_": "mean-sd", "precision": "fp32"}
         assert represent.run(RepresentConfig(out=out, **settings)) == 0
-        vectors.append(np.asarray(read_stored_vectors(out).vectors))
+        vectors.append(read_stored_vectors(out).bags.features)
     place.check("slide vectors of represent vs. the CPU, relative", relative_difference(*vectors), 1e-4)
 
 

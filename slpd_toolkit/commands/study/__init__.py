@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
-
 from slpd_toolkit.commands.study.cohort import read_cohort
 from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
@@ -19,6 +17,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog, read_failu
 from slpd_toolkit.core.figures.number_format import count
 from slpd_toolkit.core.files import claim_folder, sha256, write_text
 from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.report.study_answer import read_answer
 from slpd_toolkit.report.study_page import INDEX, StageRow, StudyPage, write_study_page
 from slpd_toolkit.representations.sources import Kind, parse_sources
@@ -170,7 +169,7 @@ def _claim(config: StudyConfig) -> None:
             f"--out: {config.out} is not a study and already contains {', '.join(present)}.",
             hint="Choose a new folder.",
         )
-    write_text(recipe, tomli_w.dumps(wanted))
+    write_text(recipe, toml_text(wanted))
 
 
 def _identity(config: StudyConfig) -> dict[str, Any]:
