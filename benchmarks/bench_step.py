@@ -54,7 +54,7 @@ class StepInputs(NamedTuple):
 class OurStep:
     def __init__(self, student: RegionNetwork, crops: CropsConfig, device: str, *, bf16: bool) -> None:
         self.crops, self.device, self.bf16 = crops, device, bf16
-        self.slpd = Slpd(ObjectiveConfig(view_rule="published"), student).train()
+        self.slpd = Slpd(ObjectiveConfig(view_rule="published"), student).to(device).train()
         self.optimiser = make_optimiser(student)
         set_step(self.optimiser, learning_rate=1e-4, weight_decay=0.04)
 
