@@ -25,6 +25,7 @@ class EmbedSettings(TypedDict, total=False):
     min_tissue: float
     max_upsample: float
     allow_missing_pixels: bool
+    stain_views: int
     mask_mode: Literal["only", "and", "not"]
     mask_classes: str
     mask_crop: bool
@@ -93,6 +94,7 @@ class PretrainSettings(TypedDict, total=False):
     token_noise: float
     token_offset: float
     region_offset: float
+    stain_views: int
     token_dropout: float
     block_mask: float
     embed_dim: int

@@ -79,6 +79,7 @@ def run(config: EmbedConfig) -> int:
     with ExitStack() as locked:
         for each in runs if len(runs) > 1 else []:
             locked.enter_context(working_in(each.out, "embed", config.shard_of_n))
+        identities = [view for identity in identities for view in identity.views]
         logs = [
             _start_log(identity.config, [problem for problem in problems if problem.row in mine])
             for identity in identities
@@ -111,8 +112,9 @@ def _identify(
     wanted = preferred_precision(config.encoder_name, config.precision, devices[0])
     precision = compute.resolve_precision(wanted, devices[0])
     identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, devices, precision), precision)
-    if config.out.exists():
-        identity.require_same_cache(slide_ids)
+    for view in identity.views:
+        if view.config.out.exists():
+            view.require_same_cache(slide_ids)
     return identity
 
 

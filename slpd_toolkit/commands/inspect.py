@@ -13,6 +13,7 @@ from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.report.evaluation_summary import print_site_effects
 from slpd_toolkit.store import schema
+from slpd_toolkit.store.stain_views import count_stain_views, stain_folder
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _file_facts(slide: TokenFile) -> dict[str, str]:
         **_missing(slide.missing_patches, len(slide) * meta.grid**2),
         "kept regions": f"at least {meta.min_tissue:.0%} tissue, and the region with the most tissue",
         **_source(meta),
+        **_stain(meta),
         "slide fingerprint": meta.slide_fingerprint,
         "written by": f"slpd_toolkit {meta.toolkit_version}",
         "recipe": meta.recipe,
@@ -125,6 +127,8 @@ def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
         "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
         **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
         "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
+        **_stain(store.meta),
+        **_stain_views(paths[0].parent),
         **_shared_facts(store.meta),
         **_versions(files),
     }
@@ -166,6 +170,27 @@ def _source(meta: TokenMeta) -> dict[str, str]:
         f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um (median "
         f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um)",
         **({"note": "; ".join(source["notes"])} if source["notes"] else {}),
+    }
+
+
+def _stain(meta: TokenMeta) -> dict[str, str]:
+    """Describe the change of stain of a stain view."""
+    if not meta.stain:
+        return {}
+    about = json.loads(meta.stain)
+    return {"stain": f"view {about.get('view')}, changed at random per slide (seed {about.get('seed')})"}
+
+
+def _stain_views(cache: Path) -> dict[str, str]:
+    """Describe the stain views beside a cache."""
+    folders = [stain_folder(cache, view) for view in range(1, count_stain_views(cache) + 1)]
+    if not folders:
+        return {}
+    size = sum(path.stat().st_size for folder in folders for path in token_paths(folder))
+    slides = [len(token_paths(folder)) for folder in folders]
+    fewest = f"{min(slides):,}" if min(slides) == max(slides) else f"{min(slides):,} to {max(slides):,}"
+    return {
+        "stain views": f"{len(folders)}, each of {fewest} slides, {console.human_bytes(size)} in {folders[0].parent}"
     }
 
 

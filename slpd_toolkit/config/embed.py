@@ -11,6 +11,10 @@ from slpd_toolkit.core.precision import Precision
 _WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".safetensors")
 
 
+MOST_VIEWS = 16
+"""Maximum number of stain views."""
+
+
 @dataclass(frozen=True)
 class EncoderChoice:
     """An encoder as given on the command line: a name, and perhaps its weights file."""
@@ -88,6 +92,13 @@ class EmbedConfig:
     """Embed slides whose file lacks pixels in tissue, or has tiles that disagree with the thumbnail. Affected patches
     have no token and are marked in the token file (`present`). Off: such slides fail."""
 
+    # -- Stain views --
+    stain_views: int = 0
+    """Number of stain views. Each patch is also encoded under that many random changes of stain, one per slide and
+    view: its optical density is separated into hematoxylin and eosin, which are scaled and recolored. Pixels are read
+    once. View k is a token cache of the same size, `OUT/stain-views/k`; encoding takes as long again for each. For
+    `slpd pretrain --stain-views`."""
+
     # -- Masks --
     mask_mode: Literal["only", "and", "not"] = "only"
     """How masks of the manifest's column `mask_path` are used (GeoJSON, or a label picture): `only`: what they mark, in
@@ -126,7 +137,7 @@ class EmbedConfig:
     free on that disk."""
 
     seed: int = 0
-    """Random seed of the weights of `random` encoders."""
+    """Random seed of stain views, and of the weights of `random` encoders."""
 
     shard: str = "1/1"
     """Part of the manifest to process, `i/n` with 1 <= i <= n, for array jobs."""
@@ -149,6 +160,7 @@ class EmbedConfig:
             require_whole_patches(region_px, patch_px)
         require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
         require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
+        require(0 <= self.stain_views <= MOST_VIEWS, "--stain-views", self.stain_views, f"0 to {MOST_VIEWS}")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(0 <= self.stage_gib < float("inf"), "--stage-gib", self.stage_gib, "0 (automatic) or more")
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")

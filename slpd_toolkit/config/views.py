@@ -69,6 +69,10 @@ class AugmentationConfig:
     region_offset: float = 0.0
     """Multiple of the difference between two random regions' mean tokens that is added to all tokens of a view."""
 
+    stain_views: int = 0
+    """Number of stain views of the cache to use (`slpd embed --stain-views`). The views of a region then come from
+    different stains, drawn per region: its own and these. Prototypes use its own."""
+
     token_dropout: float = 0.0
     """Fraction of tokens hidden from the student, sampled per view."""
 
@@ -77,7 +81,7 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         """Check each value."""
-        for name in ("token_noise", "token_offset", "region_offset"):
+        for name in ("token_noise", "token_offset", "region_offset", "stain_views"):
             require_at_least(0, name, getattr(self, name))
         for name in ("token_dropout", "block_mask"):
             require(0 <= getattr(self, name) < 1, flag(name), getattr(self, name), "0 to below 1")

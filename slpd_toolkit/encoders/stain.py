@@ -8,6 +8,7 @@ one linear map of optical densities, of which white glass is a fixed point.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LEVELS = 256
+VIEW_GAIN, VIEW_HUE = 0.3, 0.04
+"""Strength of the stain views of a cache: about what differs between laboratories."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ def draw_stain_change(rng: np.random.Generator, *, gain: float, hue: float) -> S
     colors = _unit(np.array(STAINS))
     colors[:2] = np.maximum(colors[:2] + hue * rng.standard_normal((2, 3)), 0.01)
     return stain_change(gains, colors)
+
+
+def stain_of_view(view: int, slide_id: str, seed: int) -> StainChange:
+    """Draw the change of stain of one view of a slide; it depends on nothing else.
+
+    Args:
+        view: Number of the view, from 1.
+        slide_id: The slide.
+        seed: Seed of all views.
+    """
+    digest = hashlib.sha256(slide_id.encode()).digest()
+    rng = np.random.default_rng([seed, view, int.from_bytes(digest[:8], "little")])
+    return draw_stain_change(rng, gain=VIEW_GAIN, hue=VIEW_HUE)
 
 
 def restain(pixels: Tensor, change: StainChange) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -64,12 +64,22 @@ def encode_stream(
 
 
 class EncoderStream(Generic[Key]):
-    """An encoder that takes patches as they come and returns tokens as batches are full; see `encode_stream`."""
+    """An encoder that takes patches as they come and returns tokens as batches are full; see `encode_stream`.
+
+    `prepare` changes each batch in place, on the device, before it is encoded, given its parts.
+    """
 
     def __init__(
-        self, encoder: Encoder, *, batch_size: int, patch_px: int, device: torch.device, precision: Precision
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        patch_px: int,
+        device: torch.device,
+        precision: Precision,
+        prepare: Callable[[Tensor, Sequence[Part[Key]]], None] | None = None,
     ) -> None:
-        self._encoder, self._device, self._precision = encoder, device, precision
+        self._encoder, self._device, self._precision, self._prepare = encoder, device, precision, prepare
         self._batches = BatchFiller[Key](batch_size, patch_px, pin_memory=device.type == "cuda")
         self._in_flight: deque[tuple[Tensor, list[Part[Key]]]] = deque()
         self._ahead = 0 if device.type == "cpu" else 1
@@ -89,7 +99,10 @@ class EncoderStream(Generic[Key]):
             yield from _land(*self._in_flight.popleft())
 
     def _start(self, batch: Tensor, parts: list[Part[Key]]) -> None:
-        tokens = self._encoder.embed(batch.to(self._device, non_blocking=True), self._precision)
+        batch = batch.to(self._device, non_blocking=True)
+        if self._prepare is not None:
+            self._prepare(batch, parts)
+        tokens = self._encoder.embed(batch, self._precision)
         self._in_flight.append((tokens, parts))
 
 

@@ -81,31 +81,59 @@ def draw_crops(crops: CropsConfig, regions: int, grid: tuple[int, int], generato
     )
 
 
-def cut_crops(tokens: Tensor, crops: CropsConfig, plan: CropPlan, present: Tensor | None = None) -> Views:
+def draw_stains(views: int, regions: int, stains: int, generator: torch.Generator) -> Tensor:
+    """Draw the stain of each view, (V, B) int64: a random order of the stains per region, repeated as needed.
+
+    The first min(V, S) views of a region, global ones first, therefore have different stains.
+
+    Args:
+        views: Number of views V of a region.
+        regions: Batch size B.
+        stains: Number of stains S.
+        generator: CPU generator; the same state gives the same stains.
+    """
+    order = torch.rand((regions, stains), generator=generator, dtype=torch.float64).argsort(dim=1)
+    return order[:, torch.arange(views) % stains].T.contiguous()
+
+
+def cut_crops(
+    tokens: Tensor,
+    crops: CropsConfig,
+    plan: CropPlan,
+    present: Tensor | None = None,
+    stains: Tensor | None = None,
+) -> Views:
     """Cut all views of a batch with one gather of token rows, on the tokens' device.
 
     Crops are cut as planned even where hardly any token is present, so that all regions have the same number of views
     and the draws do not depend on the cache. Such crops are rare, because regions are selected by tissue.
 
     Args:
-        tokens: (B, H, W, D) token grids, contiguous.
+        tokens: (B, H, W, D) token grids, contiguous; with `stains`, (B, S, H, W, D), of each region under S stains.
         crops: Number and size of the crops.
         plan: Offsets, flips and rotations of this batch.
         present: (B, H, W) bool, on the tokens' device: patches that have a token; None if all have.
+        stains: (V, B) stain of each view, on the CPU; None if the tokens have no dimension of stains.
     """
-    _, height, width, dim = tokens.shape
+    height, width, dim = tokens.shape[-3:]
     global_part = CropPlan(*(field[: crops.global_crops] for field in plan))
     local_part = CropPlan(*(field[crops.global_crops :] for field in plan))
     parts = ((global_part, crops.global_side), (local_part, crops.local_side))
     rows = [_token_rows(part, side, height, width).to(tokens.device, non_blocking=True) for part, side in parts]
     gathered = torch.cat([index.flatten() for index in rows])
+    stained = gathered
+    if stains is not None:  # row r of region b is row r + h w (b (S - 1) + s) among all stains
+        regions = torch.arange(len(tokens)) * (tokens.shape[1] - 1)
+        shift = ((stains + regions) * (height * width)).to(tokens.device)[..., None, None]
+        parts_of = (shift[: crops.global_crops], shift[crops.global_crops :])
+        stained = torch.cat([(index + add).flatten() for index, add in zip(rows, parts_of, strict=True)])
 
-    def cut(table: Tensor) -> tuple[Tensor, Tensor]:
-        global_crops, local_crops = torch.split(table[gathered], [index.numel() for index in rows])
+    def cut(table: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        global_crops, local_crops = torch.split(table[wanted], [index.numel() for index in rows])
         return global_crops.view(*rows[0].shape, *table.shape[1:]), local_crops.view(*rows[1].shape, *table.shape[1:])
 
-    masks = None if present is None else Masks(*cut(present.flatten()))
-    return Views(*cut(tokens.reshape(-1, dim)), masks, masks)
+    masks = None if present is None else Masks(*cut(present.flatten(), gathered))
+    return Views(*cut(tokens.reshape(-1, dim), stained), masks, masks)
 
 
 def centre_crop(tokens: Tensor, side: int) -> Tensor:

@@ -30,12 +30,12 @@ _FREE = "precision"
 def origins_of(
     models: Sequence[Model], representations: Sequence[Representation], options: InferenceOptions
 ) -> dict[str, Origin]:
-    """Describe the models that can be bundled, by name; descriptors of slides cannot yet."""
+    """Describe the models that can be bundled, by name; descriptors of slides and means over stains cannot yet."""
     found = {}
     for model, representation in zip(models, representations, strict=True):
         if isinstance(model, VectorTable):
             found[model.name] = Origin("table", _short(model.source), model.digest, representation.bags.width)
-        elif isinstance(model, RegionModel):
+        elif isinstance(model, RegionModel) and not model.over_stains:
             meta = model.cache.store.meta
             found[model.name] = Origin(
                 "mean-tokens" if model.network is None else "region-vit",

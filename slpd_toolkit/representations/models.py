@@ -135,6 +135,9 @@ class RegionModel:
     of_cache: bool = True
     network: RegionViT | None = None
     """The network that embeds; None for the mean of tokens."""
+    over_stains: bool = False
+    """Whether tokens are averaged over the stain views of the cache. `slpd predict` does not make these, so such
+    a model is not bundled."""
 
     @property
     def slides(self) -> Collection[str]:

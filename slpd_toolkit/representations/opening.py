@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,9 @@ from slpd_toolkit.representations.models import DescribedModel, RegionModel
 from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.centered_tokens import CenteredTokens
+from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
+from slpd_toolkit.store.stain_views import MeanOfStains, count_stain_views, open_stain_views
 from slpd_toolkit.training.run_folder import SLIDES
 from slpd_toolkit.training.sampling import Stream, generator
 
@@ -117,8 +120,12 @@ def _open_regions(
         return _untrained(source, cache, trained, options), None
     if source.kind is Kind.REGION_VIT:
         return _open_region_vit(source, cache, options)
-    embed = _mean_tokens(cache.store)
-    return RegionModel(source.name, source.kind.value, "", cache, embed, pretraining_known=True), None
+    embed, over_stains = _mean_tokens(cache.store), source.kind is Kind.MEAN_OF_STAINS
+    cache = _with_mean_of_stains(cache) if over_stains else cache
+    model = RegionModel(
+        source.name, source.kind.value, "", cache, embed, pretraining_known=True, over_stains=over_stains
+    )
+    return model, None
 
 
 def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) -> RegionModel:
@@ -153,9 +160,25 @@ def open_like(model: RegionModel, cache: Cache, options: InferenceOptions) -> Re
     """Open a model of regions for another cache of the same kind of tokens; see `open_origin`."""
     network = model.network
     if network is None:
+        cache = _with_mean_of_stains(cache) if model.over_stains else cache
         return replace(model, cache=cache, embed=_mean_tokens(cache.store))
     stored = options.out / _STORED / _stored_name(f"external-{model.name}", cache.store, options)
     return replace(model, cache=_inputs(network, cache), embed=_forward(network, cache, options), stored=stored)
+
+
+def _with_mean_of_stains(cache: Cache) -> Cache:
+    """Return the cache with tokens averaged over all its stains.
+
+    Raises:
+        UsageError: It has no stain views.
+        CacheError: A view lacks slides.
+    """
+    folder = cache.store.folder
+    views = open_stain_views(cache.store, max(1, 0 if folder is None else count_stain_views(folder)))
+    of_views = [CohortTokens(view) for view in views]
+    for each in of_views:
+        weakref.finalize(cache.tokens, each.close)
+    return replace(cache, tokens=MeanOfStains(cache.store, [cache.tokens, *of_views]))
 
 
 def mean_of_tissue(grids: Tensor, tissue: Tensor, present: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
-_MEAN_TOKENS, _UNTRAINED = "mean-tokens", "untrained"
+_MEAN_TOKENS, _MEAN_OF_STAINS, _UNTRAINED = "mean-tokens", "mean-of-stains", "untrained"
 TABLE_SUFFIXES = (".csv", ".npz", ".parquet", ".h5", ".h5ad")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MOST_CLUSTERS = 1024
@@ -31,8 +31,12 @@ class Kind(Enum):
 
     REGION_VIT = "region ViT"
     MEAN_TOKENS = "mean of the tissue tokens of a region"
+    MEAN_OF_STAINS = "mean of the tissue tokens of a region, over all stains of the cache"
     UNTRAINED = "untrained region ViT"
     TABLE = "table of slide vectors"
+
+
+_KEYWORDS = {Kind.MEAN_TOKENS: _MEAN_TOKENS, Kind.MEAN_OF_STAINS: _MEAN_OF_STAINS, Kind.UNTRAINED: _UNTRAINED}
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def parse_descriptor(text: str) -> ChosenDescriptor:
 
 
 def _parse_source(name: str, text: str, *, added: str = "") -> Source:
-    for kind, keyword in ((Kind.MEAN_TOKENS, _MEAN_TOKENS), (Kind.UNTRAINED, _UNTRAINED)):
+    for kind, keyword in _KEYWORDS.items():
         if text == keyword:
             return Source(name or f"{keyword}{added}", kind)
     path = Path(text)
@@ -130,10 +134,11 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
                 hint="`slpd pretrain` writes this file at the end of the first epoch.",
             )
     if not path.is_file():
-        near = get_close_matches(text, (_MEAN_TOKENS, _UNTRAINED), n=1)
+        near = get_close_matches(text, tuple(_KEYWORDS.values()), n=1)
         raise UsageError(
             f"--model: {text} does not exist{f' (did you mean {near[0]}?)' if near else ''}.",
-            hint="Allowed: a run folder, a weights file, a table of slide vectors, mean-tokens or untrained.",
+            hint="Allowed: a run folder, a weights file, a table of slide vectors, mean-tokens, mean-of-stains or "
+            "untrained.",
         )
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES + _WEIGHT_SUFFIXES:

@@ -78,6 +78,9 @@ class TokenMeta:
     """Every resolved setting of the run that wrote the file, as JSON."""
     mask: str = ""
     """The mask of the user that was used, as JSON: file, digest, mode, classes; empty, and not stored, without one."""
+    stain: str = ""
+    """The change of stain under which patches were encoded, as JSON (see `encoders.stain`); empty, and not stored, if
+    they were encoded as they are."""
     source: str = ""
     """The files of another tool that this file was imported from and how their patches were placed, as JSON; empty if
     slpd embed read the slide itself."""
@@ -143,7 +146,16 @@ COHORT_FIELDS = (*ENCODER_FIELDS, *GRID_FIELDS)
 RUN_FIELDS = (*COHORT_FIELDS, "min_tissue")
 """Attributes of existing files that must match a run that adds to their cache."""
 
-SLIDE_FIELDS = ("slide_id", "slide_width_l0", "slide_height_l0", "slide_fingerprint", "mpp_l0", "region_l0", "mask")
+SLIDE_FIELDS = (
+    "slide_id",
+    "slide_width_l0",
+    "slide_height_l0",
+    "slide_fingerprint",
+    "mpp_l0",
+    "region_l0",
+    "mask",
+    "stain",
+)
 """Attributes, besides `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
 
 
@@ -205,7 +217,7 @@ def as_tokens(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float1
 
 def _stored(attributes: dict[str, Any]) -> dict[str, Any]:
     """Leave out what files of this version did not always have, where it is empty."""
-    return {name: value for name, value in attributes.items() if name != "mask" or value}
+    return {name: value for name, value in attributes.items() if name not in {"mask", "stain"} or value}
 
 
 def _plain(value: Any) -> Any:
@@ -254,8 +266,9 @@ def _out_of_range(values: Mapping[str, Any]) -> list[str]:
         found.append(f"mean and std are {values['mean']} and {values['std']}")
     if not is_safe_name(values["slide_id"]):
         found.append(f"slide_id is {values['slide_id']!r}, allowed: letters, digits, '.', '_' and '-'")
-    if not _is_object(values.get("source") or "{}"):
-        found.append("source is not a JSON object")
+    found += [
+        f"{name} is not a JSON object" for name in ("source", "stain") if not _is_object(values.get(name) or "{}")
+    ]
     return found
 
 

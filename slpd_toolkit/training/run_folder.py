@@ -18,7 +18,7 @@ from slpd_toolkit.training.metrics_file import MetricsLog
 from slpd_toolkit.training.prototype_file import describe_prototypes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -41,12 +41,21 @@ class RunFolder:
         recipe: All settings of the run, with the resolved precision.
         store: Token cache that the run trains on.
         processes: Processes of the run.
+        views: Stain views of the cache that the run uses.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any], store: TokenStore, processes: Processes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        recipe: Mapping[str, Any],
+        store: TokenStore,
+        processes: Processes,
+        views: Sequence[TokenStore] = (),
+    ) -> None:
         self.path, self.store, self.processes = path, store, processes
         self.recipe = dict(recipe)
-        self.started_with = {**recipe, "processes": processes.world, "cohort": describe_cohort(store)}
+        cohort = "; stain view ".join(describe_cohort(each) for each in (store, *views))
+        self.started_with = {**recipe, "processes": processes.world, "cohort": cohort}
         self._metrics: MetricsLog | None = None
 
     @property

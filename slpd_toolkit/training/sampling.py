@@ -38,6 +38,7 @@ class Stream(IntEnum):
     DEPTH = 3
     AUGMENTATION = 4
     SPREAD = 5
+    STAIN = 6
 
 
 def generator(seed: int, stream: Stream, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -16,6 +16,7 @@ from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.selection import select_slides
+from slpd_toolkit.store.stain_views import StainTokens, open_stain_views
 from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.checkpoint import load_checkpoint
@@ -51,6 +52,8 @@ class Run:
     state: TrainingState
     source: ViewSource
     folder: RunFolder
+    stained: StainTokens | None = None
+    """The same regions under all stains; None without stain views."""
 
     @property
     def steps_left(self) -> int:
@@ -61,7 +64,9 @@ class Run:
         """Yield the batches of the remaining steps; see `read_batches`."""
         left = range(self.state.progress.step, self.plan.steps)
         pin = self.state.device.type == "cuda"
-        return read_batches(self.tokens, self.plan.schedule, left, workers=self.config.workers, pin_memory=pin)
+        return read_batches(
+            self.stained or self.tokens, self.plan.schedule, left, workers=self.config.workers, pin_memory=pin
+        )
 
     def rebuild_prototypes(self) -> None:
         """Cluster and match the cohort with the current teacher, and write prototypes.h5.
@@ -90,7 +95,7 @@ class Run:
 
     def close(self) -> None:
         """Release files."""
-        self.tokens.close()
+        (self.stained or self.tokens).close()
         self.folder.close()
 
 
@@ -110,20 +115,25 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     plan = make_plan(config, int(store.lengths.sum()), processes)
     slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)
     state = make_state(slpd, device, precision, grouped=processes.joined)
-    folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes)
+    views = open_stain_views(store, config.augmentation.stain_views)
+    folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes, views)
     folder.claim()
-    tokens = CohortTokens(store)
-    if config.region_vit.centering == "slide":
-        tokens = CenteredTokens(store, tokens)
+    tokens = _open_tokens(config, store)
+    stained = StainTokens(store, [tokens, *(_open_tokens(config, view) for view in views)]) if views else None
     if folder.checkpoint.exists():
         state.progress = load_checkpoint(
             folder.checkpoint, slpd, state.optimiser, state.scaler, folder.started_with, device
         )
     else:
-        processes.unless_stopped(stop, lambda: _check_tokens(tokens, processes, stop))
+        processes.unless_stopped(stop, lambda: _check_tokens(stained or tokens, processes, stop))
     source = _view_source(config, tokens, plan, store.grid, state)
     folder.open(state.progress.step, tensorboard=config.tensorboard)
-    return Run(config, processes, stop, store, tokens, plan, state, source, folder)
+    return Run(config, processes, stop, store, tokens, plan, state, source, folder, stained)
+
+
+def _open_tokens(config: PretrainConfig, store: TokenStore) -> CohortTokens:
+    tokens = CohortTokens(store)
+    return CenteredTokens(store, tokens) if config.region_vit.centering == "slide" else tokens
 
 
 def announce(run: Run) -> None:

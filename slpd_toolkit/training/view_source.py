@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from slpd_toolkit.objectives.augment import augment
-from slpd_toolkit.objectives.crops import cut_crops, draw_crops
+from slpd_toolkit.objectives.crops import cut_crops, draw_crops, draw_stains
 from slpd_toolkit.training.sampling import Stream, generator
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Draws(NamedTuple):
     """Random generator of stochastic depth."""
     augmentation: torch.Generator
     """Random generator of augmentation."""
+    stains: Tensor | None = None
+    """(V, B) stain of each view of this process's regions; None without stain views."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,26 @@ class ViewSource:
         depth, augmentation = (
             generator(seed, stream, step, rank, device=self.device) for stream in (Stream.DEPTH, Stream.AUGMENTATION)
         )
-        return Draws(crops, depth, augmentation)
+        stains = None
+        if self.augmentation.stain_views:
+            stains = draw_stains(
+                len(self.crops.sides()),
+                self.schedule.global_batch,
+                1 + self.augmentation.stain_views,
+                generator(seed, Stream.STAIN, step),
+            )[:, self.schedule.part]
+        return Draws(crops, depth, augmentation, stains)
 
     def views(self, batch: Tensor, samples: Tensor, part: slice, draws: Draws) -> Views:
         """Cut and augment the views of a part of a batch.
 
         Args:
-            batch: (B, grid, grid, D) tokens, on the device.
+            batch: (B, grid, grid, D) tokens, on the device; (B, S, grid, grid, D) with stain views.
             samples: (B,) indices of the regions, on the device.
             part: The part.
             draws: Draws of the step.
         """
         present = None if self.present is None else self.present[samples[part]]
-        views = cut_crops(batch[part], self.crops, draws.crops.of_regions(part), present)
+        stains = None if draws.stains is None else draws.stains[:, part]
+        views = cut_crops(batch[part], self.crops, draws.crops.of_regions(part), present, stains)
         return augment(views, self.augmentation, self.statistics, draws.augmentation)

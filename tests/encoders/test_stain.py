@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slpd_toolkit.encoders.handcrafted import STAINS
-from slpd_toolkit.encoders.stain import draw_stain_change, restain, stain_change
+from slpd_toolkit.encoders.stain import draw_stain_change, restain, stain_change, stain_of_view
 
 COLORS = np.array(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
 
@@ -24,6 +24,12 @@ def twin(pixels: np.ndarray, gains: np.ndarray, colors: np.ndarray) -> np.ndarra
     amounts = np.linalg.solve(COLORS.T, density.T).T * gains
     changed: np.ndarray = 256 * np.exp(-(amounts @ colors)) - 1
     return changed.reshape(pixels.shape)
+
+
+def twin_of_matrix(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Change the stain in float64 by a matrix of optical densities."""
+    changed: np.ndarray = 256 * np.exp(np.log((pixels.astype(np.float64) + 1) / 256) @ matrix) - 1
+    return changed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -67,3 +73,11 @@ def test_draws_are_within_their_limits_and_reproducible() -> None:
     assert np.abs(np.log(gains[:, :2])).max() <= 0.3
     assert np.abs(np.log(gains[:, :2])).max() > 0.29
     np.testing.assert_allclose(gains[:, 2], 1)
+
+
+def test_a_view_depends_on_its_number_the_slide_and_the_seed_only() -> None:
+    drawn = {
+        (view, slide, seed): stain_of_view(view, slide, seed) for view in (1, 2) for slide in "ab" for seed in (0, 1)
+    }
+    assert len(set(drawn.values())) == 8
+    assert drawn[2, "b", 1] == stain_of_view(2, "b", 1)

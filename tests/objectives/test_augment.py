@@ -46,7 +46,7 @@ def test_nothing_to_do_does_nothing_and_draws_nothing() -> None:
 @pytest.mark.parametrize("name", ["token_noise", "token_offset", "region_offset"])
 def test_noise_and_offsets_need_the_statistics_of_the_cohort(name: str) -> None:
     with pytest.raises(ValueError, match="require the statistics"):
-        augment(views(), AugmentationConfig(**{name: 1.0}), None, rng())
+        augment(views(), AugmentationConfig(**{name: 1.0}), None, rng())  # type: ignore[arg-type]
 
 
 def test_noise_has_the_deviation_asked_for_and_is_each_token_s_own() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.encoders.encoder import Encoder
     from slpd_toolkit.encoders.geometry import Geometry
     from slpd_toolkit.slides.plan import SlidePlan
 
@@ -44,6 +45,8 @@ class DeviceSettings:
     precisions: list[Precision]
     digests: list[str]
     """Digests of the weights when the command checked them."""
+    views: list[int]
+    """Number of the stain view; the views of an encoder follow it, and share its network."""
     readers: int
     """Number of processes that read slides for this device."""
     share: int
@@ -91,7 +94,9 @@ def serve(descriptor: int) -> None:
 
 
 def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[..., None]) -> None:
-    lanes = [_lane(settings, index, tell) for index in range(len(settings.configs))]
+    lanes: list[Lane] = []
+    for index in range(len(settings.configs)):
+        lanes.append(_lane(settings, index, tell, lanes[-1].identity.encoder if settings.views[index] else None))
     told = time.monotonic()
 
     def tell_progress() -> None:
@@ -120,13 +125,13 @@ def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[...,
         pipeline.run(itertools.chain([first], following()), 0)
 
 
-def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None]) -> Lane:
+def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None], made: Encoder | None) -> Lane:
     config, geometry = settings.configs[index], settings.geometries[index]
-    encoder = encoder_of(config, geometry)
+    encoder = made or encoder_of(config, geometry)
     if encoder.weights_sha256 != settings.digests[index]:
         raise WeightsError(
             f"The weights of {encoder.name} changed while they were used.", hint="Run the command again."
         )
     encoder.network.to(settings.device)
-    identity = CacheIdentity(config, geometry, encoder, settings.precisions[index])
+    identity = CacheIdentity(config, geometry, encoder, settings.precisions[index], settings.views[index])
     return Lane(identity, settings.device, _RemoteLog(tell, index), on_over=lambda slide_id: tell("over", slide_id))

@@ -116,6 +116,7 @@ class DeviceFleet:
                 geometries=[lane.identity.geometry for lane in lanes],
                 precisions=[lane.identity.precision for lane in lanes],
                 digests=[lane.identity.encoder.weights_sha256 for lane in lanes],
+                views=[lane.identity.view for lane in lanes],
                 readers=readers,
                 share=len(devices),
                 draw=draw,

@@ -10,18 +10,21 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.encoders.stain import restain
 from slpd_toolkit.encoders.stream import EncoderStream, encode_stream
 from slpd_toolkit.ingest.embedding.tally import EmbedTally
 from slpd_toolkit.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
     import torch
+    from torch import Tensor
 
     from slpd_toolkit.core.manifest import SlideEntry
+    from slpd_toolkit.encoders.stream import Part
     from slpd_toolkit.ingest.embedding.block_key import BlockKey
     from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 
@@ -37,6 +40,21 @@ class Failures(Protocol):
 
     def add(self, failure: Failure) -> None:
         """Record a failure."""
+
+
+def restain_parts(batch: Tensor, parts: Sequence[Part[BlockKey]]) -> None:
+    """Change the stain of a batch in place, each part by the change of its slide.
+
+    Args:
+        batch: (B, H, W, 3) uint8, on the device of the encoder.
+        parts: Parts of the batch, in turn.
+    """
+    first = 0
+    for part in parts:
+        change, inside = part.key.job.stain, slice(first, first + part.count)
+        if change is not None:
+            batch[inside] = restain(batch[inside], change)
+        first = inside.stop
 
 
 @dataclass(eq=False)
@@ -64,11 +82,15 @@ class Lane:
             patch_px=self.identity.geometry.patch_px,
             device=self.device,
             precision=self.identity.precision,
+            prepare=restain_parts if self.identity.view else None,
         )
 
     @cached_property
     def white_token(self) -> npt.NDArray[np.float32]:
-        """Token of a white patch, (1, D), for all padding outside slides; computing it takes one batch."""
+        """Token of a white patch, (1, D), for all padding outside slides; computing it takes one batch.
+
+        White is the same under all changes of stain.
+        """
         patch_px = self.identity.geometry.patch_px
         white = np.full((1, patch_px, patch_px, 3), 255, np.uint8)
         stream = encode_stream(

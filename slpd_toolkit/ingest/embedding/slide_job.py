@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.embed import EmbedConfig
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.encoders.geometry import Geometry
+    from slpd_toolkit.encoders.stain import StainChange
     from slpd_toolkit.ingest.embedding.lane import Lane
     from slpd_toolkit.ingest.embedding.staging import Stage
     from slpd_toolkit.slides.guarded_slide import SlideReaders
@@ -58,6 +59,8 @@ class SlideJob:
 
     lane: Lane
     writer: TokenWriter
+    stain: StainChange | None = None
+    """Change of stain before encoding; None for patches as they are."""
     over: bool = False
     lost: int = 0
     """Number of patches without a token, because their pixels are missing."""
@@ -175,14 +178,14 @@ class SlideOpener:
         jobs: list[SlideJob] = []
         try:
             plan = slide.plan(lattice, config.min_tissue, mask_file)
-            for lane in wanted if config.qc else []:
+            for lane in (each for each in wanted if each.identity.config.qc):
                 self.draw(lane.picture(entry), plan)
             require_tissue(plan, masked=mask_file is not None)
             for lane in wanted:
                 meta = lane.identity.meta(*about)
                 may_drop = config.allow_missing_pixels
                 writer = TokenWriter(lane.token_file(entry), meta, plan.coords_l0, plan.tissue, may_drop=may_drop)
-                jobs.append(SlideJob(lane, writer))
+                jobs.append(SlideJob(lane, writer, lane.identity.stain(entry.slide_id)))
         except Exception as error:  # noqa: BLE001 - another geometry may do
             for job in jobs:
                 job.end(keep=False)
