@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILENAME = ".index"
-VERSION = 2
+VERSION = 3
 _MAGIC = "slpd-index"
 _WORTH_WRITING = 32
 """Minimum number of new entries for which the index is written; fewer are read again next time."""
@@ -53,6 +53,7 @@ _OWN = (
     "region_l0",
     "mask",
     "source",
+    "stain",
 )
 """Attributes that differ between slides; the others are stored once for all slides that share them."""
 

@@ -1,4 +1,4 @@
-"""Stain views of a cache: the tokens stay as they are, each view is that of its stain, and views are added and resumed."""
+"""Stain views of a cache: tokens stay as they are, each view is that of its stain, views are added and resumed."""
 
 from __future__ import annotations
 
