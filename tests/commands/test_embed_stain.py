@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.encoders.encoder import Encoder
     from slpd_toolkit.ingest.embedding.block_key import BlockKey
+    from slpd_toolkit.slides.plan import BlockPixels
 
 Recorded = list[tuple["BlockKey", np.ndarray]]
 
@@ -65,7 +66,12 @@ def test_tokens_are_bit_equal_and_views_are_those_of_their_stain(
     manifest, out = write_cohort(tmp_path, 2), tmp_path / "cache"
     reads: list[int] = []
     read = GuardedSlide.read_block
-    monkeypatch.setattr(GuardedSlide, "read_block", lambda *given: (reads.append(1), read(*given))[1])
+
+    def counted(self: GuardedSlide, *given: Any) -> BlockPixels:
+        reads.append(1)
+        return read(self, *given)
+
+    monkeypatch.setattr(GuardedSlide, "read_block", counted)
     assert embed.run(small_config(manifest, out)) == 0
     plain, blocks = bytes_of(out), len(reads)
     for path in out.glob("*.h5"):

@@ -69,10 +69,9 @@ def test_the_first_views_of_a_region_have_different_stains_and_all_are_equally_f
 
 def test_training_sees_regions_under_different_stains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, seen = write_views(tmp_path), list["Views"]()
-    cut = view_source.cut_crops
 
     def watched(*given: Any) -> Views:
-        seen.append(cut(*given))
+        seen.append(cut_crops(*given))
         return seen[-1]
 
     monkeypatch.setattr(view_source, "cut_crops", watched)
