@@ -9,10 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from benchmarks.gpu.cards import peak_gib, reset_peak
-from benchmarks.gpu.place import prepare, relative_difference, rounded
+from benchmarks.gpu.place import relative_difference, rounded
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.place import Place
 
-_EXACT: dict[str, Any] = {**TINY, "log_every": 1, "lr": 0.0005, "drop_path": 0.0}
+EXACT: dict[str, Any] = {**TINY, "log_every": 1, "lr": 0.0005, "drop_path": 0.0}
 """Stochastic depth draws on the device, so that it is off where a device is compared with the CPU."""
 
 
@@ -48,7 +46,7 @@ def run(place: Place) -> dict[str, Any]:
 
 def _train(place: Place, cache: Path, name: str, **changes: Any) -> Path:
     out = place.folder / name
-    settings = {**_EXACT, "device": place.device, **changes}
+    settings = {**EXACT, "device": place.device, **changes}
     assert pretrain.run(build(PretrainConfig, {"cache": cache, "out": out, **settings})) == 0
     return out
 
@@ -67,7 +65,7 @@ def _check_resuming(place: Place, cache: Path, whole: list[float]) -> None:
         return end_step(recorder, step, *given)
 
     out = place.folder / "stopped"
-    config = build(PretrainConfig, {"cache": cache, "out": out, **_EXACT, "device": place.device})
+    config = build(PretrainConfig, {"cache": cache, "out": out, **EXACT, "device": place.device})
     setattr(Recorder, "end_step", end_step_and_stop)  # noqa: B010 - for one run
     try:
         place.require("a run that is sent SIGTERM saves its state", ok=pretrain.run(config) == 128 + signal.SIGTERM)
@@ -82,7 +80,7 @@ def _check_resuming(place: Place, cache: Path, whole: list[float]) -> None:
 def _check_one_rank(place: Place, cache: Path, alone: list[float]) -> None:
     """Train in a process group of one rank, with NCCL on a GPU, and compare the losses with those without a group."""
     out = place.folder / "one-rank"
-    command = [sys.executable, "-m", "benchmarks.gpu.parts.pretrain", str(cache), str(out), place.device]
+    command = [sys.executable, "-m", "benchmarks.gpu.one_rank", str(cache), str(out), place.device]
     group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
     done = subprocess.run(command, env=os.environ | group, check=False, capture_output=True, text=True)
     backend = done.stdout.strip().rpartition("\n")[2]
@@ -128,28 +126,3 @@ def _rates(place: Place) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def one_rank(cache: str, out: str, device: str) -> None:
-    """Train in the process group that the environment describes; prints the backend."""
-    from pathlib import Path
-
-    from torch import distributed
-
-    prepare()
-    kept = distributed.destroy_process_group
-    names: list[str] = []
-
-    def name_and_destroy(*given: Any) -> None:
-        names.append(distributed.get_backend())
-        kept(*given)
-
-    setattr(distributed, "destroy_process_group", name_and_destroy)  # noqa: B010
-    code = pretrain.run(build(PretrainConfig, {"cache": Path(cache), "out": Path(out), **_EXACT, "device": device}))
-    print(*names, sep="\n")
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    one_rank(*sys.argv[1:])
