@@ -134,12 +134,13 @@ class MilEvalSettings(TypedDict, total=False):
     slides_root: StrPath | None
     where: StrPath | Sequence[StrPath]
     task: str
-    target: str
+    target: StrPath | Sequence[StrPath]
     classes: StrPath | Sequence[StrPath]
     time_column: str | None
     event_column: str | None
     time_bins: int
     allow_missing: bool
+    covariates: StrPath | Sequence[StrPath]
     split_kind: str | None
     folds: int | None
     repeats: int | None

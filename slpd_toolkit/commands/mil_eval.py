@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import joblib
@@ -14,22 +14,33 @@ from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.cohort.audit import audit_splits
-from slpd_toolkit.mil.cohort.inputs import patients_of, read_inputs, read_manifest
+from slpd_toolkit.mil.cohort.covariates import read_covariates
+from slpd_toolkit.mil.cohort.inputs import patients_of, read_manifest
 from slpd_toolkit.mil.cohort.near_copies import find_near_copies, near_copy_notes
-from slpd_toolkit.mil.cohort.split_kind import divide
+from slpd_toolkit.mil.cohort.several_targets import read_targets
 from slpd_toolkit.mil.external.inputs import read_external
 from slpd_toolkit.mil.external.validation import OtherCohort, validate
 from slpd_toolkit.mil.heads.fold_predictions import check_heads
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.comparisons import compare_all
+from slpd_toolkit.mil.statistics.covariate_study import study_covariates
 from slpd_toolkit.mil.statistics.evaluation import Permutations
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models, missing_intervals, undefined_metrics
 from slpd_toolkit.mil.statistics.results import Evaluation, RepresentationMeasures
 from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
 from slpd_toolkit.mil.statistics.site_effects import measure_site_effects
+from slpd_toolkit.mil.statistics.target_table import adjust_together, target_rows
+from slpd_toolkit.report.covariate_section import print_covariates
 from slpd_toolkit.report.evaluation_folder import REPORT, claim_evaluation_folder, write_evaluation
 from slpd_toolkit.report.evaluation_summary import print_summary
 from slpd_toolkit.report.external_section import print_external
+from slpd_toolkit.report.targets_folder import (
+    claim_targets_folder,
+    folder_names,
+    print_targets,
+    require_single_target,
+    write_targets,
+)
 from slpd_toolkit.report.thumbnails import Thumbnails
 from slpd_toolkit.representations.bundled import origins_of
 from slpd_toolkit.representations.cohort_bags import (
@@ -44,15 +55,32 @@ from slpd_toolkit.representations.opening import InferenceOptions, open_models
 from slpd_toolkit.representations.sources import parse_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
     from slpd_toolkit.config.mil_eval import MilEvalConfig
-    from slpd_toolkit.mil.tasks.task import Task
+    from slpd_toolkit.core.errors import SlpdError
+    from slpd_toolkit.mil.bundle.origin import Origin
+    from slpd_toolkit.mil.cohort.covariates import Covariate
+    from slpd_toolkit.mil.cohort.several_targets import OneTarget
+    from slpd_toolkit.mil.statistics.evaluation import Judgement
+    from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.representations.models import Model
 
 _THUMBNAIL_PX = 640
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluated:
+    """The evaluation of one target."""
+
+    target: OneTarget
+    evaluation: Evaluation
+    judgements: Sequence[Judgement]
+    problems: Mapping[str, SlpdError]
+    other: OtherCohort | None
 
 
 @locks_folder("mil-eval")
@@ -84,21 +112,81 @@ def run(config: MilEvalConfig) -> int:
             warn_of_empty_slides(cache, table["slide_id"])
             meta = cache.store.meta
             console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
-        inputs = read_inputs(table, slides_by_source(config.cache, models), config)
-        task, cohort = inputs.task, inputs.cohort
-        splits, split_notes = divide(inputs, config)
-        check_heads(task, cohort.slides.tolist(), splits, config.aggregator)
-        _warn_of_unused_folds(config, len(splits))
-        other = _read_external(config, models, task, device, options)
+        targets = read_targets(table, slides_by_source(config.cache, models), config)
+        covariates = [read_covariates(each.inputs.covariates) for each in targets]
+        for each in targets:
+            check_heads(each.inputs.task, each.inputs.cohort.slides.tolist(), each.splits, config.aggregator)
+        _warn_of_unused_folds(config, len(targets[0].splits))
+        others = _read_external(config, models, targets, device, options)
         read = (config.manifest, *config.splits, *(source.path for source in sources if source.path is not None))
-        claim_evaluation_folder(config.out, config.cache, read)
-        representations = represent_all(models, cohort.slides.tolist(), cache)
+        folders = _claim_folders(config, targets, read)
+        slides = np.unique(np.concatenate([each.inputs.cohort.slides for each in targets])).tolist()
+        representations = represent_all(models, slides, cache)
         origins = origins_of(models, representations, options)
+    recipe = {
+        **as_recipe(replace(config, folds=config.fold_count)),
+        "task": config.kind,
+        "precision": precision,
+        "device": device.type,
+        ABOUT: provenance(config.manifest, models, cache, device),
+    }
+    found = [
+        _evaluate(each, representations, columns, recipe, other)
+        for each, columns, other in zip(targets, covariates, others, strict=True)
+    ]
+    if len(found) > 1:
+        adjusted = adjust_together([each.evaluation for each in found])
+        found = [replace(each, evaluation=evaluation) for each, evaluation in zip(found, adjusted, strict=True)]
+    thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
+    for evaluated, folder in zip(found, folders, strict=True):
+        _write(evaluated, folder, origins, thumbnails)
+    if len(found) > 1:
+        evaluations = [each.evaluation for each in found]
+        rows = target_rows(evaluations, [each.judgements for each in found])
+        write_targets(config.out, rows, [folder.name for folder in folders], evaluations)
+        print_targets(rows)
+    console.note(f"Report: {config.out / REPORT}.")
+    return 1 if any(each.problems for each in found) else 0
+
+
+def _claim_folders(config: MilEvalConfig, targets: Sequence[OneTarget], read: Sequence[Path]) -> list[Path]:
+    """Create the folder of each target: --out itself for a single one."""
+    if len(targets) == 1:
+        require_single_target(config.out)
+        claim_evaluation_folder(config.out, config.cache, read)
+        return [config.out]
+    folders = [config.out / name for name in folder_names(config.target)]
+    claim_targets_folder(config.out)
+    for folder in folders:
+        claim_evaluation_folder(folder, config.cache, read)
+    return folders
+
+
+def _evaluate(
+    target: OneTarget,
+    every: Sequence[Representation],
+    covariates: Sequence[Covariate],
+    recipe: Mapping[str, object],
+    other: OtherCohort | None,
+) -> _Evaluated:
+    """Evaluate one target.
+
+    Args:
+        target: Its settings, slides and splits.
+        every: Representations of the slides of all targets.
+        covariates: Covariates of the target's slides.
+        recipe: Settings, versions and digests of the whole evaluation.
+        other: External cohort.
+    """
+    config, inputs, splits = target.config, target.inputs, target.splits
+    task, cohort = inputs.task, inputs.cohort
+    representations = tuple(each.of_slides(cohort.slides.tolist()) for each in every)
     copies = {each.name: find_near_copies(each.bags) for each in representations}
     audits = {
         each.name: audit_splits(each.bags, splits, inputs.patient_of, each.pretrained, copies[each.name])
         for each in representations
     }
+    counting = Counting(config.unit, config.sensitivity, config.by_site)
     results, judgements, problems = evaluate_models(
         task,
         cohort,
@@ -106,10 +194,14 @@ def run(config: MilEvalConfig) -> int:
         {name: config.repeats_of(name) for name in config.aggregator},
         splits,
         training=_training(config),
-        counting=Counting(config.unit, config.sensitivity, config.by_site),
+        counting=counting,
         seed=config.seed,
         jobs=config.jobs or joblib.cpu_count(),
     )
+    permutations = Permutations(config.permutations, config.seed)
+    study = None
+    if covariates:
+        study = study_covariates(task, cohort, covariates, splits, results, judgements, counting, permutations)
     labels = np.unique(task.strata, return_inverse=True)[1] if task.strata_are_labels else None
     retrieval = [
         measure_retrieval(each, labels, cohort, splits, config.seed) for each in representations if labels is not None
@@ -127,51 +219,68 @@ def run(config: MilEvalConfig) -> int:
         results=results,
         unit=config.unit,
         by_site=config.by_site,
-        comparisons=compare_all(task, results, judgements, Permutations(config.permutations, config.seed)),
+        comparisons=compare_all(task, results, judgements, permutations),
         audits=audits,
-        of_representations=RepresentationMeasures(tuple(each for each in retrieval if each), tuple(effects)),
-        recipe={
-            **as_recipe(replace(config, folds=config.fold_count)),
-            "task": config.kind,
-            "precision": precision,
-            "device": device.type,
-            ABOUT: provenance(config.manifest, models, cache, device),
-        },
+        of_representations=RepresentationMeasures(tuple(each for each in retrieval if each), tuple(effects), study),
+        recipe=recipe,
         notes=(
             *(f"{aggregator} is left out. {error}" for aggregator, error in problems.items()),
             *inputs.notes,
-            *split_notes,
+            *target.split_notes,
             *undefined_metrics(results),
             *missing_intervals(results, task.headline),
             *near_copy_notes(copies),
         ),
     )
+    return _Evaluated(target, evaluation, judgements, problems, other)
+
+
+def _write(found: _Evaluated, folder: Path, origins: Mapping[str, Origin], thumbnails: Thumbnails) -> None:
+    """Make the bundles of one target, apply them to the external cohort, and write and print everything."""
+    config, evaluation, splits = found.target.config, found.evaluation, found.target.splits
     final = FinalTraining(_training(config), config.seed) if config.final else None
     bundles = make_bundles(evaluation, splits, origins, final)
-    external = None if other is None else validate(evaluation, judgements, bundles, other, config.seed)
-    thumbnails = Thumbnails.of_manifest(table, config.slides_root or config.manifest.parent, _THUMBNAIL_PX)
-    write_evaluation(config.out, evaluation, splits, thumbnails, bundles, external)
+    external = None
+    if found.other is not None:
+        external = validate(evaluation, found.judgements, bundles, found.other, config.seed)
+    write_evaluation(folder, evaluation, splits, thumbnails, bundles, external)
     print_summary(evaluation)
+    study = evaluation.of_representations.covariates
+    if study is not None:
+        print_covariates(study, evaluation.task)
     if external is not None:
         print_external(external)
-    console.note(f"Report: {config.out / REPORT}.")
-    return 1 if problems else 0
 
 
 def _read_external(
-    config: MilEvalConfig, models: Sequence[Model], task: Task, device: torch.device, options: InferenceOptions
-) -> OtherCohort | None:
-    """Read the external cohort and embed its slides; None if there is none."""
+    config: MilEvalConfig,
+    models: Sequence[Model],
+    targets: Sequence[OneTarget],
+    device: torch.device,
+    options: InferenceOptions,
+) -> list[OtherCohort | None]:
+    """Read the external cohort for each target, and embed its slides; None if there is none."""
     if config.external_manifest is None:
-        return None
+        return [None] * len(targets)
     table = read_manifest(config.external_manifest)
     columns, patients = set(table.columns), patients_of(table)
     with open_external(
         config.external, models, device, config.workers, options, no_features=columns, patient_of=patients
     ) as opened:
-        inputs = read_external(table, opened.by_source, task, config)
-        slides = inputs.cohort.slides.tolist()
-        return OtherCohort(config.external_manifest.name, inputs, represent_all(opened.models, slides, opened.cache))
+        inputs = [
+            read_external(table, opened.by_source, each.inputs.task, each.config, lenient=len(targets) > 1)
+            for each in targets
+        ]
+        slides = np.unique(np.concatenate([each.cohort.slides for each in inputs])).tolist()
+        every = represent_all(opened.models, slides, opened.cache)
+    return [
+        OtherCohort(
+            config.external_manifest.name,
+            each,
+            [representation.of_slides(each.cohort.slides.tolist()) for representation in every],
+        )
+        for each in inputs
+    ]
 
 
 def _warn_of_unused_folds(config: MilEvalConfig, splits: int) -> None:

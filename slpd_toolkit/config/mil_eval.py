@@ -52,8 +52,10 @@ class MilEvalConfig:
     task: str = chosen_from(TASKS, default="auto")
     """Kind of target. `auto`: survival if --time-column or --event-column is given, else classification."""
 
-    target: str = "label"
-    """Manifest column of the classes, or of the numbers for `--task regression`."""
+    target: tuple[str, ...] = ("label",)
+    """Manifest column of the classes, or of the numbers for `--task regression`. Repeat the option for several targets:
+    each is evaluated on the same folds, in a sub-folder of --out, with one table and p-values adjusted over all of
+    them; slides may lack some. With `--task multilabel`, one head predicts all of them."""
 
     classes: tuple[str, ...] = ()
     """Class names; repeat the option, for ordinal classes from low to high. With --allow-missing, slides of other
@@ -71,6 +73,11 @@ class MilEvalConfig:
     allow_missing: bool = False
     """Skip slides without a target or embedding, with a note, instead of stopping. Also applies to slides of
     --splits."""
+
+    # -- Covariates --
+    covariates: tuple[str, ...] = ()
+    """Manifest columns, such as `age,stage`, that are compared with the slides: covariates alone, slides alone, and
+    both, on the same folds. Columns of numbers are used as numbers, others as classes; empty cells are allowed."""
 
     # -- Splits --
     split_kind: str | None = chosen_from(SPLIT_KINDS, default=None)
@@ -178,7 +185,8 @@ class MilEvalConfig:
         for name in self.aggregator:
             AGGREGATORS.require(name)
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS.names()))
-        for name in ("model", "aggregator", "classes", "splits", "external"):
+        require(bool(self.target), "--target", "none", "one or more columns of the manifest")
+        for name in ("model", "aggregator", "classes", "splits", "external", "target"):
             values = [str(value) for value in getattr(self, name)]
             twice = sorted({value for value in values if values.count(value) > 1})
             require(not twice, flag(name), f"{', '.join(twice)} more than once", "each value once")
@@ -211,6 +219,20 @@ class MilEvalConfig:
         )
         require(not (self.splits and self.fold_column), "--splits with --fold-column", "both", "only one of them")
         self._require_used(TASKS, "TASK", self.kind)
+        few, many = TASKS.load(self.kind).TASK.target_columns
+        require(
+            few <= len(self.target) <= many,
+            f"--target with --task {self.kind}",
+            ", ".join(self.target),
+            f"{few} or more columns" if len(self.target) < few else "a single column",
+        )
+        columns = self.covariate_columns
+        require(
+            len(set(columns)) == len(columns) and not set(columns) & set(self.target),
+            "--covariates",
+            ", ".join(self.covariates),
+            "columns other than the targets, each once",
+        )
         self._require_used(SPLIT_KINDS, "SPLIT_KIND", self.kind_of_split)
 
     @property
@@ -219,6 +241,11 @@ class MilEvalConfig:
         if self.task != "auto":
             return self.task
         return "survival" if self.time_column or self.event_column else "classification"
+
+    @property
+    def covariate_columns(self) -> tuple[str, ...]:
+        """The columns of --covariates, whose values may list several."""
+        return tuple(name.strip() for value in self.covariates for name in value.split(",") if name.strip())
 
     @property
     def kind_of_split(self) -> str:

@@ -15,7 +15,14 @@ from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
 from slpd_toolkit.mil.bundle.reading import MODEL
 from slpd_toolkit.mil.external.results import external_document, external_rows
-from slpd_toolkit.mil.statistics.tables import FOLD_COLUMNS, finite, fold_rows, metrics_document, prediction_rows
+from slpd_toolkit.mil.statistics.tables import (
+    FOLD_COLUMNS,
+    covariate_rows,
+    finite,
+    fold_rows,
+    metrics_document,
+    prediction_rows,
+)
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
 from slpd_toolkit.report.model_card import model_card
@@ -33,8 +40,10 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.thumbnails import Thumbnails
 
 REPORT, METRICS, PREDICTIONS, FOLDS = "report.html", "metrics.json", "predictions.csv", "folds.csv"
-EXTERNAL = "external_predictions.csv"
-_FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE, EXTERNAL)
+EXTERNAL, COVARIATES = "external_predictions.csv", "covariates.csv"
+_FILES = (REPORT, METRICS, PREDICTIONS, FOLDS, SCORES, RECIPE, EXTERNAL, COVARIATES)
+TARGETS = "targets.csv"
+"""Table of an evaluation of several targets, each in a sub-folder."""
 _OWN_FOLDER = "Use a separate folder for the evaluation."
 
 
@@ -86,6 +95,9 @@ def write_evaluation(
     write_scores(out / SCORES, evaluation)
     document = metrics_document(evaluation)
     (out / EXTERNAL).unlink(missing_ok=True)
+    (out / COVARIATES).unlink(missing_ok=True)
+    if evaluation.of_representations.covariates is not None:
+        write_csv(out / COVARIATES, *covariate_rows(evaluation))
     if external is not None:
         document["external"] = finite(external_document(external))
         write_csv(out / EXTERNAL, *external_rows(external))

@@ -16,11 +16,13 @@ from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.statistics.retrieval import WORDS
+from slpd_toolkit.mil.statistics.tables import adjusted_over
 from slpd_toolkit.mil.tasks.predictions import by_aggregator
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
 from slpd_toolkit.report.calibration_table import calibration_rows
+from slpd_toolkit.report.covariate_section import covariate_section
 from slpd_toolkit.report.external_section import external_section
 from slpd_toolkit.report.fold_figures import draw_folds, draw_intervals
 from slpd_toolkit.report.outcome import alarm, best_first, comparison_table, fold_facts, leaks, sentences, verdict
@@ -80,6 +82,7 @@ def write_report(
     choices = list(zip(ranked, task.choose_cases(ranked, cohort.slides, cohort.patients, _HARDEST), strict=True))
     verdicts = [verdict(paired, headline, headline_metric.words) for paired in evaluation.comparisons]
     metrics = {name: task.known_metrics[name].words for name in results[0].values}
+    study = evaluation.of_representations.covariates
     page = render(
         "evaluation.html",
         evaluation=evaluation,
@@ -113,6 +116,8 @@ def write_report(
         attention=show_attention(evaluation.representations, choices, thumbnails),
         steps=[_css(colour) for colour in colours(np.linspace(0, 1, _STEPS)).tolist()],
         recipe=flatten(evaluation.recipe),
+        covariates=None if study is None else covariate_section(study, task),
+        adjusted_over=adjusted_over(evaluation),
         external=None if external is None else external_section(external),
     )
     write_text(path, page)
@@ -167,10 +172,7 @@ def _facts(evaluation: Evaluation) -> dict[str, str]:
 def _strata(evaluation: Evaluation) -> list[tuple[str, int, int]]:
     """Return stratum, number of slides and number of patients per row."""
     task, cohort = evaluation.task, evaluation.cohort
-    return [
-        (name, int((task.strata == name).sum()), len(np.unique(cohort.patients[task.strata == name])))
-        for name in task.strata_names
-    ]
+    return [(name, int(members.sum()), len(np.unique(cohort.patients[members]))) for name, members in task.groups]
 
 
 def _described(representation: Representation, evaluation: Evaluation) -> dict[str, str]:

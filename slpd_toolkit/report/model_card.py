@@ -90,6 +90,11 @@ def _prediction_facts(bundle: Bundle) -> dict[str, str]:
         "median-class": "the median class of the predicted distribution",
         "risk-percentile": "high risk if the risk is above the median of held-out slides, otherwise low risk",
         "value": "the value",
+        "labels": ", ".join(
+            f"{name} from {threshold:.4g}"
+            for name, threshold in zip(decision.classes, decision.thresholds, strict=False)
+        )
+        + " (probabilities, chosen on the validation parts)",
     }
     facts = {"target": bundle.target, "task": str(bundle.task.get("kind", ""))}
     if decision.classes:
@@ -124,7 +129,7 @@ def _input_facts(bundle: Bundle) -> dict[str, str]:
 
 def _cohort_facts(evaluation: Evaluation) -> dict[str, str]:
     cohort, task = evaluation.cohort, evaluation.task
-    strata = [f"{name} {int((task.strata == name).sum())}" for name in task.strata_names]
+    strata = [f"{name} {int(members.sum())}" for name, members in task.groups]
     facts = {
         "cohort": f"{count(len(cohort.slides), 'slide')} of {count(len(np.unique(cohort.patients)), 'patient')}",
         "slides": ", ".join(strata),

@@ -102,7 +102,7 @@ def test_what_marks_the_patient_leaks_through_slides_and_not_through_patients(tm
 def test_grades_are_judged_by_their_order(tmp_path: Path) -> None:
     grades = [number % 3 + 1 for number in range(36)]
     graded = plant(tmp_path, {"grade": grades}, [4.0 * grade for grade in grades])
-    found = graded.evaluate(tmp_path / "out", task="ordinal", target="grade", classes=("1", "2", "3"))
+    found = graded.evaluate(tmp_path / "out", task="ordinal", target=("grade",), classes=("1", "2", "3"))
     assert not any("order" in note for note in found["notes"])
     assert found["task"] == {"kind": "ordinal", "headline": "quadratic_kappa", "classes": ["1", "2", "3"]}
     assert headline(found, "probe")["mean"] > 0.9
@@ -112,7 +112,7 @@ def test_grades_are_judged_by_their_order(tmp_path: Path) -> None:
 def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
     grades = [("low", "high", "nan")[number % 3] for number in range(24)]
     graded = plant(tmp_path, {"grade": grades}, [0.0] * 24)
-    notes = graded.evaluate(tmp_path / "out", task="ordinal", target="grade", aggregator=("knn",))["notes"]
+    notes = graded.evaluate(tmp_path / "out", task="ordinal", target=("grade",), aggregator=("knn",))["notes"]
     assert any("nan counts as a class" in note for note in notes)
     assert any("assumed to be ordered high < low < nan" in note for note in notes)
 

@@ -213,7 +213,7 @@ def test_an_added_file_is_listed_in_the_error(flag: str, drop: Drop, numbered: P
 def test_an_added_kind_of_target_is_evaluated(drop: Drop, numbered: Planted, tmp_path: Path) -> None:
     drop(*KINDS["--task"][:3])
     out = tmp_path / "out"
-    found = numbered.evaluate(out, task="number-of-test", target="height", aggregator=("knn", "probe", "mean-mlp"))
+    found = numbered.evaluate(out, task="number-of-test", target=("height",), aggregator=("knn", "probe", "mean-mlp"))
     assert found["task"] == {"kind": "number"}
     assert [each["metrics"]["order"]["mean"] > 0.75 for each in found["results"]] == [True] * 3
     rows = read_csv(out / "predictions.csv")

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.tasks.readouts import ReadoutKind
 
-DecisionKind = Literal["threshold", "most-probable", "median-class", "risk-percentile", "value"]
+DecisionKind = Literal["threshold", "most-probable", "median-class", "risk-percentile", "value", "labels"]
 HIGH, LOW = "high risk", "low risk"
+NO_LABEL = "none"
+"""Decision for a slide without any label."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Decision:
     classes: tuple[str, ...] = ()
     threshold: float = 0.5
     """Of the probability of the second class, or of the percentile of the risk."""
+    thresholds: tuple[float, ...] = ()
+    """One per class, for `labels`."""
 
     def decide(self, outputs: FloatArray, percentiles: FloatArray) -> list[str]:
         """Decide for n slides.
@@ -37,6 +41,12 @@ class Decision:
         """
         if self.kind == "value":
             return [f"{value:.6g}" for value in outputs[:, 0].tolist()]
+        if self.kind == "labels":
+            found = outputs >= np.array(self.thresholds)
+            return [
+                ", ".join(name for name, is_found in zip(self.classes, row, strict=True) if is_found) or NO_LABEL
+                for row in found.tolist()
+            ]
         if self.kind == "risk-percentile":
             return [HIGH if rank >= self.threshold else LOW for rank in percentiles.tolist()]
         if self.kind == "threshold":
@@ -49,6 +59,8 @@ def decision_of(readout: ReadoutKind, classes: Sequence[str]) -> Decision:
     """Return the decision for a kind of outputs, with the default threshold."""
     if readout == "softmax":
         return Decision("threshold" if len(classes) == 2 else "most-probable", tuple(classes))
+    if readout == "labels":
+        return Decision("labels", tuple(classes), thresholds=(0.5,) * len(classes))
     if readout == "ordered-classes":
         return Decision("median-class", tuple(classes))
     return Decision("risk-percentile" if readout == "risk" else "value")

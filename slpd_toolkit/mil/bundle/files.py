@@ -111,6 +111,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "kind": bundle.decision.kind,
             "classes": list(bundle.decision.classes),
             "threshold": bundle.decision.threshold,
+            "thresholds": list(bundle.decision.thresholds),
         },
         "distance": {
             "limit": _number(training.limit),

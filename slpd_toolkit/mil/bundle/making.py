@@ -150,34 +150,46 @@ def _decision(
     folds: Sequence[FoldPrediction],
     sensitivity: float | None,
 ) -> Decision:
-    """Choose the threshold on the validation parts, each patient by the mean over slides and heads."""
+    """Choose the thresholds on the validation parts, each patient by the mean over slides and heads."""
     kind = heads[0].readout.kind
     found = task.document().get("classes")
     decision = decision_of(kind, [str(name) for name in found] if isinstance(found, list) else ())
-    if decision.kind != "threshold":
-        return decision
-    scores, positive = validation_scores(task, cohort, heads, folds)
-    return dataclasses.replace(decision, threshold=choose_threshold(positive > 0.5, scores, sensitivity))
+    if decision.kind == "threshold":
+        binary = task.binary_scores(np.arange(len(cohort.slides)), np.zeros((len(cohort.slides), 2)))
+        assert binary is not None
+        scores, positive = validation_scores(cohort, heads, folds, 1, binary[0].astype(np.float64))
+        return dataclasses.replace(decision, threshold=choose_threshold(positive > 0, scores, sensitivity))
+    if decision.kind == "labels":
+        truth = task.contrasts()
+        seen = [validation_scores(cohort, heads, folds, index, truth[:, index]) for index in range(truth.shape[1])]
+        thresholds = [choose_threshold(signs[signs != 0] > 0, scores[signs != 0], None) for scores, signs in seen]
+        return dataclasses.replace(decision, thresholds=tuple(thresholds))
+    return decision
 
 
 def validation_scores(
-    task: Task, cohort: Cohort, heads: Sequence[BundledHead], folds: Sequence[FoldPrediction]
+    cohort: Cohort, heads: Sequence[BundledHead], folds: Sequence[FoldPrediction], column: int, truth: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the score of the second class for each patient of the validation parts, and whether it is of that class.
+    """Return the score of one output for each patient of the validation parts, and the truth of that patient.
 
     Scores are averaged over the slides of a patient and the heads that did not train on it, after temperature scaling.
+
+    Args:
+        cohort: Slides and patients.
+        heads: Heads of the folds.
+        folds: Their predictions.
+        column: The output.
+        truth: (N,) of each slide; equal for all slides of a patient.
     """
     of_slide = cohort.patient_table().of_slide
     patients, values = [], []
     for head, fold in zip(heads, folds, strict=False):
         assert fold.kept is not None
         logits = torch.from_numpy(fold.kept.val_logits) / head.temperature
-        values.append(head.readout.one_by_one(logits)[:, 1])
+        values.append(head.readout.one_by_one(logits)[:, column])
         patients.append(of_slide[fold.kept.val_rows])
     seen, index = np.unique(np.concatenate(patients), return_inverse=True)
     scores = np.bincount(index, np.concatenate(values)) / np.bincount(index)
-    binary = task.binary_scores(np.arange(len(of_slide)), np.zeros((len(of_slide), 2)))
-    assert binary is not None
-    truth = np.zeros(int(of_slide.max()) + 1)
-    truth[of_slide[binary[0]]] = 1.0
-    return scores, truth[seen]
+    of_patient = np.zeros(int(of_slide.max()) + 1)
+    of_patient[of_slide] = truth
+    return scores, of_patient[seen]

@@ -183,7 +183,12 @@ def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
         dict(document["task"]),
         origin,
         heads,
-        Decision(decision["kind"], tuple(map(str, decision["classes"])), float(decision["threshold"])),
+        Decision(
+            decision["kind"],
+            tuple(map(str, decision["classes"])),
+            float(decision["threshold"]),
+            tuple(map(float, decision["thresholds"])),
+        ),
         TrainingSet.from_arrays(training, math.nan if rate is None else float(rate)),
         training.get(KNOWN_MEANS),
         dict(document["facts"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class Inputs:
     """Notes on what was left out or assumed."""
     sites: StrArray | None = None
     """(N,) site of each slide, empty where it is not known; None without sites."""
+    covariates: Mapping[str, StrArray] = field(default_factory=dict)
+    """(N,) cells of each covariate."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -61,13 +63,19 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], config: MilEvalConfig) -> Inputs:
+def read_inputs(
+    table: pd.DataFrame,
+    embedded: Mapping[str, Collection[str]],
+    config: MilEvalConfig,
+    skipped: Collection[str] = frozenset(),
+) -> Inputs:
     """Check a manifest against its embeddings, and read its targets.
 
     Args:
         table: Result of `manifest.read_table`, with checked slide IDs.
         embedded: The slides of each source of embeddings, by the name of the source in messages.
         config: Names of the columns, the task, and whether slides may be missing.
+        skipped: Slides that are left out without a message.
 
     Raises:
         UsageError: Missing columns; slides without target or embedding and embeddings of unlisted slides, unless slides
@@ -81,16 +89,17 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     patients = _patients(table)
     patient_of = dict(zip(table.index, patients, strict=True))
     chosen_rows = select_rows(table, config.where, config.manifest)
+    chosen_rows = chosen_rows[~chosen_rows.index.isin(list(skipped))]
     left_out = set(table.index) - set(chosen_rows.index)
     embedded = {source: set(slides) - left_out for source, slides in embedded.items()}
     table, patients = chosen_rows, patients.loc[chosen_rows.index]
     problems, notes = Problems(), []
     if _PATIENT not in table:
         notes.append("The manifest has no column patient_id: every slide counts as a separate patient.")
-    labelled = (table[columns] != "").all(axis=1)
+    labelled = _has_targets(table, columns, kind)
     labelled &= kind.is_wanted(table[columns], config)
     usable = labelled & table.index.isin(set.intersection(*map(set, embedded.values())))
-    for finding in _findings(table, labelled, columns, embedded):
+    for finding in _findings(table, labelled, columns, embedded, kind):
         if config.allow_missing:
             notes.append(finding.message)
         else:
@@ -106,11 +115,12 @@ def read_inputs(table: pd.DataFrame, embedded: Mapping[str, Collection[str]], co
     notes += task.assumptions(config)
     split_cells = {name: chosen[name].to_numpy(np.str_) for name in split_kind(config.kind_of_split).columns(config)}
     sites = read_sites(chosen, config.site_column)
-    return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes), sites)
+    covariates = {name: chosen[name].to_numpy(np.str_) for name in config.covariate_columns}
+    return Inputs(", ".join(columns), task, cohort, split_cells, patient_of, tuple(notes), sites, covariates)
 
 
 def _require_columns(table: pd.DataFrame, targets: list[str], config: MilEvalConfig) -> None:
-    needed = [*targets, *split_kind(config.kind_of_split).columns(config)]
+    needed = [*targets, *config.covariate_columns, *split_kind(config.kind_of_split).columns(config)]
     absent = [name for name in needed if name not in table]
     if absent:
         near = {name: get_close_matches(name, table.columns, n=1) for name in absent}
@@ -133,12 +143,16 @@ def _patients(table: pd.DataFrame) -> pd.Series[str]:
 
 
 def _findings(
-    table: pd.DataFrame, labelled: pd.Series[bool], columns: list[str], embedded: Mapping[str, Collection[str]]
+    table: pd.DataFrame,
+    labelled: pd.Series[bool],
+    columns: list[str],
+    embedded: Mapping[str, Collection[str]],
+    kind: type[Task],
 ) -> list[UsageError]:
     """Return errors for slides that cannot be used, per source."""
     go_on = "Use --allow-missing to leave them out."
     found = []
-    empty = (table[columns] == "").any(axis=1)
+    empty = ~_has_targets(table, columns, kind)
     bare, other = table.index[empty], table[~labelled & ~empty]
     if len(bare):
         found.append(UsageError(f"{len(bare)} slides have no {' or no '.join(columns)}: {listed(bare)}.", hint=go_on))
@@ -158,6 +172,11 @@ def _findings(
                 )
             )
     return found
+
+
+def _has_targets(table: pd.DataFrame, columns: list[str], kind: type[Task]) -> pd.Series[bool]:
+    filled = table[columns] != ""
+    return filled.any(axis=1) if kind.joint else filled.all(axis=1)
 
 
 def _no_slide(table: pd.DataFrame, embedded: Mapping[str, Collection[str]]) -> UsageError:
@@ -185,4 +204,4 @@ def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEva
             f"{(sites == '').sum()} slides have no {config.site_column}: {listed(slides[sites == ''])}.",
             hint="Splitting by site needs a site for every slide.",
         )
-    return Cohort(slides, patients, strata, sites)
+    return Cohort(slides, patients, strata, sites, task.balance)

@@ -32,6 +32,8 @@ class Cohort:
     """(N,) strata to balance between parts: the label, or event/censored; None for no balancing."""
     sites: StrArray | None = None
     """(N,) tissue source site of each slide, needed only to keep sites together."""
+    balance: StrArray | None = None
+    """(N, B) columns of classes that splits balance instead of the strata, empty where unknown."""
 
     def __post_init__(self) -> None:
         names, counts = np.unique(self.slides, return_counts=True)
@@ -58,7 +60,9 @@ class Cohort:
         ids, first, of_slide = np.unique(self.patients, return_index=True, return_inverse=True)
         strata = np.zeros(len(ids), dtype=np.str_) if self.strata is None else self.strata[first]
         sites = None if self.sites is None else self.sites[first]
-        return PatientTable(ids, strata, sites, of_slide.astype(np.int64))
+        of_slide = of_slide.astype(np.int64)
+        balance = None if self.balance is None else _first_known(self.balance, of_slide)
+        return PatientTable(ids, strata, sites, of_slide, balance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,17 @@ class PatientTable:
     """(P,)"""
     of_slide: IntArray
     """(N,) row of each slide's patient in this table."""
+    balance: StrArray | None = None
+    """(P, B) columns of classes that splits balance, empty where unknown."""
+
+
+def _first_known(columns: StrArray, of_slide: IntArray) -> StrArray:
+    """Return the first cell of each patient that is not empty, (P, B)."""
+    found = np.zeros((int(of_slide.max()) + 1, columns.shape[1]), dtype=columns.dtype)
+    for index, column in enumerate(columns.T):
+        known = np.flatnonzero(column != "")[::-1]  # the first of a patient is written last
+        found[of_slide[known], index] = column[known]
+    return found
 
 
 def pick_patients(

@@ -9,8 +9,11 @@ from slpd_toolkit.config.mil_eval import SPLIT_KINDS
 from slpd_toolkit.mil.cohort.training_subsets import keep_fraction, keep_shots
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slpd_toolkit.config.mil_eval import MilEvalConfig
     from slpd_toolkit.mil.cohort.inputs import Inputs
+    from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.splits import Split
 
 
@@ -54,7 +57,7 @@ def split_kind(name: str) -> type[SplitKind]:
 
 
 def divide(inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[str]]:
-    """Create or read the splits, and reduce their training parts if fewer labels are requested.
+    """Create or read the splits.
 
     Returns:
         The splits, and notes about them for the user.
@@ -63,10 +66,13 @@ def divide(inputs: Inputs, settings: MilEvalConfig) -> tuple[list[Split], list[s
         UsageError: The splits cannot be created or read, contain slides that are not evaluated (unless slides may be
             missing), or have a training part from which the task cannot be learned.
     """
-    cohort = inputs.cohort
-    splits, notes = split_kind(settings.kind_of_split).divide(inputs, settings)
+    return split_kind(settings.kind_of_split).divide(inputs, settings)
+
+
+def fewer_labels(splits: Sequence[Split], cohort: Cohort, settings: MilEvalConfig) -> list[Split]:
+    """Reduce the training parts if fewer labels are requested."""
     if settings.shots:
-        splits = keep_shots(splits, cohort, settings.shots, seed=settings.seed)
-    elif settings.train_fraction < 1:
-        splits = keep_fraction(splits, cohort, settings.train_fraction, seed=settings.seed)
-    return splits, notes
+        return keep_shots(splits, cohort, settings.shots, seed=settings.seed)
+    if settings.train_fraction < 1:
+        return keep_fraction(splits, cohort, settings.train_fraction, seed=settings.seed)
+    return list(splits)

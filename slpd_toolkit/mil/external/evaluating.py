@@ -228,7 +228,7 @@ def _calibration(
 ) -> dict[str, tuple[Estimate, Estimate]]:
     """Return calibration error and Brier score of class probabilities, in cross-validation and here."""
     classes = bundle.decision.classes
-    if not classes:
+    if not classes or bundle.decision.kind == "labels":
         return {}
     before = held_out_outputs(bundle, internal)
     measures = {"expected calibration error": calibration_error, "Brier score": brier_score}

@@ -37,7 +37,12 @@ class ExternalInputs:
 
 
 def read_external(
-    table: pd.DataFrame, embedded: Mapping[str, Collection[str]], task: Task, config: MilEvalConfig
+    table: pd.DataFrame,
+    embedded: Mapping[str, Collection[str]],
+    task: Task,
+    config: MilEvalConfig,
+    *,
+    lenient: bool = False,
 ) -> ExternalInputs:
     """Read the targets of an external cohort.
 
@@ -46,6 +51,7 @@ def read_external(
         embedded: Slides with embeddings, by the name of their source in messages.
         task: Targets of the training cohort.
         config: Names of columns, and whether slides may be missing.
+        lenient: Slides may lack the target, because they may have another one.
 
     Raises:
         UsageError: A column is missing, slides have no target or no embedding (unless slides may be missing), no slide
@@ -56,12 +62,14 @@ def read_external(
     if absent:
         raise UsageError(f"{_FLAG}: column {', '.join(absent)} not found.", hint=f"Found: {', '.join(table.columns)}.")
     table = table.set_index("slide_id", drop=False).sort_index()
-    labelled = (table[columns] != "").all(axis=1)
+    filled = table[columns] != ""
+    labelled = filled.any(axis=1) if task.joint else filled.all(axis=1)
     available = table.index.isin(set.intersection(*map(set, embedded.values())))
-    findings = []
+    findings, notes = list[str](), list[str]()
     if not labelled.all():
         bare = table.index[~labelled]
-        findings.append(f"{len(bare)} external slides have no {' or no '.join(columns)}: {listed(bare)}.")
+        found = f"{len(bare)} external slides have no {' or no '.join(columns)}: {listed(bare)}."
+        (notes if lenient else findings).append(found)
     for source, slides in embedded.items():
         without = table.index[labelled & ~table.index.isin(list(slides))]
         if len(without):
@@ -69,7 +77,7 @@ def read_external(
     usable = labelled & available
     if not usable.any():
         raise UsageError(
-            f"{_FLAG}: no slide has both a target and an embedding. {' '.join(findings)}",
+            f"{_FLAG}: no slide has both a target and an embedding. {' '.join([*notes, *findings])}",
             hint="Compare the slide IDs of the external manifest with those of the external embeddings.",
         )
     if findings and not config.allow_missing:
@@ -85,4 +93,4 @@ def read_external(
     other.check_patients(patients)
     strata = other.strata if len(np.unique(other.strata)) > 1 else None
     sites = chosen[config.site_column].to_numpy(np.str_) if config.site_column in chosen else None
-    return ExternalInputs(other, Cohort(slides, patients, strata), sites, tuple(findings))
+    return ExternalInputs(other, Cohort(slides, patients, strata), sites, (*notes, *findings))

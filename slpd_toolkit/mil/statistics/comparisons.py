@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -40,18 +41,30 @@ def compare_all(
         for pair in combinations([each for each in judged if each[0].aggregator == name], 2)
     ]
     found = [compare(task, one, other, permutations) for (_, one), (_, other) in pairs]
-    raw = {test: np.array([_p_value(each[task.headline], test) for each in found]) for test in TESTS}
-    adjusted = {test: holm(p_values) for test, p_values in raw.items()}
-    return tuple(
-        PairedResult(
-            one.aggregator,
-            one.model,
-            other.model,
-            found[index],
-            {test: float(adjusted[test][index]) for test in TESTS},
-        )
+    unadjusted = [
+        PairedResult(one.aggregator, one.model, other.model, found[index], {})
         for index, ((one, _), (other, _)) in enumerate(pairs)
-    )
+    ]
+    return tuple(adjust(unadjusted, [task.headline] * len(unadjusted)))
+
+
+def adjust(comparisons: Sequence[PairedResult], headlines: Sequence[str]) -> list[PairedResult]:
+    """Adjust the p-values of all comparisons together by Holm's method, test by test.
+
+    Args:
+        comparisons: All of them, also of several targets.
+        headlines: Headline metric of each.
+    """
+    adjusted = {
+        test: holm(
+            np.array([_p_value(each.metrics[name], test) for each, name in zip(comparisons, headlines, strict=True)])
+        )
+        for test in TESTS
+    }
+    return [
+        replace(each, adjusted={test: float(adjusted[test][index]) for test in TESTS}, adjusted_over=len(comparisons))
+        for index, each in enumerate(comparisons)
+    ]
 
 
 def _p_value(comparison: Comparison, test: str) -> float:

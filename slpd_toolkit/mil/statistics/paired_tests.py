@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import uncertainty_of_difference
+from slpd_toolkit.mil.statistics.intervals import uncertainty, uncertainty_of_difference
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
@@ -77,6 +77,26 @@ def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
     if found.variance <= _ROUNDING**2:
         return PairedTest(0.0, 1.0) if abs(mean) <= _ROUNDING else PairedTest(float("nan"), float("nan"))
     statistic = mean / math.sqrt(found.variance)
+    p_value = float(2 * stats.t.sf(abs(statistic), found.degrees))
+    return PairedTest(statistic, p_value, found.inflation, found.conservative)
+
+
+def chance_test(evidence: Evidence, division: Division, chance: float) -> PairedTest:
+    """Compute a t-test of a metric's mean over folds against the value of guessing, with the variance of its interval.
+
+    Args:
+        evidence: Values of one model.
+        division: Units that each split trains on and tests.
+        chance: Value of guessing.
+
+    Returns:
+        NaN if there is no variance to test with.
+    """
+    found = uncertainty(evidence, division)
+    mean, _ = mean_and_sd(evidence.values)
+    if not found.variance > _ROUNDING**2:
+        return PairedTest(float("nan"), float("nan"))
+    statistic = (mean - chance) / math.sqrt(found.variance)
     p_value = float(2 * stats.t.sf(abs(statistic), found.degrees))
     return PairedTest(statistic, p_value, found.inflation, found.conservative)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.statistics.calibration import Calibration
+    from slpd_toolkit.mil.statistics.covariate_study import CovariateStudy
     from slpd_toolkit.mil.statistics.evaluation import Comparison, CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.retrieval import Retrieval
@@ -53,6 +54,17 @@ class Representation:
     descriptor: ChosenDescriptor | None = None
     """Descriptor that is applied to the bags, fitted on the training slides of each fold."""
 
+    def of_slides(self, slides: Sequence[str]) -> Representation:
+        """Return the representation of some of its slides, in this order; itself if they are all."""
+        if tuple(slides) == self.bags.slides:
+            return self
+        rows = self.bags.index_of(slides)
+        places = self.places
+        if places is not None:
+            regions = self.bags.regions_of(rows)
+            places = RegionPlaces(places.coords_l0[regions], places.region_l0[rows], places.slide_size_l0[rows])
+        return replace(self, bags=self.bags.subset(rows), places=places)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -88,16 +100,20 @@ class PairedResult:
     adjusted: Mapping[str, float]
     """p-values of the headline metric, by test (`shared_training`, `permutation`, `corrected_t`, `delong`), adjusted by
     Holm's method over all comparisons of the evaluation; NaN if a test is undefined."""
+    adjusted_over: int = 0
+    """Number of comparisons that they are adjusted for: with several targets, those of all of them."""
 
 
 @dataclass(frozen=True)
 class RepresentationMeasures:
-    """Measurements of representations that do not use the heads of the evaluation."""
+    """Measurements beside the metrics of the heads: of representations, and the comparison with covariates."""
 
     retrieval: tuple[Retrieval, ...] = ()
     """One per representation; empty if the targets are not classes."""
     site_effects: tuple[SiteEffects, ...] = ()
     """One per representation; empty without sites."""
+    covariates: CovariateStudy | None = None
+    """Comparison of all results with covariates, if there are any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,4 +141,4 @@ class Evaluation:
     notes: tuple[str, ...] = field(default=())
     """Notes for readers, such as slides that were left out or parts that were merged."""
     of_representations: RepresentationMeasures = RepresentationMeasures()
-    """What is measured without the heads of the evaluation."""
+    """What is measured besides."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.covariate_study import arms_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.statistics.calibration import Calibration
+    from slpd_toolkit.mil.statistics.covariate_study import CovariateStudy
     from slpd_toolkit.mil.statistics.evaluation import Comparison
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.statistics.paired_tests import PairedTest
@@ -34,8 +36,14 @@ _PREDICTION_COLUMNS = ("model", "aggregator", "repeat", "fold", "slide_id", "pat
 
 def correction(evaluation: Evaluation) -> str:
     """Describe the adjustment of p-values."""
-    count = len(evaluation.comparisons)
-    return f"Holm over {count} comparison{'s' * (count != 1)}, each test by itself"
+    count = adjusted_over(evaluation)
+    targets = " of all targets" if count > len(evaluation.comparisons) else ""
+    return f"Holm over {count} comparison{'s' * (count != 1)}{targets}, each test by itself"
+
+
+def adjusted_over(evaluation: Evaluation) -> int:
+    """Return the number of comparisons that p-values are adjusted for."""
+    return max((each.adjusted_over for each in evaluation.comparisons), default=0) or len(evaluation.comparisons)
 
 
 def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
@@ -60,6 +68,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         document["retrieval"] = [_retrieval(each) for each in evaluation.of_representations.retrieval]
     if evaluation.of_representations.site_effects:
         document["site_effects"] = [_site_effects(each) for each in evaluation.of_representations.site_effects]
+    if evaluation.of_representations.covariates is not None:
+        document["covariates"] = _covariates(evaluation.of_representations.covariates)
     return {name: finite(value) for name, value in document.items()}
 
 
@@ -78,6 +88,50 @@ def prediction_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[st
                     yield dict(zip(columns, [*place, *who, *values], strict=True))
 
     return columns, rows()
+
+
+def covariate_rows(evaluation: Evaluation) -> tuple[list[str], Iterator[dict[str, object]]]:
+    """Return columns and rows of covariates.csv: predictions from covariates alone, and from both."""
+    task, cohort, study = evaluation.task, evaluation.cohort, evaluation.of_representations.covariates
+    columns = ["predicted_from", *_PREDICTION_COLUMNS, *task.prediction_columns]
+
+    def rows() -> Iterator[dict[str, object]]:
+        for result in [] if study is None else study.results:
+            for name, arm in arms_of(result):
+                for fold in arm.folds:
+                    cells = task.prediction_cells(fold.rows, fold.outputs)
+                    for row, values in zip(fold.rows, cells, strict=True):
+                        place = [name, result.slide.model, result.slide.aggregator, fold.repeat, fold.fold]
+                        who = [cohort.slides[row], cohort.patients[row]]
+                        yield dict(zip(columns, [*place, *who, *values], strict=True))
+
+    return columns, rows()
+
+
+def _covariates(study: CovariateStudy) -> dict[str, Any]:
+    return {
+        "columns": [
+            {"name": each.name, "kind": "classes" if each.numbers is None else "number", "missing": each.missing}
+            for each in study.covariates
+        ],
+        "results": [
+            {
+                "model": each.slide.model,
+                "aggregator": each.slide.aggregator,
+                **{
+                    name.replace(" ", "_"): {
+                        metric: {"mean": mean_and_sd(values)[0], "interval": _interval(arm.intervals[metric])}
+                        for metric, values in arm.values.items()
+                    }
+                    for name, arm in arms_of(each)
+                },
+                "slide_adds": {name: _differences(found) for name, found in each.slide_adds.items()},
+                "covariates_add": {name: _differences(found) for name, found in each.covariates_add.items()},
+                "adjusted_p": each.adjusted,
+            }
+            for each in study.results
+        ],
+    }
 
 
 def fold_rows(splits: Sequence[Split], cohort: Cohort) -> Iterator[dict[str, object]]:

@@ -13,13 +13,15 @@ from slpd_toolkit.mil.tasks.predictions import mean_outputs, relative_ranks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.kinds.classification import Classification
+    from slpd_toolkit.mil.tasks.kinds.multilabel import MultiLabel
     from slpd_toolkit.mil.tasks.kinds.regression import Regression
     from slpd_toolkit.mil.tasks.kinds.survival import Survival
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 _FEWEST_PAIRS = 3
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,37 @@ def choose_by_error(result: ModelOutputs, task: Regression, slides: StrArray, pa
         return Case(row, str(slides[row]), cells, right=bool(errors[place] <= middle))
 
     surest = [place for place in order[::-1].tolist() if errors[place] <= middle]
+    return Choice([case(place) for place in order[:limit].tolist()], [case(place) for place in surest[:limit]])
+
+
+def choose_labelled(result: ModelOutputs, task: MultiLabel, slides: StrArray, patients: StrArray, limit: int) -> Choice:
+    """Choose slides by the mean probability of their true labels; those with all labels right are the surest."""
+    found = mean_outputs(result)
+    targets = task.targets[found.rows]
+    known = targets >= 0
+    of_truth = np.where(targets == 1, found.outputs, 1 - found.outputs)
+    means = (of_truth * known).sum(axis=1) / known.sum(axis=1)
+    right: BoolArray = np.all((of_truth > _HALF) | ~known, axis=1)
+    order = np.argsort(means, kind="stable")
+
+    def case(place: int) -> Case:
+        row = int(found.rows[place])
+        labels = ", ".join(
+            f"{name} {task.values[index][code]}"
+            for index, (name, code) in enumerate(zip(task.names, targets[place].tolist(), strict=True))
+            if code >= 0
+        )
+        shares = zip(task.outputs, found.outputs[place].tolist(), strict=True)
+        cells = {
+            "patient": str(patients[row]),
+            "fold": found.folds[place],
+            "true": labels,
+            "probabilities": ", ".join(f"{name} {number(share, digits=2)}" for name, share in shares),
+            "mean p(true)": number(float(means[place]), digits=2),
+        }
+        return Case(row, str(slides[row]), cells, right=bool(right[place]))
+
+    surest = [place for place in order[::-1].tolist() if right[place]]
     return Choice([case(place) for place in order[:limit].tolist()], [case(place) for place in surest[:limit]])
 
 

@@ -11,6 +11,7 @@ from slpd_toolkit.core.figures.number_format import number, short
 from slpd_toolkit.core.figures.pictures import GREY, panels
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
+from slpd_toolkit.mil.tasks.label_metrics import auc_name
 from slpd_toolkit.mil.tasks.metrics import expected_calibration_error, reliability
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, times_tested
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.figures.pictures import Look, Picture
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
     from slpd_toolkit.mil.tasks.kinds.classification import Classification
+    from slpd_toolkit.mil.tasks.kinds.multilabel import MultiLabel
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
@@ -101,6 +103,40 @@ def confusion_section(results: Sequence[ModelOutputs], task: Classification) -> 
             for name, group in by_aggregator(results).items()
         ],
     )
+
+
+def label_roc_section(results: Sequence[ModelOutputs], task: MultiLabel, styles: Mapping[str, Look]) -> FigureSection:
+    """Draw a ROC curve per label, one figure per aggregator."""
+    figures = [
+        CaptionedFigure(
+            _draw_label_rocs(f"roc-labels-{name}", group, task, styles),
+            "Mean over test folds; band: ± 1 standard deviation over folds. Slides without the label do not count.",
+            name,
+            name,
+        )
+        for name, group in by_aggregator(results).items()
+    ]
+    return FigureSection("ROC curves", figures)
+
+
+def _draw_label_rocs(
+    name: str, results: Sequence[ModelOutputs], task: MultiLabel, styles: Mapping[str, Look]
+) -> Picture:
+    def fill(index: int, axes: Axes) -> None:
+        for result in results:
+            curves = []
+            for fold in result.folds:
+                targets = task.targets[fold.rows, index]
+                known = targets >= 0
+                curve = roc(targets[known] == 1, fold.outputs[known, index]) if known.any() else None
+                curves += [] if curve is None else [curve]
+            area, _ = mean_and_sd(result.values[auc_name(task.outputs[index])])
+            drawn = np.array(curves).reshape(-1, len(FALSE_POSITIVE_RATES))
+            _draw_mean_roc(axes, drawn, styles[result.model], f"AUC {number(area)}")
+        _finish_roc(axes, short(task.outputs[index]))
+
+    title = f"ROC curves of each label, {results[0].aggregator}; bands are ± 1 sd over folds"
+    return panels(name, title, len(task.outputs), fill)
 
 
 def roc(positive: BoolArray, scores: FloatArray) -> FloatArray | None:

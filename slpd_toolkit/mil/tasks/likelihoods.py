@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.readouts import VoteRule
     from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 
-_MOST_ITERATIONS = 2000
+MOST_ITERATIONS = 2000
 # Indicator columns of intervals have this large value, so that the penalty hardly affects their coefficients.
 _INTERVAL_SCALE = 10.0
 
@@ -135,7 +135,7 @@ class CrossEntropy(Objective):
         """Fit a logistic regression."""
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS)
+        model = LogisticRegression(C=inverse_penalty, max_iter=MOST_ITERATIONS)
         model.fit(known, self.labels[rows].numpy(), sample_weight=self.weights[rows].numpy())
 
         coefficients, intercepts = model.coef_.T, model.intercept_
@@ -186,7 +186,7 @@ class Hazards(Objective):
         stops, passes = stops_and_passes(self.interval[rows], self.stopped[rows], self.outputs)
         slide, interval = torch.nonzero(stops + passes, as_tuple=True)
         intercepts = _INTERVAL_SCALE * F.one_hot(interval, self.outputs).numpy()
-        model = LogisticRegression(C=inverse_penalty, max_iter=_MOST_ITERATIONS, fit_intercept=False)
+        model = LogisticRegression(C=inverse_penalty, max_iter=MOST_ITERATIONS, fit_intercept=False)
         model.fit(
             np.hstack([known[slide.numpy()], intercepts]),
             stops[slide, interval].numpy(),

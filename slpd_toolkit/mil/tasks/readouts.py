@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
     from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 
-ReadoutKind = Literal["softmax", "ordered-classes", "risk", "identity"]
+ReadoutKind = Literal["softmax", "ordered-classes", "risk", "identity", "labels"]
 READOUT_KINDS: tuple[str, ...] = get_args(ReadoutKind)
 VoteRule = Literal["log", "log-odds", "mean"]
 VOTE_RULES: tuple[str, ...] = get_args(VoteRule)
@@ -34,7 +34,7 @@ class Readout:
     kind: ReadoutKind
     """`softmax`: class probabilities, (B, C). `ordered-classes`: hazard logits to class probabilities, (B, outputs +
     1). `risk`: hazard logits to minus the expected number of bins survived, and survival probabilities at G times, (B,
-    1 + G). `identity`: the logits, times `scale` plus `offset`."""
+    1 + G). `identity`: the logits, times `scale` plus `offset`. `labels`: a probability per logit, (B, outputs)."""
     grid: SurvivalGrid | None = None
     """Times of the survival probabilities; only for `risk`, and None for risks only."""
     offset: float = 0.0
@@ -46,6 +46,8 @@ class Readout:
         """Return the outputs of each row; see `kind`."""
         if self.kind == "softmax":
             return logits.softmax(dim=1)
+        if self.kind == "labels":
+            return torch.sigmoid(logits)
         if self.kind == "ordered-classes":
             return class_probabilities(logits)
         if self.kind == "identity":

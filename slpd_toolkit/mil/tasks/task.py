@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -48,6 +49,10 @@ class Task(ABC):
 
     settings: ClassVar[frozenset[str]]
     """Settings of `slpd mil-eval` that are specific to some kinds of target and used by this one."""
+    target_columns: ClassVar[tuple[int, float]] = (1, math.inf)
+    """Least and largest number of values of --target. Several targets are evaluated one by one, unless `joint`."""
+    joint: ClassVar[bool] = False
+    """Whether one head predicts all targets, of which slides may lack some."""
     headline: ClassVar[str]
     """Name of the metric used to compare models."""
     known_metrics: ClassVar[Mapping[str, Metric]]
@@ -109,6 +114,16 @@ class Task(ABC):
     def strata_names(self) -> Sequence[str]:
         """The strata in the order of tables."""
         return [str(name) for name in np.unique(self.strata)]
+
+    @property
+    def balance(self) -> StrArray | None:
+        """(N, B) columns of classes that splits balance instead of `strata`, empty where unknown; None for none."""
+        return None
+
+    @property
+    def groups(self) -> Sequence[tuple[str, BoolArray]]:
+        """Name and (N,) members of each group in the table of strata."""
+        return [(name, self.strata == name) for name in self.strata_names]
 
     @abstractmethod
     def objective(self, train: IntArray) -> Objective:

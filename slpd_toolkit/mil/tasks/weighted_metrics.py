@@ -47,11 +47,11 @@ def classification(
 
 def auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
     """Compute the one-vs-rest area under the ROC curve, averaged over classes, (R,)."""
-    areas = [_binary_auc(targets == index, scores, weights) for index, scores in enumerate(probabilities.T)]
+    areas = [binary_auc(targets == index, scores, weights) for index, scores in enumerate(probabilities.T)]
     return np.asarray(np.stack(areas).mean(axis=0))
 
 
-def _binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+def binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
     """Compute the AUC as a Mann-Whitney statistic: weight of negatives below each positive, plus half of the ties."""
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]

@@ -8,12 +8,13 @@ import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.mil.cohort.balanced_folds import balanced_folds, count_cells
 from slpd_toolkit.mil.cohort.split_kind import SplitKind
 from slpd_toolkit.mil.cohort.splits import MIN_FOLDS, rotate_folds
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.mil_eval import MilEvalConfig
-    from slpd_toolkit.mil.arrays import IntArray, StrArray
+    from slpd_toolkit.mil.arrays import BoolArray, IntArray, StrArray
     from slpd_toolkit.mil.cohort.inputs import Inputs
     from slpd_toolkit.mil.cohort.patients import Cohort, PatientTable
     from slpd_toolkit.mil.cohort.splits import Split
@@ -101,6 +102,10 @@ def cross_validation(
 
 def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.random.Generator) -> IntArray:
     """Return the test fold of each patient, (P,)."""
+    if table.balance is not None:
+        unit_of_patient = np.arange(len(table.ids)) if units is None else np.unique(units, return_inverse=True)[1]
+        counts, _ = count_cells(table.balance, unit_of_patient.astype(np.int64))
+        return balanced_folds(counts, np.bincount(unit_of_patient), folds, rng)[unit_of_patient]
     fold_of_patient = np.empty(len(table.ids), dtype=np.int64)
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -121,7 +126,7 @@ def _assign(table: PatientTable, units: StrArray | None, folds: int, rng: np.ran
 
 def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> None:
     kind, members = ("patients", table.ids) if units is None else ("sites", units)
-    counts = {str(name): len(np.unique(members[table.strata == name])) for name in np.unique(table.strata)}
+    counts = {name: len(np.unique(members[of_class])) for name, of_class in _classes(table).items()}
     few = [f"{name or 'the cohort'} has {count}" for name, count in counts.items() if count < folds]
     if few:
         most = min(counts.values())
@@ -134,12 +139,25 @@ def _require_enough(table: PatientTable, units: StrArray | None, folds: int) -> 
 
 def _require_all_classes(table: PatientTable, fold_of_patient: IntArray) -> None:
     for fold in np.unique(fold_of_patient):
-        absent = np.setdiff1d(table.strata, table.strata[fold_of_patient == fold])
-        if len(absent):
+        absent = [name for name, of_class in _classes(table).items() if not of_class[fold_of_patient == fold].any()]
+        if absent and table.balance is None:
             raise UsageError(
                 f"Fold {fold} has no patients of {listed(absent)}, because its sites have none.",
                 hint="Use fewer folds, or do not split by site.",
             )
+        if absent:
+            raise UsageError(
+                f"Fold {fold} has no patients of {listed(absent)}: too few, or in too few sites, for all targets at "
+                "once.",
+                hint="Use fewer folds, or evaluate the targets one by one.",
+            )
+
+
+def _classes(table: PatientTable) -> dict[str, BoolArray]:
+    """Return the (P,) members of each class that is balanced, by its name in messages."""
+    if table.balance is None:
+        return {str(name): table.strata == name for name in np.unique(table.strata)}
+    return {str(name): column == name for column in table.balance.T for name in np.unique(column) if name != ""}
 
 
 SPLIT_KIND = CrossValidation

@@ -59,12 +59,14 @@ class Classification(Task):
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
         """See `Task.columns`."""
-        return [settings.target]
+        return [settings.target[0]]
 
     @classmethod
     def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:
         """Return which slides belong to the selected classes."""
-        return cells[settings.target].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
+        return (
+            cells[settings.target[0]].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
+        )
 
     @classmethod
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:

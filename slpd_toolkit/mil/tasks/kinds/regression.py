@@ -45,12 +45,12 @@ class Regression(Task):
     @classmethod
     def columns(cls, settings: MilEvalConfig) -> list[str]:
         """See `Task.columns`."""
-        return [settings.target]
+        return [settings.target[0]]
 
     @classmethod
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Regression:
         """See `targets.read_values`."""
-        return cls(read_values(slides, cells[0], settings.target))
+        return cls(read_values(slides, cells[0], settings.target[0]))
 
     def check_patients(self, patients: StrArray) -> None:
         """Check that all slides of a patient have the same value.
