@@ -153,14 +153,29 @@ class EvaluationResult(Folder):
         document: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
         return document
 
+    @cached_property
+    def targets(self) -> dict[str, EvaluationResult]:
+        """The evaluation of each target, if there are several; empty for a single one."""
+        folders = self.document.get("folders", {})
+        return {target: EvaluationResult(self.folder / name) for target, name in folders.items()}
+
+    def _of_targets(self, table: str) -> pd.DataFrame:
+        found = [getattr(each, table).assign(target=target) for target, each in self.targets.items()]
+        together: pd.DataFrame = pd.concat(found, ignore_index=True)
+        return together
+
     @property
     def headline(self) -> str:
         """Name of the main metric, which comparisons are based on."""
+        if self.targets:
+            return next(iter(self.targets.values())).headline
         return str(self.document["task"]["headline"])
 
     @property
     def notes(self) -> list[str]:
         """Remarks that matter for the interpretation, such as slides that were left out."""
+        if self.targets:
+            return [f"{target}: {note}" for target, each in self.targets.items() for note in each.notes]
         return list(self.document["notes"])
 
     @cached_property
@@ -168,8 +183,10 @@ class EvaluationResult(Folder):
         """One row per model, aggregator and metric: mean and sd over folds, and the 95 % interval.
 
         Columns: model, aggregator, metric, mean, sd, low, high, conservative (whether the interval covers more than
-        95 %). Undefined numbers are NaN.
+        95 %). Undefined numbers are NaN. With several targets, this table and the others have a column `target`.
         """
+        if self.targets:
+            return self._of_targets("table")
         return pd.DataFrame(
             [
                 {
@@ -187,6 +204,8 @@ class EvaluationResult(Folder):
     @cached_property
     def per_fold(self) -> pd.DataFrame:
         """One row per model, aggregator, metric and fold, with the columns repeat, fold and value."""
+        if self.targets:
+            return self._of_targets("per_fold")
         return pd.DataFrame(
             [
                 {
@@ -212,6 +231,8 @@ class EvaluationResult(Folder):
         `adjusted_`, adjusted by Holm's method over all comparisons. Undefined numbers are NaN. Empty if there is only
         one model.
         """
+        if self.targets:
+            return self._of_targets("comparisons")
         rows = [
             {
                 "aggregator": pair["aggregator"],
@@ -235,6 +256,8 @@ class EvaluationResult(Folder):
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """predictions.csv: one row per test slide, model, aggregator and fold, with target and prediction."""
+        if self.targets:
+            return self._of_targets("predictions")
         from slpd_toolkit.report.evaluation_folder import PREDICTIONS
 
         return _read_csv(self.folder / PREDICTIONS)
@@ -242,6 +265,8 @@ class EvaluationResult(Folder):
     @cached_property
     def folds(self) -> pd.DataFrame:
         """folds.csv: the part (train, val or test) of every slide in each fold."""
+        if self.targets:
+            return self._of_targets("folds")
         from slpd_toolkit.report.evaluation_folder import FOLDS
 
         return _read_csv(self.folder / FOLDS)

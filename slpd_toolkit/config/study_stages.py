@@ -111,7 +111,7 @@ def target_settings(config: StudyConfig) -> dict[str, Any]:
     """Return the settings of `slpd mil-eval` that name the target, sites and aggregators."""
     return {
         "task": _unless(config.task, "auto"),
-        "target": config.target,
+        "target": (config.target,),
         "classes": config.classes or None,
         "time_column": config.time_column,
         "event_column": config.event_column,

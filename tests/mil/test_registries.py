@@ -66,7 +66,7 @@ class Number(Task):
 
     @classmethod
     def columns(cls, settings):
-        return [settings.target]
+        return [*settings.target]
 
     @classmethod
     def read(cls, slides, cells, settings):

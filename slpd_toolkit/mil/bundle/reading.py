@@ -92,6 +92,14 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
         UsageError: There is no such bundle, or more than one.
     """
     found = find_bundles(folder)
+    targets = (
+        [] if found or not folder.is_dir() else [each.name for each in sorted(folder.iterdir()) if find_bundles(each)]
+    )
+    if targets:
+        raise UsageError(
+            f"{folder} has evaluations of several targets: {listed(targets)}.",
+            hint=f"Pass the folder of one of them, such as {folder / targets[0]}.",
+        )
     if not found:
         raise UsageError(
             f"{folder} is not a bundle and contains none.",

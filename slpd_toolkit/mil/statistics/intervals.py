@@ -161,7 +161,7 @@ def interval_of_mean(evidence: Evidence, division: Division, *, scale: Scale = "
         low, high = _above_zero(1 - mean, found)
         return Interval(1 - high, 1 - low, units, found.conservative)
     least = -1.0 if scale == "agreement" else 0.0
-    low, high = _between_ends((mean - least) / (1 - least), found, least, _effective_cases(division))
+    low, high = _between_ends((mean - least) / (1 - least), found, least, effective_cases(division))
     return Interval(least + (1 - least) * low, least + (1 - least) * high, units, found.conservative)
 
 
@@ -206,7 +206,7 @@ def _between_ends(share: float, found: Uncertainty, least: float, cases: float) 
     return float(expit(logit(share) - half)), float(expit(logit(share) + half))
 
 
-def _effective_cases(division: Division) -> float:
+def effective_cases(division: Division) -> float:
     """Return the number of tested units, reduced if classes are unequal: for two classes 4 / (1 / m + 1 / n)."""
     tested = division.tested.any(axis=0)
     _, counts = np.unique(division.strata[tested], return_counts=True)

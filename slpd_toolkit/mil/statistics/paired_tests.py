@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
-from slpd_toolkit.mil.statistics.intervals import uncertainty, uncertainty_of_difference
+from slpd_toolkit.mil.statistics.intervals import effective_cases, uncertainty, uncertainty_of_difference
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.intervals import Evidence
 
 _ROUNDING = 1e-12
+_PERFECT = 1e-9
 _LARGEST_INFLATION = 1.0
 
 
@@ -81,19 +82,26 @@ def shared_training_test(evidence: Evidence, division: Division) -> PairedTest:
     return PairedTest(statistic, p_value, found.inflation, found.conservative)
 
 
-def chance_test(evidence: Evidence, division: Division, chance: float) -> PairedTest:
+def chance_test(evidence: Evidence, division: Division, chance: float, least: float = 0.0) -> PairedTest:
     """Compute a t-test of a metric's mean over folds against the value of guessing, with the variance of its interval.
+
+    If the mean is 1, the variance vanishes, and the test is the exact binomial one that the interval corresponds to.
 
     Args:
         evidence: Values of one model.
         division: Units that each split trains on and tests.
         chance: Value of guessing.
+        least: Lowest value of the metric; the highest is 1.
 
     Returns:
         NaN if there is no variance to test with.
     """
     found = uncertainty(evidence, division)
     mean, _ = mean_and_sd(evidence.values)
+    if mean >= 1 - _PERFECT and not math.isnan(found.variance):
+        share = (chance - least) / (1 - least)
+        p_value = min(1.0, 2 * share ** effective_cases(division))
+        return PairedTest(float("inf"), p_value, found.inflation, found.conservative)
     if not found.variance > _ROUNDING**2:
         return PairedTest(float("nan"), float("nan"))
     statistic = (mean - chance) / math.sqrt(found.variance)

@@ -79,7 +79,12 @@ def target_rows(evaluations: Sequence[Evaluation], judgements: Sequence[Sequence
         for result, judgement in zip(evaluation.results, of_results, strict=True):
             chance = PairedTest(float("nan"), float("nan"))
             if metric.chance is not None:
-                chance = chance_test(judgement.evidence[headline], judgement.division, metric.chance)
+                chance = chance_test(
+                    judgement.evidence[headline],
+                    judgement.division,
+                    metric.chance,
+                    -1.0 if metric.scale == "agreement" else 0.0,
+                )
             rows.append(
                 TargetRow(
                     evaluation.target,
