@@ -160,9 +160,8 @@ class EvaluationResult(Folder):
         return {target: EvaluationResult(self.folder / name) for target, name in folders.items()}
 
     def _of_targets(self, table: str) -> pd.DataFrame:
-        found = [getattr(each, table).assign(target=target) for target, each in self.targets.items()]
-        together: pd.DataFrame = pd.concat(found, ignore_index=True)
-        return together
+        found: list[pd.DataFrame] = [getattr(each, table).assign(target=name) for name, each in self.targets.items()]
+        return pd.concat(found)
 
     @property
     def headline(self) -> str:

@@ -219,13 +219,10 @@ class MilEvalConfig:
         )
         require(not (self.splits and self.fold_column), "--splits with --fold-column", "both", "only one of them")
         self._require_used(TASKS, "TASK", self.kind)
-        few, many = TASKS.load(self.kind).TASK.target_columns
-        require(
-            few <= len(self.target) <= many,
-            f"--target with --task {self.kind}",
-            ", ".join(self.target),
-            f"{few} or more columns" if len(self.target) < few else "a single column",
-        )
+        use = TASKS.load(self.kind).TASK.targets_are
+        fine = {"separate": True, "joint": len(self.target) > 1, "unused": len(self.target) < 2}[use]
+        allowed = "several columns" if use == "joint" else "--time-column and --event-column"
+        require(fine, f"--target with --task {self.kind}", ", ".join(self.target), allowed)
         columns = self.covariate_columns
         require(
             len(set(columns)) == len(columns) and not set(columns) & set(self.target),

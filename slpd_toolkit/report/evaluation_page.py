@@ -18,7 +18,7 @@ from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.statistics.retrieval import WORDS
 from slpd_toolkit.mil.statistics.tables import adjusted_over
 from slpd_toolkit.mil.tasks.predictions import by_aggregator
-from slpd_toolkit.mil.tasks.task import task_class
+from slpd_toolkit.mil.tasks.task import groups_of, task_class
 from slpd_toolkit.report import wording
 from slpd_toolkit.report.attention import show_attention
 from slpd_toolkit.report.calibration_table import calibration_rows
@@ -172,7 +172,7 @@ def _facts(evaluation: Evaluation) -> dict[str, str]:
 def _strata(evaluation: Evaluation) -> list[tuple[str, int, int]]:
     """Return stratum, number of slides and number of patients per row."""
     task, cohort = evaluation.task, evaluation.cohort
-    return [(name, int(members.sum()), len(np.unique(cohort.patients[members]))) for name, members in task.groups]
+    return [(name, int(members.sum()), len(np.unique(cohort.patients[members]))) for name, members in groups_of(task)]
 
 
 def _described(representation: Representation, evaluation: Evaluation) -> dict[str, str]:

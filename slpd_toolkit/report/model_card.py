@@ -10,6 +10,7 @@ import numpy as np
 from slpd_toolkit.core.figures.number_format import count, number
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.mil.tasks.task import groups_of
 from slpd_toolkit.report.evaluation_summary import audit_facts
 from slpd_toolkit.report.external_section import external_section
 from slpd_toolkit.report.outcome import fold_facts
@@ -129,7 +130,7 @@ def _input_facts(bundle: Bundle) -> dict[str, str]:
 
 def _cohort_facts(evaluation: Evaluation) -> dict[str, str]:
     cohort, task = evaluation.cohort, evaluation.task
-    strata = [f"{name} {int(members.sum())}" for name, members in task.groups]
+    strata = [f"{name} {int(members.sum())}" for name, members in groups_of(task)]
     facts = {
         "cohort": f"{count(len(cohort.slides), 'slide')} of {count(len(np.unique(cohort.patients)), 'patient')}",
         "slides": ", ".join(strata),

@@ -174,8 +174,11 @@ def test_one_head_predicts_several_labels(planted: Planted, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "multilabel", "target": ("er",)}, "--target with --task multilabel: got er, allowed: 2 or more"),
-        ({"task": "survival", "target": ("er", "pr")}, "--target with --task survival: got er, pr, allowed: a single"),
+        (
+            {"task": "multilabel", "target": ("er",)},
+            "--target with --task multilabel: got er, allowed: several columns",
+        ),
+        ({"task": "survival", "target": ("er", "pr")}, "--target with --task survival: got er, pr, allowed: --time"),
         ({"target": ("er",), "covariates": ("er",)}, "--covariates: got er, allowed: columns other than the targets"),
         ({"target": ("er", "er")}, "--target: got er more than once"),
         ({"target": ("er", "HER2")}, "column HER2 not found"),

@@ -176,7 +176,7 @@ def _findings(
 
 def _has_targets(table: pd.DataFrame, columns: list[str], kind: type[Task]) -> pd.Series[bool]:
     filled = table[columns] != ""
-    return filled.any(axis=1) if kind.joint else filled.all(axis=1)
+    return filled.any(axis=1) if kind.targets_are == "joint" else filled.all(axis=1)
 
 
 def _no_slide(table: pd.DataFrame, embedded: Mapping[str, Collection[str]]) -> UsageError:

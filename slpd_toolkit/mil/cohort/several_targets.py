@@ -38,7 +38,7 @@ def settings_by_target(config: MilEvalConfig) -> list[MilEvalConfig]:
     """Return the settings of each target that is evaluated by itself."""
     from slpd_toolkit.mil.tasks.task import task_class
 
-    if task_class(config.kind).joint or len(config.target) < 2:
+    if task_class(config.kind).targets_are == "joint" or len(config.target) < 2:
         return [config]
     return [replace(config, target=(name,)) for name in config.target]
 

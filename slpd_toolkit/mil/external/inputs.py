@@ -63,7 +63,7 @@ def read_external(
         raise UsageError(f"{_FLAG}: column {', '.join(absent)} not found.", hint=f"Found: {', '.join(table.columns)}.")
     table = table.set_index("slide_id", drop=False).sort_index()
     filled = table[columns] != ""
-    labelled = filled.any(axis=1) if task.joint else filled.all(axis=1)
+    labelled = filled.any(axis=1) if task.targets_are == "joint" else filled.all(axis=1)
     available = table.index.isin(set.intersection(*map(set, embedded.values())))
     findings, notes = list[str](), list[str]()
     if not labelled.all():

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
-from slpd_toolkit.mil.tasks.kinds.multilabel import MultiLabel
+from slpd_toolkit.mil.tasks.kinds.multilabel import MultiLabel, read_labels
 from slpd_toolkit.mil.tasks.kinds.survival import Survival
 from slpd_toolkit.mil.tasks.targets import read_known_classes
 
@@ -28,7 +28,7 @@ def read_other(task: Task, slides: StrArray, cells: Sequence[StrArray], settings
     if isinstance(task, Classification):  # a class may have no slides
         return dataclasses.replace(task, targets=read_known_classes(slides, cells[0], task.classes))
     if isinstance(task, MultiLabel):
-        return dataclasses.replace(task, targets=task.read_known(slides, cells))
+        return dataclasses.replace(task, targets=read_labels(slides, cells, task.values))
     return type(task).read(slides, cells, settings)
 
 

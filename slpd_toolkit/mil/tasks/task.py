@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 
+Targets = Literal["separate", "joint", "unused"]
 Scale = Literal["share", "agreement", "ratio", "explained"]
 
 
@@ -43,16 +43,14 @@ class Metric:
 class Task(ABC):
     """Targets of N slides in a fixed order, indexed by row.
 
-    Each kind of target is a subclass in a file of `tasks/kinds/`, whose module defines it as `TASK`. The file is
-    imported when settings are checked, so it must import torch, scikit-learn and matplotlib inside functions only.
+    Each kind of target is a subclass in a file of `tasks/kinds/`, whose module defines it as `TASK`. Settings checks
+    import the file, so it must import torch, scikit-learn and matplotlib inside functions only.
     """
 
     settings: ClassVar[frozenset[str]]
-    """Settings of `slpd mil-eval` that are specific to some kinds of target and used by this one."""
-    target_columns: ClassVar[tuple[int, float]] = (1, math.inf)
-    """Least and largest number of values of --target. Several targets are evaluated one by one, unless `joint`."""
-    joint: ClassVar[bool] = False
-    """Whether one head predicts all targets, of which slides may lack some."""
+    """Settings of `slpd mil-eval` that only some kinds of target use, such as this one."""
+    targets_are: ClassVar[Targets] = "separate"
+    """Use of --target: each evaluated by itself, `joint` in one head (slides may lack some), or `unused`."""
     headline: ClassVar[str]
     """Name of the metric used to compare models."""
     known_metrics: ClassVar[Mapping[str, Metric]]
@@ -63,7 +61,9 @@ class Task(ABC):
     """Stems of figures shared by all aggregators."""
     aggregator_figures: ClassVar[tuple[str, ...]] = ()
     """Stems of figures drawn per aggregator, `<stem>-<aggregator>`."""
-    strata_title: ClassVar[tuple[str, str]] = ("Classes", "class")
+    balance: StrArray | None = None
+    """(N, B) columns of classes that splits balance instead of `strata`, empty where unknown."""
+    strata_title: ClassVar = ("Classes", "class")
     """Heading and first column of the table of strata."""
     strata_are_labels: ClassVar[bool] = True
     """Whether the strata are classes, by which retrieval of similar slides is measured."""
@@ -95,11 +95,7 @@ class Task(ABC):
         """
 
     def check_patients(self, patients: StrArray) -> None:  # noqa: B027
-        """Check targets that are defined per patient, given the (N,) patient of each slide.
-
-        Raises:
-            UsageError: A patient has more than one target.
-        """
+        """Raise a `UsageError` if a patient has two targets that belong to patients; `patients` is (N,)."""
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:  # noqa: ARG002
         """Return notes on assumptions about the targets that no setting specifies."""
@@ -114,16 +110,6 @@ class Task(ABC):
     def strata_names(self) -> Sequence[str]:
         """The strata in the order of tables."""
         return [str(name) for name in np.unique(self.strata)]
-
-    @property
-    def balance(self) -> StrArray | None:
-        """(N, B) columns of classes that splits balance instead of `strata`, empty where unknown; None for none."""
-        return None
-
-    @property
-    def groups(self) -> Sequence[tuple[str, BoolArray]]:
-        """Name and (N,) members of each group in the table of strata."""
-        return [(name, self.strata == name) for name in self.strata_names]
 
     @abstractmethod
     def objective(self, train: IntArray) -> Objective:
@@ -201,6 +187,13 @@ class Task(ABC):
             patients: (N,) patient of each slide.
             limit: Maximum number of slides of each kind.
         """
+
+
+def groups_of(task: Task) -> list[tuple[str, BoolArray]]:
+    """Return name and (N,) members of each class that splits balance, in the order of tables."""
+    if task.balance is None:
+        return [(name, task.strata == name) for name in task.strata_names]
+    return [(str(name), column == name) for column in task.balance.T for name in np.unique(column) if name != ""]
 
 
 def task_class(name: str) -> type[Task]:

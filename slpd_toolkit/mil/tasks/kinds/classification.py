@@ -64,9 +64,7 @@ class Classification(Task):
     @classmethod
     def is_wanted(cls, cells: pd.DataFrame, settings: MilEvalConfig) -> pd.Series[bool]:
         """Return which slides belong to the selected classes."""
-        return (
-            cells[settings.target[0]].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
-        )
+        return cells.iloc[:, 0].isin(settings.classes) if settings.classes else super().is_wanted(cells, settings)
 
     @classmethod
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.mil.tasks.targets import read_classes, require_one_value
+from slpd_toolkit.mil.tasks.targets import read_classes, read_known_classes, require_one_value
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -19,13 +18,18 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.config.mil_eval import MilEvalConfig
     from slpd_toolkit.core.figures.pictures import Look
-    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.tasks.cases import Choice
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
 
 _UNKNOWN = -1
+_DEFINITIONS = {
+    "AUC (mean over labels)": "Mean of the areas under the ROC curves of the labels, each over cases with a known "
+    "label. Guessing gives 0.5.",
+    "Balanced accuracy (mean over labels)": "Mean of sensitivity and specificity at a probability of 0.5, mean over labels.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +37,7 @@ class MultiLabel(Task):
     """L labels per slide, independent of each other given the slide."""
 
     settings: ClassVar[frozenset[str]] = frozenset()
-    target_columns: ClassVar = (2, math.inf)
-    joint: ClassVar = True
+    targets_are: ClassVar = "joint"
     headline: ClassVar = "auc"
     aggregator_figures: ClassVar = ("roc-labels",)
     strata_title: ClassVar = ("Labels", "label")
@@ -62,35 +65,8 @@ class MultiLabel(Task):
         Raises:
             UsageError: A column has more or fewer than two values.
         """
-        targets = np.full((len(slides), len(cells)), _UNKNOWN, dtype=np.int64)
-        values = []
-        for index, (name, column) in enumerate(zip(settings.target, cells, strict=True)):
-            known = np.char.strip(column) != ""
-            try:
-                found, targets[known, index] = read_classes(slides[known], column[known])
-            except UsageError as error:
-                raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
-            if len(found) != 2:
-                raise UsageError(
-                    f"{name} has {len(found)} values: {', '.join(found)}.",
-                    hint="Labels of --task multilabel have two values each.",
-                )
-            values.append((found[0], found[1]))
-        return cls(tuple(settings.target), tuple(values), targets)
-
-    def read_known(self, slides: StrArray, cells: Sequence[StrArray]) -> IntArray:
-        """Read columns of another cohort, (n, L).
-
-        Raises:
-            UsageError: There are values that this cohort does not have.
-        """
-        from slpd_toolkit.mil.tasks.targets import read_known_classes
-
-        targets = np.full((len(slides), len(cells)), _UNKNOWN, dtype=np.int64)
-        for index, column in enumerate(cells):
-            known = np.char.strip(column) != ""
-            targets[known, index] = read_known_classes(slides[known], column[known], self.values[index])
-        return targets
+        values = tuple(_values(*column, slides) for column in zip(settings.target, cells, strict=True))
+        return cls(tuple(settings.target), values, read_labels(slides, cells, values))
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -129,22 +105,11 @@ class MultiLabel(Task):
         return np.full(len(self.targets), "")
 
     @property
-    def balance(self) -> StrArray:
+    def balance(self) -> StrArray:  # type: ignore[override]
         """(N, L) the labels."""
-        cells = [
-            np.array([f"{name}={low}", f"{name}={high}", ""])[self.targets[:, index]]
-            for index, (name, (low, high)) in enumerate(zip(self.names, self.values, strict=True))
-        ]
-        return np.stack(cells, axis=1)
-
-    @property
-    def groups(self) -> Sequence[tuple[str, BoolArray]]:
-        """Each value of each label."""
-        return [
-            (f"{name}={value}", self.targets[:, index] == code)
-            for index, name in enumerate(self.names)
-            for code, value in enumerate(self.values[index])
-        ]
+        pairs = zip(self.names, self.values, strict=True)
+        names = [np.array([f"{name}={low}", f"{name}={high}", ""]) for name, (low, high) in pairs]
+        return np.stack([name[column] for name, column in zip(names, self.targets.T, strict=True)], axis=1)
 
     def objective(self, train: IntArray) -> Objective:
         """Return binary cross entropy with balanced weights.
@@ -196,12 +161,7 @@ class MultiLabel(Task):
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
-        return {
-            "AUC (mean over labels)": "Mean of the areas under the ROC curves of the labels, each over the cases "
-            "whose label is known. Guessing gives 0.5.",
-            "Balanced accuracy (mean over labels)": "Mean of sensitivity and specificity at a probability of 0.5, then "
-            "mean over labels.",
-        }
+        return _DEFINITIONS
 
     def draw(
         self,
@@ -221,6 +181,33 @@ class MultiLabel(Task):
         from slpd_toolkit.mil.tasks.cases import choose_labelled
 
         return [choose_labelled(each, self, slides, patients, limit) for each in results]
+
+
+def read_labels(slides: StrArray, cells: Sequence[StrArray], values: Sequence[tuple[str, str]]) -> IntArray:
+    """Read L columns whose values are known, (n, L); see `MultiLabel.targets`.
+
+    Raises:
+        UsageError: There are other values.
+    """
+    targets = np.full((len(slides), len(cells)), _UNKNOWN, dtype=np.int64)
+    for index, column in enumerate(cells):
+        known = np.char.strip(column) != ""
+        targets[known, index] = read_known_classes(slides[known], column[known], values[index])
+    return targets
+
+
+def _values(name: str, column: StrArray, slides: StrArray) -> tuple[str, str]:
+    known = np.char.strip(column) != ""
+    try:
+        found, _ = read_classes(slides[known], column[known])
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
+    if len(found) != 2:
+        raise UsageError(
+            f"{name} has {len(found)} values: {', '.join(found)}.",
+            hint="Labels of --task multilabel have two values each.",
+        )
+    return found[0], found[1]
 
 
 TASK = MultiLabel

@@ -45,7 +45,7 @@ class Survival(Task):
     """Survival, trained as discrete hazards over time bins."""
 
     settings: ClassVar = frozenset({"time_column", "event_column"})
-    target_columns: ClassVar = (0, 1)
+    targets_are: ClassVar = "unused"
     headline: ClassVar = "c_index"
     known_metrics: ClassVar[Mapping[str, Metric]] = METRICS
     rank_metrics: ClassVar[frozenset[str]] = frozenset({"c_index", "uno_c_index"})
