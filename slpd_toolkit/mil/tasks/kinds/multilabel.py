@@ -28,7 +28,7 @@ _UNKNOWN = -1
 _DEFINITIONS = {
     "AUC (mean over labels)": "Mean of the areas under the ROC curves of the labels, each over cases with a known "
     "label. Guessing gives 0.5.",
-    "Balanced accuracy (mean over labels)": "Mean of sensitivity and specificity at a probability of 0.5, mean over labels.",
+    "Balanced accuracy (mean over labels)": "Mean of sensitivity and specificity at 0.5, mean over labels.",
 }
 
 
