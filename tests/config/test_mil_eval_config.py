@@ -57,7 +57,7 @@ def test_the_task_follows_from_the_columns(values: dict[str, Any], kind: str) ->
             {"task": "survival", "classes": ("a", "b")},
             "--classes: got a, b, allowed: only with --task classification or ordinal",
         ),
-        ({"task": "grades"}, "--task: got grades, allowed: classification, ordinal, regression, survival"),
+        ({"task": "grades"}, "--task: got grades, allowed: classification, multilabel, ordinal, regression, survival"),
         ({"split_kind": "loo"}, "--split-kind: got loo, allowed: cross-validation, fold-column, split-files"),
         ({"split_kind": "fold-column", "splits": (Path("s"),)}, "--splits: got s, allowed: only with --split-kind"),
         ({"time_bins": 1}, "--time-bins: got 1"),
