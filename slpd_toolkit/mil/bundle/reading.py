@@ -195,7 +195,7 @@ def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
             decision["kind"],
             tuple(map(str, decision["classes"])),
             float(decision["threshold"]),
-            tuple(map(float, decision["thresholds"])),
+            tuple(map(float, decision.get("thresholds", ()))),
         ),
         TrainingSet.from_arrays(training, math.nan if rate is None else float(rate)),
         training.get(KNOWN_MEANS),
