@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.guarded_process import report_progress
-from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
+from slpd_toolkit.slides.resolution import choose_mpp, doubt_of_resolution
 from slpd_toolkit.slides.source import open_source
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.files import Location
     from slpd_toolkit.slides.source import RGB
 
-_ANISOTROPY = 0.01
 _NOMINAL_TOLERANCE = 0.01
 
 
@@ -44,6 +42,8 @@ class SlideHeader:
     """Format: the vendor as in OpenSlide, `picture` or `ome-tiff`."""
     tiles_px: tuple[int, ...] = ()
     """Side of the tiles of each level; 0 if there are none."""
+    doubt: str = ""
+    """What else the file or the manifest states about the resolution, if it does not agree."""
 
     def best_level(self, scale: float) -> int:
         """Return the coarsest level that is still at least as fine as `scale` level-0 pixels per output pixel."""
@@ -74,11 +74,12 @@ class OpenedSlide(ClosedOnExit):
             self.header = SlideHeader(
                 path,
                 *info.sizes_lv[0],
-                _mpp_l0(path, info.mpp_xy, mpp_l0),
+                choose_mpp(path, info.mpp_xy, mpp_l0),
                 tuple(_nominal(downsample) for downsample in info.downsamples),
                 info.bounds_corner_l0,
                 info.vendor,
                 info.tiles_px,
+                doubt_of_resolution(info, mpp_l0),
             )
         except BaseException:
             self._source.close()
@@ -137,35 +138,3 @@ def _nominal(downsample: float) -> float:
     """Undo the rounding of level sizes: a downsample of 4.0004 is an average over 4 x 4 pixels."""
     whole = round(downsample)
     return float(whole) if abs(downsample / whole - 1) < _NOMINAL_TOLERANCE else downsample
-
-
-def _mpp_l0(path: Location, said: tuple[float | str | None, float | str | None], given: float | None) -> float:
-    """Return the resolution: `given`, otherwise that of the file.
-
-    Raises:
-        SlideError: It is missing or implausible, or pixels are not square according to the file.
-    """
-    fix = "Enter the resolution of level 0 in the column `mpp` of the manifest."
-    try:
-        mpp_x, mpp_y = (float(value) for value in said if value is not None)
-    except ValueError as error:
-        if given is not None:
-            return given
-        raise SlideError(
-            f"{path} does not contain its resolution (mpp-x, mpp-y: {said[0]}, {said[1]}).", hint=fix
-        ) from error
-    if 0 < mpp_x < math.inf and 0 < mpp_y < math.inf and abs(mpp_x / mpp_y - 1) > _ANISOTROPY:
-        raise SlideError(
-            f"{path} has pixels of {mpp_x:.6g} x {mpp_y:.6g} um; they must be square within {_ANISOTROPY:.0%}.",
-            hint="Resample the slide to square pixels (for example with `vips resize --vscale`). A resolution in the "
-            "manifest cannot correct this, because it is one number for both axes.",
-        )
-    if given is not None:
-        return given
-    low, high = MPP_RANGE
-    if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
-        raise SlideError(
-            f"{path} has a resolution of {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible values are {low} to {high}.",
-            hint=fix,
-        )
-    return (mpp_x + mpp_y) / 2

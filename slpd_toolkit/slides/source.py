@@ -43,6 +43,10 @@ class SourceInfo:
     """Level-0 pixels per pixel of each level, as the source converts locations."""
     mpp_xy: tuple[float | str | None, float | str | None] = (None, None)
     """Micrometers per level-0 pixel in x and y, unchecked; None if not recorded."""
+    mpp_tags: float | None = None
+    """Micrometers per level-0 pixel according to the TIFF tags, where the format has another statement as well."""
+    objective_power: str | None = None
+    """Magnification of the objective, unchecked."""
     bounds_corner_l0: tuple[int, int] = (0, 0)
     """Top-left corner (x, y) of the scanned area."""
     tiles_px: tuple[int, ...] = ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.slides.resolution import agree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ _OVERLAP_BYTES = 16  # overlap at the end of a tile that some writers produce
 _LARGEST_TILE_PX = 1 << 26
 _RATIO_WITHIN = 0.02
 _SPARE_PX = 2
+_UNIT_UM = {2: 25_400.0, 3: 10_000.0}
+"""Values of the tag ResolutionUnit: inch, centimeter; 1 is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
 
     Raises:
         SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
-            of another tile, levels are not the same picture in different sizes, or their units of resolution differ.
+            of another tile, levels are not the same picture in different sizes, or state different resolutions.
     """
     import tifffile  # imported only by processes that check a slide
 
@@ -74,7 +77,7 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
                 if page.is_tiled:
                     pages.setdefault((page.imagewidth, page.imagelength), page)
             if vendor == "generic-tiff":
-                _require_same_unit(path, [pages[size] for size in sizes_lv if size in pages])
+                _require_same_resolution(path, [pages[size] for size in sizes_lv if size in pages])
             tables = {level: _table(path, pages[size]) for level, size in enumerate(sizes_lv) if size in pages}
     except SlideError:
         raise
@@ -130,16 +133,30 @@ def _table(path: Path, page: TiffPage) -> TileTable:
     return table
 
 
-def _require_same_unit(path: Path, levels: Sequence[TiffPage]) -> None:
-    """Check that no level gives its resolution in another unit: OpenSlide reads the resolution of these files there."""
-    tags = [page.tags.get("ResolutionUnit") for page in levels]
-    units = {str(getattr(tag.value, "name", tag.value)).lower() for tag in tags if tag is not None} - {"none"}
-    if len(units) > 1:
-        raise SlideError(
-            f"{path}: levels state their resolution in different units ({', '.join(sorted(units))}), so that it is not "
-            "known.",
-            hint=_HINT,
-        )
+def _require_same_resolution(path: Path, levels: Sequence[TiffPage]) -> None:
+    """Check that the tags of all levels state one resolution: that of level 0, or that of the level itself.
+
+    OpenSlide reads the resolution of these files in level 0 alone, where a changed bit would go unnoticed.
+    """
+    stated = [(page.imagewidth, mpp) for page in levels if (mpp := _mpp(page)) is not None]
+    for width, mpp in stated[1:]:
+        width_l0, mpp_l0 = stated[0]
+        if not (agree(mpp, mpp_l0) or agree(mpp, mpp_l0 * width_l0 / width)):
+            raise SlideError(
+                f"{path}: its levels contradict each other about the resolution: {mpp_l0:.4g} um/px in that of "
+                f"{width_l0} px, {mpp:.4g} um/px in that of {width} px.",
+                hint=_HINT,
+            )
+
+
+def _mpp(page: TiffPage) -> float | None:
+    """Return the um/px that the tags of a level state; None if they state none."""
+    resolution, unit = (page.tags.get(name) for name in ("XResolution", "ResolutionUnit"))
+    if resolution is None:
+        return None
+    pixels, per = resolution.value
+    um = _UNIT_UM.get(2 if unit is None else int(unit.value))
+    return um * per / pixels if um and pixels and per else None
 
 
 def _require_same_shape(path: Path, sizes_lv: Sequence[tuple[int, int]]) -> None:

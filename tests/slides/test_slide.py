@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.slides import opened_slide
+from slpd_toolkit.slides import resolution
 from slpd_toolkit.slides import slide as reader
 from slpd_toolkit.slides.slide import Slide
 from slpd_toolkit.slides.source import on_white
@@ -220,7 +220,7 @@ def test_an_impossible_resolution_in_a_file_is_an_error_with_the_fix(
 @pytest.mark.parametrize("said", ["nan", "inf", "-inf", "0", "-0.5", "264.6", "1e400"])
 def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str) -> None:
     with pytest.raises(SlideError, match=r"plausible values are 0\.1 to 5"):
-        opened_slide._mpp_l0(tmp_path, (said, said), None)
+        resolution.choose_mpp(tmp_path, (said, said), None)
 
 
 @pytest.mark.parametrize("said", [(None, None), ("0.5", None), (None, "0.5"), ("half", "half"), ("", "")])
@@ -228,8 +228,8 @@ def test_a_resolution_that_is_no_number_or_only_half_there_is_missing(
     tmp_path: Path, said: tuple[str | None, str | None]
 ) -> None:
     with pytest.raises(SlideError, match="does not contain its resolution"):
-        opened_slide._mpp_l0(tmp_path, said, None)
-    assert opened_slide._mpp_l0(tmp_path, said, 0.5) == 0.5
+        resolution.choose_mpp(tmp_path, said, None)
+    assert resolution.choose_mpp(tmp_path, said, 0.5) == 0.5
 
 
 def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:

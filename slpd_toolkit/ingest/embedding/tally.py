@@ -29,6 +29,8 @@ class EmbedTally:
     patches_planned: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     """Slide ID -> number of patches without a token, because their pixels are missing."""
+    doubts: dict[str, str] = field(default_factory=dict)
+    """Slide ID -> contradicting statements about its resolution."""
     started: float = field(default_factory=time.monotonic)
 
     def add(self, other: EmbedTally) -> None:
@@ -36,6 +38,7 @@ class EmbedTally:
         for name in ("slides", "skipped", "regions", "patches", "bytes", "planned", "patches_planned"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lost |= other.lost
+        self.doubts |= other.doubts
 
     def plan(self, reading: SlideReading) -> None:
         """Count a slide that will be encoded."""
@@ -47,6 +50,8 @@ class EmbedTally:
         self.slides += 1
         self.regions += len(reading.plan)
         self.bytes += job.writer.path.stat().st_size
+        if reading.slide.header.doubt:
+            self.doubts[reading.entry.slide_id] = reading.slide.header.doubt
         if job.lost:
             self.lost[reading.entry.slide_id] = job.lost
 
@@ -85,6 +90,12 @@ def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sh
         console.warn(
             f"{len(tally.lost):,} slides lack pixels; {sum(tally.lost.values()):,} patches have no token: "
             f"{listed(f'{slide_id} ({count:,})' for slide_id, count in tally.lost.items())}."
+        )
+    if tally.doubts:
+        console.warn(
+            f"{len(tally.doubts):,} slides have contradicting resolutions: "
+            f"{listed(f'{slide_id} ({doubt})' for slide_id, doubt in tally.doubts.items())}. The first was used; "
+            "enter the true one in the column `mpp` of the manifest."
         )
     if contact_sheet:
         console.note(f"Check the detected tissue in {contact_sheet}.")

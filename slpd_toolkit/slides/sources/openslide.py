@@ -25,6 +25,7 @@ _BOUNDS = (
     openslide.PROPERTY_NAME_BOUNDS_WIDTH,
     openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
 )
+_UNIT_UM = {"inch": 25_400.0, "centimeter": 10_000.0}
 _DICOM = (
     "OpenSlide reads DICOM files of whole-slide images (VL Whole Slide Microscopy Image) only: export the slide from "
     "the archive again as such, or convert it to a tiled TIFF with its resolution."
@@ -59,6 +60,8 @@ class OpenSlideSource:
             self._file.level_dimensions,
             self._file.level_downsamples,
             (properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)),
+            _mpp_of_tags(properties),
+            properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
             _bounds_corner_l0(properties),
             tuple(
                 max(int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height"))
@@ -92,6 +95,14 @@ def _hint(location: Location, error: str) -> str:
     if error.startswith("Unsupported"):
         return "Convert it: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg."
     return _DICOM if openslide.OpenSlide.detect_format(location) == "dicom" else DAMAGED
+
+
+def _mpp_of_tags(properties: Mapping[str, str]) -> float | None:
+    try:
+        pixels = float(properties["tiff.XResolution"])
+        return _UNIT_UM[properties["tiff.ResolutionUnit"]] / pixels if pixels else None
+    except (KeyError, ValueError):
+        return None
 
 
 def _bounds_corner_l0(properties: Mapping[str, str]) -> tuple[int, int]:
