@@ -140,8 +140,9 @@ def _nearest(rows: FloatArray, count: int) -> tuple[IntArray, FloatArray]:
 def _isolated_groups(neighbours: IntArray, distances: FloatArray, ratio: float) -> list[tuple[int, ...]]:
     """Groups whose members name one another as nearest, with a gap to the next slide; the largest of nested groups."""
     groups: list[tuple[int, ...]] = []
-    for row in range(len(neighbours)):
-        for size in range(neighbours.shape[1] - 1, 0, -1):
+    has_gap = distances[:, 1:] >= ratio * np.maximum(distances[:, :-1], 1e-12)  # necessary, and rare
+    for row in np.flatnonzero(has_gap.any(axis=1)).tolist():
+        for size in (np.flatnonzero(has_gap[row])[::-1] + 1).tolist():
             members = np.sort(np.append(neighbours[row, :size], row))
             if row != members[0]:
                 continue

@@ -46,15 +46,16 @@ class Division:
         """Mean ratio of tested to training units of a split."""
         return float((self.tested.sum(axis=1) / self.trained.sum(axis=1)).mean())
 
-    def shares_trained(self) -> FloatArray:
-        """(U, U) fraction of the splits testing unit i (row) that train on unit j (column); 0 if never tested."""
-        tested = self.tested.astype(np.float64)
-        counts = tested.sum(axis=0)
-        together = tested.T @ self.trained
-        shares: FloatArray = np.divide(
-            together, counts[:, None], out=np.zeros_like(together), where=counts[:, None] > 0
-        )
-        return shares
+    def shares_trained(self) -> tuple[FloatArray, FloatArray]:
+        """Fraction w(i, j) of the splits testing unit i that train on unit j, 0 if it is never tested, as two factors.
+
+        All pairs of twenty thousand units would take gigabytes.
+
+        Returns:
+            A and B, both (J, U): w = A.T @ B.
+        """
+        tested, trained = self.tested.astype(np.float64), self.trained.astype(np.float64)
+        return tested / np.maximum(tested.sum(axis=0), 1), trained
 
 
 def divide_units(cohort: Cohort, splits: Sequence[Split], *, by_site: bool = False) -> Division:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.division import Division
 
 _BLOCK = 1024
+"""Units whose pairs of splits are in memory at once."""
 _LEAST_FACTOR = 1.5
 
 
@@ -44,13 +45,9 @@ def largest_inflation(division: Division) -> float:
 
     It is 0 for a single split, in which no patient is both trained on and tested.
     """
-    both = total = 0.0
     shares = division.shares_trained()
-    for start in range(0, len(shares), _BLOCK):
-        rows = shares[start : start + _BLOCK]
-        both += float((rows * shares[:, start : start + _BLOCK].T).sum())
-        total += float((rows**2).sum())
-    return both / total if total else 0.0
+    total = _sum_of_squares(*shares)
+    return _sum_of_exchanges(*shares) / total if total else 0.0
 
 
 def inflation(contributions: FloatArray, division: Division) -> float:
@@ -69,17 +66,12 @@ def inflation(contributions: FloatArray, division: Division) -> float:
     counts = np.maximum(tested.sum(axis=0), 1)
     mean = contributions.sum(axis=0) / counts
     deviations = (contributions - mean) * tested
-    shares = division.shares_trained()
-    covariances = deviations.T @ division.trained / counts[:, None]
-    product = weight = spread = 0.0
-    for start in range(0, len(shares), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        product += float((covariances[rows] * covariances[:, rows].T).sum())
-        weight += float((shares[rows] * shares[:, rows].T).sum())
-        variances, reverse = shares[rows] * (1 - shares[rows]), shares[:, rows] * (1 - shares[:, rows])
-        spread += float((variances * reverse.T).sum())
+    averaged, trained = division.shares_trained()
+    product = _sum_of_exchanges(deviations / counts, trained)
+    weight = _sum_of_exchanges(averaged, trained)
+    spread = _sum_of_spreads(averaged, trained)
     total = float((mean**2).sum())
-    if spread < 1e-9 or total <= 0:
+    if spread < 1e-9 * max(weight, 1) or total <= 0:
         return float("nan")
     return float(np.clip(product / spread * weight / total, 0, 1))
 
@@ -96,6 +88,43 @@ def fold_variance_factor(division: Division) -> float:
     one = replace(
         division, trained=division.trained[first], tested=division.tested[first], repeats=division.repeats[first]
     )
-    narrowing = float((shares**2).sum() / shares.sum()) if shares.any() else 1.0
+    total = float(shares[0].sum(axis=1) @ shares[1].sum(axis=1))
+    narrowing = _sum_of_squares(*shares) / total if total else 1.0
     between = largest_inflation(one) / max(division.folds - 1, 1)
     return max(narrowing * (1 + largest_inflation(division)) / (1 - between), _LEAST_FACTOR)
+
+
+def _sum_of_squares(left: FloatArray, right: FloatArray) -> float:
+    """Sum of w(i, j)^2 over all pairs of units, where w = left.T @ right, without the (U, U) matrix."""
+    return float(((left @ left.T) * (right @ right.T)).sum())
+
+
+def _sum_of_exchanges(left: FloatArray, right: FloatArray) -> float:
+    """Sum of w(i, j) w(j, i) over all pairs of units, where w = left.T @ right, without the (U, U) matrix."""
+    between = right @ left.T
+    return float((between * between.T).sum())
+
+
+def _sum_of_spreads(left: FloatArray, right: FloatArray) -> float:
+    """Sum of v(i, j) v(j, i) over all pairs of units, where v = w (1 - w) and w = left.T @ right.
+
+    The square of w is the product of all pairs of splits, (J * J, U). With fewer units than pairs of splits, w itself
+    is smaller.
+    """
+    splits, units = left.shape
+    if units <= splits**2:
+        shares = left.T @ right
+        variances = shares * (1 - shares)
+        return float((variances * variances.T).sum())
+    between = right @ left.T
+    mixed, squared = np.zeros((splits, splits**2)), np.zeros((splits**2, splits**2))
+    mixed_back = np.zeros((splits**2, splits))
+    for start in range(0, units, _BLOCK):
+        some_left, some_right = left[:, start : start + _BLOCK], right[:, start : start + _BLOCK]
+        left_pairs, right_pairs = (
+            (each[:, None] * each[None]).reshape(splits**2, -1) for each in (some_left, some_right)
+        )
+        mixed += some_right @ left_pairs.T
+        mixed_back += right_pairs @ some_left.T
+        squared += right_pairs @ left_pairs.T
+    return float((between * between.T).sum() - 2 * (mixed * mixed_back.T).sum() + (squared * squared.T).sum())

@@ -34,7 +34,8 @@ def test_units_are_sites_where_sites_were_split() -> None:
 def test_the_share_trained_is_counted_over_the_splits_that_test_a_unit() -> None:
     cohort = make_cohort([1] * 20, ["a", "b"] * 10)
     division = divide_units(cohort, cross_validation(cohort, folds=5, repeats=3))
-    shares = division.shares_trained()
+    tested, trained = division.shares_trained()
+    shares = tested.T @ trained
     for i in range(20):
         tests = np.flatnonzero(division.tested[:, i])
         assert len(tests) == 3

@@ -7,6 +7,7 @@ import pytest
 
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.cohort.splits import Split
+from slpd_toolkit.mil.statistics import shared_training
 from slpd_toolkit.mil.statistics.division import Division, divide_units
 from slpd_toolkit.mil.statistics.shared_training import (
     fold_variance_factor,
@@ -101,3 +102,13 @@ def test_splits_of_others_that_overlap_are_counted_as_they_are() -> None:
     slides = tuple(cohort.slides.tolist())
     splits = [Split(0, slides[2:], slides[:1], slides[:2]), Split(1, slides[:2], slides[:1], slides[2:])]
     assert largest_inflation(divide_units(cohort, splits)) == 1
+
+
+@pytest.mark.parametrize(("splits", "units"), [(3, 5), (3, 40), (4, 2100)])
+def test_sums_over_pairs_are_those_of_the_whole_matrix(splits: int, units: int) -> None:
+    left, right = np.random.default_rng(0).random((2, splits, units)) / splits
+    whole = left.T @ right
+    variances = whole * (1 - whole)
+    assert shared_training._sum_of_squares(left, right) == pytest.approx((whole**2).sum())
+    assert shared_training._sum_of_exchanges(left, right) == pytest.approx((whole * whole.T).sum())
+    assert shared_training._sum_of_spreads(left, right) == pytest.approx((variances * variances.T).sum())
