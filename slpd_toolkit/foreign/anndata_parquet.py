@@ -82,7 +82,7 @@ def write_h5ad(
     """Write embeddings as AnnData, atomically; see `make_anndata`."""
     table = make_anndata(embeddings, about_rows, centres_l0, provenance, further)
     with atomic_path(path) as partial:
-        table.write_h5ad(partial)
+        table.write_h5ad(partial, compression="gzip", compression_opts=0)  # uncompressed, with a checksum
 
 
 def write_parquet(
@@ -111,7 +111,7 @@ def write_parquet(
         metadata["slpd_fitted"] = fitted
     table = pa.table(columns).replace_schema_metadata(metadata)
     with atomic_path(path) as partial:
-        parquet.write_table(table, partial)
+        parquet.write_table(table, partial, write_page_checksum=True)
 
 
 def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:

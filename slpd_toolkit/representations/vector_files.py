@@ -12,7 +12,7 @@ import pandas as pd
 from slpd_toolkit.core.archives import read_npz
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, is_safe_name, make_folder, read_json, write_text
-from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
+from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import Layout, describe_layout, write_layout
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.anndata_parquet import write_h5ad, write_parquet
@@ -20,12 +20,12 @@ from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.representations.slide_vectors import SlideVectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
 
-ABOUT, FITTED = "about.json", "fitted.npz"
+ABOUT, FITTED, DIGEST = "about.json", "fitted.npz", "digest"
 _PROTOTYPE, _WEIGHT = "prototype", "weight"
 _PER = {"slide": "slide_id", "patient": "patient_id"}
 _WRITTEN_BY = "`slpd represent` writes such files; run it again."
@@ -45,12 +45,26 @@ def write_vectors(vectors: SlideVectors, out: Path) -> None:
         "set": vectors.is_set,
         "fitted_on": list(vectors.fitted_on),
     }
+    about[DIGEST] = _digest(vectors, about)
     if out.suffix == ".parquet":
         write_parquet(out, vectors.bags.features, vectors.about, about, _npz(vectors))
     elif out.suffix == ".h5ad":
         _write_h5ad(vectors, about, out)
     else:
         _write_folder(vectors, about, out)
+
+
+def _digest(vectors: SlideVectors, about: Mapping[str, Any]) -> str:
+    """Return a digest of everything in a file or folder, which neither Parquet nor HDF5 verifies."""
+    order = np.argsort(np.array(vectors.bags.slides))  # a folder has none
+    bags = vectors.bags.subset(order)
+    features = bags.features.astype(np.float32)
+    arrays: dict[str, npt.ArrayLike] = {"names": np.array(bags.slides), "sizes": bags.sizes, "features": features}
+    if vectors.is_set:
+        arrays["weights"] = vectors.weights[vectors.bags.regions_of(order)].astype(np.float32)
+    arrays |= {f"fitted/{name}": values for name, values in vectors.parameters.items()}
+    text = json.dumps({name: value for name, value in about.items() if name != DIGEST}, sort_keys=True)
+    return digest_of(arrays | {"about": np.array(text)})
 
 
 def _write_h5ad(vectors: SlideVectors, about: dict[str, Any], out: Path) -> None:
@@ -153,16 +167,21 @@ def read_vectors_back(path: Path) -> SlideVectors:
             about = _parquet_metadata(path)
             names, vectors, weights = _read_table(path, _PER[about["per"]])
             parameters = _parquet_parameters(path)
+        whole = dict(about)
         per, fitted_on = about.pop("per"), tuple(map(str, about.pop("fitted_on")))
+        digest = about.pop(DIGEST, None)
         bags = Bags(*_grouped(names, vectors), weights if about.pop("set") else None)
     except (OSError, ValueError, TypeError, LookupError, Hdf5Error) as error:
         raise UsageError(f"{path}: cannot be read as slide vectors ({error}).", hint=_WRITTEN_BY) from error
     _require_numbers(path, bags)
-    return SlideVectors(bags, per, str(about.get("descriptor", "")), fitted_on, parameters, about)
+    vectors = SlideVectors(bags, per, str(about.get("descriptor", "")), fitted_on, parameters, about)
+    if digest not in (None, _digest(vectors, whole)):
+        raise UsageError(f"{path} was changed or damaged: its digest does not match its contents.", hint=_WRITTEN_BY)
+    return vectors
 
 
 def _read_table(path: Path, column: str) -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(path, page_checksum_verification=True)
     features = table.drop(columns=[column, _PROTOTYPE, _WEIGHT], errors="ignore").to_numpy(np.float32)
     weights = table[_WEIGHT].to_numpy(np.float32) if _WEIGHT in table else None
     return table[column].astype(str).tolist(), features, weights

@@ -81,7 +81,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         require_regular(path)
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, page_checksum_verification=True)
     except ImportError as error:
         raise UsageError(
             f"{path}: reading parquet needs pyarrow.", hint="pip install 'slpd-toolkit[parquet]'"

@@ -18,6 +18,7 @@ from slpd_toolkit.representations.slide_vectors import SlideVectors
 from slpd_toolkit.representations.vector_files import is_own_file, read_vectors_back
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import write_manifest
+from tests.mutation import mutants
 from tests.token_factory import LENGTHS, write_cache
 
 if TYPE_CHECKING:
@@ -169,3 +170,24 @@ def test_a_folder_is_replaced_as_a_whole_and_never_mixed(cache: Path, manifest: 
     (out / "about.json").unlink()
     with pytest.raises(UsageError, match=r"has \.h5 files that `slpd represent` did not write"):
         represent.make(config(cache, out))
+
+
+@pytest.mark.parametrize("out", ["v.parquet", "v"])
+def test_mutants_are_refused_or_equal(cache: Path, tmp_path: Path, out: str) -> None:
+    target = tmp_path / out
+    represent.run(RepresentConfig(model="mean-tokens", cache=cache, out=target))
+    whole = read_vectors_back(target)
+    for path in [target] if target.is_file() else sorted(target.iterdir()):
+        content, refused = path.read_bytes(), 0
+        for mutant in mutants(content, 12, seed=8):
+            path.write_bytes(mutant)
+            try:
+                found = read_vectors_back(target)
+            except UsageError:
+                refused += 1
+                continue
+            assert found.bags.slides == whole.bags.slides
+            np.testing.assert_array_equal(found.bags.features, whole.bags.features)
+            assert found.provenance == whole.provenance
+        assert refused
+        path.write_bytes(content)
