@@ -80,9 +80,17 @@ def write_h5ad(
     further: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> None:
     """Write embeddings as AnnData, atomically; see `make_anndata`."""
+    import h5py
+    from anndata.io import write_elem
+
     table = make_anndata(embeddings, about_rows, centres_l0, provenance, further)
+    table.strings_to_categoricals()
+    with h5py.File("in memory", "w", driver="core", backing_store=False) as file:  # HDF5 crashes on a full disk
+        write_elem(file, "/", table, dataset_kwargs={"compression": "gzip", "compression_opts": 0})  # adds checksums
+        file.flush()
+        content = file.id.get_file_image()
     with atomic_path(path) as partial:
-        table.write_h5ad(partial, compression="gzip", compression_opts=0)  # uncompressed, with a checksum
+        partial.write_bytes(content)
 
 
 def write_parquet(

@@ -174,10 +174,10 @@ def read_vectors_back(path: Path) -> SlideVectors:
     except (OSError, ValueError, TypeError, LookupError, Hdf5Error) as error:
         raise UsageError(f"{path}: cannot be read as slide vectors ({error}).", hint=_WRITTEN_BY) from error
     _require_numbers(path, bags)
-    vectors = SlideVectors(bags, per, str(about.get("descriptor", "")), fitted_on, parameters, about)
-    if digest not in (None, _digest(vectors, whole)):
+    found = SlideVectors(bags, per, str(about.get("descriptor", "")), fitted_on, parameters, about)
+    if digest not in (None, _digest(found, whole)):
         raise UsageError(f"{path} was changed or damaged: its digest does not match its contents.", hint=_WRITTEN_BY)
-    return vectors
+    return found
 
 
 def _read_table(path: Path, column: str) -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
