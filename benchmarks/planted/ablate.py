@@ -37,7 +37,7 @@ from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_scor
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort
+from benchmarks.planted.cohorts import CACHE, Planted, Truth, write_cohort, write_slides
 from benchmarks.planted.report import write_report
 from benchmarks.semireal.cohorts import TILE_COHORTS, TILE_RUNS, TileModel
 from benchmarks.semireal.tiles import Tiles
@@ -59,6 +59,7 @@ from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.stain_views import stain_folder
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.prototype_file import PrototypeFile
@@ -220,7 +221,11 @@ REMEDIES: dict[str, dict[str, Any]] = {
     for name, terms in (("DINO", NO_PROTOTYPES), ("SLPD", {}), ("SLPD weights 4", _WEIGHTS_4))
 }
 """Settings that helped on seed 0 where the published ones did not."""
-ROWS = {**MAIN, **SENSITIVITY, **VIEWS, **REMEDIES, **CENTERED}
+STAINS: dict[str, dict[str, Any]] = {
+    f"{row} stain views": {**MAIN[row], "stain_views": 2} for row in ("DINO", "SLPD matched", "SLPD weights 4")
+}
+"""For cohorts of tiles that were also encoded under random stain (`benchmarks.semireal.tiles --stain-views 2`)."""
+ROWS = {**MAIN, **STAINS, **SENSITIVITY, **VIEWS, **REMEDIES, **CENTERED}
 
 TRUTH_ROW, MEAN, UNTRAINED, UNTRAINED_FAN_IN = "truth", "mean tokens", "untrained", "untrained fan-in"
 MEAN_CENTERED = "mean tokens centered"
@@ -274,7 +279,10 @@ def write_data(unit: Unit) -> Truth:
         return write_cohort(planted, unit.data)
     tiles = Tiles.read(unit.root / TILES)
     planted = replace(planted, dim=tiles.tokens.shape[-1])
-    return write_cohort(planted, unit.data, TileModel(planted, tiles))
+    truth = write_cohort(planted, unit.data, TileModel(planted, tiles))
+    for view in range(1, 1 + len(tiles.stained)):
+        write_slides(planted, truth, stain_folder(unit.data / CACHE, view), TileModel(planted, tiles, view))
+    return truth
 
 
 def settings_of(unit: Unit) -> dict[str, Any]:

@@ -313,17 +313,23 @@ def write_cohort(planted: Planted, folder: Path, model: DrawsTokens | None = Non
     cache = folder / CACHE
     cache.mkdir(parents=True, exist_ok=True)
     truth, model = plan(planted), model or TokenModel(planted)
-    for slide, slide_id in enumerate(truth.slide_ids):
-        path = cache / f"{slide_id}.h5"
-        if not path.exists():
-            own = truth.architecture[truth.slide_of_region == slide]
-            _write_slide(path, str(slide_id), planted, model.draw(slide, int(truth.sites[slide]), own))
+    write_slides(planted, truth, cache, model)
     with atomic_path(folder / TRUTH) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **{item.name: getattr(truth, item.name) for item in fields(truth)})
     columns = (truth.slide_ids, truth.patients, truth.sites, truth.label, truth.grade, truth.time, truth.event)
     rows = [(slide_id, f"{slide_id}.svs", *rest) for slide_id, *rest in zip(*columns, strict=True)]
     write_csv(folder / MANIFEST, _COLUMNS, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     return truth
+
+
+def write_slides(planted: Planted, truth: Truth, cache: Path, model: DrawsTokens) -> None:
+    """Write the token files of a cohort, except those that exist."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for slide, slide_id in enumerate(truth.slide_ids):
+        path = cache / f"{slide_id}.h5"
+        if not path.exists():
+            own = truth.architecture[truth.slide_of_region == slide]
+            _write_slide(path, str(slide_id), planted, model.draw(slide, int(truth.sites[slide]), own))
 
 
 def _write_slide(path: Path, slide_id: str, planted: Planted, tokens: NDArray[np.float32]) -> None:

@@ -67,8 +67,8 @@ TILE_RUNS = {
 class TileModel:
     """Draws tokens from encoded tiles."""
 
-    def __init__(self, planted: Planted, tiles: Tiles) -> None:
-        """Prepare a cohort.
+    def __init__(self, planted: Planted, tiles: Tiles, view: int = 0) -> None:
+        """Prepare a cohort, or its stain view from 1 up: the same tiles under another stain.
 
         Raises:
             ValueError: There are fewer tissues than kinds, or fewer sites than the cohort has.
@@ -79,6 +79,7 @@ class TileModel:
                 f"The cohort has {planted.kinds} kinds and {planted.sites} sites; the tiles have {tissues} tissues and "
                 f"{sites} sites. Encode more with benchmarks.semireal.tiles."
             )
+        self.tokens = tiles.stained[view - 1] if view else tiles.tokens
         self.planted, self.tiles, self.known = planted, tiles, Architectures.of(planted)
         self.patient_of_slide = np.unique(plan(planted).patients, return_inverse=True)[1]
 
@@ -92,7 +93,7 @@ class TileModel:
         for kind, own in enumerate(self.tiles_of(int(self.patient_of_slide[slide]))):
             of_kind = kinds == kind
             chosen[of_kind] = rng.choice(own, int(of_kind.sum()))
-        tokens: NDArray[np.float32] = self.tiles.tokens[transform, chosen].astype(np.float32)
+        tokens: NDArray[np.float32] = self.tokens[transform, chosen].astype(np.float32)
         return tokens
 
     def tiles_of(self, patient: int) -> list[IntArray]:

@@ -11,12 +11,14 @@ repository. Transforms act on pixels, so that tokens change as the encoder itsel
 
 Transform 0 leaves the tiles as they are; transform 1 + batches * site + batch is that of a site and batch. Encoded
 transforms are kept beside the output, so that an interrupted call can be resumed. The output contains no pixels.
+`--stain-views 2` also encodes each transform under random changes of stain, as `slpd embed --stain-views` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ import torch
 from PIL import Image
 
 from slpd_toolkit.core.files import atomic_path
-from slpd_toolkit.encoders.stain import StainChange, draw_stain_change, restain
+from slpd_toolkit.encoders.stain import StainChange, draw_stain_change, restain, stain_of_view
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,12 +92,15 @@ class Tiles:
     tissues: NDArray[np.str_]
     """Names of the tissues."""
     encoder_sha256: str
+    stained: NDArray[np.float16]
+    """(V, T, N, D): each transform also under V random changes of stain, as `slpd embed --stain-views` makes them."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         with np.load(path) as stored:
             values = {name: stored[name] for name in ("tokens", "kind", "site", "tissues")}
-            return cls(**values, encoder_sha256=str(stored["encoder_sha256"]))
+            stained = stored["stained"] if "stained" in stored else np.zeros(0, np.float16)
+            return cls(**values, encoder_sha256=str(stored["encoder_sha256"]), stained=stained)
 
 
 def draw_transforms(sites: int, batches: int, seed: int) -> list[Transform]:
@@ -124,12 +129,17 @@ def read_tiles(folder: Path, tissue: str, per_tissue: int) -> list[NDArray[np.ui
     return [np.asarray(Image.open(paths[number]).convert("RGB")) for number in chosen]
 
 
-def encode(encoder: Encoder, tiles: list[NDArray[np.uint8]], transform: Transform | None) -> NDArray[np.float16]:
-    """Encode (H, W, 3) tiles under a transform, (N, D)."""
+def encode(
+    encoder: Encoder, tiles: list[NDArray[np.uint8]], transform: Transform | None, view: int = 0, seed: int = 0
+) -> NDArray[np.float16]:
+    """Encode (H, W, 3) tiles under a transform, (N, D), and then under the stain of a view, if it is not 0."""
     parts = []
     for first in range(0, len(tiles), BATCH):
         batch = [tile if transform is None else transform.apply(tile) for tile in tiles[first : first + BATCH]]
-        parts.append(encoder.embed(torch.from_numpy(np.stack(batch)), "fp32").numpy().astype(np.float16))
+        pixels = torch.from_numpy(np.stack(batch))
+        if view:
+            pixels = restain(pixels, stain_of_view(view, name_of(transform), seed))
+        parts.append(encoder.embed(pixels, "fp32").numpy().astype(np.float16))
     return np.concatenate(parts)
 
 
@@ -151,6 +161,7 @@ def main() -> None:
     parser.add_argument("--per-tissue", type=int, default=400)
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--batches", type=int, default=3, help="staining batches per site")
+    parser.add_argument("--stain-views", type=int, default=0, help="random changes of stain of each transform")
     parser.add_argument("--encoder", default="efficientnet-lite0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="stop after this many seconds")
@@ -166,21 +177,23 @@ def main() -> None:
     transforms: list[Transform | None] = [None, *draw_transforms(args.sites, args.batches, args.seed)]
     kept = args.out.with_suffix(".parts")
     kept.mkdir(parents=True, exist_ok=True)
-    parts = [kept / f"{name_of(transform)}.npy" for transform in transforms]
     # Batch by batch, so that all sites can be used as soon as their first batch is there.
-    for transform, part in sorted(
-        zip(transforms, parts, strict=True), key=lambda pair: pair[0].batch if pair[0] else 0
-    ):
-        if not part.exists():
-            if time.perf_counter() - started > args.stop_after_s:
-                print("stopped: run again to resume")
-                return
-            tokens = encode(encoder, tiles, transform)
-            with atomic_path(part) as partial, partial.open("wb") as file:
-                np.save(file, tokens)
-            described = "" if transform is None else asdict(transform)
-            print(name_of(transform), described, f"{time.process_time():.0f} CPU s", flush=True)
-    encoded = np.stack([np.load(part) for part in parts])
+    order = sorted(transforms, key=lambda transform: transform.batch if transform else 0)
+    for view, transform in itertools.product(range(args.stain_views + 1), order):
+        part = kept / f"{name_of(transform)}{f'-view{view}' if view else ''}.npy"
+        if part.exists():
+            continue
+        if time.perf_counter() - started > args.stop_after_s:
+            print("stopped: run again to resume")
+            return
+        tokens = encode(encoder, tiles, transform, view, args.seed)
+        with atomic_path(part) as partial, partial.open("wb") as file:
+            np.save(file, tokens)
+        print(part.stem, asdict(transform) if transform else "", f"{time.process_time():.0f} CPU s", flush=True)
+    encoded, *stained = (
+        np.stack([np.load(kept / f"{name_of(each)}{f'-view{view}' if view else ''}.npy") for each in transforms])
+        for view in range(args.stain_views + 1)
+    )
     with atomic_path(args.out) as partial, partial.open("wb") as file:
         np.savez(
             file,
@@ -189,6 +202,7 @@ def main() -> None:
             site=np.array([-1 if transform is None else transform.site for transform in transforms]),
             tissues=np.array(args.tissues),
             encoder_sha256=encoder.weights_sha256,
+            stained=np.array(stained, np.float16),
         )
     print(args.out, encoded.shape)
 

@@ -17,6 +17,7 @@ from benchmarks.semireal.cohorts import TILE_COHORTS, TileModel
 from benchmarks.semireal.tiles import Scanner, Tiles, Transform, draw_transforms, encode, read_tiles
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stain import StainChange
+from slpd_toolkit.store.stain_views import open_stain_views
 from slpd_toolkit.store.token_file import TokenStore
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def numbered(dim: int = 3, per_kind: int = 8, sites: int = 4, batches: int = 2) 
     tokens[:, :, 0] = np.arange(count)[:, None]
     tokens[:, :, 1], tokens[:, :, 2] = np.arange(len(kind)), kind
     site = np.concatenate([[-1], np.repeat(np.arange(sites), batches)])
-    return Tiles(tokens, kind, site, np.array(["AC", "H", "T", "V"]), "0" * 64)
+    return Tiles(tokens, kind, site, np.array(["AC", "H", "T", "V"]), "0" * 64, tokens[None] + np.float16(100))
 
 
 def test_an_ideal_scanner_returns_the_tile_up_to_jpeg() -> None:
@@ -131,9 +132,12 @@ def test_the_driver_writes_a_cohort_from_tiles(tmp_path: Path) -> None:
     np.savez(
         tmp_path / TILES,
         tokens=tiles.tokens, kind=tiles.kind, site=tiles.site, tissues=tiles.tissues, encoder_sha256="0" * 64,
+        stained=tiles.stained,
     )  # fmt: skip
     unit = Unit(tmp_path, "colon composition shift", 3, "mean tokens")
     truth = write_data(unit)
     store = TokenStore.open(unit.data / CACHE)
     assert store.embedding_dim == 3
+    (view,) = open_stain_views(store, 1)
+    np.testing.assert_array_equal(view.files[5].tokens, store.files[5].tokens + np.float16(100))
     assert len(store.files) == len(truth.slide_ids) == TILE_COHORTS[unit.cohort]["slides"]
