@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         mil_eval,
         predict,
         pretrain,
+        pretrain_slides,
         prototypes,
         represent,
         run_demo,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api.commands": (
         *("embed", "import_features", "pretrain", "mil_eval", "predict", "prototypes", "heatmap", "export", "inspect"),
-        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search", "view", "study"),
+        *("manifest_from_clam", "run_demo", "list_encoders", "represent", "search", "view", "study", "pretrain_slides"),
     ),
     "api.functions": ("region_embeddings", "load_encoder", "set_verbosity"),
     "api.results": ("Run", "EvaluationResult", "PredictionResult"),
@@ -88,6 +89,7 @@ __all__ = [  # checked by a test to be the names of _MODULES
     "mil_eval",
     "predict",
     "pretrain",
+    "pretrain_slides",
     "prototypes",
     "region_embeddings",
     "represent",

@@ -35,6 +35,7 @@ from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.pretrain_slides import PretrainSlidesConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
@@ -135,6 +136,33 @@ def pretrain(cache: StrPath | None = None, **settings: Unpack[of.PretrainSetting
     config = resolve(PretrainConfig, {"cache": cache, **settings})
     calls.run("pretrain", config)
     return Run.open(config.out)
+
+
+@with_settings_of(PretrainSlidesConfig, "model")
+def pretrain_slides(model: StrPath | None = None, **settings: Unpack[of.PretrainSlidesSettings]) -> Path:
+    """Train a slide ViT on the region embeddings of a cohort (`slpd pretrain-slides`).
+
+    The same call resumes an interrupted run, and returns immediately if the run is complete.
+
+    Returns:
+        The run folder, a `model` of `mil_eval` and `represent`.
+
+    Raises:
+        UsageError: The model, the cache, the settings and an earlier run in the folder do not match.
+        CacheError: The cache is empty, mixed or damaged.
+        TrainingError: The loss is no longer finite.
+        DeviceMemoryError: The device does not have enough memory.
+
+    >>> folder = slpd.pretrain_slides(
+    ...     "runs/slpd", cache="cache", out="runs/slides", epochs=1, warmup_epochs=0, batch_size=4, embed_dim=8,
+    ...     depth=1, heads=2, hidden_dim=16, bottleneck_dim=8, out_dim=32, device="cpu",
+    ... )
+    >>> slpd.represent(str(folder), cache="cache", as_="mean-sd", out="in-context.parquet", device="cpu")
+    SlideVectors(12 slides, mean-sd of 16 features)
+    """
+    config = resolve(PretrainSlidesConfig, {"model": model, **settings})
+    calls.run("pretrain_slides", config)
+    return config.out
 
 
 @with_settings_of(MilEvalConfig, "cache")

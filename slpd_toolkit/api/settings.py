@@ -124,6 +124,55 @@ class PretrainSettings(TypedDict, total=False):
     tensorboard: bool
 
 
+class PretrainSlidesSettings(TypedDict, total=False):
+    """Settings of `PretrainSlidesConfig`."""
+
+    recipe: StrPath | None
+    cache: StrPath
+    out: StrPath
+    manifest: StrPath | None
+    where: StrPath | Sequence[StrPath]
+    epochs: int
+    batch_size: int
+    accumulate: int
+    slide_weight: float
+    region_weight: float
+    student_temp: float
+    teacher_temp: float
+    centre_momentum: float
+    global_views: int
+    local_views: int
+    global_share: float
+    local_share: float
+    most_regions: int
+    hidden: float
+    embed_dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    steepest_slope: float
+    centering: Literal["none", "slide"]
+    drop_path: float
+    hidden_dim: int
+    bottleneck_dim: int
+    out_dim: int
+    lr: float
+    min_lr: float
+    warmup_epochs: int
+    weight_decay: float
+    weight_decay_end: float
+    teacher_momentum: float
+    clip_grad: float
+    freeze_last_layer: int
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    device: str
+    workers: int
+    seed: int
+    log_every: int
+    save_every_min: float
+    tensorboard: bool
+
+
 class MilEvalSettings(TypedDict, total=False):
     """Settings of `MilEvalConfig`."""
 

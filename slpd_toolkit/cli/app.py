@@ -28,6 +28,7 @@ from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.old_keys import harmless_keys
 from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.pretrain_slides import PretrainSlidesConfig
 from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
@@ -238,6 +239,7 @@ add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section
 add_stage("study", StudyConfig, "slpd_toolkit.commands.study", argument="manifest", section=FIRST)
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
+add_stage("pretrain-slides", PretrainSlidesConfig, "slpd_toolkit.commands.pretrain_slides", argument="model")
 add_stage("mil-eval", MilEvalConfig, "slpd_toolkit.commands.mil_eval", argument="cache")
 add_stage("represent", RepresentConfig, "slpd_toolkit.commands.represent", argument="model")
 add_stage("predict", PredictConfig, "slpd_toolkit.commands.predict", argument="bundle manifest")

@@ -102,7 +102,19 @@ class RegionViT(VisionTransformer):
             WeightsError: The file is unreadable, or its keys or shapes do not match the network.
         """
         path = _weights_file(path)
-        checkpoint = weights.read_checkpoint(path)
+        return cls.from_checkpoint(weights.read_checkpoint(path), path)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any], path: Path) -> Self:
+        """Build a trained network from the content of a file; see `from_file`.
+
+        Args:
+            checkpoint: The content.
+            path: The file, for messages.
+
+        Raises:
+            WeightsError: Its keys or shapes do not match the network.
+        """
         stored: Any = checkpoint.get("config", {})
         try:
             shape: dict[str, Any] = {"drop_path": 0.0} | dict(stored)

@@ -19,15 +19,21 @@ PANELS = (
     ("Entropy of the teacher's targets (nats)", ("target_entropy",)),
     ("Norm of gradient and center", ("gradient_norm", "centre_norm")),
     ("Learning rate", ("lr",)),
-    ("Regions per second", ("regions_per_s",)),
+    ("Regions or slides per second", ("regions_per_s", "slides_per_s")),
     ("Fraction of empty or degenerate clusters", ("clusters_empty", "clusters_degenerate")),
 )
 
 
-def draw_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Plot the columns of metrics.csv over steps; columns without values are omitted."""
+def draw_curves(path: Path, rows: Sequence[Mapping[str, str]], terms: Sequence[str] | None = None) -> None:
+    """Plot the columns of metrics.csv over steps; columns without values are omitted.
+
+    Args:
+        path: The file.
+        rows: Rows of metrics.csv.
+        terms: Names of the terms of the objective; None for those of SLPD.
+    """
     figure = Figure(figsize=(12, 6.5), layout="constrained")
-    terms = term_names()
+    terms = term_names() if terms is None else terms
     panels = [(title, (*columns, *terms) if columns == ("loss",) else columns) for title, columns in PANELS]
     for axes, (title, columns) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         for column in columns:

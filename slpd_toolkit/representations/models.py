@@ -189,7 +189,7 @@ class DescribedModel:
     """Descriptors of slides, computed from the regions of another model."""
 
     name: str
-    regions: RegionModel
+    regions: Model
     descriptor: ChosenDescriptor
     of_cache: bool = True
 

@@ -13,13 +13,15 @@ import torch
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.compute import autocast
-from slpd_toolkit.core.errors import Problems, UsageError
+from slpd_toolkit.core.errors import Problems, UsageError, WeightsError
 from slpd_toolkit.core.files import require_regular, sha256
 from slpd_toolkit.encoders.encoder import digest_of_state
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
+from slpd_toolkit.models.slide_vit import SlideViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.models import DescribedModel, RegionModel
+from slpd_toolkit.representations.slide_context import ContextModel
 from slpd_toolkit.representations.sources import Kind
 from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.centered_tokens import CenteredTokens
@@ -91,7 +93,7 @@ def open_models(
         )
     problems = Problems()
     models: list[Model] = []
-    opened: dict[tuple[Kind, Path | None], RegionModel] = {}
+    opened: dict[tuple[Kind, Path | None], RegionModel | ContextModel] = {}
     trained: RegionViT | None = None
     for source in sorted(sources, key=lambda source: source.kind is Kind.UNTRAINED):  # it uses the others' shape
         with problems.gathered():
@@ -114,8 +116,10 @@ def open_models(
 
 def _open_regions(
     source: Source, cache: Cache, trained: RegionViT | None, options: InferenceOptions
-) -> tuple[RegionModel, RegionViT | None]:
-    """Open a model of regions; also return its network if it is a trained one."""
+) -> tuple[RegionModel | ContextModel, RegionViT | None]:
+    """Open a model of regions; also return its network if it is a trained region ViT."""
+    if source.kind is Kind.SLIDE_VIT:
+        return _open_slide_vit(source, cache, options), None
     if source.kind is Kind.UNTRAINED:
         return _untrained(source, cache, trained, options), None
     if source.kind is Kind.REGION_VIT:
@@ -232,6 +236,45 @@ def _open_region_vit(source: Source, cache: Cache, options: InferenceOptions) ->
     return model, network
 
 
+def _open_slide_vit(source: Source, cache: Cache, options: InferenceOptions) -> ContextModel:
+    """Open a slide ViT, with the model of regions in its file. Embeddings of regions are stored next to it."""
+    assert source.path is not None
+    network, provenance = SlideViT.from_file(source.path)
+    try:
+        regions = dict(provenance["regions"])
+        seen, known = frozenset(regions["pretrained"]), bool(regions["pretraining_known"])
+        inner, digest = str(regions["source"]), str(regions["digest"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{source.path}: has no model of regions ({error!r}).", hint="Use a slide_vit.pt of slpd pretrain-slides."
+        ) from error
+    _require_same_tokens(str(source.path), cache.store.meta, provenance)
+    embed, region_vit, inputs = _mean_tokens(cache.store), None, cache
+    if "state_dict" in regions:
+        region_vit = RegionViT.from_checkpoint(regions, source.path)
+        require_fit(str(source.path), region_vit, cache.store.meta, {})
+        embed, inputs = _forward(region_vit, cache, options), _inputs(region_vit, cache)
+    width = cache.store.embedding_dim if region_vit is None else region_vit.config.embed_dim
+    if width != network.input_dim:
+        raise WeightsError(f"{source.path}: takes {network.input_dim} features, but its model of regions has {width}.")
+    stored = source.path.parent / _STORED / _stored_name("regions", cache.store, options)
+    model = RegionModel(
+        source.name, inner, digest, inputs, embed, None if region_vit is None else stored, network=region_vit
+    )
+    slides = source.path.parent / SLIDES
+    own = _slides_seen(slides) if slides.exists() else None
+    return ContextModel(
+        source.name,
+        str(source.path),
+        sha256(source.path),
+        model,
+        network,
+        cache.device,
+        seen | (own or frozenset()),
+        pretraining_known=known and own is not None,
+    )
+
+
 def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options: InferenceOptions) -> RegionModel:
     """Open the network with the initial weights of `slpd pretrain --seed`.
 
@@ -294,6 +337,10 @@ def require_fit(name: str, network: RegionViT, meta: TokenMeta, provenance: dict
             f"{meta.grid} x {meta.grid}.",
             hint="Evaluate a model on regions of the size that it was trained on.",
         )
+    _require_same_tokens(name, meta, provenance)
+
+
+def _require_same_tokens(name: str, meta: TokenMeta, provenance: dict[str, object]) -> None:
     differences = [
         f"{name}: {provenance[name]!r} in training, {getattr(meta, name)!r} in the cache"
         for name in _MUST_AGREE

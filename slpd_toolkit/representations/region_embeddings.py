@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from slpd_toolkit.foreign.anndata_parquet import make_anndata
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.representations.models import Cache, RegionModel
 from slpd_toolkit.representations.opening import InferenceOptions, open_models, open_network
+from slpd_toolkit.representations.slide_context import ContextModel
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 
@@ -184,18 +185,18 @@ def about_regions(files: Sequence[TokenFile]) -> pd.DataFrame:
     )
 
 
-def _open(model: str | RegionViT, cache: Cache, precision: Precision) -> RegionModel:
+def _open(model: str | RegionViT, cache: Cache, precision: Precision) -> RegionModel | ContextModel:
     options = InferenceOptions(precision, "full", 0, Path())
     if isinstance(model, RegionViT):
         return open_network(model, cache, options)
     (source,) = parse_sources([model])
-    if source.kind not in {Kind.REGION_VIT, Kind.MEAN_TOKENS}:
+    if source.kind not in {Kind.REGION_VIT, Kind.MEAN_TOKENS, Kind.SLIDE_VIT}:
         raise UsageError(
             f"--model: {model} is a {source.kind.value}, which does not embed regions.",
-            hint="Use a region_vit.pt, its run folder, or mean-tokens.",
+            hint="Use a region_vit.pt, its run folder, mean-tokens, or the run folder of a slide ViT.",
         )
-    (opened,) = open_models([source], cache, options)
-    assert isinstance(opened, RegionModel)
+    (opened,) = open_models([replace(source, descriptor=None)], cache, options)
+    assert isinstance(opened, RegionModel | ContextModel)
     return opened
 
 

@@ -15,6 +15,7 @@ from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.foreign.slide_vectors import PICKLES, is_vector_folder, refuse_pickle
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.models.region_vit import REGION_VIT
+from slpd_toolkit.models.slide_vit import SLIDE_VIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,8 @@ _MEAN_TOKENS, _MEAN_OF_STAINS, _UNTRAINED = "mean-tokens", "mean-of-stains", "un
 TABLE_SUFFIXES = (".csv", ".npz", ".parquet", ".h5", ".h5ad")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MOST_CLUSTERS = 1024
+_OF_SLIDE_VIT = ChosenDescriptor("mean-sd")
+"""Descriptor of the regions in context that a slide ViT is used with, unless another is given."""
 
 
 class Kind(Enum):
@@ -33,6 +36,7 @@ class Kind(Enum):
     MEAN_TOKENS = "mean of the tissue tokens of a region"
     MEAN_OF_STAINS = "mean of the tissue tokens of a region, over all stains of the cache"
     UNTRAINED = "untrained region ViT"
+    SLIDE_VIT = "slide ViT"
     TABLE = "table of slide vectors"
 
 
@@ -90,7 +94,8 @@ def _parse(model: str) -> Source:
     name, text = (match[1], match[2]) if match else ("", model)
     source, sign, described = text.rpartition("#")
     if Path(text).exists() or not sign:
-        return _parse_source(name, text)
+        plain = _parse_source(name, text)
+        return replace(plain, descriptor=_OF_SLIDE_VIT) if plain.kind is Kind.SLIDE_VIT else plain
     descriptor = parse_descriptor(described)
     found = _parse_source(name, source, added=f"-{descriptor.name}")
     if not found.needs_tokens:
@@ -124,6 +129,8 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
     path = Path(text)
     if path.suffix.lower() in PICKLES and path.is_file():
         refuse_pickle(path)
+    if path.is_dir() and (path / SLIDE_VIT).is_file():
+        path /= SLIDE_VIT
     if path.is_dir() and not (path / REGION_VIT).exists() and is_vector_folder(path):
         return Source(_checked(name or path.resolve().name + added, text), Kind.TABLE, path)
     if path.is_dir():
@@ -131,7 +138,8 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
         if not path.is_file():
             raise UsageError(
                 f"--model: {text} is not a run folder: it has no {REGION_VIT}.",
-                hint="`slpd pretrain` writes this file at the end of the first epoch.",
+                hint="`slpd pretrain` writes this file at the end of the first epoch. A slide ViT's folder has "
+                f"{SLIDE_VIT}.",
             )
     if not path.is_file():
         near = get_close_matches(text, tuple(_KEYWORDS.values()), n=1)
@@ -146,8 +154,9 @@ def _parse_source(name: str, text: str, *, added: str = "") -> Source:
             f"--model: {text} has an unknown file type.",
             hint=f"Weights: {', '.join(_WEIGHT_SUFFIXES)}; slide vectors: {', '.join(TABLE_SUFFIXES)}.",
         )
-    name = name or (path.resolve().parent.name if path.name == REGION_VIT else path.stem) + added
-    return Source(_checked(name, text), Kind.TABLE if suffix in TABLE_SUFFIXES else Kind.REGION_VIT, path)
+    name = name or (path.resolve().parent.name if path.name in {REGION_VIT, SLIDE_VIT} else path.stem) + added
+    weights = Kind.SLIDE_VIT if path.name == SLIDE_VIT else Kind.REGION_VIT
+    return Source(_checked(name, text), Kind.TABLE if suffix in TABLE_SUFFIXES else weights, path)
 
 
 def _checked(name: str, text: str) -> str:

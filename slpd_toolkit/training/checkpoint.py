@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slpd_toolkit.config.old_keys import without_old_keys
-from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import stage_of
 from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.weights import read_checkpoint, write_checkpoint
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch.optim import Optimizer
-
-    from slpd_toolkit.objectives.student_teacher import StudentTeacher
     from slpd_toolkit.store.token_file import TokenStore
+    from slpd_toolkit.training.run_folder import RunFolder
+    from slpd_toolkit.training.state import TrainingState
 
 MAY_CHANGE = frozenset(
     {"cache", "out", "init", "manifest", "where", "device", "workers", "log_every", "save_every_min", "tensorboard"}
@@ -48,21 +47,15 @@ class Progress:
     """Number of steps in `sums`."""
 
 
-def save_checkpoint(
-    path: Path,
-    slpd: StudentTeacher[Any],
-    optimiser: Optimizer,
-    scaler: torch.amp.GradScaler,
-    progress: Progress,
-    recipe: Mapping[str, Any],
-) -> None:
+def save_checkpoint(path: Path, state: TrainingState, recipe: Mapping[str, Any]) -> None:
     """Write `path` atomically."""
+    progress = state.progress
     bank = progress.bank
     write_checkpoint(
         {
-            "slpd": slpd.state_dict(),  # student, teacher and both centers
-            "optimiser": optimiser.state_dict(),
-            "scaler": scaler.state_dict(),
+            "slpd": state.slpd.state_dict(),  # student, teacher and all centers
+            "optimiser": state.optimiser.state_dict(),
+            "scaler": state.scaler.state_dict(),
             "step": progress.step,
             "bank": None if bank is None else {item.name: getattr(bank, item.name) for item in fields(bank)},
             "sums": None if progress.sums is None else dict(progress.sums),
@@ -73,27 +66,22 @@ def save_checkpoint(
     )
 
 
-def load_checkpoint(
-    path: Path,
-    slpd: StudentTeacher[Any],
-    optimiser: Optimizer,
-    scaler: torch.amp.GradScaler,
-    recipe: Mapping[str, Any],
-    device: torch.device,
-) -> Progress:
-    """Restore a run.
+def load_checkpoint(folder: RunFolder, state: TrainingState) -> Progress:
+    """Restore a run: networks, optimizer and scaler in `state`; return its progress.
 
     Raises:
         UsageError: The file is not a checkpoint, or the run has other settings; all differences are listed.
         WeightsError: The file is unreadable.
     """
+    path, device = folder.checkpoint, state.device
     saved = read_checkpoint(path)
     if "recipe" not in saved:
-        raise UsageError(f"{path} was not written by `slpd pretrain`.", hint="Choose another --out.")
-    refuse_other_recipe(path, saved["recipe"], recipe)
-    slpd.load_state_dict(saved["slpd"])
-    optimiser.load_state_dict(saved["optimiser"])
-    scaler.load_state_dict(saved["scaler"])
+        command = stage_of(folder.config_class)
+        raise UsageError(f"{path} was not written by `slpd {command}`.", hint="Choose another --out.")
+    refuse_other_recipe(path, saved["recipe"], folder.started_with, folder.config_class)
+    state.slpd.load_state_dict(saved["slpd"])
+    state.optimiser.load_state_dict(saved["optimiser"])
+    state.scaler.load_state_dict(saved["scaler"])
     bank = None if saved["bank"] is None else PrototypeBank(**saved["bank"]).to(device)
     sums = saved["sums"]
     if torch.is_tensor(sums):  # version 0.1
@@ -113,14 +101,14 @@ def describe_cohort(store: TokenStore) -> str:
     return f"{len(store.files)} slides, {regions} regions of {store.meta.encoder} ({digest.hexdigest()[:8]})"
 
 
-def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], config_class: type) -> None:
     """Raise a UsageError that lists every changed setting that would affect the run's results.
 
     A setting missing from the stored run was added later; its default is the earlier behavior.
     """
-    defaults = {name: setting.default for name, setting in settings_of(PretrainConfig).items()}
+    defaults = {name: setting.default for name, setting in settings_of(config_class).items()}
     found = {name: value for name, value in defaults.items() if value is not MISSING} | dict(found)
-    found = without_old_keys(PretrainConfig, found)
+    found = without_old_keys(config_class, found)
     names = sorted((found.keys() | wanted.keys()) - MAY_CHANGE)
     pairs = [(name, found.get(name), wanted.get(name)) for name in names]
     changed = [f"{name}: {one} in the run, now {other}" for name, one, other in pairs if one != other]

@@ -33,12 +33,18 @@ class Meter:
         terms: Names of the objective's terms.
         sums: Sums of a resumed run since its last row, by name; missing ones start at zero.
         summed: Number of steps in `sums`.
+        samples: What is counted per second.
     """
 
     def __init__(
-        self, processes: Processes, terms: Sequence[str], sums: Mapping[str, Tensor] | None, summed: int
+        self,
+        processes: Processes,
+        terms: Sequence[str],
+        sums: Mapping[str, Tensor] | None,
+        summed: int,
+        samples: str = "regions",
     ) -> None:
-        self._processes, self.names = processes, mean_names(terms)
+        self._processes, self.names, self._samples = processes, mean_names(terms), samples
         zero = torch.zeros((), device=processes.device)
         self.sums = torch.stack([(sums or {}).get(name, zero) for name in self.names])
         self.summed = summed
@@ -78,12 +84,12 @@ class Meter:
         """Return the mean of the sums over processes, by name, for resuming. All processes must call it."""
         return dict(zip(self.names, self._processes.mean(self.sums), strict=True))
 
-    def row(self, regions_a_step: int) -> dict[str, float]:
-        """Return the means since the last call, regions per second and the fraction of time waited; then reset."""
+    def row(self, samples_a_step: int) -> dict[str, float]:
+        """Return the means since the last call, samples per second and the fraction of time waited; then reset."""
         means = (self._processes.mean(self.sums) / max(1, self.summed)).tolist()
         seconds = time.perf_counter() - self._since
         timed = {
-            "regions_per_s": round(self._steps_timed * regions_a_step / seconds, 2),
+            f"{self._samples}_per_s": round(self._steps_timed * samples_a_step / seconds, 2),
             "data_wait": round(self._waited / seconds, 5),
         }
         self.sums, self.summed = torch.zeros_like(self.sums), 0

@@ -11,14 +11,21 @@ from slpd_toolkit.core.files import write_csv
 from slpd_toolkit.training.meter import mean_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch.utils.tensorboard import SummaryWriter
 
 
-def columns() -> tuple[str, ...]:
-    """Return the columns of metrics.csv.
+CLUSTERS = tuple(f"clusters_{name}" for name in ("smallest", "median", "largest", "empty", "degenerate"))
+
+
+def columns(terms: Sequence[str] | None = None, samples: str = "regions") -> tuple[str, ...]:
+    """Return the columns of metrics.csv: by default those of `slpd pretrain`.
+
+    Args:
+        terms: Names of the terms of the objective; None for those of SLPD.
+        samples: What is counted per second.
 
     Losses, entropy (nats) and norms are means since the previous row; cluster sizes are in regions, fractions are 0-1;
     `data_wait` is the fraction of time that training waited for tokens.
@@ -26,16 +33,12 @@ def columns() -> tuple[str, ...]:
     return (
         "step",
         "epoch",
-        *mean_names(term_names()),
+        *mean_names(term_names() if terms is None else terms),
         "lr",
         "weight_decay",
         "teacher_momentum",
-        "clusters_smallest",
-        "clusters_median",
-        "clusters_largest",
-        "clusters_empty",
-        "clusters_degenerate",
-        "regions_per_s",
+        *(CLUSTERS if terms is None else ()),
+        f"{samples}_per_s",
         "data_wait",
     )
 
@@ -46,16 +49,16 @@ class MetricsLog:
     Args:
         path: The file.
         after_step: Number of steps completed; rows of later steps, left by a killed run, are dropped.
+        names: Columns, from `columns`.
         events: Folder for TensorBoard event files with the same values; None for none.
 
     Raises:
         UsageError: Events are requested but TensorBoard is not installed.
     """
 
-    def __init__(self, path: Path, after_step: int, events: Path | None = None) -> None:
+    def __init__(self, path: Path, after_step: int, names: Sequence[str], events: Path | None = None) -> None:
         self._events = None if events is None else _open_events(events, after_step)
         kept = [row for row in read_metrics(path) if int(row["step"]) <= after_step] if path.exists() else []
-        names = columns()
         write_csv(path, names, [{name: row.get(name, "") for name in names} for row in kept])
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, names, lineterminator="\n")

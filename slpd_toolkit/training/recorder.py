@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.core.console import Progress
     from slpd_toolkit.objectives.student_teacher import Losses
-    from slpd_toolkit.training.setup import Run
+    from slpd_toolkit.training.run import Run
 
 
 class Recorder:
@@ -29,18 +29,18 @@ class Recorder:
 
     def __init__(self, run: Run, bar: Progress) -> None:
         progress = run.state.progress
-        self.meter = Meter(run.processes, tuple(run.config.objective.weights), progress.sums, progress.summed)
+        self.meter = Meter(
+            run.processes,
+            tuple(run.config.objective.weights),
+            progress.sums,
+            progress.summed,
+            run.plan.schedule.samples,
+        )
         self._run, self._bar, self._status, self._saved_at = run, bar, "", time.monotonic()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Rebuild the prototypes in epochs that have them.
-
-        Raises:
-            Stopped: The run was asked to stop; the state was saved at the end of the previous epoch.
-        """
-        config = self._run.config
-        if config.uses_prototypes and epoch >= config.prototypes.prototype_epoch:
-            self._run.rebuild_prototypes()
+        """Prepare an epoch; see `Run.prepare_epoch`."""
+        if self._run.prepare_epoch(epoch):
             self.meter.restart_clock()
 
     def end_step(self, step: int, losses: Sequence[Losses], gradient_norm: Tensor) -> bool:

@@ -57,13 +57,15 @@ class Schedule:
     rank: int
     world: int
     seed: int
+    samples: str = "regions"
+    """What is sampled: regions or slides; their number is `regions`."""
 
     def __post_init__(self) -> None:
         """Raise an error if the cohort is smaller than a batch."""
         if self.global_batch > self.regions:
             raise UsageError(
-                f"--batch-size: {self.batch_size} x {self.world} processes is more than the {self.regions} regions "
-                "in the cache.",
+                f"--batch-size: {self.batch_size} x {self.world} processes is more than the {self.regions} "
+                f"{self.samples} in the cache.",
                 hint=f"Use at most {max(1, self.regions // self.world)}.",
             )
 

@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.config.terms import objective_terms
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.objectives.slpd import Slpd
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.schema import COHORT_FIELDS
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.stain_views import StainTokens, open_stain_views
 from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.checkpoint import load_checkpoint
+from slpd_toolkit.training.checkpoint import describe_cohort, load_checkpoint
 from slpd_toolkit.training.epoch_prototypes import make_prototypes
-from slpd_toolkit.training.run_folder import RunFolder
+from slpd_toolkit.training.metrics_file import columns
+from slpd_toolkit.training.prototype_file import describe_prototypes
+from slpd_toolkit.training.run import Run
+from slpd_toolkit.training.run_folder import PROTOTYPES, RunCohort, RunFolder
 from slpd_toolkit.training.sampling import Stream, generator, read_batches
 from slpd_toolkit.training.state import TrainingState, make_state
 from slpd_toolkit.training.step_plan import Plan, make_plan
@@ -39,34 +43,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A pretraining run, ready to train."""
+class RegionRun(Run):
+    """A run of `slpd pretrain`."""
 
-    config: PretrainConfig
-    processes: Processes
-    stop: StopRequest
-    """Checked during passes over the cohort, which then raise `Stopped` and leave the state unchanged."""
     store: TokenStore
     tokens: CohortTokens
-    plan: Plan
-    state: TrainingState
-    source: ViewSource
-    folder: RunFolder
     stained: StainTokens | None = None
     """The same regions under all stains; None without stain views."""
 
-    @property
-    def steps_left(self) -> int:
-        """Number of remaining steps."""
-        return self.plan.steps - self.state.progress.step
-
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield the batches of the remaining steps; see `read_batches`."""
-        left = range(self.state.progress.step, self.plan.steps)
         pin = self.state.device.type == "cuda"
-        return read_batches(
-            self.stained or self.tokens, self.plan.schedule, left, workers=self.config.workers, pin_memory=pin
-        )
+        tokens = self.stained or self.tokens
+        return read_batches(tokens, self.plan.schedule, self.steps, workers=self.config.workers, pin_memory=pin)
+
+    def prepare_epoch(self, epoch: int) -> bool:
+        """Rebuild the prototypes in epochs that have them.
+
+        Raises:
+            Stopped: The run was asked to stop; the state was saved at the end of the previous epoch.
+        """
+        config = self.config
+        if not config.uses_prototypes or epoch < config.prototypes.prototype_epoch:
+            return False
+        self.rebuild_prototypes()
+        return True
 
     def rebuild_prototypes(self) -> None:
         """Cluster and match the cohort with the current teacher, and write prototypes.h5.
@@ -77,7 +78,8 @@ class Run:
         state = self.state
         bank, bottleneck = make_prototypes(self.config, state.slpd.teacher, self.tokens, self.processes, self.stop)
         state.progress.bank = bank
-        self.folder.write_prototypes(bank, bottleneck, state.progress.step)
+        if self.processes.first:
+            describe_prototypes(self.store, bank, bottleneck, state.progress.step).write(self.folder.path / PROTOTYPES)
         health = bank.quality()
         self.say(
             f"Prototypes of {len(bank.slides):,} slides: clusters of {health.smallest} to {health.largest} regions, "
@@ -88,18 +90,13 @@ class Run:
         """Count the slides that have enough regions for prototypes."""
         return _count_eligible(self.config, self.store)
 
-    def say(self, message: str) -> None:
-        """Print a message, in the first process only."""
-        if self.processes.first:
-            console.note(message)
-
     def close(self) -> None:
         """Release files."""
         (self.stained or self.tokens).close()
-        self.folder.close()
+        super().close()
 
 
-def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -> Run:
+def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -> RegionRun:
     """Build a run, or restore the one in `config.out`.
 
     Raises:
@@ -116,19 +113,20 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)
     state = make_state(slpd, device, precision, grouped=processes.joined)
     views = open_stain_views(store, config.augmentation.stain_views)
-    folder = RunFolder(config.out, as_recipe(config) | {"precision": precision}, store, processes, views)
+    slides = {slide.meta.slide_id: len(slide) for slide in store.files}
+    provenance = {name: getattr(store.meta, name) for name in COHORT_FIELDS}
+    cohort = RunCohort("; stain view ".join(describe_cohort(each) for each in (store, *views)), slides, provenance)
+    folder = RunFolder(config.out, config, precision, cohort, processes, REGION_VIT, (PROTOTYPES,))
     folder.claim()
     tokens = _open_tokens(config, store)
     stained = StainTokens(store, [tokens, *(_open_tokens(config, view) for view in views)]) if views else None
     if folder.checkpoint.exists():
-        state.progress = load_checkpoint(
-            folder.checkpoint, slpd, state.optimiser, state.scaler, folder.started_with, device
-        )
+        state.progress = load_checkpoint(folder, state)
     else:
         processes.unless_stopped(stop, lambda: _check_tokens(stained or tokens, processes, stop))
     source = _view_source(config, tokens, plan, store.grid, state)
-    folder.open(state.progress.step, tensorboard=config.tensorboard)
-    return Run(config, processes, stop, store, tokens, plan, state, source, folder, stained)
+    folder.open(state.progress.step, columns(), tensorboard=config.tensorboard)
+    return RegionRun(config, processes, stop, plan, state, source, folder, store, tokens, stained)
 
 
 def _open_tokens(config: PretrainConfig, store: TokenStore) -> CohortTokens:
@@ -136,7 +134,7 @@ def _open_tokens(config: PretrainConfig, store: TokenStore) -> CohortTokens:
     return CenteredTokens(store, tokens) if config.region_vit.centering == "slide" else tokens
 
 
-def announce(run: Run) -> None:
+def announce(run: RegionRun) -> None:
     """Print a summary of the run before it starts."""
     config, store, step = run.config, run.store, run.state.progress.step
     run.say(

@@ -13,7 +13,7 @@ ROW = dict.fromkeys(columns(), 0.1234567890123456789)
 
 
 def write(path: Path, steps: range, after_step: int) -> None:
-    log = MetricsLog(path, after_step)
+    log = MetricsLog(path, after_step, columns())
     for step in steps:
         log.add(ROW | {"step": step})
     log.close()
@@ -24,7 +24,7 @@ def steps(path: Path) -> list[int]:
 
 
 def test_rows_are_read_while_the_run_goes_on_with_all_their_digits(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.csv", 0)
+    log = MetricsLog(tmp_path / "metrics.csv", 0, columns())
     log.add(ROW | {"step": 1, "intra": ""})
     (row,) = read_metrics(tmp_path / "metrics.csv")
     assert tuple(row) == columns()
@@ -55,7 +55,7 @@ def test_a_row_cut_short_anywhere_but_in_its_last_number_is_dropped(tmp_path: Pa
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.csv", 0, tmp_path / "events")
+    log = MetricsLog(tmp_path / "metrics.csv", 0, columns(), tmp_path / "events")
     log.add({"step": 7, "loss": 2.5})
     log.close()
     (events,) = (tmp_path / "events").iterdir()

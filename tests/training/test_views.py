@@ -121,6 +121,7 @@ def test_noise_is_measured_in_the_cohort_s_spread(cache: Path, tmp_path: Path) -
         StopRequest(),
     )
     spread = run.tokens.read(np.arange(30)).double().flatten(0, 2).std(0, correction=0)
+    assert isinstance(run.source, view_source.ViewSource)
     found = run.source.statistics
     assert found is not None
     torch.testing.assert_close(found.spread.double(), spread, rtol=1e-6, atol=0)

@@ -1,0 +1,141 @@
+"""`slpd pretrain-slides`: a run, its resume, and its use as a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from slpd_toolkit.commands import heatmap, pretrain_slides, represent
+from slpd_toolkit.config.heatmap import HeatmapConfig
+from slpd_toolkit.config.pretrain_slides import PretrainSlidesConfig
+from slpd_toolkit.config.recipe import build
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.config.represent import RepresentConfig
+from slpd_toolkit.core.errors import UsageError, WeightsError
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.slide_vit import SlideRegions, SlideViT
+from slpd_toolkit.report.scores import read_scores
+from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.representations.sources import Kind, parse_sources
+from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.metrics_file import columns, read_metrics
+from slpd_toolkit.training.recorder import Recorder
+from tests.token_factory import write_cache
+from tests.training.runs import checkpoint, differences
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY: dict[str, Any] = {
+    "model": "mean-tokens", "epochs": 3, "batch_size": 2, "warmup_epochs": 1, "embed_dim": 8, "depth": 2, "heads": 2,
+    "hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32, "lr": 0.05, "log_every": 2, "device": "cpu",
+    "precision": "fp32", "workers": 1, "drop_path": 0.2,
+}  # fmt: skip
+SLIDES = ("slide000", "slide001", "slide002", "slide003", "slide004")
+
+
+def tiny(cache: Path, out: Path, **changes: Any) -> PretrainSlidesConfig:
+    return build(PretrainSlidesConfig, {"cache": cache, "out": out, **TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "slides"
+    assert pretrain_slides.run(tiny(cache, out)) == 0
+    return out
+
+
+def test_a_run_has_all_files_and_runs_again_at_once(cache: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {"slide_vit.pt", "last.pt", "metrics.csv", "recipe.toml", "slides.csv", "scores.h5", "curves.svg"}
+    assert files <= {path.name for path in run.iterdir()}
+    rows = read_metrics(run / "metrics.csv")
+    assert tuple(rows[0]) == columns(("slide", "region"), "slides")
+    assert [int(row["step"]) for row in rows] == [2, 4, 6]
+    assert all(float(row["slide"]) > 0 and float(row["region"]) > 0 for row in rows)
+    before = (run / "slide_vit.pt").read_bytes()
+    assert pretrain_slides.run(tiny(cache, run)) == 0
+    assert "is complete (6 steps)" in capsys.readouterr().err.replace("\n", " ")
+    assert (run / "slide_vit.pt").read_bytes() == before
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(
+    cache: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_step = Recorder.end_step
+
+    def stop_at_3(recorder: Recorder, step: int, *rest: Any) -> bool:
+        if step == 2:
+            recorder._run.stop.exit_code = 143
+        return end_step(recorder, step, *rest)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Recorder, "end_step", stop_at_3)
+        assert pretrain_slides.run(tiny(cache, tmp_path / "out")) == 143
+    assert checkpoint(tmp_path / "out")["step"] == 3
+    assert pretrain_slides.run(tiny(cache, tmp_path / "out")) == 0
+    assert differences(checkpoint(run), checkpoint(tmp_path / "out")) == []
+
+
+def test_other_settings_are_refused(cache: Path, run: Path) -> None:
+    with pytest.raises(UsageError, match=r"other settings: hidden: 0\.3 in the run, now 0\.5"):
+        pretrain_slides.run(tiny(cache, run, hidden=0.5))
+    with pytest.raises(UsageError, match="more than the 5 slides"):
+        pretrain_slides.run(tiny(cache, run.parent / "large", batch_size=6))
+
+
+def test_its_vectors_are_the_regions_in_context_of_each_slide(cache: Path, run: Path, tmp_path: Path) -> None:
+    made = represent.make(
+        RepresentConfig(model=str(run), cache=cache, out=tmp_path / "v.parquet", as_="mean-sd", device="cpu")
+    )
+    network, _ = SlideViT.from_file(run)
+    raw = embed_regions(TokenStore.open(cache), "mean-tokens", device="cpu")
+    for slide in SLIDES:
+        file = TokenStore.open(cache)[slide]
+        values = torch.from_numpy(raw[slide] - raw[slide].mean(0))[None]
+        places = torch.from_numpy(file.coords / file.meta.region_l0 + 0.5).float()[None]
+        with torch.inference_mode():
+            inside = network(SlideRegions(values, places, torch.ones(values.shape[:2], dtype=torch.bool)))[1][0].numpy()
+        np.testing.assert_allclose(made[slide][0], np.r_[inside.mean(0), inside.std(0)], atol=1e-5)
+
+
+def test_its_attention_is_drawn(run: Path, tmp_path: Path) -> None:
+    (table,) = read_scores(run / "scores.h5")
+    assert (table.model, table.aggregator, table.slide_ids) == ("slides", "slide-vit", SLIDES)
+    for index in range(len(SLIDES)):
+        assert table.slide(index).scores.sum() == pytest.approx(1)
+    assert heatmap.run(HeatmapConfig(scores=run, out=tmp_path / "maps", slide=("slide000",), jobs=1)) == 0
+    assert (tmp_path / "maps" / "slide000.png").exists()
+
+
+def test_a_run_is_a_model_with_any_descriptor(run: Path) -> None:
+    plain, other = parse_sources([str(run), f"x={run}#mixture:3"])
+    assert (plain.name, plain.kind, plain.descriptor and plain.descriptor.name) == ("slides", Kind.SLIDE_VIT, "mean-sd")
+    assert (other.name, other.kind, other.descriptor and other.descriptor.clusters) == ("x", Kind.SLIDE_VIT, 3)
+
+
+def test_the_region_vit_travels_with_the_slide_vit(cache: Path, tmp_path: Path) -> None:
+    vit = RegionViT(
+        RegionViTConfig(embed_dim=12, depth=1, heads=2), torch.Generator().manual_seed(1), input_dim=8, grid=5
+    )
+    vit.save(tmp_path / "region_vit.pt")
+    out = tmp_path / "out"
+    assert pretrain_slides.run(tiny(cache, out, model=str(tmp_path / "region_vit.pt"), epochs=1)) == 0
+    (tmp_path / "region_vit.pt").unlink()
+    found = embed_regions(TokenStore.open(cache), str(out), device="cpu")
+    assert found.values.shape == (30, 8)
+    with pytest.raises(UsageError, match="differ from those in the cache"):
+        embed_regions(
+            TokenStore.open(write_cache(tmp_path / "other", (3, 4), encoder="another")), str(out), device="cpu"
+        )
+
+
+def test_a_file_without_its_model_of_regions_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
+    network, _ = SlideViT.from_file(run)
+    network.save(tmp_path / "slide_vit.pt", {})
+    with pytest.raises(WeightsError, match="has no model of regions"):
+        embed_regions(TokenStore.open(cache), str(tmp_path), device="cpu")
+    with pytest.raises(UsageError, match="is a slide ViT, which does not embed regions"):
+        pretrain_slides.run(tiny(cache, tmp_path / "again", model=str(run)))
