@@ -169,7 +169,7 @@ def test_recipes_inside_an_installed_package_come_first(tmp_path: Path, monkeypa
 
 
 def test_there_are_recipes_to_check() -> None:
-    assert {path.parent.name for path in SHIPPED} == {"embed", "pretrain", "mil-eval"}
+    assert {path.parent.name for path in SHIPPED} == {"embed", "pretrain", "pretrain-slides", "mil-eval"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
