@@ -78,7 +78,7 @@ def build_slide_run(
     student = SlideNetwork(config.slide_vit, config.dino_head, weights, input_dim=bags.values.shape[1])
     student.backbone.fit_scale(bags.values)
     state = make_state(
-        SlideDistillation(config.objective, student).to(device), device, precision, processes=processes.world
+        SlideDistillation(config.objective, student).to(device), device, precision, grouped=processes.joined
     )
     folder = RunFolder(config.out, config, precision, cohort, processes, SLIDE_VIT, (SCORES,))
     folder.claim()
