@@ -33,7 +33,7 @@ from slpd_toolkit.config.prototypes import PrototypesConfig
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.config.search import SearchConfig
 from slpd_toolkit.config.settings import default_help, settings_of
-from slpd_toolkit.config.study import StudyConfig
+from slpd_toolkit.config.study import PLANS, StudyConfig
 from slpd_toolkit.config.view import ViewConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
@@ -76,6 +76,17 @@ class _Importers(SectionedGroup):
             word = args[1]
             if not word.startswith("-") and len(args) > 2 and not args[2].startswith("-") and not Path(word).exists():
                 _guarded(lambda: _refuse_format(word))  # meant as a format
+        return super().parse_args(ctx, args)
+
+
+class _StudyCommand(SectionedCommand):
+    """`--plan` may be given without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the default value of `--plan`."""
+        for place, word in enumerate(args):
+            if word == "--plan" and (place + 1 == len(args) or args[place + 1] not in PLANS):
+                args = [*args[:place], f"--plan={PLANS[0]}", *args[place + 1 :]]
         return super().parse_args(ctx, args)
 
 
@@ -131,6 +142,7 @@ def add_stage(
     section: str = STAGES,
     group: typer.Typer = app,
     doc: str = "",
+    parser: type[SectionedCommand] = SectionedCommand,
     **fixed: object,
 ) -> None:
     """Register a stage as a command whose options are the attributes of its configuration dataclass.
@@ -146,6 +158,7 @@ def add_stage(
         section: Section of `--help` that lists the command.
         group: Command group that it belongs to.
         doc: Start of its help text; the docstring of the configuration if empty.
+        parser: Class of the command.
         fixed: Attributes determined by the command's name, which are not options.
     """
 
@@ -163,7 +176,7 @@ def add_stage(
 
     command.__doc__ = doc or f"{inspect.getdoc(config_class)}"
     command.__signature__ = _signature(config_class, argument.split(), set(fixed))  # type: ignore[attr-defined]
-    group.command(name, cls=SectionedCommand, rich_help_panel=section)(command)
+    group.command(name, cls=parser, rich_help_panel=section)(command)
     CONFIGS[name if group is app else f"{group.info.name} {name}"] = config_class
 
 
@@ -236,7 +249,14 @@ def _guarded(work: Callable[[], int | None]) -> None:
 
 
 add_stage("demo", DemoConfig, "slpd_toolkit.commands.demo", argument="", section=FIRST)
-add_stage("study", StudyConfig, "slpd_toolkit.commands.study", argument="manifest", section=FIRST)
+add_stage(
+    "study",
+    StudyConfig,
+    "slpd_toolkit.commands.study",
+    argument="manifest",
+    section=FIRST,
+    parser=_StudyCommand,
+)
 add_stage("embed", EmbedConfig, "slpd_toolkit.commands.embed", argument="manifest")
 add_stage("pretrain", PretrainConfig, "slpd_toolkit.commands.pretrain", argument="cache")
 add_stage("pretrain-slides", PretrainSlidesConfig, "slpd_toolkit.commands.pretrain_slides", argument="model")

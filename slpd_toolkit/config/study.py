@@ -8,6 +8,9 @@ from slpd_toolkit.config.checks import require, require_at_least
 from slpd_toolkit.config.choices import chosen_from
 from slpd_toolkit.config.mil_eval import AGGREGATORS, TASKS
 
+PLANS = ("commands", "slurm")
+"""Values of --plan; the first is that of --plan alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:

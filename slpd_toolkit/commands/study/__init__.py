@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.commands.study.cohort import read_cohort
+from slpd_toolkit.commands.study.plan import print_plan
 from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
 from slpd_toolkit.config.command_line import command_line
@@ -62,6 +63,8 @@ def study(config: StudyConfig) -> int:
     _check_settings(config)
     _claim(config)
     cohort.write(StagePaths.of(config))
+    if config.plan is not None:
+        return print_plan(config, cohort, tables)
     for note in cohort.notes:
         console.note(f"note: {note}")
     inside, held_out = cohort.patients

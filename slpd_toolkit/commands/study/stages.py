@@ -201,7 +201,9 @@ def _is_complete(folder: Path, page: Path, *inputs: Path) -> bool:
 def _is_drawn(evaluation: Path, folder: Path, limit: int) -> bool:
     """Whether every slide has a heatmap that is newer than the scores."""
     scores = evaluation / SCORES
-    tables = read_scores(scores) if scores.exists() else ()
+    if not scores.exists():
+        return False
+    tables = read_scores(scores)
     slides = list(tables[0].slide_ids)[:limit] if tables else []
     pictures = [folder / f"{slide}.png" for slide in slides]
     return all(_is_newer(picture, [scores]) for picture in pictures) and read_failures(folder).empty

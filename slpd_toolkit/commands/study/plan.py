@@ -1,0 +1,168 @@
+"""`slpd study --plan`: the steps with estimates, and the commands that do the same by hand or as cluster jobs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slpd_toolkit.commands.study.slurm import write_jobs
+from slpd_toolkit.commands.study.stages import make_stages, regions_inside
+from slpd_toolkit.config import study_stages
+from slpd_toolkit.config.command_line import command_line
+from slpd_toolkit.config.study_stages import HELD_OUT, PART, StagePaths
+from slpd_toolkit.core import console
+from slpd_toolkit.ingest.embedding.estimate import estimate_embedding, peak_mib
+from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.estimate import estimate_training
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.commands.study.cohort import StudyCohort
+    from slpd_toolkit.commands.study.stages import Stage
+    from slpd_toolkit.config.mil_eval import MilEvalConfig
+    from slpd_toolkit.config.study import StudyConfig
+
+_MIB = 2**20
+_CPU_S_A_HEAD, _CPU_S_A_HEAD_AND_THOUSAND = 0.6, 4.0
+"""Training of a head: benchmarks/results/mil-cpu.json has 38.7 CPU seconds for 10 heads on 1 000 slides."""
+_CPU_S_A_MODEL, _CPU_S_A_PICTURE = 5.0, 1.5
+_RUN_BYTES = 300 * _MIB
+"""Checkpoint and weights of a run with the default networks."""
+_PICTURE_BYTES = _MIB
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage needs."""
+
+    seconds: float
+    disk_bytes: float
+    memory_mib: float
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of the cohort: of the cache, or estimated."""
+
+    regions: Sequence[int]
+    """Regions of each slide that is trained on."""
+    all_regions: int
+    grid: int
+    width: int
+    source: str
+
+
+def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) -> int:
+    """Measure a sample, print the plan, and write job scripts if they are wanted.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: No slide of the sample can be embedded, or a stage cannot run on a cohort of this size.
+    """
+    paths = StagePaths.of(config)
+    cached = config.cache is not None or (paths.cache.is_dir() and any(paths.cache.glob("*.h5")))
+    needs: dict[str, Need] = {}
+    with console.step("plan"):
+        if cached:
+            tokens = _of_cache(paths)
+        else:
+            tokens, needs["tokens"] = _of_sample(config, cohort)
+        stages = make_stages(config, cohort, tables, lambda: tokens.regions)
+        needs |= _needs(config, stages, tokens)
+    if cached and config.cache is None:
+        needs["tokens"] = Need(0, 0, 0)
+    _print(config, cohort, stages, needs, tokens)
+    if config.plan == "slurm":
+        folder = write_jobs(config, stages, {name: (need.seconds, need.memory_mib) for name, need in needs.items()})
+        console.note(f"Job scripts: {folder}. Submit all of them with: bash {folder / 'submit.sh'}")
+    return 0
+
+
+def _of_cache(paths: StagePaths) -> Tokens:
+    store = TokenStore.open(paths.cache)
+    lengths = [len(file) for file in store.files]
+    source = f"{len(lengths):,} slides in {paths.cache}"
+    return Tokens(regions_inside(paths), sum(lengths), store.grid, store.embedding_dim, source)
+
+
+def _of_sample(config: StudyConfig, cohort: StudyCohort) -> tuple[Tokens, Need]:
+    found = estimate_embedding(study_stages.embedding(config))
+    for message in found.failed:
+        console.warn(f"In the sample, a slide cannot be embedded: {message}")
+    inside = int((cohort.table[PART] != HELD_OUT).sum())
+    tokens = Tokens(
+        np.resize(found.regions, inside).tolist(),
+        found.total_regions,
+        found.grid,
+        found.embedding_dim,
+        f"a sample of {found.sampled} slides: {float(np.mean(found.regions)):.1f} regions per slide, "
+        f"{found.read_s * 1000:.1f} ms to read and {found.encode_s * 1000:.1f} ms to encode a patch",
+    )
+    return tokens, Need(found.seconds, found.disk_bytes, found.peak_mib)
+
+
+def _needs(config: StudyConfig, stages: Sequence[Stage], tokens: Tokens) -> dict[str, Need]:
+    cores = config.jobs or os.cpu_count() or 1
+    regions = int(np.sum(tokens.regions))
+    needs = {}
+    embed_s = 0.0
+    for stage in stages:
+        if stage.command == "pretrain":
+            found = estimate_training(stage.settings(), regions, tokens.grid, tokens.width)
+            embed_s = found.embed_s
+            needs[stage.name] = Need(found.seconds, _RUN_BYTES, peak_mib())
+        elif stage.command == "mil-eval":
+            needs[stage.name] = _evaluation(stage.settings(), tokens, embed_s, cores)
+        elif stage.command in {"prototypes", "heatmap"}:
+            pictures = min(config.heatmaps, len(tokens.regions))
+            needs[stage.name] = Need(pictures * _CPU_S_A_PICTURE / cores, pictures * _PICTURE_BYTES, peak_mib())
+    return needs
+
+
+def _evaluation(settings: MilEvalConfig, tokens: Tokens, embed_s: float, cores: int) -> Need:
+    slides, models = len(tokens.regions), len(settings.model)
+    a_head = max(_CPU_S_A_HEAD, _CPU_S_A_HEAD_AND_THOUSAND * slides / 1000)
+    heads = sum(settings.repeats_of(name) for name in settings.aggregator) * (settings.folds or 5)
+    cpu_s = models * (_CPU_S_A_MODEL + heads * a_head)
+    vectors = tokens.all_regions * tokens.width * 4
+    return Need(cpu_s / cores + 2 * tokens.all_regions * embed_s, vectors, peak_mib() + models * vectors / _MIB)
+
+
+def _print(
+    config: StudyConfig, cohort: StudyCohort, stages: Sequence[Stage], needs: dict[str, Need], tokens: Tokens
+) -> None:
+    inside, held_out = cohort.patients
+    console.note(
+        f"{len(cohort.table):,} slides; {inside} patients in cross-validation, {held_out} held out. Estimated from "
+        f"{tokens.source}, on this machine; expect the actual time within a factor of two."
+    )
+    rows = [
+        {
+            "step": stage.name,
+            "time": console.human_seconds(needs[stage.name].seconds),
+            "disk": console.human_bytes(needs[stage.name].disk_bytes),
+            "memory": console.human_bytes(needs[stage.name].memory_mib * _MIB),
+            "state": "done" if stage.is_done() else "",
+        }
+        for stage in stages
+    ]
+    rows.append(
+        {
+            "step": "all",
+            "time": console.human_seconds(sum(need.seconds for need in needs.values())),
+            "disk": console.human_bytes(sum(need.disk_bytes for need in needs.values())),
+            "memory": console.human_bytes(max(need.memory_mib for need in needs.values()) * _MIB),
+            "state": "",
+        }
+    )
+    console.table("Plan", rows)
+    console.text(["# The same by hand, with the files that this plan wrote; the last command writes index.html:"])
+    for stage in stages:
+        console.text([command_line(stage.command, stage.settings(), (stage.argument,)), ""])
+    console.text([command_line("study", replace(config, plan=None), ("manifest",))])
