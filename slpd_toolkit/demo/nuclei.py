@@ -117,7 +117,8 @@ def draw_bank(rng: np.random.Generator, look: Look, mpp: float) -> Bank:
     stamps = np.zeros((_SHAPES, TURNS, side, side), np.uint8)
     for shape in range(_SHAPES):
         length, width = look.length * rng.normal(1, look.spread), look.width * rng.normal(1, look.spread)
-        length, width = np.clip([length, width], 0.55 * look.width, look.length * (1 + 1.5 * look.spread)) / 2
+        limits = 0.55 * look.width, look.length * (1 + 1.5 * look.spread)
+        length, width = (np.clip([length, width], *limits) / 2).tolist()  # Python's numbers keep arrays in float32
         bend = rng.normal(0, 0.25 * look.spread) * (along / length) ** 2 * width * 2
         theta = np.arctan2(across / width, along / length)
         lobes = sum(

@@ -39,6 +39,7 @@ NUCLEAR_OD = 2.5
 _SHOWN = tuple(kind for kind in Kind if kind is not Kind.GLASS)
 _UNFOCUSED_UM = 3.0
 _REACH_UM = 16.0  # longer than any nucleus
+_RAGGED_REACH_UM = 16.0  # displacements of edges are normal with a standard deviation of 1.5 um
 _DUST_RGB = (90, 84, 80)
 
 
@@ -74,6 +75,12 @@ def sheets() -> Sheets:
     )
 
 
+@cache
+def _tumour_borders(mpp: float) -> Floats:
+    """Return the borders between tumor cells, (S, S): 1 on a border."""
+    return _bump(tumour_cells().gap * np.float32(mpp), 0.8)
+
+
 class Painter:
     """Renders the pixels of a slide.
 
@@ -89,10 +96,15 @@ class Painter:
         self, rng: np.random.Generator, anatomy: Anatomy, artefacts: Artefacts, stain: Stain, mpp: float
     ) -> None:
         self._anatomy, self._artefacts, self._stain, self._mpp = anatomy, artefacts, stain, mpp
-        self._palette = stain.palette().reshape(-1, 3)
+        palette = stain.palette()
+        self._glass = palette[0, 0]
+        # One number per pair of amounts: its first byte is the amount of hematoxylin, as in `_section`.
+        codes = np.arange(LEVELS * LEVELS, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+        colours = np.zeros((LEVELS * LEVELS, 4), np.uint8)
+        colours[:, :3] = palette[codes[:, 0], codes[:, 1]]
+        self._colours = colours.view(np.uint32).ravel()
         self._banks = {cell: draw_bank(rng, LOOKS[cell], mpp) for cell in anatomy.nuclei}
-        shares = [(anatomy.kinds == kind).astype(np.uint8) * 255 for kind in _SHOWN]
-        self._shares = [np.dstack(shares[first : first + 3]) for first in range(0, len(shares), 3)]
+        self._shares = {kind: (anatomy.kinds == kind).view(np.uint8) * np.uint8(255) for kind in _SHOWN}
 
     def paint(self, left_l0: int, top_l0: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Render a rectangle: (height, width, 3) RGB."""
@@ -100,7 +112,7 @@ class Painter:
         window = Window(left_l0 - margin, top_l0 - margin, width + 2 * margin, height + 2 * margin, self._mpp)
         spoilt = self._artefacts
         glass = not window.crop(self._anatomy.kinds).any()
-        painted = np.broadcast_to(self._palette[0], (*window.shape, 3)) if glass else self._section(window)
+        painted = np.broadcast_to(self._glass, (*window.shape, 3)) if glass else self._section(window)
         if spoilt.blur is not None and window.crop(spoilt.blur).any():
             soft = cv2.GaussianBlur(painted, (0, 0), _UNFOCUSED_UM / self._mpp)
             unfocused = window.upsampled(spoilt.blur, MAP_UM)[..., None]
@@ -132,32 +144,34 @@ class Painter:
             eosin *= doubled
             haematoxylin *= doubled
         amounts = cv2.GaussianBlur(cv2.merge([haematoxylin, eosin]), (0, 0), self._stain.focus_px)
-        codes = np.asarray(cv2.convertScaleAbs(amounts, alpha=1 / OD_STEP), np.intp)
-        return self._palette.take(codes[..., 0] * LEVELS + codes[..., 1], 0)
+        codes = np.ascontiguousarray(cv2.convertScaleAbs(amounts, alpha=1 / OD_STEP)).view(np.uint16)[..., 0]
+        return self._colours.take(codes).view(np.uint8).reshape(*codes.shape, 4)[..., :3]
 
     def _ground(self, window: Window) -> tuple[Floats, Floats]:
         """Render everything except nuclei: amounts of eosin and hematoxylin, (H, W) each."""
         anatomy, texture, tile = self._anatomy, sheets(), window.tiled
-        bundles, fibrils = cv2.split(self._fibres(window).astype(np.float32) * (1 / 255))
-        grain, wisps = tile(texture.grain), tile(texture.wisps)
-        stroma, tumour, lymphoid, fat, epithelium, lumen = self._kinds(window, tile(texture.ragged_um))
-        border, gap = tile(tumour_cells().gap) * self._mpp, window.upsampled(anatomy.fat_gap_um, MAP_UM)
-        collagen = np.clip((bundles - 0.10) * 5.5, 0, 1)
-        cytoplasm = 1 - 0.35 * _bump(border, 0.8)
-        eosin = (
-            stroma * (0.05 + 0.10 * grain + collagen * (0.24 + 0.24 * bundles + 0.28 * fibrils))
-            + tumour * (0.30 + 0.24 * grain) * cytoplasm
-            + lymphoid * (0.12 + 0.20 * grain)
-            + fat * (0.015 + 0.55 * _bump(gap, 1.1))
-            + epithelium * (0.36 + 0.26 * grain)
-            + lumen * (0.02 + 0.22 * np.clip((wisps - 0.72) * 5, 0, 1))
-        )
-        haematoxylin = (
-            stroma * (0.02 + 0.05 * collagen)
-            + tumour * (0.12 + 0.14 * grain) * cytoplasm
-            + lymphoid * (0.06 + 0.12 * grain)
-            + epithelium * (0.08 + 0.12 * grain)
-        )
+        shares = self._kinds(window, tile(texture.ragged_um))
+        grain = tile(texture.grain)
+        eosin, haematoxylin = np.zeros(window.shape, np.float32), np.zeros(window.shape, np.float32)
+        if (stroma := shares.get(Kind.STROMA)) is not None:
+            bundles, fibrils = cv2.split(self._fibres(window).astype(np.float32) * (1 / 255))
+            collagen = np.clip((bundles - 0.10) * 5.5, 0, 1)
+            eosin += stroma * (0.05 + 0.10 * grain + collagen * (0.24 + 0.24 * bundles + 0.28 * fibrils))
+            haematoxylin += stroma * (0.02 + 0.05 * collagen)
+        if (tumour := shares.get(Kind.TUMOUR)) is not None:
+            tumour = tumour * (1 - 0.35 * tile(_tumour_borders(self._mpp)))
+            eosin += tumour * (0.30 + 0.24 * grain)
+            haematoxylin += tumour * (0.12 + 0.14 * grain)
+        if (lymphoid := shares.get(Kind.LYMPHOID)) is not None:
+            eosin += lymphoid * (0.12 + 0.20 * grain)
+            haematoxylin += lymphoid * (0.06 + 0.12 * grain)
+        if (fat := shares.get(Kind.FAT)) is not None:
+            eosin += fat * (0.015 + 0.55 * _bump(window.upsampled(anatomy.fat_gap_um, MAP_UM), 1.1))
+        if (epithelium := shares.get(Kind.EPITHELIUM)) is not None:
+            eosin += epithelium * (0.36 + 0.26 * grain)
+            haematoxylin += epithelium * (0.08 + 0.12 * grain)
+        if (lumen := shares.get(Kind.LUMEN)) is not None:
+            eosin += lumen * (0.02 + 0.22 * np.clip((tile(texture.wisps) - 0.72) * 5, 0, 1))
         return eosin, haematoxylin
 
     def _fibres(self, window: Window) -> npt.NDArray[np.uint8]:
@@ -168,13 +182,21 @@ class Painter:
         y -= SHEET_SIDE * np.floor(y.min() / SHEET_SIDE)
         return np.asarray(cv2.remap(sheets().fibres, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.uint8)
 
-    def _kinds(self, window: Window, ragged_um: Floats) -> list[Floats]:
-        """Return the fraction of each kind except glass at every pixel, with edges that are ragged over a few um."""
+    def _kinds(self, window: Window, ragged_um: Floats) -> dict[Kind, Floats]:
+        """Return the fraction of each kind in the rectangle at every pixel, with edges that are ragged over a few um.
+
+        Glass, and kinds that do not occur within `_RAGGED_REACH_UM` of the rectangle, are left out.
+        """
+        near = np.unique(window.crop(self._anatomy.kinds, _RAGGED_REACH_UM))
+        present = [kind for kind in _SHOWN if kind in near]
         x = (window.x_um + ragged_um[..., 0]) * (1 / MAP_UM) - 0.5
         y = (window.y_um[:, None] + ragged_um[..., 1]) * (1 / MAP_UM) - 0.5
         maps = cv2.convertMaps(x, y, cv2.CV_16SC2)
-        sampled = [cv2.remap(three, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for three in self._shares]
-        return [share.astype(np.float32) * (1 / 255) for three in sampled for share in cv2.split(three)]
+        sampled = {
+            kind: cv2.remap(self._shares[kind], *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for kind in present
+        }
+        return {kind: share.astype(np.float32) * np.float32(1 / 255) for kind, share in sampled.items()}
 
 
 class Window:
@@ -196,9 +218,9 @@ class Window:
         (left, top), right, bottom = self.corner_um, float(self.x_um[-1]), float(self.y_um[-1])
         return left - reach, top - reach, right + reach, bottom + reach
 
-    def crop(self, field: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return the part of a map that overlaps the rectangle."""
-        left, top, right, bottom = (int(bound / MAP_UM) for bound in self.bounds_um(2 * MAP_UM))
+    def crop(self, field: npt.NDArray[np.generic], reach_um: float = 2 * MAP_UM) -> npt.NDArray[np.generic]:
+        """Return the part of a map that overlaps the rectangle, or is within `reach_um` of it."""
+        left, top, right, bottom = (int(bound / MAP_UM) for bound in self.bounds_um(reach_um))
         return field[max(0, top) : max(0, bottom) + 1, max(0, left) : max(0, right) + 1]
 
     def upsampled(self, field: Floats, pixel_um: float) -> Floats:
