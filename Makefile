@@ -13,11 +13,19 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n a
 help:            ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
+# Two stamps: the demo needs only the dependencies, everything else also the tools of the extra `dev`.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/.runs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
 install: $(VENV)/.installed  ## create the virtual environment
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.runs $@
 
 test: install    ## fast tests, under two minutes
 	$(PYTEST) -m "not slow"
@@ -44,7 +52,7 @@ format: install  ## fix and format with ruff, update generated types
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-demo: install    ## run the full pipeline on synthetic slides, five minutes: demo/eval/report.html
+demo: $(VENV)/.runs  ## study synthetic slides, five minutes with the environment: demo/index.html
 	$(BIN)/slpd demo --out demo
 
 docs: install    ## build the documentation in docs/_build/html; warnings are errors

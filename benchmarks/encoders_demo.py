@@ -32,8 +32,9 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.measure import add_to_report
 from slpd_toolkit.commands import demo, embed, mil_eval, pretrain
+from slpd_toolkit.commands.study.cohort import read_cohort
+from slpd_toolkit.config import study_stages as stages
 from slpd_toolkit.config.demo import DemoConfig
-from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import SLIDES, paint_cohort
 from slpd_toolkit.demo.slides import TRUTH_SUFFIX
 from slpd_toolkit.report import evaluation_folder
@@ -46,14 +47,13 @@ if TYPE_CHECKING:
 
 STEPS = ("embed", "dino", "slpd", "evaluate")
 FOLDS, LEAST_TISSUE = 5, 0.5
-_SQUARES = 3
 _GRID = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}
 
 
 def regions(folder: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_], npt.NDArray[np.str_]]:
     """Return each region's mean token over patches with tissue, its planted architecture, and its patient."""
     means, architectures, patients = [], [], []
-    for file in TokenStore.open(folder / demo.CACHE).files:
+    for file in TokenStore.open(folder / stages.CACHE).files:
         truth = json.loads((folder / SLIDES / f"{file.meta.slide_id}{TRUTH_SUFFIX}").read_text(encoding="utf-8"))
         squares = {(each["row"], each["column"]): each for each in truth["regions"]}
         rows_columns = np.round(file.coords[:, ::-1] * file.meta.mpp_l0 / truth["region_um"]).astype(int)
@@ -96,13 +96,20 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def run_steps(config: DemoConfig, encoder: str, until: str) -> dict[str, float]:
     """Run the steps of the demo that are missing; returns the CPU seconds of each, also of earlier calls."""
     out = config.out
-    planned = plan_cohort(config.slide_count, config.seed, _SQUARES)
-    paint_cohort(planned, out, config.jobs)
+    paint_cohort(demo.planned_slides(config), out, config.jobs)
+    study = replace(demo.study_settings(config), holdout=0.0)
+    models = [stages.TOKENS, *(f"{name}={out / name}" for name in (stages.DINO, stages.SLPD)), *study.model]
+    cohort = read_cohort(study, [stages.TOKENS, *study.model])
+    cohort.write(stages.StagePaths.of(study))
+
+    def train(*, prototypes: bool) -> int:
+        return pretrain.run(stages.pretraining(study, study.pretrain_recipe, {}, prototypes=prototypes))
+
     works: dict[str, Callable[[], object]] = {
-        "embed": lambda: embed.run(replace(demo.embedding_settings(out), encoder=(encoder,))),
-        "dino": lambda: pretrain.run(demo.dino_settings(config)),
-        "slpd": lambda: pretrain.run(demo.slpd_settings(config)),
-        "evaluate": lambda: mil_eval.run(demo.evaluation_settings(config, demo.folds_of(planned))),
+        "embed": lambda: embed.run(replace(stages.embedding(study), encoder=(encoder,))),
+        "dino": lambda: train(prototypes=False),
+        "slpd": lambda: train(prototypes=True),
+        "evaluate": lambda: mil_eval.run(stages.evaluation(study, cohort.folds, models)),
     }
     notes = out / "cpu.json"
     spent: dict[str, float] = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
@@ -123,12 +130,12 @@ def main() -> None:
     options = parser.parse_args()
     config = DemoConfig(out=options.folder, slides=options.slides)
     spent = run_steps(config, options.encoder, options.until)
-    store = TokenStore.open(options.folder / demo.CACHE)
+    store = TokenStore.open(options.folder / stages.CACHE)
     result: dict[str, Any] = {"cpu_s": spent, "tokens": int(store.lengths.sum()) * store.grid**2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         result["regions"] = probe_regions(options.folder)
-    report = options.folder / demo.EVALUATION / evaluation_folder.METRICS
+    report = options.folder / stages.EVALUATION / evaluation_folder.METRICS
     if report.exists():
         results = json.loads(report.read_text(encoding="utf-8"))["results"]
         result["slides_auc"] = {

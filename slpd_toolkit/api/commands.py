@@ -428,19 +428,19 @@ def run_demo(out: StrPath | None = None, **settings: Unpack[of.DemoSettings]) ->
 
     >>> made = slpd.run_demo("demo", tiny=True, jobs=1)
     >>> len(made.cache), made.evaluation.headline
-    (10, 'auc')
+    (12, 'auc')
     """
-    from slpd_toolkit.commands import demo as command
+    from slpd_toolkit.config import study_stages as stages
     from slpd_toolkit.store.token_file import TokenStore
 
     config = resolve(DemoConfig, {"out": out, **settings})
     calls.require_success(calls.run("demo", config), "The demo")
     return DemoResult(
         config.out,
-        cache=TokenStore.open(config.out / command.CACHE),
-        dino=Run.open(config.out / command.DINO),
-        slpd=Run.open(config.out / command.SLPD),
-        evaluation=EvaluationResult.open(config.out / command.EVALUATION),
+        cache=TokenStore.open(config.out / stages.CACHE),
+        dino=Run.open(config.out / stages.DINO),
+        slpd=Run.open(config.out / stages.SLPD),
+        evaluation=EvaluationResult.open(config.out / stages.EVALUATION),
     )
 
 

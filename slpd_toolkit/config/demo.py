@@ -5,24 +5,23 @@ from pathlib import Path
 
 from slpd_toolkit.config.checks import require, require_at_least
 
-FULL_SLIDES, TINY_SLIDES = 48, 10
-FULL_EPOCHS, TINY_EPOCHS = 20, 2
-LEAST_SLIDES = 10
-"""Minimum for which every fold contains both classes."""
+FULL_SLIDES, TINY_SLIDES = 48, 12
+LEAST_SLIDES = 12
+"""Minimum for which every fold, and the held-out patients, contain both classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run the full pipeline on synthetic slides in five minutes: embed, pretrain (DINO and SLPD), and evaluate."""
+    """Run a study of synthetic slides in a few minutes: embed, pretrain (DINO and SLPD), and evaluate."""
 
     out: Path
     """Output folder for slides, token cache, runs, evaluation and figures. Run the same command again to resume."""
 
     tiny: bool = False
-    """Run for half a minute instead of five, only to check that everything works; the results are not meaningful."""
+    """Run for less than a minute, only to check that everything works; the results are not meaningful."""
 
     slides: int = 0
-    """Number of slides to generate. 0: 48, or 10 with --tiny."""
+    """Number of slides to generate. 0: 48, or 12 with --tiny."""
 
     epochs: int = 0
     """Number of epochs of each of the two pretraining runs. 0: 20, or 2 with --tiny."""
@@ -49,8 +48,3 @@ class DemoConfig:
     def slide_count(self) -> int:
         """Number of slides to generate."""
         return self.slides or (TINY_SLIDES if self.tiny else FULL_SLIDES)
-
-    @property
-    def epoch_count(self) -> int:
-        """Number of epochs of each pretraining run."""
-        return self.epochs or (TINY_EPOCHS if self.tiny else FULL_EPOCHS)

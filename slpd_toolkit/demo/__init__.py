@@ -1,1 +1,1 @@
-"""Synthetic slides with a known ground truth, and the conclusions that `slpd demo` draws from them."""
+"""Synthetic slides with a known ground truth."""

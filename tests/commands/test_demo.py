@@ -1,20 +1,21 @@
-"""`slpd demo`: its settings, its folder, and a small run of all steps, also after an interruption."""
+"""`slpd demo`: its settings, its folder, and a small run of everything, also after an interruption."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from slpd_toolkit.commands import demo as command
 from slpd_toolkit.commands import mil_eval, pretrain
+from slpd_toolkit.commands.study.cohort import read_cohort
+from slpd_toolkit.config import study_stages as stages
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import paint_cohort
-from slpd_toolkit.report import evaluation_folder
+from tests.cohorts import write_manifest
+from tests.evaluations import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,36 +24,40 @@ if TYPE_CHECKING:
     from slpd_toolkit.demo.cohort_plan import PlannedSlide
 
 
-@pytest.mark.parametrize("slides", [-1, 1, 9])
+@pytest.mark.parametrize("slides", [-1, 1, 11])
 def test_too_few_slides_are_refused(tmp_path: Path, slides: int) -> None:
-    with pytest.raises(UsageError, match=f"--slides: got {slides}, allowed: at least 10, or 0"):
+    with pytest.raises(UsageError, match=f"--slides: got {slides}, allowed: at least 12, or 0"):
         DemoConfig(out=tmp_path, slides=slides)
 
 
 def test_tiny_sets_what_is_not_given(tmp_path: Path) -> None:
     tiny, full = DemoConfig(out=tmp_path, tiny=True), DemoConfig(out=tmp_path)
-    assert (tiny.slide_count, tiny.epoch_count) < (full.slide_count, full.epoch_count)
-    assert DemoConfig(out=tmp_path, tiny=True, slides=12, epochs=3).slide_count == 12
+    assert tiny.slide_count < full.slide_count
+    assert DemoConfig(out=tmp_path, tiny=True, slides=13).slide_count == 13
 
 
-def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path) -> None:
-    config = DemoConfig(out=tmp_path)
-    slpd, dino = command.slpd_settings(config), command.dino_settings(config)
+@pytest.mark.parametrize("tiny", [True, False])
+def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path, tiny: bool) -> None:
+    study = command.study_settings(DemoConfig(out=tmp_path, tiny=tiny))
+    slpd, dino = (stages.pretraining(study, study.pretrain_recipe, {}, prototypes=each) for each in (True, False))
     ours, theirs = flatten(slpd), flatten(dino)
     assert ours.keys() == theirs.keys()
-    differing = {name for name in ours if ours[name] != theirs[name]}
-    assert differing == {"out", "intra_weight", "inter_weight"}
+    assert {name for name in ours if ours[name] != theirs[name]} == {"out", "intra_weight", "inter_weight"}
     assert slpd.uses_prototypes
     assert not dino.uses_prototypes
 
 
-@pytest.mark.parametrize("slides", [10, 13, 48])
-def test_folds_are_no_more_than_the_rarer_class_has_patients(slides: int) -> None:
-    planned = plan_cohort(slides, 0, 2)
-    folds = command.folds_of(planned)
-    assert 3 <= folds <= 5
-    for label in ("inflamed", "excluded"):
-        assert folds <= len({slide.patient_id for slide in planned if slide.label == label})
+@pytest.mark.parametrize("slides", [12, 13, 48])
+def test_every_cohort_can_be_divided(tmp_path: Path, slides: int) -> None:
+    config = DemoConfig(out=tmp_path, slides=slides)
+    rows = [
+        {"slide_id": slide.slide_id, "slide_path": "x", "patient_id": slide.patient_id, "label": slide.label}
+        for slide in command.planned_slides(config)
+    ]
+    write_manifest(tmp_path / "cohort.csv", rows)
+    found = read_cohort(command.study_settings(config), ["mean-tokens"])
+    assert 3 <= found.folds <= 5
+    assert set(found.evaluated_held_out["label"]) == {"inflamed", "excluded"}
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,25 +112,26 @@ def test_the_whole_way_with_two_interruptions(
     assert command.run(config) == 0
     assert all(path.stat().st_mtime_ns == moment for path, moment in painted.items())
     printed = capsys.readouterr()
-    assert "6/7 atlas" in printed.err
-    assert "true mixture" in printed.out
-    assert "SLPD vs. DINO" in printed.err
+    assert "This demo paints 12 slides of 8 invented patients" in printed.err
+    assert "6/6 heatmaps" in printed.err
+    assert "truth" in printed.out
+    assert "The highest mean is that of" in printed.err
     for name in (
+        "index.html",
         "cache/qc/index.html",
         "slpd/curves.svg",
         "dino/region_vit.pt",
         "atlas/index.html",
-        "predictions/pages/index.html",
         "eval/report.html",
     ):
         assert (config.out / name).exists(), name
-    document = json.loads((config.out / "eval" / evaluation_folder.METRICS).read_text())
-    assert document["cohort"]["slides"] == 10
-    assert {each["name"] for each in document["representations"]} == set(command.NAMES)
+    document = metrics(config.out / "eval")
+    assert document["external"]["cohort"]["patients"] == 2
+    assert [each["name"] for each in document["representations"]] == ["mean-tokens", "dino", "slpd", "truth"]
 
     def no_more(*_: object) -> int:
         raise AssertionError("everything is there already")
 
     monkeypatch.setattr(mil_eval, "run", no_more)
     assert command.run(config) == 0  # says it all again
-    assert "SLPD vs. DINO" in capsys.readouterr().err
+    assert "The highest mean is that of" in capsys.readouterr().err
