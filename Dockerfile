@@ -1,6 +1,6 @@
 # CPU image. For a GPU, install the torch build for your CUDA version first:
 #   docker build --build-arg TORCH="torch --index-url <PyTorch's index for your CUDA version>" -t slpd .
-# Apptainer: apptainer build slpd.sif docker-daemon://slpd:latest
+# For Apptainer: Apptainer.def.
 FROM python:3.11-slim
 ARG TORCH=""
 WORKDIR /opt/slpd_toolkit

@@ -19,6 +19,8 @@ SMALLER = {
     "--depth 1 --global-side 3 --local-side 2 --local-crops 2 --embed-dim 24 --hidden-dim 32 --bottleneck-dim 16 "
     "--out-dim 64 --log-every 1 --device cpu",
     "demo": "--tiny --jobs 1",
+    "study": "--embed-recipe small-embed.toml --pretrain-recipe small-pretrain.toml --eval-recipe small-eval.toml "
+    "--folds 3 --aggregator abmil --epochs 1 --device cpu --jobs 1",
     "mil-eval": "--folds 3 --repeats 1 --steps 40 --permutations 50 --jobs 1 --device cpu",
 }
 OTHER_ENCODERS = {

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 SIDE_UM = 480
 PATIENTS = 12
+SMALL_RECIPES = {
+    "embed": 'mpp = 1.0\nregion_px = 128\npatch_px = 32\nprecision = "fp32"\nworkers = 1\n',
+    "pretrain": "batch_size = 16\nwarmup_epochs = 1\nprototype_epoch = 0\nclusters = 2\nmin_regions = 2\ndepth = 1\n"
+    "global_side = 3\nlocal_side = 2\nlocal_crops = 2\nembed_dim = 24\nhidden_dim = 32\nbottleneck_dim = 16\n"
+    "out_dim = 64\n",
+    "eval": "repeats = 1\nsteps = 40\npermutations = 50\n",
+}
+"""Recipes of a study that takes seconds."""
 NAMES = ("slpd", "torchrun", "python", "srun", "sbatch", "scontrol", "make", "pip")
 
 
@@ -52,6 +60,8 @@ def furnish(folder: Path) -> None:
     )
     uni = import_timm().create_model("vit_tiny_patch16_224", init_values=1e-5, img_size=32, num_classes=0)
     torch.save(uni.state_dict(), folder / "pytorch_model.bin")
+    for stage, text in SMALL_RECIPES.items():
+        (folder / f"small-{stage}.toml").write_text(text)
     write_clam_tables(folder, rows)
     write_foreign_features(folder, [row["slide_id"] for row in rows[:4]])
     install_stand_ins(folder / "bin")
