@@ -1,3 +1,3 @@
 """Package version, recorded in output files and reports."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import subprocess
+import tomllib
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,22 @@ def test_links_and_files_on_the_page_exist(page: Path) -> None:
 def test_every_command_is_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     assert [name for name, *_ in command_paths() if f"slpd {name.split()[0]}" not in text] == []
+
+
+def test_every_extra_is_in_the_readme() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in extras if f"`{name}`" not in text] == []
+
+
+def test_both_containers_are_made_of_the_same_two_commands() -> None:
+    docker, apptainer = (
+        re.findall(r"pip install .*?(?=;|$)", (REPOSITORY / name).read_text(encoding="utf-8"), re.MULTILINE)
+        for name in ("Dockerfile", "Apptainer.def")
+    )
+    assert len(docker) == 2
+    assert docker == apptainer
 
 
 def test_the_map_names_all_that_exists_and_nothing_else() -> None:
