@@ -69,6 +69,7 @@ def study_settings(config: DemoConfig) -> StudyConfig:
         target=TARGET,
         embed_recipe=Path("embed/demo.toml"),
         pretrain_recipe="pretrain/demo-tiny.toml" if config.tiny else "pretrain/demo.toml",
+        eval_recipe=Path("mil-eval/demo.toml"),
         epochs=config.epochs,
         model=(f"truth={config.out / TRUTH}",),
         heatmaps=4 if config.tiny else 12,

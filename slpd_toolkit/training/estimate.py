@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from slpd_toolkit.config.pretrain import PretrainConfig
-    from slpd_toolkit.objectives.slpd import SlpdLosses
+    from slpd_toolkit.objectives.student_teacher import Losses
 
 _SMALL, _LARGE = 4, 8
 """Batch sizes that are timed on a CPU, where time is linear in the batch."""
@@ -59,7 +59,7 @@ class _Timer:
     def begin_epoch(self, epoch: int) -> None:
         """Do nothing."""
 
-    def end_step(self, step: int, losses: Sequence[SlpdLosses], gradient_norm: Tensor) -> bool:  # noqa: ARG002
+    def end_step(self, step: int, losses: Sequence[Losses], gradient_norm: Tensor) -> bool:  # noqa: ARG002
         """Record the time, after waiting for the device; stop if steps are slow."""
         float(losses[0].total.detach())
         self.ended.append(time.perf_counter())

@@ -101,7 +101,8 @@ def estimate_embedding(config: EmbedConfig) -> EmbeddingEstimate:
     encoder = encoder_of(config, geometry)
     encoder.network.to(device)
     threads, readers = make_readers(1, device)
-    regions, failed, opened, patches = [], [], [], []
+    regions, failed, opened = list[int](), list[str](), list[float]()
+    patches: list[npt.NDArray[np.uint8]] = []
     read_s, read_patches = 0.0, 0
     try:
         for entry in _sample(entries):
