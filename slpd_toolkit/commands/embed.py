@@ -79,6 +79,11 @@ def run(config: EmbedConfig) -> int:
     with ExitStack() as locked:
         for each in runs if len(runs) > 1 else []:
             locked.enter_context(working_in(each.out, "embed", config.shard_of_n))
+        if config.stain_views:
+            console.note(
+                f"{config.stain_views} stain views: each takes as long and as much disk as the tokens, in stain-views/ "
+                "beside them."
+            )
         identities = [view for identity in identities for view in identity.views]
         logs = [
             _start_log(identity.config, [problem for problem in problems if problem.row in mine])

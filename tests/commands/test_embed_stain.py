@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from slpd_toolkit.commands import inspect as inspection
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.inspect import InspectConfig
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.encoders.stain import stain_of_view
 from slpd_toolkit.ingest.embedding import pipeline
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.store.cohort_tokens import CohortTokens
-from slpd_toolkit.store.stain_views import MeanOfStains, StainTokens, open_stain_views
+from slpd_toolkit.store.stain_views import MeanOfStains, StainTokens, open_stain_views, stain_folder
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import mean_colour_encoder, read_csv, small_config, write_cohort
 from tests.encoders.test_stain import twin_of_matrix
@@ -150,3 +152,19 @@ def test_regions_are_read_under_all_stains_and_averaged(tmp_path: Path) -> None:
 def test_too_many_views_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--stain-views: got 17, allowed: 0 to 16"):
         EmbedConfig(manifest=tmp_path, out=tmp_path, stain_views=17)
+
+
+@pytest.mark.slow
+def test_several_devices_write_the_views_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "make_encoder", make_encoder)
+    manifest, out = write_cohort(tmp_path, 2), tmp_path / "cache"
+    settings = {"encoder": "random:vit_tiny", "stain_views": 1}
+    assert embed.run(small_config(manifest, tmp_path / "one", **settings)) == 0
+    assert embed.run(small_config(manifest, out, **settings, device="cpu,cpu")) == 0
+    for number in (0, 1):
+        folders = [stain_folder(each, 1) if number else each for each in (tmp_path / "one", out)]
+        one, two = (TokenStore.open(folder) for folder in folders)
+        for first, second in zip(one.files, two.files, strict=True):
+            np.testing.assert_array_equal(first.tokens.view(np.uint16), second.tokens.view(np.uint16))
+            assert replace(first.meta, recipe="") == replace(second.meta, recipe="")
+            assert bool(first.meta.stain) == bool(number)
