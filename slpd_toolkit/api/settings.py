@@ -103,6 +103,8 @@ class PretrainSettings(TypedDict, total=False):
     mlp_ratio: float
     weight_init: Literal["published", "fan-in"]
     centering: Literal["none", "slide"]
+    whitening: Literal["none", "between-slides"]
+    registers: int
     drop_path: float
     hidden_dim: int
     bottleneck_dim: int

@@ -34,6 +34,14 @@ class RegionViTConfig:
     such as stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
     they are used."""
 
+    whitening: Literal["none", "between-slides"] = "none"
+    """Scale down the directions in which the mean tokens of the slides differ (`between-slides`), such as stain and
+    scanner, instead of removing a slide's mean token, which also says what the slide is composed of. Estimated from the
+    slides of the run, and stored with the weights."""
+
+    registers: int = 0
+    """Number of additional learned tokens without a position, which every token can attend to."""
+
     drop_path: float = 0.1
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
 
@@ -41,7 +49,8 @@ class RegionViTConfig:
         """Check the values and their combinations."""
         for name in ("embed_dim", "depth", "heads"):
             require_at_least(1, name, getattr(self, name))
-        require_at_least(0, "mlp_ratio", self.mlp_ratio)
+        for name in ("mlp_ratio", "registers"):
+            require_at_least(0, name, getattr(self, name))
         require(0 <= self.drop_path <= 1, "--drop-path", self.drop_path, "0 to 1")
         require(self.embed_dim % self.heads == 0, "--heads", self.heads, f"a divisor of --embed-dim ({self.embed_dim})")
 

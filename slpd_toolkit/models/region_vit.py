@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    import torch
-
 REGION_VIT = "region_vit.pt"
 """Name of the weights file in the run folder of `slpd pretrain`."""
 
@@ -28,7 +28,8 @@ class RegionViT(VisionTransformer):
 
     Token grids are channels-last, (N, h, w, D), as in the cache, so that a crop gathers whole rows of D values and phi
     needs no transpose. With `config.centering` "slide", tokens must be relative to the mean token of their slide, as
-    `store.centered_tokens.CenteredTokens` reads them.
+    `store.centered_tokens.CenteredTokens` reads them. With `config.whitening`, the network itself maps each token x to
+    (x - token_mean) @ token_map before phi; `training.token_whitening` estimates both.
 
     Args:
         config: Architecture.
@@ -46,6 +47,9 @@ class RegionViT(VisionTransformer):
     torch.Size([9, 3, 37])
     """
 
+    token_mean: Tensor
+    token_map: Tensor
+
     def __init__(
         self, config: RegionViTConfig, generator: torch.Generator | None = None, *, input_dim: int = 384, grid: int = 14
     ) -> None:
@@ -56,11 +60,15 @@ class RegionViT(VisionTransformer):
             heads=config.heads,
             mlp_ratio=config.mlp_ratio,
             drop_path=config.drop_path,
+            registers=config.registers,
         )
         self.config = config
         self.input_dim = input_dim
         self.phi = nn.Sequential(nn.Linear(input_dim, config.embed_dim), nn.GELU())
         initialise(self, generator, scheme=config.weight_init)
+        if config.whitening != "none":
+            self.register_buffer("token_mean", torch.zeros(input_dim))
+            self.register_buffer("token_map", torch.eye(input_dim))
 
     def forward(
         self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None
@@ -78,6 +86,33 @@ class RegionViT(VisionTransformer):
         """
         return self.encode(self._embed(tokens, present), generator, present)
 
+    def forward_tokens(
+        self,
+        tokens: Tensor,
+        generator: torch.Generator | None = None,
+        present: Tensor | None = None,
+        *,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Embed token grids and every token in them.
+
+        Args:
+            tokens: As in `forward`.
+            generator: As in `forward`.
+            present: As in `forward`.
+            masked: (N, h, w) bool, tokens that are replaced; None for none.
+            mask_token: (E,) replaces them, before position embeddings are added.
+
+        Returns:
+            (N, E) region embeddings and (N, h, w, E) embeddings of tokens.
+        """
+        embedded = self._embed(tokens, present)
+        if masked is not None:
+            assert mask_token is not None
+            embedded = torch.where(masked.unsqueeze(-1), mask_token.to(embedded.dtype), embedded)
+        return self.encode_tokens(embedded, generator, present)
+
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the last block's CLS attention: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, grid row-major."""
         return self.encode_attention(self._embed(tokens, present), present)
@@ -87,8 +122,26 @@ class RegionViT(VisionTransformer):
             raise ValueError(f"tokens must be (N, h, w, {self.input_dim}), got {tuple(tokens.shape)}")
         if present is not None and present.shape != tokens.shape[:-1]:
             raise ValueError(f"present must be {tuple(tokens.shape[:-1])}, got {tuple(present.shape)}")
-        embedded: Tensor = self.phi(tokens.to(self.cls_token.dtype))
+        tokens = tokens.to(self.cls_token.dtype)
+        if self.config.whitening == "none":
+            embedded: Tensor = self.phi(tokens)
+        else:
+            linear, activation = self.phi
+            with torch.autocast(tokens.device.type, enabled=False):
+                centered, weight = tokens - self.token_mean, linear.weight @ self.token_map.mT
+            embedded = activation(F.linear(centered, weight, linear.bias))
         return embedded
+
+    @torch.no_grad()
+    def without_whitening(self) -> RegionViT:
+        """Return a network without whitening that computes the same: its first layer contains the map of the tokens."""
+        if self.config.whitening == "none":
+            return self
+        folded = type(self)(replace(self.config, whitening="none"), input_dim=self.input_dim, grid=self.grid)
+        state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        mean, weight = state.pop("token_mean"), state["phi.0.weight"] @ state.pop("token_map").mT
+        folded.load_state_dict({**state, "phi.0.weight": weight, "phi.0.bias": state["phi.0.bias"] - weight @ mean})
+        return folded.train(self.training)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -135,7 +188,22 @@ class RegionViT(VisionTransformer):
             WeightsError: The file is unreadable, or its keys or shapes do not match the network.
         """
         path = _weights_file(path)
-        weights.load_strict(self, weights.backbone_state(weights.read_checkpoint(path), path), path)
+        state = weights.backbone_state(weights.read_checkpoint(path), path)
+        if self.config.whitening != "none":  # weights of networks without whitening keep the map of this network
+            state = {"token_mean": self.token_mean, "token_map": self.token_map} | state
+        weights.load_strict(self, state, path)
+
+    @property
+    def has_token_map(self) -> bool:
+        """Whether the map of tokens has been estimated or loaded."""
+        return self.config.whitening != "none" and not torch.equal(
+            self.token_map, torch.eye(self.input_dim, device=self.token_map.device)
+        )
+
+    def set_token_map(self, mean: Tensor, matrix: Tensor) -> None:
+        """Set the map of tokens, (D,) and (D, D); only with `config.whitening`."""
+        self.token_mean.copy_(mean)
+        self.token_map.copy_(matrix)
 
     def shape(self) -> dict[str, int | float | str]:
         """Return input width, grid and architecture as plain values, as stored by `save`.
@@ -144,8 +212,9 @@ class RegionViT(VisionTransformer):
         """
         architecture = asdict(self.config) | {"drop_path": 0.0}
         del architecture["weight_init"]
-        if self.config.centering == "none":  # as in files of versions without this setting
-            del architecture["centering"]
+        for name in ("centering", "whitening", "registers"):
+            if architecture[name] in {"none", 0}:  # as in files of versions without this setting
+                del architecture[name]
         return {"input_dim": self.input_dim, "grid": self.grid, **architecture}
 
     def save(self, path: Path | str, provenance: Mapping[str, object] | None = None) -> None:

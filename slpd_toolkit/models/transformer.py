@@ -134,10 +134,20 @@ class VisionTransformer(nn.Module):
         mlp_ratio: Ratio of the MLPs' hidden width to `embed_dim`.
         drop_path: Stochastic depth rate of the last block; it grows linearly from 0 in the first block. Only active in
             training mode.
+        registers: Number of learned tokens between CLS and the grid, without position embeddings
+            (https://arxiv.org/abs/2309.16588).
     """
 
     def __init__(
-        self, *, embed_dim: int, grid: int, depth: int, heads: int, mlp_ratio: float, drop_path: float
+        self,
+        *,
+        embed_dim: int,
+        grid: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        registers: int = 0,
     ) -> None:
         super().__init__()
         if embed_dim % heads:
@@ -146,6 +156,9 @@ class VisionTransformer(nn.Module):
         self.drop_path = drop_path
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, embed_dim))
+        self.registers = registers
+        if registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, registers, embed_dim))
         self.blocks = nn.ModuleList(Block(embed_dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
@@ -161,28 +174,45 @@ class VisionTransformer(nn.Module):
             present: (N, h, w) bool, the tokens that can be attended to: the result is that of a grid with only these
                 tokens, at their positions. If there are none, CLS attends only to itself. None for all.
         """
-        scales, keys = self._branch_scales(tokens, generator), _attention_keys(present)
+        scales, keys = self._branch_scales(tokens, generator), self._attention_keys(present)
         x = self._trunk(tokens, scales, keys)
         last_scale = None if scales is None else scales[-1]
         x = self.blocks[-1].forward_cls(x, last_scale, keys)  # type: ignore[operator]  # a Block
         cls: Tensor = self.norm(x[:, 0])
         return cls
 
+    def encode_tokens(
+        self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a grid of embedded tokens as `encode`, and return all its tokens.
+
+        Returns:
+            (N, E) CLS tokens and (N, h, w, E) tokens of the grid, after the final LayerNorm.
+        """
+        scales, keys = self._branch_scales(tokens, generator), self._attention_keys(present)
+        x = self._trunk(tokens, scales, keys)
+        x = self.norm(self.blocks[-1](x, None if scales is None else scales[-1], keys))
+        return x[:, 0], x[:, 1 + self.registers :].unflatten(1, tokens.shape[1:3])
+
     def encode_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the last block's CLS attention: (N, h, w, E) -> (N, heads, 1 + h * w), CLS first, grid row-major.
 
-        It is 0 where `present`, (N, h, w) bool, is False.
+        It is 0 where `present`, (N, h, w) bool, is False. Attention to registers is left out.
         """
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        keys = _attention_keys(present)
-        return last.attn.cls_weights(last.norm1(self._trunk(tokens, self._branch_scales(tokens, None), keys)), keys)
+        keys = self._attention_keys(present)
+        x = self._trunk(tokens, self._branch_scales(tokens, None), keys)
+        weights = last.attn.cls_weights(last.norm1(x), keys)
+        return torch.cat((weights[..., :1], weights[..., 1 + self.registers :]), dim=-1) if self.registers else weights
 
     def _trunk(self, tokens: Tensor, scales: Tensor | None, keys: Tensor | None) -> Tensor:
-        """Apply all blocks except the last: (N, h, w, E) -> (N, 1 + h * w, E)."""
+        """Apply all blocks except the last: (N, h, w, E) -> (N, 1 + registers + h * w, E)."""
         n, h, w, _ = tokens.shape
         x = torch.cat((self.cls_token.expand(n, -1, -1), tokens.flatten(1, 2)), dim=1)
         x = x + resize_position_embedding(self.pos_embed, self.grid, h, w)
+        if self.registers:
+            x = torch.cat((x[:, :1], self.register_tokens.expand(n, -1, -1), x[:, 1:]), dim=1)
         for i, block in enumerate(self.blocks[:-1]):
             x = block(x, None if scales is None else scales[i], keys)
         return x
@@ -196,10 +226,11 @@ class VisionTransformer(nn.Module):
         drawn = torch.rand(depth, 2, n, 1, 1, device=device, generator=generator)
         return (drawn < keep) / keep
 
-
-def _attention_keys(present: Tensor | None) -> Tensor | None:
-    """Return the attention key mask, which always includes CLS: (N, h, w) bool -> (N, 1, 1, 1 + h * w)."""
-    return None if present is None else F.pad(present.flatten(1), (1, 0), value=True)[:, None, None]
+    def _attention_keys(self, present: Tensor | None) -> Tensor | None:
+        """Return the attention key mask, which includes CLS and registers: (N, h, w) bool -> (N, 1, 1, T)."""
+        if present is None:
+            return None
+        return F.pad(present.flatten(1), (1 + self.registers, 0), value=True)[:, None, None]
 
 
 def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> Tensor:
@@ -247,6 +278,6 @@ def initialise(model: nn.Module, generator: torch.Generator | None = None, *, sc
 
 
 def _initial_std(name: str, parameter: Tensor, scheme: WeightInit) -> float:
-    if scheme == "published" or name.endswith("cls_token"):
+    if scheme == "published" or name.endswith(("cls_token", "register_tokens")):
         return INIT_STD
     return 1.0 if name.endswith("pos_embed") else float(parameter.shape[1] ** -0.5)

@@ -285,6 +285,8 @@ def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options:
     grid = max(1, round(store.grid * _GLOBAL_CROP / _OF_GRID)) if trained is None else trained.grid
     start = generator(options.seed, Stream.WEIGHTS)
     network = RegionViT(config, start, input_dim=store.embedding_dim, grid=grid).eval()
+    if trained is not None and config.whitening != "none":
+        network.set_token_map(trained.token_mean, trained.token_map)
     digest = hashlib.sha256(f"untrained {network.shape()} {options.seed}".encode()).hexdigest()
     return RegionModel(
         source.name,

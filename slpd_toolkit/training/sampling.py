@@ -39,6 +39,7 @@ class Stream(IntEnum):
     AUGMENTATION = 4
     SPREAD = 5
     STAIN = 6
+    WHITENING = 7
 
 
 def generator(seed: int, stream: Stream, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from slpd_toolkit.training.sampling import Stream, generator, read_batches
 from slpd_toolkit.training.state import TrainingState, make_state
 from slpd_toolkit.training.step_plan import Plan, make_plan
 from slpd_toolkit.training.token_statistics import sample_tokens
+from slpd_toolkit.training.token_whitening import whiten_between_slides
 from slpd_toolkit.training.view_source import ViewSource
 
 if TYPE_CHECKING:
@@ -120,6 +122,8 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     folder.claim()
     tokens = _open_tokens(config, store)
     stained = StainTokens(store, [tokens, *(_open_tokens(config, view) for view in views)]) if views else None
+    if config.region_vit.whitening != "none" and not folder.checkpoint.exists():
+        processes.unless_stopped(stop, lambda: _whiten(config, slpd, store))
     if folder.checkpoint.exists():
         state.progress = load_checkpoint(folder, state)
     else:
@@ -193,6 +197,17 @@ def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
     if config.init is not None:
         student.backbone.load_file(config.init)
     return student
+
+
+def _whiten(config: PretrainConfig, slpd: Slpd, store: TokenStore) -> None:
+    """Estimate the map of tokens, unless the initial weights have one. All processes estimate the same map."""
+    if slpd.student.backbone.has_token_map:
+        return
+    centered = config.region_vit.centering == "slide"
+    with closing(CohortTokens(store)) as tokens:
+        found = whiten_between_slides(tokens, store, generator(config.seed, Stream.WHITENING), centered=centered)
+    for network in (slpd.student, slpd.teacher):
+        network.backbone.set_token_map(*found)
 
 
 def _check_tokens(tokens: CohortTokens, processes: Processes, stop: StopRequest) -> None:

@@ -31,6 +31,7 @@ def write_weights(source: Path, to: str, out: Path) -> None:
     source = weights_of(source)
     model = RegionViT.from_file(source)
     if to == "hipt":
+        model = model.without_whitening()
         # HIPT's loader takes the key "teacher" and strips "module." and "backbone.".
         teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
         write_checkpoint({"teacher": teacher}, out)

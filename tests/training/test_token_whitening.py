@@ -1,0 +1,109 @@
+"""Whitening of tokens against differences between slides: the map, its storage, and its use."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import slpd_toolkit as slpd
+from slpd_toolkit.commands import pretrain
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.weights import read_checkpoint
+from slpd_toolkit.representations.exports.weights import write_weights
+from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.token_whitening import SMOOTHING, whiten_between_slides
+from tests.token_factory import LENGTHS, write_cache
+from tests.training.runs import run_until, tiny, weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+SIDES = {"global_side": 2, "local_side": 1, "neighbours": 2, "whitening": "between-slides"}
+
+
+def test_the_map_is_the_inverse_root_of_the_smoothed_covariance_of_slide_means(tmp_path: Path) -> None:
+    store = TokenStore.open(write_cache(tmp_path / "cache", LENGTHS, grid=2, gaps=0.3))
+    with closing(CohortTokens(store)) as tokens:
+        found = whiten_between_slides(tokens, store, torch.Generator().manual_seed(0))
+        centered = whiten_between_slides(tokens, store, torch.Generator().manual_seed(0), centered=True)
+    means, rows = [], []
+    for file in store.files:  # plain loops over all tissue patches that have a token
+        own = []
+        for region in range(len(file)):
+            there = np.ones((2, 2), bool) if file.present is None else file.present[region]
+            tissue = there & (file.tissue[region] > 0)
+            own += list(file.tokens[region][tissue if tissue.any() else there].astype(np.float64))
+        if own:
+            means.append(np.mean(own, axis=0))
+            rows += [token - means[-1] for token in own]
+    width = len(means[0])
+    between = np.cov(np.array(means).T)
+    smooth = between + SMOOTHING * np.trace(between) / width * np.eye(width)
+    root = found.matrix.double().numpy()
+    scaled = root @ smooth @ root  # a multiple of the identity
+    np.testing.assert_allclose(scaled, np.eye(width) * scaled[0, 0], atol=1e-5 * scaled[0, 0])
+    total = np.cov(np.array(rows).T, bias=True) + between
+    assert (
+        abs(np.trace(root @ total @ root) / width - 1) < 0.02
+    )  # the mean of the rows of a slide is 0, all but rounding
+    np.testing.assert_allclose(found.mean.numpy(), np.mean(means, axis=0), atol=1e-5)
+    assert not centered.mean.any()
+
+
+def test_one_slide_leaves_directions_as_they_are(tmp_path: Path) -> None:
+    store = TokenStore.open(write_cache(tmp_path / "cache", [5], grid=2))
+    with closing(CohortTokens(store)) as tokens:
+        found = whiten_between_slides(tokens, store, torch.Generator().manual_seed(0))
+    matrix = found.matrix.numpy()
+    np.testing.assert_allclose(matrix, np.eye(len(matrix)) * matrix[0, 0], atol=1e-6)
+
+
+def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
+    config = RegionViTConfig(embed_dim=12, depth=1, heads=2, drop_path=0.0, whitening="between-slides", registers=2)
+    network = RegionViT(config, torch.Generator().manual_seed(0), input_dim=6, grid=3).eval()
+    assert not network.has_token_map
+    tokens, mean, half = torch.randn(4, 3, 3, 6), torch.randn(6), torch.randn(6, 6)
+    matrix = half @ half.T
+    network.set_token_map(mean, matrix)
+    assert network.has_token_map
+    folded = network.without_whitening()
+    assert "token_map" not in folded.state_dict()
+    torch.testing.assert_close(folded(tokens), network(tokens), atol=1e-4, rtol=1e-4)
+    plain = RegionViT(folded.config, input_dim=6, grid=3).eval()
+    plain.load_state_dict({name: values for name, values in network.state_dict().items() if "token_m" not in name})
+    torch.testing.assert_close(plain((tokens - mean) @ matrix), network(tokens), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain(tokens), network(tokens), atol=1e-2)
+    network.save(tmp_path / "region_vit.pt")
+    torch.testing.assert_close(RegionViT.from_file(tmp_path / "region_vit.pt")(tokens), network(tokens))
+    assert network.last_attention(tokens).shape == (4, 2, 10)
+    write_weights(tmp_path / "region_vit.pt", "hipt", tmp_path / "hipt.pth")
+    assert "backbone.token_map" not in read_checkpoint(tmp_path / "hipt.pth")["teacher"]
+
+
+def test_runs_store_the_map_and_resume_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
+    whole, parts = (tiny(cache, tmp_path / name, registers=1, **SIDES) for name in ("whole", "parts"))
+    assert pretrain.run(whole) == 0
+    assert run_until(monkeypatch, parts, 4) == 143
+    assert pretrain.run(parts) == 0
+    one, other = weights(whole.out), weights(parts.out)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    network = RegionViT.from_file(whole.out)
+    assert network.has_token_map
+    embedded = slpd.region_embeddings(cache, whole.out, device="cpu").values
+    first = torch.from_numpy(TokenStore.open(cache).files[0].tokens[:1]).float()
+    torch.testing.assert_close(network(first), torch.from_numpy(embedded[:1]), atol=1e-4, rtol=1e-4)
+    folded = network.without_whitening()
+    torch.testing.assert_close(folded(first), network(first), atol=1e-3, rtol=1e-3)
+    again = tiny(
+        cache, tmp_path / "again", registers=1, init=whole.out, **(SIDES | {"epochs": 1, "prototype_epoch": 9})
+    )
+    assert pretrain.run(again) == 0
+    assert torch.equal(RegionViT.from_file(again.out).token_map, network.token_map)
