@@ -74,6 +74,8 @@ class PretrainSettings(TypedDict, total=False):
     dino_weight: float
     intra_weight: float
     inter_weight: float
+    masked_weight: float
+    koleo_weight: float
     view_rule: Literal["paper", "published"]
     student_temp: float
     teacher_temp: float
@@ -97,6 +99,7 @@ class PretrainSettings(TypedDict, total=False):
     stain_views: int
     token_dropout: float
     block_mask: float
+    masked_fraction: float
     embed_dim: int
     depth: int
     heads: int

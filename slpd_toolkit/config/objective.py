@@ -63,6 +63,11 @@ class ObjectiveConfig:
         return any(self.weights[term.name] > 0 for term in objective_terms() if term.needs_prototypes)
 
     @property
+    def uses_masks(self) -> bool:
+        """Whether a term that predicts masked tokens is enabled."""
+        return any(self.weights[term.name] > 0 for term in objective_terms() if term.needs_masks)
+
+    @property
     def works_without_prototypes(self) -> bool:
         """Whether a term that does not need slide prototypes is enabled."""
         return any(self.weights[term.name] > 0 for term in objective_terms() if not term.needs_prototypes)

@@ -102,6 +102,13 @@ class PretrainConfig:
             self.accumulate,
             f"a divisor of --batch-size ({self.batch_size})",
         )
+        whole = [term.flag for term in objective_terms() if term.whole_batch and self.objective.weights[term.name] > 0]
+        require(
+            self.accumulate == 1 or not whole,
+            "--accumulate",
+            self.accumulate,
+            f"1 with {', '.join(whole)}, which compares the regions of a batch",
+        )
         warmup, first = self.optimisation.warmup_epochs, self.prototypes.prototype_epoch
         without = [term.flag for term in objective_terms() if not term.needs_prototypes]
         require(warmup <= self.epochs, "--warmup-epochs", warmup, f"at most --epochs ({self.epochs})")

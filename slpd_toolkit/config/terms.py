@@ -26,6 +26,10 @@ class TermInfo:
     """Name of the center of its targets' logits, `CENTRE`; terms with the same name share a center."""
     needs_prototypes: bool
     """Whether it requires slide prototypes, `NEEDS_PROTOTYPES`."""
+    needs_masks: bool
+    """Whether it requires masked tokens, `NEEDS_MASKS`."""
+    whole_batch: bool
+    """Whether it compares the regions of a batch, so that a step cannot be split into parts, `WHOLE_BATCH`."""
 
     @property
     def setting(self) -> str:
@@ -65,4 +69,6 @@ def _read(file: str) -> TermInfo:
         int(constants.get("ORDER", (99, ""))[0]),
         str(constants.get("CENTRE", (f"{name}_centre", ""))[0]),
         bool(constants.get("NEEDS_PROTOTYPES", (False, ""))[0]),
+        bool(constants.get("NEEDS_MASKS", (False, ""))[0]),
+        bool(constants.get("WHOLE_BATCH", (False, ""))[0]),
     )

@@ -79,8 +79,12 @@ class AugmentationConfig:
     block_mask: float = 0.0
     """Fraction of the area of each large view hidden from the student, as one rectangle."""
 
+    masked_fraction: float = 0.3
+    """Fraction of the tokens of each large view that the student predicts, if --masked-weight is above 0."""
+
     def __post_init__(self) -> None:
         """Check each value."""
+        require(0 < self.masked_fraction <= 1, "--masked-fraction", self.masked_fraction, "above 0, at most 1")
         for name in ("token_noise", "token_offset", "region_offset", "stain_views"):
             require_at_least(0, name, getattr(self, name))
         for name in ("token_dropout", "block_mask"):

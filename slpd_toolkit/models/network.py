@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from slpd_toolkit.models.dino_head import DinoHead
 from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.models.transformer import INIT_STD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
+
+
+class Embedded(NamedTuple):
+    """Embeddings of views, before the head."""
+
+    regions: Tensor
+    """(sum of n_i, E) in the order of the views."""
+    tokens: Tensor | None
+    """(n_0, k, E) of the chosen tokens of the first views."""
 
 
 class RegionNetwork(nn.Module):
@@ -25,6 +35,7 @@ class RegionNetwork(nn.Module):
         generator: Random generator of the initial weights; None uses PyTorch's global one.
         input_dim: Width D of the cached tokens.
         grid: Side length of the global crops, in tokens.
+        masks: Whether tokens can be masked, which requires a learned token that replaces them.
     """
 
     def __init__(
@@ -35,10 +46,14 @@ class RegionNetwork(nn.Module):
         *,
         input_dim: int = 384,
         grid: int = 14,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = RegionViT(backbone, generator, input_dim=input_dim, grid=grid)
         self.head = DinoHead(head, generator, input_dim=backbone.embed_dim)
+        if masks:
+            drawn = torch.empty(backbone.embed_dim).normal_(std=INIT_STD, generator=generator)
+            self.mask_token = nn.Parameter(drawn)
 
     def forward(
         self,
@@ -56,6 +71,40 @@ class RegionNetwork(nn.Module):
         Returns:
             (sum of n_i, bottleneck_dim) unit vectors, in the order of `views`.
         """
+        return self.head.bottleneck(self.embed(views, generator, present).regions)
+
+    def embed(
+        self,
+        views: Sequence[Tensor],
+        generator: torch.Generator | None = None,
+        present: Sequence[Tensor | None] | None = None,
+        masked: Tensor | None = None,
+        *,
+        hidden: bool = False,
+    ) -> Embedded:
+        """Compute the embeddings of views, and of some tokens of those of the first size.
+
+        Args:
+            views: As in `forward`.
+            generator: As in `forward`.
+            present: As in `forward`.
+            masked: (n_0, k) int64, positions of tokens in the flattened grids of the first size; None for none.
+            hidden: Whether the network sees `mask_token` instead of these tokens.
+        """
         present = [None] * len(views) if present is None else present
-        features = torch.cat([self.backbone(view, generator, seen) for view, seen in zip(views, present, strict=True)])
-        return self.head.bottleneck(features)
+        found: list[Tensor] = []
+        tokens: Tensor | None = None
+        for view, seen in zip(views, present, strict=True):
+            if masked is None or found:
+                found.append(self.backbone(view, generator, seen))
+                continue
+            where = None
+            if hidden:
+                where = torch.zeros(view.shape[:-1], dtype=torch.bool, device=view.device)
+                where = where.flatten(1).scatter(1, masked, value=True).view(view.shape[:-1])
+            regions, grid = self.backbone.forward_tokens(
+                view, generator, seen, masked=where, mask_token=self.mask_token
+            )
+            rows = masked.unsqueeze(-1).expand(-1, -1, grid.shape[-1])
+            found, tokens = [regions], grid.flatten(1, 2).gather(1, rows)
+        return Embedded(torch.cat(found), tokens)

@@ -127,6 +127,7 @@ class RegionViT(VisionTransformer):
             embedded: Tensor = self.phi(tokens)
         else:
             linear, activation = self.phi
+            assert isinstance(linear, nn.Linear)
             with torch.autocast(tokens.device.type, enabled=False):
                 centered, weight = tokens - self.token_mean, linear.weight @ self.token_map.mT
             embedded = activation(F.linear(centered, weight, linear.bias))

@@ -106,6 +106,21 @@ def draw_shown(views: Views, config: AugmentationConfig, generator: torch.Genera
     return Masks(*shown)
 
 
+def draw_masked(views: Views, fraction: float, generator: torch.Generator) -> Tensor:
+    """Draw the tokens of each global crop that the student predicts, (Vg, B, k) int64; see `Views.masked`.
+
+    All crops have the same number k, at least 1, so that nothing depends on what was drawn.
+
+    Args:
+        views: Crops of B regions.
+        fraction: Fraction of the tokens of a crop.
+        generator: Random generator, on the views' device.
+    """
+    *shape, side, _, _ = views.global_crops.shape
+    drawn = torch.rand((*shape, side * side), device=views.global_crops.device, generator=generator)
+    return drawn.topk(max(1, round(fraction * side * side)), dim=-1).indices
+
+
 def draw_blocks(shape: tuple[int, ...], share: float, device: torch.device, generator: torch.Generator) -> Tensor:
     """Draw a rectangle in each view, at a uniformly random position.
 

@@ -50,6 +50,8 @@ class Views(NamedTuple):
     """Tokens that the teacher attends to; None for all."""
     student_sees: Masks | None = None
     """Tokens that the student attends to; None for all."""
+    masked: Tensor | None = None
+    """(Vg, B, k) int64: positions in the flattened global crops of tokens that the student predicts; None for none."""
 
 
 def draw_crops(crops: CropsConfig, regions: int, grid: tuple[int, int], generator: torch.Generator) -> CropPlan:

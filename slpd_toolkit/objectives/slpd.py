@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.network import Embedded, RegionNetwork
 from slpd_toolkit.objectives.distillation import CrossViewEntropy, cross_view_entropy
 from slpd_toolkit.objectives.student_teacher import Losses, StudentTeacher, processes
-from slpd_toolkit.objectives.term import Term, TermInputs, active_terms, centres_of, other_losses
+from slpd_toolkit.objectives.term import (
+    MaskedTokens,
+    Term,
+    TermInputs,
+    active_terms,
+    centres_of,
+    masked_terms,
+    other_losses,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +64,16 @@ class Slpd(StudentTeacher[RegionNetwork]):
             ValueError: No active term has targets.
         """
         crops = [view.flatten(0, 1) for view in (views.global_crops, views.local_crops)]
-        regions = (-1, views.global_crops.shape[1])
+        regions = views.global_crops.shape[1]
+        chosen = views.masked.flatten(0, 1) if self.config.uses_masks and views.masked is not None else None
         with torch.no_grad():
-            teacher = self.teacher(crops[:1], present=_flat(views.teacher_sees, 1)).unflatten(0, regions)
-        student = self.student(crops, generator, _flat(views.student_sees, 2)).unflatten(0, regions)
-        inputs = TermInputs(student, teacher, prototypes, self.config.view_rule)
+            seen = self.teacher.embed(crops[:1], None, _flat(views.teacher_sees, 1), chosen)
+            teacher = _by_view(self.teacher.head.bottleneck(seen.regions), regions)
+        own = self.student.embed(crops, generator, _flat(views.student_sees, 2), chosen, hidden=True)
+        student = _by_view(self.student.head.bottleneck(own.regions), regions)
+        masked = self._masked(own, seen, chosen, views)
+        of_global = _by_view(own.regions[: len(crops[0])], regions)
+        inputs = TermInputs(student, teacher, prototypes, self.config.view_rule, of_global, masked)
         terms = active_terms(self.config, inputs)
         whole = terms if step is None else active_terms(self.config, inputs._replace(prototypes=step))
         counts, used, centres = self._move_centres(whole)
@@ -84,9 +97,46 @@ class Slpd(StudentTeacher[RegionNetwork]):
         for name, loss in other_losses(self.config, inputs).items():
             losses[name] = loss
             total = total + self.config.weights[name] * loss
+        for info, found in masked_terms(self.config, inputs):
+            losses[info.name], centres[info.centre] = self._token_loss(found, info.centre)
+            total = total + self.config.weights[info.name] * losses[info.name]
         off = total.new_zeros(())
         unweighted = {name: losses.get(name, off).detach() for name in self.config.weights}
         return Losses(total, unweighted, _mean_entropy(terms, counts, entropies), centres)
+
+    def _masked(self, own: Embedded, seen: Embedded, chosen: Tensor | None, views: Views) -> MaskedTokens | None:
+        """Apply the heads to the masked tokens, and weight the (Vg * B, k) positions `chosen`."""
+        if chosen is None or own.tokens is None or seen.tokens is None:
+            return None
+        there = torch.ones(chosen.shape, device=chosen.device)
+        if views.teacher_sees is not None:
+            there = views.teacher_sees.global_crops.flatten(0, 1).flatten(1).gather(1, chosen).float()
+        weights = there / there.sum(1, keepdim=True).clamp(min=1) / len(chosen)
+        with torch.no_grad():
+            targets = self.teacher.head.bottleneck(seen.tokens.flatten(0, 1))
+        return MaskedTokens(self.student.head.bottleneck(own.tokens.flatten(0, 1)), targets, weights.flatten())
+
+    def _token_loss(self, tokens: MaskedTokens, centre: str) -> tuple[Tensor, Tensor]:
+        """Compute this process's loss of masked tokens, and their center after the step."""
+        ours, theirs, used = self.student.head.last_layer, self.teacher.head.last_layer, self.get_buffer(centre)
+        entropy = cross_view_entropy(
+            tokens.student.unsqueeze(0),
+            ours.weight_v,
+            tokens.teacher.unsqueeze(0),
+            theirs.weight_v,
+            used.unsqueeze(0),
+            student_gain=ours.weight_g,
+            teacher_gain=theirs.weight_g,
+            student_temp=self.config.student_temp,
+            teacher_temp=self.config.teacher_temp,
+        )
+        loss = (entropy.cross_entropy[0, 0] * tokens.weights).sum()
+        with torch.no_grad(), torch.autocast(loss.device.type, enabled=False):
+            mean = (tokens.teacher * tokens.weights.unsqueeze(-1)).sum(0)
+            if processes() > 1:
+                distributed.all_reduce(mean)
+            moved = torch.lerp(theirs(mean.unsqueeze(0) / processes())[0], used, self.config.centre_momentum)
+        return loss, moved
 
     @torch.no_grad()
     def _move_centres(self, terms: Sequence[Term]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -108,6 +158,11 @@ class Slpd(StudentTeacher[RegionNetwork]):
             centres[term.centre] = torch.where(count > 0, torch.lerp(mean, found, self.config.centre_momentum), found)
             used.append(found.expand(len(term.targets), -1))
         return counts, torch.cat(used), centres
+
+
+def _by_view(vectors: Tensor, regions: int) -> Tensor:
+    """(V * B, d) -> (V, B, d)."""
+    return vectors.view(-1, regions, vectors.shape[-1])
 
 
 def _flat(masks: Masks | None, sizes: int) -> list[Tensor] | None:

@@ -11,6 +11,7 @@ from slpd_toolkit.config.terms import TERMS, objective_terms
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.objective import ObjectiveConfig, ViewRule
+    from slpd_toolkit.config.terms import TermInfo
     from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
 
 
@@ -25,6 +26,21 @@ class TermInputs(NamedTuple):
     """Slide prototypes; None before the first clustering."""
     view_rule: ViewRule
     """Which views are compared with prototypes."""
+    regions: Tensor
+    """(Vg, B, E): the student's embeddings of the global views, before the head; with gradient. Not unit vectors."""
+    masked: MaskedTokens | None = None
+    """Tokens that the student predicts; None if no term needs them."""
+
+
+class MaskedTokens(NamedTuple):
+    """Masked tokens of a batch: M = Vg * B * k, for k tokens per global view. Their loss is the sum of weights * H."""
+
+    student: Tensor
+    """(M, d) unit vectors; with gradient."""
+    teacher: Tensor
+    """(M, d) unit vectors, which the teacher's last layer maps to distributions; without gradient."""
+    weights: Tensor
+    """(M,) 0 for positions without a token; those of a view sum to 1 / (Vg * B)."""
 
 
 class Targets(NamedTuple):
@@ -78,6 +94,17 @@ def other_losses(config: ObjectiveConfig, inputs: TermInputs) -> dict[str, Tenso
         if config.weights[info.name] > 0 and hasattr(module, "loss"):
             found[info.name] = module.loss(inputs)
     return found
+
+
+def masked_terms(config: ObjectiveConfig, inputs: TermInputs) -> list[tuple[TermInfo, MaskedTokens]]:
+    """Return the active terms that predict tokens, with their tokens."""
+    active = []
+    for info in objective_terms():
+        module = TERMS.load(info.file)
+        found = module.tokens(inputs) if config.weights[info.name] > 0 and hasattr(module, "tokens") else None
+        if found is not None:
+            active.append((info, found))
+    return active
 
 
 def centres_of(config: ObjectiveConfig) -> tuple[str, ...]:

@@ -130,6 +130,12 @@ def _teacher(path: Path) -> tuple[RegionNetwork, PretrainConfig]:
         raise WeightsError(
             f"{path}: is not the state of a run ({error}).", hint="Use last.pt of `slpd pretrain`."
         ) from error
-    network = RegionNetwork(config.region_vit, config.dino_head, input_dim=width, grid=config.crops.global_side)
+    network = RegionNetwork(
+        config.region_vit,
+        config.dino_head,
+        input_dim=width,
+        grid=config.crops.global_side,
+        masks=config.objective.uses_masks,
+    )
     load_strict(network, teacher, path)
     return network.eval(), config

@@ -192,7 +192,12 @@ def _count_eligible(config: PretrainConfig, store: TokenStore) -> int:
 def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
     weights = generator(config.seed, Stream.WEIGHTS)
     student = RegionNetwork(
-        config.region_vit, config.dino_head, weights, input_dim=input_dim, grid=config.crops.global_side
+        config.region_vit,
+        config.dino_head,
+        weights,
+        input_dim=input_dim,
+        grid=config.crops.global_side,
+        masks=config.objective.uses_masks,
     )
     if config.init is not None:
         student.backbone.load_file(config.init)
@@ -236,4 +241,5 @@ def _view_source(
         state.device,
         None if present is None else present.to(state.device),
         statistics,
+        masks=config.objective.uses_masks,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from slpd_toolkit.objectives.augment import augment
+from slpd_toolkit.objectives.augment import augment, draw_masked
 from slpd_toolkit.objectives.crops import cut_crops, draw_crops, draw_stains
 from slpd_toolkit.training.sampling import Stream, generator
 
@@ -50,6 +50,8 @@ class ViewSource:
     """(R, grid, grid) bool on the device: patches that have a token; None if none is missing."""
     statistics: TokenStatistics | None = None
     """Scale of noise and offsets, on the device; None if they are off."""
+    masks: bool = False
+    """Whether the student predicts masked tokens."""
 
     def draw(self, step: int) -> Draws:
         """Make the random draws of a step. Crops are drawn for all processes, everything else per process."""
@@ -82,4 +84,7 @@ class ViewSource:
         present = None if self.present is None else self.present[samples[part]]
         stains = None if draws.stains is None else draws.stains[:, part]
         views = cut_crops(batch[part], self.crops, draws.crops.of_regions(part), present, stains)
-        return augment(views, self.augmentation, self.statistics, draws.augmentation)
+        views = augment(views, self.augmentation, self.statistics, draws.augmentation)
+        if self.masks:
+            views = views._replace(masked=draw_masked(views, self.augmentation.masked_fraction, draws.augmentation))
+        return views

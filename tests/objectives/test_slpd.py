@@ -14,7 +14,7 @@ from slpd_toolkit.config.settings import assemble
 from slpd_toolkit.config.views import CropsConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.models.dino_head import DinoHead
-from slpd_toolkit.models.network import RegionNetwork
+from slpd_toolkit.models.network import Embedded, RegionNetwork
 from slpd_toolkit.objectives.crops import Masks, Views, cut_crops, draw_crops
 from slpd_toolkit.objectives.optim import clip_each, make_optimiser, set_step
 from slpd_toolkit.objectives.slide_prototypes import PrototypeTargets
@@ -124,8 +124,8 @@ class _Features(nn.Module):
         self.head = head
         self.features = features
 
-    def forward(self, views: list[Tensor], generator: None = None, present: None = None) -> Tensor:
-        return self.head.bottleneck(torch.cat(views) if self.features is None else self.features)
+    def embed(self, views: list[Tensor], *_: None, hidden: bool = False) -> Embedded:
+        return Embedded(torch.cat(views) if self.features is None else self.features, None)
 
 
 def test_losses_and_centres_over_two_calls_are_those_of_the_published_code(published: PublishedNumbers) -> None:
@@ -255,7 +255,7 @@ def test_prototype_terms_alone_need_prototypes() -> None:
     [
         (
             {"dino_weight": 0, "intra_weight": 0, "inter_weight": 0},
-            "--dino-weight, --intra-weight, --inter-weight: got 0, 0, 0, allowed: at least one above 0",
+            "--inter-weight, --masked-weight, --koleo-weight: got 0, 0, 0, 0, 0, allowed: at least one above 0",
         ),
         ({"intra_weight": -1.0}, "--intra-weight: got -1.0, allowed: at least 0"),
         ({"teacher_temp": 0.0}, "--teacher-temp: got 0.0, allowed: above 0"),

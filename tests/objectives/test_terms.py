@@ -62,9 +62,10 @@ def more_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_the_terms_of_slpd_are_in_their_order() -> None:
-    assert term_names() == ("dino", "intra", "inter")
-    assert [term.flag for term in objective_terms()] == ["--dino-weight", "--intra-weight", "--inter-weight"]
-    assert columns()[2:7] == ("loss", "dino", "intra", "inter", "target_entropy")
+    assert term_names() == ("dino", "intra", "inter", "masked", "koleo")
+    assert [term.flag for term in objective_terms()][:3] == ["--dino-weight", "--intra-weight", "--inter-weight"]
+    assert [term.weight for term in objective_terms()] == [1, 1, 1, 0, 0]
+    assert columns()[2:9] == ("loss", "dino", "intra", "inter", "masked", "koleo", "target_entropy")
 
 
 def test_a_new_file_is_a_flag_in_help_without_importing_torch(more_terms: Path) -> None:
@@ -96,8 +97,8 @@ def test_a_new_file_is_trained_with_and_has_its_column(cache: Path, tmp_path: Pa
 
 @pytest.mark.usefixtures("more_terms")
 def test_errors_list_every_term() -> None:
-    with pytest.raises(UsageError, match="--first-view-weight, --view-spread-weight: got 0, 0, 0, 0, 0"):
+    with pytest.raises(UsageError, match="--first-view-weight, --view-spread-weight: got 0, 0, 0, 0, 0, 0, 0"):
         ObjectiveConfig(weights=dict.fromkeys(("dino", "intra", "inter"), 0.0))
-    with pytest.raises(UsageError, match="got intro, allowed: dino, first-view, inter, intra") as caught:
+    with pytest.raises(UsageError, match="got intro, allowed: dino, first-view, inter, intra, koleo, masked") as caught:
         ObjectiveConfig(weights={"intro": 1.0})
     assert "intra" in caught.value.hint
