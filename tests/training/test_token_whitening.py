@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 
 import slpd_toolkit as slpd
@@ -22,8 +23,6 @@ from tests.training.runs import run_until, tiny, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SIDES = {"global_side": 2, "local_side": 1, "neighbours": 2, "whitening": "between-slides"}
 
@@ -86,6 +85,7 @@ def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
     assert "backbone.token_map" not in read_checkpoint(tmp_path / "hipt.pth")["teacher"]
 
 
+@pytest.mark.slow
 def test_runs_store_the_map_and_resume_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
     whole, parts = (tiny(cache, tmp_path / name, registers=1, **SIDES) for name in ("whole", "parts"))
