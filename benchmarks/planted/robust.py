@@ -121,13 +121,13 @@ def power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
     return found
 
 
-def against_between(slides: Slides) -> Slides:
+def against_between(slides: Slides, smoothing: float = SMOOTHING) -> Slides:
     """Scale down directions in which slides differ (within-class covariance normalization, slides as sessions).
 
     The covariance of slide means is smoothed by a fraction of its mean eigenvalue; tokens have a mean variance of 1.
     """
     covariance = between(slides)
-    smooth = covariance + SMOOTHING * np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+    smooth = covariance + smoothing * np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
     matrix = power(smooth, -0.5)
     matrix /= np.sqrt(np.trace(matrix @ (within(slides) + covariance) @ matrix) / len(matrix))
     mean = np.mean([slide.mean(axis=(0, 1, 2)) for slide in slides], axis=0)
@@ -148,6 +148,8 @@ NORMALISATIONS: dict[str, Callable[[Slides], Slides]] = {
     "center, NAP 4": lambda slides: centered(without_directions(slides, 4)),
     "center, NAP 8": lambda slides: centered(without_directions(slides, 8)),
     "WCCN": against_between,
+    "WCCN 1": lambda slides: against_between(slides, 1.0),
+    "WCCN 3": lambda slides: against_between(slides, 3.0),
     "center, WCCN": lambda slides: centered(against_between(slides)),
     "whiten": whitened,
 }

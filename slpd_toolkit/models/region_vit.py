@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
+from slpd_toolkit.models.token_projection import TokenProjection
 from slpd_toolkit.models.transformer import VisionTransformer, initialise
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ class RegionViT(VisionTransformer):
 
     Token grids are channels-last, (N, h, w, D), as in the cache, so that a crop gathers whole rows of D values and phi
     needs no transpose. With `config.centering` "slide", tokens must be relative to the mean token of their slide, as
-    `store.centered_tokens.CenteredTokens` reads them. With `config.whitening`, the network itself maps each token x to
-    (x - token_mean) @ token_map before phi; `training.token_whitening` estimates both.
+    `store.centered_tokens.CenteredTokens` reads them. `config.whitening` is part of phi.
 
     Args:
         config: Architecture.
@@ -47,9 +46,6 @@ class RegionViT(VisionTransformer):
     torch.Size([9, 3, 37])
     """
 
-    token_mean: Tensor
-    token_map: Tensor
-
     def __init__(
         self, config: RegionViTConfig, generator: torch.Generator | None = None, *, input_dim: int = 384, grid: int = 14
     ) -> None:
@@ -64,11 +60,8 @@ class RegionViT(VisionTransformer):
         )
         self.config = config
         self.input_dim = input_dim
-        self.phi = nn.Sequential(nn.Linear(input_dim, config.embed_dim), nn.GELU())
+        self.phi = TokenProjection(input_dim, config.embed_dim, whitened=config.whitening != "none")
         initialise(self, generator, scheme=config.weight_init)
-        if config.whitening != "none":
-            self.register_buffer("token_mean", torch.zeros(input_dim))
-            self.register_buffer("token_map", torch.eye(input_dim))
 
     def forward(
         self, tokens: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None
@@ -122,27 +115,8 @@ class RegionViT(VisionTransformer):
             raise ValueError(f"tokens must be (N, h, w, {self.input_dim}), got {tuple(tokens.shape)}")
         if present is not None and present.shape != tokens.shape[:-1]:
             raise ValueError(f"present must be {tuple(tokens.shape[:-1])}, got {tuple(present.shape)}")
-        tokens = tokens.to(self.cls_token.dtype)
-        if self.config.whitening == "none":
-            embedded: Tensor = self.phi(tokens)
-        else:
-            linear, activation = self.phi
-            assert isinstance(linear, nn.Linear)
-            with torch.autocast(tokens.device.type, enabled=False):
-                centered, weight = tokens - self.token_mean, linear.weight @ self.token_map.mT
-            embedded = activation(F.linear(centered, weight, linear.bias))
+        embedded: Tensor = self.phi(tokens.to(self.cls_token.dtype))
         return embedded
-
-    @torch.no_grad()
-    def without_whitening(self) -> RegionViT:
-        """Return a network without whitening that computes the same: its first layer contains the map of the tokens."""
-        if self.config.whitening == "none":
-            return self
-        folded = type(self)(replace(self.config, whitening="none"), input_dim=self.input_dim, grid=self.grid)
-        state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        mean, weight = state.pop("token_mean"), state["phi.0.weight"] @ state.pop("token_map").mT
-        folded.load_state_dict({**state, "phi.0.weight": weight, "phi.0.bias": state["phi.0.bias"] - weight @ mean})
-        return folded.train(self.training)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -191,20 +165,8 @@ class RegionViT(VisionTransformer):
         path = _weights_file(path)
         state = weights.backbone_state(weights.read_checkpoint(path), path)
         if self.config.whitening != "none":  # weights of networks without whitening keep the map of this network
-            state = {"token_mean": self.token_mean, "token_map": self.token_map} | state
+            state = {"phi.token_mean": self.phi.token_mean, "phi.token_map": self.phi.token_map} | state
         weights.load_strict(self, state, path)
-
-    @property
-    def has_token_map(self) -> bool:
-        """Whether the map of tokens has been estimated or loaded."""
-        return self.config.whitening != "none" and not torch.equal(
-            self.token_map, torch.eye(self.input_dim, device=self.token_map.device)
-        )
-
-    def set_token_map(self, mean: Tensor, matrix: Tensor) -> None:
-        """Set the map of tokens, (D,) and (D, D); only with `config.whitening`."""
-        self.token_mean.copy_(mean)
-        self.token_map.copy_(matrix)
 
     def shape(self) -> dict[str, int | float | str]:
         """Return input width, grid and architecture as plain values, as stored by `save`.

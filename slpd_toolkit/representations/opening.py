@@ -286,7 +286,7 @@ def _untrained(source: Source, cache: Cache, trained: RegionViT | None, options:
     start = generator(options.seed, Stream.WEIGHTS)
     network = RegionViT(config, start, input_dim=store.embedding_dim, grid=grid).eval()
     if trained is not None and config.whitening != "none":
-        network.set_token_map(trained.token_mean, trained.token_map)
+        network.phi.set_map(trained.phi.token_mean, trained.phi.token_map)
     digest = hashlib.sha256(f"untrained {network.shape()} {options.seed}".encode()).hexdigest()
     return RegionModel(
         source.name,

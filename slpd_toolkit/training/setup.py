@@ -206,13 +206,13 @@ def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
 
 def _whiten(config: PretrainConfig, slpd: Slpd, store: TokenStore) -> None:
     """Estimate the map of tokens, unless the initial weights have one. All processes estimate the same map."""
-    if slpd.student.backbone.has_token_map:
+    if slpd.student.backbone.phi.has_map:
         return
     centered = config.region_vit.centering == "slide"
     with closing(CohortTokens(store)) as tokens:
         found = whiten_between_slides(tokens, store, generator(config.seed, Stream.WHITENING), centered=centered)
     for network in (slpd.student, slpd.teacher):
-        network.backbone.set_token_map(*found)
+        network.backbone.phi.set_map(*found)
 
 
 def _check_tokens(tokens: CohortTokens, processes: Processes, stop: StopRequest) -> None:

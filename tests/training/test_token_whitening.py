@@ -14,7 +14,7 @@ from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
-from slpd_toolkit.representations.exports.weights import write_weights
+from slpd_toolkit.representations.exports.weights import without_whitening, write_weights
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.token_whitening import SMOOTHING, whiten_between_slides
@@ -67,12 +67,12 @@ def test_one_slide_leaves_directions_as_they_are(tmp_path: Path) -> None:
 def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
     config = RegionViTConfig(embed_dim=12, depth=1, heads=2, drop_path=0.0, whitening="between-slides", registers=2)
     network = RegionViT(config, torch.Generator().manual_seed(0), input_dim=6, grid=3).eval()
-    assert not network.has_token_map
+    assert not network.phi.has_map
     tokens, mean, half = torch.randn(4, 3, 3, 6), torch.randn(6), torch.randn(6, 6)
     matrix = half @ half.T
-    network.set_token_map(mean, matrix)
-    folded = network.without_whitening()
-    assert "token_map" not in folded.state_dict()
+    network.phi.set_map(mean, matrix)
+    folded = without_whitening(network)
+    assert "phi.token_map" not in folded.state_dict()
     torch.testing.assert_close(folded(tokens), network(tokens), atol=1e-4, rtol=1e-4)
     plain = RegionViT(folded.config, input_dim=6, grid=3).eval()
     plain.load_state_dict({name: values for name, values in network.state_dict().items() if "token_m" not in name})
@@ -82,7 +82,7 @@ def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
     torch.testing.assert_close(RegionViT.from_file(tmp_path / "region_vit.pt")(tokens), network(tokens))
     assert network.last_attention(tokens).shape == (4, 2, 10)
     write_weights(tmp_path / "region_vit.pt", "hipt", tmp_path / "hipt.pth")
-    assert "backbone.token_map" not in read_checkpoint(tmp_path / "hipt.pth")["teacher"]
+    assert "backbone.phi.token_map" not in read_checkpoint(tmp_path / "hipt.pth")["teacher"]
 
 
 @pytest.mark.slow
@@ -95,14 +95,14 @@ def test_runs_store_the_map_and_resume_with_it(tmp_path: Path, monkeypatch: pyte
     one, other = weights(whole.out), weights(parts.out)
     assert all(torch.equal(one[name], other[name]) for name in one)
     network = RegionViT.from_file(whole.out)
-    assert network.has_token_map
+    assert network.phi.has_map
     embedded = slpd.region_embeddings(cache, whole.out, device="cpu").values
     first = torch.from_numpy(TokenStore.open(cache).files[0].tokens[:1]).float()
     torch.testing.assert_close(network(first), torch.from_numpy(embedded[:1]), atol=1e-4, rtol=1e-4)
-    folded = network.without_whitening()
+    folded = without_whitening(network)
     torch.testing.assert_close(folded(first), network(first), atol=1e-3, rtol=1e-3)
     again = tiny(
         cache, tmp_path / "again", registers=1, init=whole.out, **(SIDES | {"epochs": 1, "prototype_epoch": 9})
     )
     assert pretrain.run(again) == 0
-    assert torch.equal(RegionViT.from_file(again.out).token_map, network.token_map)
+    assert torch.equal(RegionViT.from_file(again.out).phi.token_map, network.phi.token_map)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core import console
@@ -31,7 +34,7 @@ def write_weights(source: Path, to: str, out: Path) -> None:
     source = weights_of(source)
     model = RegionViT.from_file(source)
     if to == "hipt":
-        model = model.without_whitening()
+        model = without_whitening(model)
         # HIPT's loader takes the key "teacher" and strips "module." and "backbone.".
         teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
         write_checkpoint({"teacher": teacher}, out)
@@ -43,3 +46,15 @@ def write_weights(source: Path, to: str, out: Path) -> None:
     else:
         write_safetensors(model.state_dict(), model.shape(), out)
     console.note(f"Wrote {out}.")
+
+
+@torch.no_grad()
+def without_whitening(network: RegionViT) -> RegionViT:
+    """Return a network that computes the same without whitening: its first layer contains the map of the tokens."""
+    if network.config.whitening == "none":
+        return network
+    plain = RegionViT(replace(network.config, whitening="none"), input_dim=network.input_dim, grid=network.grid)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    mean, weight = state.pop("phi.token_mean"), state["phi.0.weight"] @ state.pop("phi.token_map").mT
+    plain.load_state_dict({**state, "phi.0.weight": weight, "phi.0.bias": state["phi.0.bias"] - weight @ mean})
+    return plain.eval()
