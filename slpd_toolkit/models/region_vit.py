@@ -77,40 +77,14 @@ class RegionViT(VisionTransformer):
         Returns:
             (N, E) region embeddings.
         """
-        return self.encode(self._embed(tokens, present), generator, present)
-
-    def forward_tokens(
-        self,
-        tokens: Tensor,
-        generator: torch.Generator | None = None,
-        present: Tensor | None = None,
-        *,
-        masked: Tensor | None = None,
-        mask_token: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Embed token grids and every token in them.
-
-        Args:
-            tokens: As in `forward`.
-            generator: As in `forward`.
-            present: As in `forward`.
-            masked: (N, h, w) bool, tokens that are replaced; None for none.
-            mask_token: (E,) replaces them, before position embeddings are added.
-
-        Returns:
-            (N, E) region embeddings and (N, h, w, E) embeddings of tokens.
-        """
-        embedded = self._embed(tokens, present)
-        if masked is not None:
-            assert mask_token is not None
-            embedded = torch.where(masked.unsqueeze(-1), mask_token.to(embedded.dtype), embedded)
-        return self.encode_tokens(embedded, generator, present)
+        return self.encode(self.project(tokens, present), generator, present)
 
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the last block's CLS attention: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, grid row-major."""
-        return self.encode_attention(self._embed(tokens, present), present)
+        return self.encode_attention(self.project(tokens, present), present)
 
-    def _embed(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+    def project(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """Apply phi: (N, h, w, D) -> (N, h, w, E). `present` is only checked."""
         if tokens.ndim != 4 or tokens.shape[-1] != self.input_dim:
             raise ValueError(f"tokens must be (N, h, w, {self.input_dim}), got {tuple(tokens.shape)}")
         if present is not None and present.shape != tokens.shape[:-1]:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 class TokenProjection(nn.Sequential):
     """Projection of tokens, named `0` (linear) and `1` (GELU) as in HIPT's checkpoints.
 
-    With whitening, each token x is first mapped to (x - token_mean) @ token_map; see `training.token_whitening`. The map
-    is multiplied into the weights of the linear layer instead of being applied to every token.
+    With whitening, each token x is first mapped to (x - token_mean) @ token_map; see `training.token_whitening`. The
+    map is multiplied into the weights of the linear layer instead of being applied to every token.
 
     Args:
         input_dim: Width D of the tokens.
@@ -31,14 +31,13 @@ class TokenProjection(nn.Sequential):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., D) -> (..., E)."""
-        if not self.whitened:
-            projected: Tensor = super().forward(tokens)
-            return projected
         linear, activation = self
         assert isinstance(linear, nn.Linear)
-        with torch.autocast(tokens.device.type, enabled=False):
-            centered, weight = tokens - self.token_mean, linear.weight @ self.token_map.mT
-        projected = activation(F.linear(centered, weight, linear.bias))
+        weight = linear.weight
+        if self.whitened:
+            with torch.autocast(tokens.device.type, enabled=False):
+                tokens, weight = tokens - self.token_mean, weight @ self.token_map.mT
+        projected: Tensor = activation(F.linear(tokens, weight, linear.bias))
         return projected
 
     @property
