@@ -98,13 +98,12 @@ class RegionNetwork(nn.Module):
             if masked is None or found:
                 found.append(self.backbone(view, generator, seen))
                 continue
-            where = None
+            projected = self.backbone.project(view, seen)
             if hidden:
                 where = torch.zeros(view.shape[:-1], dtype=torch.bool, device=view.device)
-                where = where.flatten(1).scatter(1, masked, value=True).view(view.shape[:-1])
-            regions, grid = self.backbone.forward_tokens(
-                view, generator, seen, masked=where, mask_token=self.mask_token
-            )
+                where = where.flatten(1).scatter(1, masked, value=True).view(*view.shape[:-1], 1)
+                projected = torch.where(where, self.mask_token.to(projected.dtype), projected)
+            regions, grid = self.backbone.encode_tokens(projected, generator, seen)
             rows = masked.unsqueeze(-1).expand(-1, -1, grid.shape[-1])
             found, tokens = [regions], grid.flatten(1, 2).gather(1, rows)
         return Embedded(torch.cat(found), tokens)

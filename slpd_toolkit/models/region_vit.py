@@ -6,9 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
-
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
@@ -18,6 +15,9 @@ from slpd_toolkit.models.transformer import VisionTransformer, initialise
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
 
 REGION_VIT = "region_vit.pt"
 """Name of the weights file in the run folder of `slpd pretrain`."""

@@ -167,7 +167,7 @@ def test_registers_have_no_position_and_no_attention_of_their_own() -> None:
     torch.testing.assert_close(
         vit(tokens, present=present), vit(torch.where(present[..., None], tokens, 9.0), present=present)
     )
-    regions, grid = vit.forward_tokens(tokens)
+    regions, grid = vit.encode_tokens(vit.project(tokens))
     torch.testing.assert_close(regions, vit(tokens))
     assert grid.shape == (2, SIDE, SIDE, 8)
 
