@@ -10,6 +10,7 @@ from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.representations.exports import embeddings, hub, outlines, tokens, weights
 from slpd_toolkit.representations.exports.source import is_cache, open_cache
 from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.representations.sound_slides import report_failures
 from slpd_toolkit.store.selection import select_slides, selected_ids
 
 if TYPE_CHECKING:
@@ -22,13 +23,17 @@ _FOLDERS = ("hub-folder", "geojson")
 
 
 def run(config: ExportConfig) -> int:
-    """Export weights, tokens or embeddings, and return 0.
+    """Export weights, tokens or embeddings.
+
+    Returns:
+        0, or 1 if the token files of some slides could not be read; failures.csv lists them, in the output folder or,
+        as <out>.failures.csv, beside an output file.
 
     Raises:
         UsageError: The source cannot be written in this format, the output path is invalid, an extra is missing, or
             another process writes to the output folder.
         WeightsError: The source or the model is not a region ViT.
-        CacheError: A token file cannot be read.
+        CacheError: No token file can be read.
     """
     if config.to in _FOLDERS:
         with working_in(config.out, "export"):
@@ -54,16 +59,30 @@ def _write(config: ExportConfig, *, of_cache: bool) -> int:
     if not of_cache:
         weights.write_weights(config.source, config.to, config.out)
         return 0
-    store = select_slides(open_cache(config.source), config.manifest, config.where)
+    return _write_slides(config)
+
+
+def _write_slides(config: ExportConfig) -> int:
+    """Write the tokens or embeddings of all slides whose token files can be read; 1 if some cannot."""
+    whole, failures = open_cache(config.source)
+    store = select_slides(whole, config.manifest, config.where)
     if not config.model:
-        tokens.write_tokens(store, config.to, config.out, one_file_per_region=config.per == "region")
-        return 0
-    found = embed_regions(store, config.model, precision=config.precision, device=config.device, workers=config.workers)
+        tokens.write_tokens(store, config.to, config.out, failures, one_file_per_region=config.per == "region")
+        return report_failures(config.out, failures)
+    found = embed_regions(
+        store,
+        config.model,
+        precision=config.precision,
+        device=config.device,
+        workers=config.workers,
+        failures=failures,
+        stage=tokens.STAGE,
+    )
     if config.to == "trident":
         embeddings.write_trident(store, found, config.out)
     else:
         embeddings.write_table(found, config.to, config.per, config.out)
-    return 0
+    return report_failures(config.out, failures)
 
 
 def _require_format(config: ExportConfig, *, of_cache: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.slide_vectors import describe_slides
+from slpd_toolkit.representations.sound_slides import open_sound, report_failures
 from slpd_toolkit.representations.vector_files import require_file_names, require_own_folder, write_vectors
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
@@ -26,23 +28,30 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.represent import RepresentConfig
     from slpd_toolkit.representations.slide_vectors import SlideVectors
 
+STAGE = "represent"
 _EXTRAS = {".parquet": "parquet", ".h5ad": "anndata"}
 
 
 def run(config: RepresentConfig) -> int:
-    """Write the descriptors of all chosen slides, and return 0; see `make`."""
-    make(config)
-    return 0
+    """Write the descriptors of all chosen slides; see `make`.
+
+    Returns:
+        0, or 1 if the token files of some slides could not be read; failures.csv lists them.
+    """
+    return 1 if make(config).failures else 0
 
 
 def make(config: RepresentConfig) -> SlideVectors:
     """Compute the descriptors of all chosen slides or their patients, and write them.
 
+    A slide whose token file is damaged is left out and listed: in failures.csv in the folder `config.out`, or in
+    <out>.failures.csv beside a file.
+
     Raises:
         UsageError: The model does not fit the cache, the manifest does not fit it, an extra is missing, or another
             process writes the output.
         WeightsError: The model's file is not a region ViT.
-        CacheError: The cache is empty, mixed or damaged, or can no longer be read.
+        CacheError: The cache is empty or mixed, or no slide can be read.
     """
     _require_place(config)
     with (writing_to if config.out.suffix else working_in)(config.out, "represent"):
@@ -60,7 +69,7 @@ def _make(config: RepresentConfig) -> SlideVectors:
         raise UsageError(
             f"--fit-where: got {', '.join(config.fit_where)}, allowed: nothing, because {config.as_} is not fitted."
         )
-    whole = TokenStore.open(config.cache)
+    whole, failures = open_sound(config.cache, STAGE)
     wanted = select_slides(whole, config.manifest, config.where)
     fit_on = select_slides(whole, config.manifest, config.fit_where) if config.fit_where else wanted
     both = {*wanted.slide_ids, *fit_on.slide_ids}
@@ -70,7 +79,15 @@ def _make(config: RepresentConfig) -> SlideVectors:
         require_file_names(
             [patient_of.get(each, each) if patient_of else each for each in wanted.slide_ids], config.out
         )
-    found = embed_regions(store, config.model, precision=config.precision, device=config.device, workers=config.workers)
+    found = embed_regions(
+        store,
+        config.model,
+        precision=config.precision,
+        device=config.device,
+        workers=config.workers,
+        failures=failures,
+        stage=STAGE,
+    )
     regions = Bags(found.slide_ids, found.values, np.concatenate([[0], np.cumsum(found.lengths)]).astype(np.int64))
     vectors = describe_slides(
         regions,
@@ -82,8 +99,9 @@ def _make(config: RepresentConfig) -> SlideVectors:
         provenance=found.provenance,
     )
     write_vectors(vectors, config.out)
+    report_failures(config.out, failures)
     _tell(config, vectors, wanted)
-    return vectors
+    return replace(vectors, failures=tuple(failure.slide_id for failure in failures))
 
 
 def _require_place(config: RepresentConfig) -> None:

@@ -76,6 +76,7 @@ def run(config: SearchConfig) -> int:
 def find(config: SearchConfig) -> Found:
     """Search, print the table and write the page; see `run`."""
     index = SlideIndex.open(config.source)
+    console.warn_if(index.warning())
     groups = _groups(config)
     name, query = _query(config, index)
     allowed = _allowed(config, index, groups, name)

@@ -15,6 +15,7 @@ from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.models import Cache, DescribedModel
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
@@ -58,7 +59,10 @@ def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, S
 
 
 def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
-    """Represent the slides with every model; models that share their regions embed them once."""
+    """Represent the slides with every model; models that share their regions embed them once.
+
+    Regions of a cache whose slide means hardly differ are warned of: see `collapse_warning`.
+    """
     files = {} if cache is None else cache.files
     regions = sum(len(files[slide]) for slide in slides if slide in files)
     origins = {(origin.source, origin.digest): origin for origin in map(_regions_of, models)}
@@ -66,6 +70,10 @@ def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache |
     with console.progress("embed", total=total, unit="regions", shown=total > 0) as bar:
         made = {key: origin.represent(slides, bar) for key, origin in origins.items()}
     found = [made[origin.source, origin.digest] for origin in map(_regions_of, models)]
+    for key, origin in origins.items():
+        if origin.of_cache:  # tables were checked when they were opened
+            bags = made[key].bags
+            console.warn_if(collapse_warning(f"Slide means of {origin.name}", bags.slides, bags.mean()))
     return tuple(
         model.describe(each) if isinstance(model, DescribedModel) else replace(each, name=model.name)
         for model, each in zip(models, found, strict=True)

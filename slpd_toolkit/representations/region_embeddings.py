@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.core import compute, console
-from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.anndata_parquet import make_anndata
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.representations.models import Cache, RegionModel
 from slpd_toolkit.representations.opening import InferenceOptions, open_models, open_network
 from slpd_toolkit.representations.slide_context import ContextModel
+from slpd_toolkit.representations.sound_slides import without_damaged
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
+    import torch
     from anndata import AnnData
 
+    from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.core.precision import Precision
+    from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
 
 
@@ -129,6 +133,8 @@ def embed_regions(
     precision: Precision = "auto",
     device: str = "auto",
     workers: int = 2,
+    failures: list[Failure] | None = None,
+    stage: str = "",
 ) -> RegionEmbeddings:
     """Embed every region of a token cache.
 
@@ -138,6 +144,8 @@ def embed_regions(
         precision: Precision of the model.
         device: Device of the model.
         workers: Number of threads that read tokens ahead.
+        failures: Where damaged slides are listed, which are then left out; None to raise an error instead.
+        stage: Name of the command in that list.
 
     Raises:
         UsageError: The model does not match the cache, or does not embed regions.
@@ -147,11 +155,15 @@ def embed_regions(
     """
     where = compute.resolve_device(device)
     arithmetic = compute.resolve_precision(precision, where)
-    with closing(CohortTokens(store)) as tokens, _in_eval_mode(model):
-        opened = _open(model, Cache(store, tokens, where, workers), arithmetic)
-        slides = tuple(slide for slide in store.files if len(slide))
-        with console.progress("embed", total=sum(map(len, slides)), unit="regions") as progress:
-            bags = opened.represent([slide.meta.slide_id for slide in slides], progress).bags
+    try:
+        opened, bags = _embed(store, model, arithmetic, where, workers)
+    except CacheError:
+        sound = store if failures is None else without_damaged(store, failures, stage)
+        if len(sound) == len(store):
+            raise
+        store = sound
+        opened, bags = _embed(store, model, arithmetic, where, workers)
+    slides = tuple(slide for slide in store.files if len(slide))
     meta = store.meta
     provenance: dict[str, str | int | float] = {
         "toolkit_version": __version__,
@@ -167,6 +179,16 @@ def embed_regions(
     return RegionEmbeddings(
         bags.features, about_regions(slides), np.diff(bags.offsets), bags.slides, opened.name, provenance
     )
+
+
+def _embed(
+    store: TokenStore, model: str | RegionViT, precision: Precision, device: torch.device, workers: int
+) -> tuple[RegionModel | ContextModel, Bags]:
+    slides = [slide.meta.slide_id for slide in store.files if len(slide)]
+    with closing(CohortTokens(store)) as tokens, _in_eval_mode(model):
+        opened = _open(model, Cache(store, tokens, device, workers), precision)
+        with console.progress("embed", total=int(store.lengths.sum()), unit="regions") as progress:
+            return opened, opened.represent(slides, progress).bags
 
 
 def about_regions(files: Sequence[TokenFile]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.vectors import CosineIndex
 from slpd_toolkit.mil.set_similarity import Sets, match_sets, padded_sets
+from slpd_toolkit.representations.collapse import MOST_COMPARED, collapse_warning
 from slpd_toolkit.representations.vector_sources import read_stored_vectors
 from slpd_toolkit.training.prototype_file import PrototypeFile
 from slpd_toolkit.training.run_folder import PROTOTYPES
@@ -105,6 +106,12 @@ class SlideIndex:
         total = counts.sum(axis=1, keepdims=True)
         weights = np.where(total > 0, counts / np.maximum(total, 1), 1 / clusters)
         return cls(tuple(map(str, file.slide_ids)), Sets(file.prototypes, weights.astype(np.float32)), file, origin)
+
+    def warning(self) -> str:
+        """Describe what is suspicious about the vectors, from at most 2 048 of them; see `collapse_warning`."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), MOST_COMPARED)).astype(np.int64)
+        means = np.einsum("nkd,nk->nd", self.sets.vectors[rows], self.sets.weights[rows])
+        return collapse_warning(self.origin, [self.slide_ids[row] for row in rows], means)
 
     def __len__(self) -> int:
         return len(self.slide_ids)

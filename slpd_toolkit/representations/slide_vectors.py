@@ -47,6 +47,8 @@ class SlideVectors:
     """What was fitted, by name."""
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     """Model, encoder and geometry of the regions."""
+    failures: tuple[str, ...] = ()
+    """Slides that were left out because their token files are damaged; not stored."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> SlideVectors:

@@ -281,3 +281,33 @@ def test_names_from_files_are_no_paths(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"slide_id is '\.\./outside', allowed: letters"):
         to(tmp_path / "cache", "hipt", tmp_path / "out")
     assert not list(tmp_path.glob("outside*"))
+
+
+@pytest.mark.parametrize(
+    ("to", "model", "out", "listed"),
+    [
+        ("hipt", "", "out", "out/failures.csv"),
+        ("parquet", "mean-tokens", "v.parquet", "v.parquet.failures.csv"),
+        ("trident", "mean-tokens", "out", "out/failures.csv"),
+    ],
+)
+def test_damaged_token_files_are_listed_and_the_others_written(
+    tmp_path: Path, to: str, model: str, out: str, listed: str
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for number in range(4):
+        write_gappy(folder / f"s{number}.h5", seed=number)
+    (folder / "s0.h5").write_bytes(b"not HDF5")
+    content = bytearray((folder / "s2.h5").read_bytes())
+    content[TokenFile.open(folder / "s2.h5").tokens_offset + 3] ^= 1
+    (folder / "s2.h5").write_bytes(content)
+    assert export.run(ExportConfig(source=folder, to=to, out=tmp_path / out, model=model, device="cpu")) == 1  # type: ignore[arg-type]
+    assert pd.read_csv(tmp_path / listed)["slide_id"].tolist() == ["s0", "s2"]
+    if to == "parquet":
+        assert pd.read_parquet(tmp_path / out)["slide_id"].tolist() == ["s1", "s3"]
+    else:
+        assert sorted({path.stem[:2] for path in (tmp_path / out).rglob("*") if path.suffix in {".pt", ".h5"}}) == [
+            "s1",
+            "s3",
+        ]

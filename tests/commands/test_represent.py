@@ -16,7 +16,7 @@ from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.slide_vectors import SlideVectors
 from slpd_toolkit.representations.vector_files import is_own_file, read_vectors_back
-from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from tests.cohorts import write_manifest
 from tests.mutation import mutants
 from tests.token_factory import LENGTHS, write_cache
@@ -191,3 +191,22 @@ def test_mutants_are_refused_or_equal(cache: Path, tmp_path: Path, out: str) -> 
             assert found.provenance == whole.provenance
         assert refused
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("name", "listed"), [("v.parquet", "v.parquet.failures.csv"), ("v", "v/failures.csv")])
+def test_damaged_token_files_are_listed_and_the_others_described(tmp_path: Path, name: str, listed: str) -> None:
+    folder = write_cache(tmp_path / "cache", LENGTHS)
+    sound = represent.make(config(folder, tmp_path / "all.parquet"))
+    (folder / "slide000.h5").write_bytes(b"not HDF5")
+    content = bytearray((folder / "slide003.h5").read_bytes())
+    content[TokenFile.open(folder / "slide003.h5").tokens_offset + 3] ^= 1  # a token
+    (folder / "slide003.h5").write_bytes(content)
+    assert represent.run(config(folder, tmp_path / name)) == 1
+    table = pd.read_csv(tmp_path / listed)
+    assert table["slide_id"].tolist() == ["slide000", "slide003"]
+    back = read_vectors_back(tmp_path / name)
+    assert sorted(back.bags.slides) == ["slide001", "slide002", "slide004"]
+    np.testing.assert_array_equal(back["slide002"], sound["slide002"])
+    write_cache(folder, LENGTHS)
+    assert represent.run(config(folder, tmp_path / "w.parquet")) == 0
+    assert not (tmp_path / "w.parquet.failures.csv").exists()

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from slpd_toolkit.mil.set_similarity import Sets
 from slpd_toolkit.representations.collapse import collapse_warning
+from slpd_toolkit.representations.slide_index import SlideIndex
 
 RNG = np.random.default_rng(0)
 IDS = [f"s{number}" for number in range(40)]
@@ -27,3 +29,17 @@ def test_equal_vectors_are_named() -> None:
     same = VECTORS.copy()
     same[[3, 7, 9]] = same[3]
     assert "3 of 40 vectors equal that of another: s3, s7, s9." in collapse_warning("x", IDS, same)
+
+
+def test_an_index_for_searches_is_checked_as_well() -> None:
+    rng = np.random.default_rng(0)
+    vectors = (10 + rng.normal(size=(5000, 2, 8))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    weights = np.full((5000, 2), 0.5, np.float32)
+    ids = tuple(map(str, range(5000)))
+    assert (
+        "collapse: all 2048 vectors lie within a cosine of"
+        in SlideIndex(ids, Sets(vectors, weights), origin="collapse").warning()
+    )
+    vectors[::2] *= -1
+    assert SlideIndex(ids, Sets(vectors, weights)).warning() == ""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.models.region_vit import REGION_VIT
+from slpd_toolkit.representations.exports.tokens import STAGE
+from slpd_toolkit.representations.sound_slides import SoundSlides, open_sound
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, token_paths
 
@@ -26,16 +28,17 @@ def weights_of(source: Path) -> Path:
     return source / REGION_VIT if source.is_dir() else source
 
 
-def open_cache(source: Path) -> TokenStore:
+def open_cache(source: Path) -> SoundSlides:
     """Open a token cache, or one file of it.
 
     Raises:
-        CacheError: A token file cannot be read, or a slide id cannot be a file name.
+        CacheError: No token file can be read, or a slide id cannot be a file name.
     """
-    store = TokenStore([TokenFile.open(source)]) if source.is_file() else TokenStore.open(source)
-    for slide in store.files:
+    single = source.is_file()
+    sound = SoundSlides(TokenStore([TokenFile.open(source)]), []) if single else open_sound(source, STAGE)
+    for slide in sound.store.files:
         if not is_safe_name(slide.meta.slide_id):
             raise CacheError(
                 f"{slide.path}: slide_id {slide.meta.slide_id!r} cannot be a file name.", hint="Remove it."
             )
-    return store
+    return sound

@@ -10,32 +10,38 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.foreign.formats import hipt, trident
 from slpd_toolkit.representations.exports import squares
+from slpd_toolkit.representations.sound_slides import without_damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
+    from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
 
 
-def write_tokens(store: TokenStore, to: str, out: Path, *, one_file_per_region: bool) -> None:
+STAGE = "export"
+
+
+def write_tokens(store: TokenStore, to: str, out: Path, failures: list[Failure], *, one_file_per_region: bool) -> None:
     """Write the tokens of all slides, one or several files per slide.
 
     Args:
         store: The token cache.
         to: `hipt` or `trident`.
         out: Folder to write to.
+        failures: Where damaged slides are listed, which are left out.
         one_file_per_region: Whether a file of `hipt` holds a region instead of a slide.
 
     Raises:
-        CacheError: A token file cannot be read.
+        CacheError: No token file can be read.
     """
     folder = out if to == "hipt" else out / trident.folder_name(store.meta.encoder)
     make_folder(folder)
+    store = without_damaged(store, failures, STAGE)
     with console.progress("export", total=len(store.files), unit="slides") as progress:
         for slide in store.files:
-            slide.verify()
             slide_id = slide.meta.slide_id
             if to == "trident":
                 meta, path = slide.meta, folder / f"{slide_id}.h5"
