@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.core.figures.number_format import number
+from slpd_toolkit.core.figures.number_format import count, number
 from slpd_toolkit.mil.statistics.site_effects import WORDS
 from slpd_toolkit.report.wording import signed
 
@@ -72,10 +72,10 @@ def _found(values: Mapping[str, Measured]) -> list[str]:
     parts = []
     if "site_accuracy" in values:
         found = values["site_accuracy"]
-        which = "not shown to be predictable" if found.estimate.low <= found.chance else "predicted"
+        which = "not predicted better than by chance," if found.estimate.low <= found.chance else "predicted"
         parts.append(
-            f"the site is {which} with a balanced accuracy of {number(found.estimate.value)} (chance "
-            f"{number(found.chance)})"
+            f"the site is {which} with a balanced accuracy of {number(found.estimate.value)} over "
+            f"{count(round(1 / found.chance), 'site')} (chance {number(found.chance)})"
         )
     if "robustness_index" in values:
         found, which = values["robustness_index"], "not distinguishable from its value by chance"

@@ -38,7 +38,7 @@ def test_an_evaluation_reports_site_effects(tmp_path: Path, capsys: pytest.Captu
     assert "A class has 2 sites, and folds need at least 3" in effects["not_measured"]["auc_gap"]
     page = (tmp_path / "eval" / "report.html").read_text()
     printed = flat(capsys.readouterr().out)
-    for text in ("Site effects", "the site is predicted with a balanced accuracy of 1.000 (chance 0.500)"):
+    for text in ("Site effects", "the site is predicted with a balanced accuracy of 1.000 over 2 sites (chance 0.500)"):
         assert text in page
         assert text in printed
     assert "expect the value within sites" in printed
@@ -57,7 +57,7 @@ def test_inspect_by_site_measures_mean_tokens(tmp_path: Path, capsys: pytest.Cap
     config = InspectConfig(path=planted.cache, by="site", manifest=planted.manifest)
     assert inspection.run(config) == 0
     printed = flat(capsys.readouterr().out)
-    assert "mean-tokens: the site is predicted with a balanced accuracy of 1.000 (chance 0.500)" in printed
+    assert "mean-tokens: the site is predicted with a balanced accuracy of 1.000 over 2 sites (chance 0.500)" in printed
     table = slpd.inspect(planted.cache, by="site", manifest=planted.manifest).site_effects
     assert table["measured"].tolist() == ["site predicted (balanced accuracy)", "robustness index"]
     assert slpd.inspect(planted.cache).site_effects.empty

@@ -52,7 +52,10 @@ def cohort_with_sites(cohort: Cohort, sites: StrArray) -> Cohort:
         raise UsageError(f"{where}: the AUC cannot be compared between sites.")
     if cohort.strata is None:
         raise UsageError("The cohort has one class: the AUC cannot be compared between sites.")
-    return Cohort(cohort.slides[known], cohort.patients[known], cohort.strata[known], sites[known])
+    try:
+        return Cohort(cohort.slides[known], cohort.patients[known], cohort.strata[known], sites[known])
+    except UsageError as error:
+        raise UsageError(f"{error.message} The AUC cannot be compared between sites.") from error
 
 
 def fold_count(known: Cohort, *, by_site: bool) -> int:
