@@ -20,7 +20,7 @@ class App {
     this.saving = 0;
     this.layers = new Layers(cohort, (settled) => this.#layersChanged(settled));
     this.list = new SlideList(cohort, (id) => (id === null ? this.#save() : this.open(id)));
-    this.panel = new RegionPanel(this.layers, (slide, region) => this.#linkTo(slide, region));
+    this.panel = new RegionPanel(cohort, this.layers, (slide, region) => this.#linkTo(slide, region));
     this.stage = new Stage({
       moved: () => this.#save(), clicked: (x, y) => this.#select(this.#regionAt(x, y)), failed: (event) => this.#tileFailed(event),
     });
@@ -67,6 +67,7 @@ class App {
     if (!slide.width) return;
     const early = await Promise.race([pixels, new Promise((done) => setTimeout(done, 400))]);
     await this.stage.open(slide, early, state);
+    document.documentElement.dataset.slide = id;
     if (Number.isInteger(state.region)) this.#select(state.region, false, !(state.w > 0));
     this.#save(push);
     const found = early ?? await pixels;

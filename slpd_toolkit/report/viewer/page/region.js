@@ -7,7 +7,8 @@ import { byId, make, percent, short } from "./dom.js";
 const AGAIN_MS = 700;
 
 export class RegionPanel {
-  constructor(layers, linkTo) {
+  constructor(cohort, layers, linkTo) {
+    this.readable = new Set(cohort.slides.filter(({ pixels }) => pixels).map(({ id }) => id));
     this.layers = layers;
     this.linkTo = linkTo;
     this.asked = 0;
@@ -73,8 +74,9 @@ export class RegionPanel {
     if (asked !== this.asked) return;
     const items = found.regions.map((each) => {
       const name = `${each.slide}, region ${each.region + 1}`;
-      const image = make("img", { alt: "", loading: "lazy", src: ofSlide(each.slide, `/regions/${each.region}.jpg?px=160`) });
-      image.addEventListener("error", () => image.remove());
+      const source = ofSlide(each.slide, `/regions/${each.region}.jpg?px=160`);
+      const image = this.readable.has(each.slide) ? make("img", { alt: "", loading: "lazy", src: source }) : null;
+      image?.addEventListener("error", () => image.remove());
       return make("li", {}, make("a", { href: this.linkTo(each.slide, each.region), title: name }, image, `${name} (${short(each.cosine)})`));
     });
     const done = found.searched >= found.slides;
