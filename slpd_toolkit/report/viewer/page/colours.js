@@ -17,8 +17,15 @@ export function onRamp(value) {
   return RAMP[Math.round(Math.min(Math.max(value, 0), 1) * (STEPS - 1))];
 }
 
+const known = new WeakMap();
+
 // Ranks from 0 to 1 within the slide; ties get the mean of their ranks. null stays null.
 export function ranks(values) {
+  if (!known.has(values)) known.set(values, computeRanks(values));
+  return known.get(values);
+}
+
+function computeRanks(values) {
   const order = values.map((value, index) => [value, index]).filter(([value]) => value !== null).sort((a, b) => a[0] - b[0]);
   const found = new Array(values.length).fill(null);
   for (let first = 0; first < order.length;) {

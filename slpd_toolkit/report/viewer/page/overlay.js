@@ -61,9 +61,16 @@ export class Overlay {
     context.globalAlpha = 1;
   }
 
+  // Outlines, or a gray shape where the regions are too small on the screen for outlines.
   #edges(visible, side, opacity) {
-    if (side < EDGE_PX) return;
     const { context } = this;
+    if (side < EDGE_PX) {
+      context.globalAlpha = 0.4 * opacity;
+      context.fillStyle = "#51606d";
+      for (const [left, top] of visible) context.fillRect(left, top, Math.max(side, 1), Math.max(side, 1));
+      context.globalAlpha = 1;
+      return;
+    }
     context.globalAlpha = opacity;
     context.lineWidth = 1;
     for (const [colour, offset] of [["#fff", 0.5], ["#1c2833", 0]]) {
