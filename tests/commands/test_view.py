@@ -70,6 +70,20 @@ def test_a_study_lists_label_prediction_and_results(opened: OpenedView) -> None:
     assert (found["columns"], found["reports"]) == (["label", "patient_id"], ["eval/report.html"])
 
 
+def test_reports_are_shown_without_scripts_and_lead_back_to_the_viewer(opened: OpenedView) -> None:
+    answer = ask(opened, "/reports/eval/report.html")
+    assert answer.body == b'<a href="/#slide=s1">zoom</a>'
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "script-src" not in answer.headers["content-security-policy"]  # default-src 'none'
+    for path in (
+        "/reports/../cohort.csv",
+        "/reports/%2e%2e/cohort.csv",
+        "/reports/cache/s1.h5",
+        "/reports//etc/passwd",
+    ):
+        assert ask(opened, path).status == 404
+
+
 def test_regions_have_their_values_whatever_the_order_of_the_files(opened: OpenedView) -> None:
     found = ask(opened, "/api/slides/s1").json
     assert (found["width"], found["height"], found["region_l0"]) == (WIDTH_L0, HEIGHT_L0, SIDE_L0)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from slpd_toolkit.core.figures.pictures import COLOURS
 from slpd_toolkit.report.atlas import Prototype, SlidePage, map_squares, write_atlas, write_strip
+from slpd_toolkit.report.pages import VIEWER, viewer_link
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,7 @@ class Page(HTMLParser):
         super().__init__()
         self.ids: list[str] = []
         self.links: list[str] = []
+        self.zooms: list[str] = []
         self.pictures: list[str] = []
         self.squares: list[str] = []
         self.tags: set[str] = set()
@@ -33,7 +35,7 @@ class Page(HTMLParser):
         if tag == "section":
             self.ids.append(values["id"])
         if tag == "a":
-            self.links.append(values["href"])
+            (self.zooms if values.get("class") == "zoom" else self.links).append(values["href"])
         if tag == "img":
             self.pictures.append(values["src"])
         if tag == "rect":
@@ -68,6 +70,8 @@ def test_links_go_to_slides_that_are_shown(tmp_path: Path) -> None:
     write_atlas(tmp_path / "index.html", "run", pages, 3, 1)
     page = Page(tmp_path / "index.html")
     assert page.links == ["#b", "#a"]
+    assert page.zooms == [f"{VIEWER}#slide={slide}&layers=regions:80,prototypes:45" for slide in "ab"]
+    assert "slpd view" in page.text
     assert page.ids == ["a", "b"]
     assert "Showing 2 of 3 slides" in page.text
 
@@ -99,3 +103,8 @@ def test_a_strip_shows_thumbnails_side_by_side(tmp_path: Path) -> None:
         pixels = np.asarray(strip).astype(int)
     assert np.abs(pixels[20, 20] - colours[0]).max() < 12
     assert np.abs(pixels[20, 64] - colours[1]).max() < 12
+
+
+def test_links_to_the_viewer_hold_any_name() -> None:
+    assert viewer_link("a b&c#d/é") == f"{VIEWER}#slide=a%20b%26c%23d%2F%C3%A9"
+    assert viewer_link("s1", "attention:50") == f"{VIEWER}#slide=s1&layers=regions:80,attention:50"

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.report.pages import VIEWER
 from slpd_toolkit.report.qc import REGION_RGB, TISSUE_RGB, draw_overlay, write_contact_sheet
 from slpd_toolkit.slides.plan import SlidePlan
 from slpd_toolkit.slides.regions import Lattice
@@ -92,7 +93,8 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.targets += [value for name, value in attrs if name in {"href", "src"} and value is not None]
+        values = [value for name, value in attrs if name in {"href", "src"} and value is not None]
+        self.targets += [value for value in values if not value.startswith(VIEWER)]
 
 
 def sheet(cache: Path, failures: list[Failure] | None = None) -> str:

@@ -10,6 +10,7 @@ import anyio
 import numpy as np
 
 from slpd_toolkit.core.files import fingerprint
+from slpd_toolkit.report.pages import viewer_link
 from slpd_toolkit.report.scores import ScoreTable, write_score_tables
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.prototype_file import PrototypeFile
@@ -138,7 +139,7 @@ def write_study(folder: Path, regions: Mapping[str, int]) -> Path:
         for repeat in (0, 1)
     ]
     write_manifest(study / "eval" / "predictions.csv", predictions)
-    (study / "eval" / "report.html").write_text("<p>the report</p>", encoding="utf-8")
+    (study / "eval" / "report.html").write_text(f'<a href="{viewer_link("s1")}">zoom</a>', encoding="utf-8")
     return study
 
 

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from slpd_toolkit.report.pages import VIEWER
 from slpd_toolkit.report.viewer.slide_routes import RegionRoutes, SlideRoutes, UnknownSlideError, refuse
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class CohortRoutes:
         if path is None:
             return refuse(404, "There is no such report.")
         content = await anyio.to_thread.run_sync(path.read_bytes)
+        if path.suffix == ".html":
+            content = content.replace(VIEWER.encode(), b"/")  # this viewer, which may have another port
         return Response(content, 200, {"Content-Security-Policy": _REPORT_POLICY}, _TYPES[path.suffix])
 
 

@@ -22,7 +22,7 @@ _DEPTH = 4
 _PROBED = 8
 _OTHER_HDF5 = frozenset({PROTOTYPES, SCORES})
 _SKIPPED = frozenset({"qc", "figures", "region_embeddings", "model", "pages", "slides", "tensorboard"})
-_REPORTS = ("index.html", "report.html")
+_REPORTS = ("index.html", "report.html", "qc/index.html", "pages/index.html")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_parts(root: Path) -> Parts:
             found["evaluations"].append(folder)
         if is_cache(folder, names):
             found["caches"].append(folder)
-        found["reports"] += [folder / name for name in _REPORTS if name in names]
+        found["reports"] += [folder / name for name in _REPORTS if (folder / name).is_file()]
     if not (found["caches"] or found["runs"] or found["evaluations"]):
         raise UsageError(
             f"{root} contains no token cache, run or evaluation.",
