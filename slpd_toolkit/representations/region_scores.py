@@ -94,7 +94,7 @@ class RegionScorer:
                 raise UsageError(f"Its tokens differ from those that the heads were trained on: {difference}.")
             held_out = self._held_out(folder).get(slide_id, frozenset())
             heads = [head for head in bundle.ensemble if head.name in held_out]
-            whose = f"the {len(heads)} of {len(bundle.ensemble)} heads that did not see this slide in training"
+            whose = f"heads that did not see this slide in training ({len(heads)} of {len(bundle.ensemble)})"
             if not heads:
                 heads, whose = list(bundle.ensemble), f"all {len(bundle.ensemble)} heads; none was tested on this slide"
             return score_regions(bundle, heads, self._embed(bundle, file), whose)

@@ -198,6 +198,7 @@ def test_damaged_slides_are_shown_as_such_and_cost_nobody_else(study: Path, tmp_
         assert ask(found, "/api/slides/s3/pixels").json["state"] == "ok"
 
 
+@pytest.mark.slow  # starts two processes
 def test_a_slide_that_crashes_its_reader_does_not_end_the_server(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_view(ViewConfig(folder=study, port=0)) as found:
         assert ask(found, "/api/slides/s1/pixels").json["state"] == "ok"
