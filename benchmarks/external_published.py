@@ -77,7 +77,7 @@ def text_of(rows: list[dict[str, object]]) -> str:
         "`python -m benchmarks.external_published DATA`: `slpd mil-eval --external`, probe, five folds of the training",
         f"part, applied to the hold-out. Published: {SOURCE}.",
         "",
-        "| task | patients | external | published AUC | cross-validation | external, mean over heads | ensemble | drop |",
+        "| task | patients | external | published AUC | cross-validation | external: mean of heads | ensemble | drop |",
         "|---|---|---|---|---|---|---|---|",
     ]
     numbers = {name: np.array([float(str(row[name])) for row in rows]) for name in COLUMNS[1:]}
@@ -99,9 +99,9 @@ def text_of(rows: list[dict[str, object]]) -> str:
     drops = int(((numbers["drop_low"] > 0) | (numbers["drop_high"] < 0)).sum())
     shares = numbers["far_slides"].sum() / numbers["external_patients"].sum()
     last = (
-        f"Correlation of published and external areas over the {len(rows)} tasks {correlation:.2f}. Published areas within "
-        f"the external interval: {inside} of {len(rows)}. Intervals of the drop without 0: {drops}. Slides marked as far "
-        f"from the training set: {100 * shares:.1f} %, intended 5 %."
+        f"Correlation of published and external areas over the {len(rows)} tasks {correlation:.2f}. Published areas "
+        f"within the external interval: {inside} of {len(rows)}. Intervals of the drop without 0: {drops}. Slides marked "
+        f"as far from the training set: {100 * shares:.1f} %, intended 5 %."
     )
     return "\n".join([*lines, "", last, ""])
 
