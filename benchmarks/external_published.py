@@ -100,8 +100,8 @@ def text_of(rows: list[dict[str, object]]) -> str:
     shares = numbers["far_slides"].sum() / numbers["external_patients"].sum()
     last = (
         f"Correlation of published and external areas over the {len(rows)} tasks {correlation:.2f}. Published areas "
-        f"within the external interval: {inside} of {len(rows)}. Intervals of the drop without 0: {drops}. Slides marked "
-        f"as far from the training set: {100 * shares:.1f} %, intended 5 %."
+        f"within the external interval: {inside} of {len(rows)}. Intervals of the drop without 0: {drops}. Slides "
+        f"marked as far from the training set: {100 * shares:.1f} %, intended 5 %."
     )
     return "\n".join([*lines, "", last, ""])
 

@@ -42,7 +42,7 @@ from slpd_toolkit.report.targets_folder import (
     write_targets,
 )
 from slpd_toolkit.report.thumbnails import Thumbnails
-from slpd_toolkit.representations.bundled import origins_of
+from slpd_toolkit.representations.bundled import origins_of, require_bundles
 from slpd_toolkit.representations.cohort_bags import (
     open_cache,
     provenance,
@@ -112,6 +112,7 @@ def run(config: MilEvalConfig) -> int:
             warn_of_empty_slides(cache, table["slide_id"])
             meta = cache.store.meta
             console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
+        require_bundles(models, final=config.final)
         targets = read_targets(table, slides_by_source(config.cache, models), config)
         covariates = [read_covariates(each.inputs.covariates) for each in targets]
         for each in targets:

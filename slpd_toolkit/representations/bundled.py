@@ -6,6 +6,9 @@ import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.representations.models import RegionModel, VectorTable
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -48,6 +51,31 @@ def origins_of(
                 model.network,
             )
     return found
+
+
+def without_bundle(models: Sequence[Model]) -> list[str]:
+    """Return the names of models that cannot be bundled: descriptors of slides."""
+    return [model.name for model in models if not isinstance(model, VectorTable | RegionModel)]
+
+
+def require_bundles(models: Sequence[Model], *, final: bool) -> None:
+    """Warn about models whose heads cannot be kept.
+
+    Raises:
+        UsageError: A head of all patients is wanted, and there is no model whose heads can be kept.
+    """
+    without = without_bundle(models)
+    hint = "Use the regions, or write the descriptors with `slpd represent` and evaluate them as a table."
+    if final and len(without) == len(models):
+        raise UsageError(
+            f"--final with --model {listed(without)}: heads of descriptors of slides cannot be kept.", hint=hint
+        )
+    console.warn_if(
+        f"The heads of {listed(without)} are not kept for `slpd predict`: descriptors of slides cannot be applied to "
+        f"new slides yet. {hint}"
+        if without
+        else ""
+    )
 
 
 def tokens_of(meta: TokenMeta) -> tuple[dict[str, object], dict[str, object]]:

@@ -103,7 +103,7 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
     if not found:
         raise UsageError(
             f"{folder} is not a bundle and contains none.",
-            hint="`slpd mil-eval` writes bundles to model/ of its folder.",
+            hint="`slpd mil-eval` writes bundles to model/ of its folder; models `source#descriptor` have none.",
         )
     documents = {name: _read_document(path) for name, path in found.items()}
     chosen = [
