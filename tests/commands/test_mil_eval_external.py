@@ -144,3 +144,87 @@ def test_wrong_external_cohorts_are_refused_before_work(tmp_path: Path) -> None:
         external=(str(wide.cache),),
         external_manifest=wide.manifest,
     )
+
+
+@pytest.mark.slow
+def test_a_regression_is_validated_predicted_and_resumed_after_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends a run at several moments; the same command then gives the same files."""
+    from slpd_toolkit.commands import mil_eval, predict
+    from slpd_toolkit.config.predict import PredictConfig
+    from slpd_toolkit.report import evaluation_folder
+
+    def heights(folder: Path, slides: int, seed: int) -> Planted:
+        values = np.random.default_rng(seed).normal(10, 2, slides)
+        return plant(folder, {"height": [f"{value:.3f}" for value in values]}, (values - 10).tolist(), seed=seed)
+
+    one, other = heights(tmp_path / "a", 30, 0), heights(tmp_path / "b", 24, 1)
+    settings: dict[str, Any] = {"task": "regression", "target": ("height",)}
+    result = external(one, other, tmp_path / "whole", **settings)["results"][0]
+    assert result["metrics"]["spearman"]["ensemble"]["value"] > 0.8
+    assert result["metrics"]["mae"]["drop"]["low"] < result["metrics"]["mae"]["drop"]["high"]
+    assert (result["thresholds"], result["calibration"]) == ([], {})
+    page = (tmp_path / "whole" / "model" / "MODEL_CARD.md").read_text()
+    assert "## External cohort" in page
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for module, name in (
+        (mil_eval, "evaluate_models"),
+        (mil_eval, "validate"),
+        (evaluation_folder, "write_scores"),
+        (evaluation_folder, "write_bundle"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                external(one, other, tmp_path / "killed", **settings)
+        assert not (tmp_path / "killed" / "report.html").exists()
+    external(one, other, tmp_path / "killed", **settings)
+    for name in ("external_predictions.csv", "predictions.csv", "model/heads.safetensors", "model/SHA256SUMS"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (tmp_path / "whole" / "model").rename(tmp_path / "moved")
+    config = PredictConfig(bundle=tmp_path / "moved", cache=other.cache, out=tmp_path / "p", device="cpu")
+    assert predict.run(config) == 0
+    found = {row["slide_id"]: float(row["predicted"]) for row in read_csv(tmp_path / "p" / "predictions.csv")}
+    wanted = {
+        row["slide_id"]: float(row["predicted"])
+        for row in read_csv(tmp_path / "killed" / "external_predictions.csv")
+        if row["repeat"] == "ensemble"
+    }
+    assert found == pytest.approx(wanted)
+    assert "predicted" in (tmp_path / "p" / "pages" / "s000.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:0], "manifest.csv: cannot be read as UTF-8 CSV"),
+        (lambda rows: [row | {"height": "tall"} for row in rows], r"24 slides have no valid height: s000 \('tall'\)"),
+        (lambda rows: [row | {"height": ""} for row in rows], "no slide has both a target and an embedding"),
+    ],
+)
+def test_external_numbers_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    numbers = [f"{number}" for number in range(24)]
+    one, other = (plant(tmp_path / name, {"height": numbers}, [0.0] * 24) for name in "ab")
+    rewrite(other.manifest, change)
+    with pytest.raises(UsageError, match=message):
+        external(one, other, tmp_path / "out", task="regression", target=("height",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_site_only_has_one_row_and_descriptors_no_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = cohort(tmp_path / "a", 18, 1.0), cohort(tmp_path / "b", 12, 1.0, seed=1, site=["north"] * 12)
+    (result,) = external(one, other, tmp_path / "out")["results"]
+    assert [site["site"] for site in result["sites"]] == ["north"]
+    with pytest.raises(UsageError, match="column site not found"):
+        one.evaluate(tmp_path / "sites", by_site=True, **QUICK)
+    with pytest.raises(UsageError, match="--final with --model described: heads of descriptors"):
+        one.evaluate(tmp_path / "final", model=("described=mean-tokens#mean-sd",), final=True, **QUICK)
+    one.evaluate(tmp_path / "described", model=("described=mean-tokens#mean-sd",), **QUICK)
+    assert "The heads of described are not kept for `slpd predict`" in capsys.readouterr().err
+    assert not (tmp_path / "described" / "model" / "bundle.json").exists()

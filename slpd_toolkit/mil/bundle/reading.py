@@ -185,7 +185,7 @@ def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
     decision, distance = document["decision"], document["distance"]
     rate = distance["false_alarm_rate"]
     found = Bundle(
-        str(document["model"]),
+        _model_name(str(document["model"])),
         aggregator,
         str(document["target"]),
         dict(document["task"]),
@@ -223,7 +223,9 @@ def _check(bundle: Bundle) -> None:
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"its heads cannot be applied: {error}") from error
     classes = len(bundle.decision.classes)
-    if not np.isfinite(found.outputs).all() or classes not in {0, found.outputs.shape[1]}:
+    if not np.isfinite(found.outputs).all() or not np.isfinite(found.distances).all():
+        raise ValueError("its heads or its training set give numbers that are not finite")
+    if classes not in {0, found.outputs.shape[1]}:
         raise ValueError(f"its heads give {found.outputs.shape[1]} outputs for {classes} classes")
 
 
@@ -281,5 +283,19 @@ def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bundl
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    state = read_checkpoint(path)["state_dict"]
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    arrays = {name: tensor.numpy() for name, tensor in read_checkpoint(path)["state_dict"].items()}
+    wrong = [name for name, values in arrays.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
+    if wrong:
+        raise ValueError(f"{path.name} has values that are not finite in {listed(wrong)}")
+    return arrays
+
+
+def _model_name(name: str) -> str:
+    """Return the name of a model, which becomes part of a file name.
+
+    Raises:
+        ValueError: It could lead out of a folder.
+    """
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise ValueError(f"the model is named {name!r}")
+    return name

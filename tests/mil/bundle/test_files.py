@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import sha256
@@ -119,6 +120,37 @@ def flip(name: str) -> Callable[[Path], None]:
     return flipped
 
 
+def tensors(file: str, alter: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Change tensors, as somebody would who signs the file again."""
+
+    def altered(folder: Path) -> None:
+        found = {name: np.array(values) for name, values in load_file(folder / file).items()}
+        alter(found)
+        save_file(found, folder / file)
+        sign_again(folder)
+
+    return altered
+
+
+def not_a_number(found: dict[str, Any]) -> None:
+    name = next(name for name, values in found.items() if values.dtype.kind == "f")
+    found[name].flat[0] = np.nan
+
+
+def fewer_rows(found: dict[str, Any]) -> None:
+    found["known_means"] = found["known_means"][:3]
+
+
+def deep(folder: Path) -> None:
+    (folder / "bundle.json").write_text("[" * 200_000)
+    sign_again(folder)
+
+
+def huge_header(folder: Path) -> None:
+    (folder / "heads.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    sign_again(folder)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no json": (lambda folder: (folder / "bundle.json").unlink(), "incomplete bundle: bundle.json is missing"),
     "no heads": (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors is missing"),
@@ -133,6 +165,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "another aggregator": (change(aggregator="probe"), "missing or not needed"),
     "no heads listed": (change(heads=[]), "its heads are none"),
     "heads that are not there": (change(heads=[{"name": "9.9"}]), "does not describe a bundle"),
+    "tensor that is not a number": (tensors("heads.safetensors", not_a_number), "not finite"),
+    "training set that is not a number": (tensors("training.safetensors", not_a_number), "not finite"),
+    "fewer training slides than the heads refer to": (tensors("training.safetensors", fewer_rows), "cannot be applied"),
+    "tensor that is missing": (
+        tensors("training.safetensors", lambda found: found.pop("axes")), "does not describe a bundle"
+    ),
+    "huge header": (huge_header, "heads.safetensors"),
+    "name that leads out of the folder": (change(model="../../evil"), "the model is named '../../evil'"),
+    "hidden name": (change(model=".x"), "the model is named '.x'"),
+    "nested too deeply": (deep, "cannot be read as JSON"),
     "classes": (change(decision={"kind": "threshold", "classes": ["a"], "threshold": 0.5}), "cannot be applied"),
     "a list": (change(representation=[]), "incomplete|does not describe a bundle"),
     "width": (
