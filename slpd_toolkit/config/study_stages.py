@@ -71,12 +71,25 @@ def pretraining(config: StudyConfig, recipe: str, more: dict[str, Any], *, proto
         "out": config.out / (SLPD if prototypes else DINO),
         "manifest": paths.manifest,
         "where": (f"{PART}={INSIDE}",),
-        "epochs": config.epochs or None,
         "device": _unless(config.device, "auto"),
         "seed": config.seed or None,
     }
     without = {} if prototypes else {"intra_weight": 0.0, "inter_weight": 0.0}
-    return build(PretrainConfig, more | flags | without, Path(recipe))
+    found = build(PretrainConfig, more | flags | without, Path(recipe))
+    return _with_epochs(found, config.epochs) if config.epochs else found
+
+
+def _with_epochs(config: PretrainConfig, epochs: int) -> PretrainConfig:
+    """Shorten or lengthen a run: its warm-up and its epochs without prototypes keep their proportion."""
+    share = epochs / config.epochs
+    warmup = round(config.optimisation.warmup_epochs * share)
+    first = round(config.prototypes.prototype_epoch * share)
+    return replace(
+        config,
+        epochs=epochs,
+        optimisation=replace(config.optimisation, warmup_epochs=min(max(1, warmup), epochs)),
+        prototypes=replace(config.prototypes, prototype_epoch=min(first, epochs - 1)),
+    )
 
 
 def evaluation(config: StudyConfig, folds: int, models: Sequence[str], tables: Sequence[str] = ()) -> MilEvalConfig:
@@ -143,11 +156,6 @@ def heatmaps(config: StudyConfig) -> HeatmapConfig:
         limit=config.heatmaps,
         jobs=config.jobs,
     )
-
-
-def with_small_batches(config: PretrainConfig, regions: int) -> PretrainConfig:
-    """Lower the batch size to that of a cohort with fewer regions than a batch."""
-    return config if regions >= config.batch_size else replace(config, batch_size=max(1, regions))
 
 
 def _unless(value: str, default: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,10 @@ from typer.testing import CliRunner
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import heatmap, mil_eval, pretrain, prototypes
 from slpd_toolkit.commands import study as command
+from slpd_toolkit.commands.study.recipes import suitable_recipe
+from slpd_toolkit.config import study_stages as stages
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import build
 from slpd_toolkit.config.study import StudyConfig
 from slpd_toolkit.core.errors import TrainingError, UsageError
 from tests.api.place import TINY_RECIPE
@@ -20,7 +25,6 @@ from tests.token_factory import write_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SLIDES = 20
 WORK = {"DINO": pretrain, "evaluation": mil_eval, "prototypes": prototypes, "heatmaps": heatmap}
@@ -224,3 +228,30 @@ def test_a_stage_that_fails_does_not_stop_the_others_and_is_made_up_for(
     names = [each["name"] for each in metrics(tmp_path / "study" / "eval")["representations"]]
     assert names == ["mean-tokens", "dino", "slpd"]
     assert "Lower --lr" not in (tmp_path / "study" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("regions", "grid", "wanted"),
+    [
+        ((50,) * 300, 16, ("nsclc", {})),
+        ((20,) * 300, 16, ("brca", {})),
+        ((40,) * 100, 16, ("small-cohort", {"batch_size": 128})),
+        ((4,) * 20, 4, ("small-cohort", {"global_side": 3, "local_side": 1, "batch_size": 8, "min_regions": 4})),
+        ((1,) * 8, 8, ("small-cohort", {"global_side": 7, "local_side": 3, "batch_size": 4, "min_regions": 2})),
+    ],
+)
+def test_the_recipe_fits_the_cohort(regions: tuple[int, ...], grid: int, wanted: tuple[str, dict[str, int]]) -> None:
+    recipe, more = suitable_recipe("auto", regions, grid)
+    assert (recipe, more) == wanted
+    settings: dict[str, Any] = {"cache": Path("c"), "out": Path("r"), **more}
+    build(PretrainConfig, settings, Path(recipe))  # the combination is allowed
+    assert suitable_recipe("mine.toml", regions, grid) == ("mine.toml", {})
+
+
+def test_a_shorter_run_still_uses_prototypes(place: Path, tmp_path: Path) -> None:
+    given = config(place, tmp_path, epochs=20)
+    slpd = stages.pretraining(given, "small-cohort", {}, prototypes=True)
+    assert (slpd.epochs, slpd.optimisation.warmup_epochs, slpd.prototypes.prototype_epoch) == (20, 2, 8)
+    assert slpd.uses_prototypes
+    one = stages.pretraining(config(place, tmp_path, epochs=1), "small-cohort", {}, prototypes=True)
+    assert (one.prototypes.prototype_epoch, one.optimisation.warmup_epochs) == (0, 1)

@@ -73,7 +73,7 @@ def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) 
             tokens = _of_cache(paths)
         else:
             tokens, needs["tokens"] = _of_sample(config, cohort)
-        stages = make_stages(config, cohort, tables, lambda: tokens.regions)
+        stages = make_stages(config, cohort, tables, lambda: (tokens.regions, tokens.grid))
         needs |= _needs(config, stages, tokens)
     if cached and config.cache is None:
         needs["tokens"] = Need(0, 0, 0)
@@ -88,7 +88,7 @@ def _of_cache(paths: StagePaths) -> Tokens:
     store = TokenStore.open(paths.cache)
     lengths = [len(file) for file in store.files]
     source = f"{len(lengths):,} slides in {paths.cache}"
-    return Tokens(regions_inside(paths), sum(lengths), store.grid, store.embedding_dim, source)
+    return Tokens(regions_inside(paths)[0], sum(lengths), store.grid, store.embedding_dim, source)
 
 
 def _of_sample(config: StudyConfig, cohort: StudyCohort) -> tuple[Tokens, Need]:

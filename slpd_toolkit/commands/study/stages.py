@@ -59,7 +59,10 @@ class Stage:
 
 
 def make_stages(
-    config: StudyConfig, cohort: StudyCohort, tables: Sequence[str], regions: Callable[[], Sequence[int]] | None = None
+    config: StudyConfig,
+    cohort: StudyCohort,
+    tables: Sequence[str],
+    regions: Callable[[], tuple[Sequence[int], int]] | None = None,
 ) -> list[Stage]:
     """Return the stages in order.
 
@@ -67,14 +70,15 @@ def make_stages(
         config: The study.
         cohort: Its slides.
         tables: Models that are tables of slide vectors, `name=path`.
-        regions: Returns the number of regions of each slide to train on. Default: those of the token cache.
+        regions: Returns the number of regions of each slide to train on, and the rows of tokens of a region. Default:
+            those of the token cache.
     """
     paths = StagePaths.of(config)
     counts = regions or (lambda: regions_inside(paths))
     runs = {DINO: config.out / DINO, SLPD: config.out / SLPD}
 
     def pretraining(*, prototypes: bool) -> PretrainConfig:
-        recipe, more = suitable_recipe(config.pretrain_recipe, counts())
+        recipe, more = suitable_recipe(config.pretrain_recipe, *counts())
         return settings.pretraining(config, recipe, more, prototypes=prototypes)
 
     def evaluating(names: Sequence[str] = (DINO, SLPD)) -> MilEvalConfig:
@@ -161,11 +165,11 @@ def make_stages(
     return [stage for stage in stages if stage.name not in without]
 
 
-def regions_inside(paths: StagePaths) -> list[int]:
-    """Return the number of regions of each slide that is trained on."""
+def regions_inside(paths: StagePaths) -> tuple[list[int], int]:
+    """Return the number of regions of each slide that is trained on, and the rows of tokens of a region."""
     store = TokenStore.open(paths.cache)
     inside = select_slides(store, paths.manifest, (f"{settings.PART}={settings.INSIDE}",))
-    return [len(file) for file in inside.files]
+    return [len(file) for file in inside.files], store.grid
 
 
 def _has_attention(aggregator: str) -> bool:
