@@ -90,8 +90,8 @@ class StudyConfig:
     number of slides and regions."""
 
     epochs: int = 0
-    """Number of epochs of each pretraining run; warm-up and the first epoch with prototypes keep their proportion. 0: as
-    in the recipe."""
+    """Number of epochs of each pretraining run; warm-up and the first epoch with prototypes keep their proportion. 0:
+    as in the recipe."""
 
     # -- Evaluation --
     model: tuple[str, ...] = ()
