@@ -7,7 +7,10 @@
 
 A row is an objective (`mean tokens`, `DINO`, `SLPD`) and any of the words in `NORMALISATIONS` and `CHANGES`, separated
 by commas. Each unit (cohort, row, seed) draws its cohort, trains, measures and adds one line to the file, in one write,
-so that the program can be stopped at any time. The longest units start first. Seeds below 10 are for choosing.
+so that the program can be stopped at any time. The longest units start first, or seed by seed with `--by-seed`. Seeds below
+10 are for choosing. `COMPARISONS` was fixed before any row was run on a seed from 10 on:
+
+    python -m benchmarks.planted.robust --confirm --jobs 16 --out robust.csv
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks.planted import ablate
+from benchmarks.planted import report as ablate_report
 from benchmarks.planted.cohorts import CACHE, DrawsTokens, Planted, TokenModel, Truth, plan, write_cohort
 from benchmarks.semireal.cohorts import TILE_COHORTS, TileModel
 from benchmarks.semireal.tiles import Tiles
@@ -41,6 +45,7 @@ from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
+from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, holm
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
@@ -305,13 +310,20 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def run(
-    out: Path, cohorts: Sequence[str], rows: Sequence[str], seeds: Sequence[int], jobs: int, tiles: Path | None = None
+    out: Path,
+    cohorts: Sequence[str],
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int,
+    tiles: Path | None = None,
+    *,
+    by_seed: bool = False,
 ) -> None:
     """Complete all units that the file lacks; a unit that fails is reported and does not end the others."""
     known = {(line["cohort"], line["row"], line["seed"]) for line in read(out)}
     units = [Unit(cohort, row, seed) for seed in seeds for cohort in cohorts for row in rows]
     left = [unit for unit in units if (unit.cohort, unit.row, unit.seed) not in known]
-    left.sort(key=lambda unit: -unit.cost)
+    left.sort(key=lambda unit: (unit.seed if by_seed else 0, -unit.cost))
     print(f"{len(left)} of {len(units)} units are left", flush=True)
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # of the workers
     started, failed = time.perf_counter(), 0
@@ -349,6 +361,44 @@ def numbers(text: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
+ROBUST = "SLPD, WCCN, offset, cold"
+"""The chosen row, stages/pretrain/robust.toml: whitening against differences between slides, prototypes with weights of
+4 and K = 2, an offset along the difference of two regions, and a teacher temperature of 0.02."""
+COMPARISONS = ((ROBUST, "mean tokens"), (ROBUST, "DINO"))
+TESTED_COHORTS = ("slide shift", "small drift", "drift", "small shift", "arrangement", "waves", "composition")
+"""Composition is the known price, seen on seeds 0 and 1: there, slides differ in what they are composed of, which the
+whitening takes for a nuisance."""
+TESTED_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram")
+FIRST_TESTED_SEED = 10
+"""The family of Holm's method: 2 comparisons x 7 cohorts x 3 metrics on the ten seeds from 10 on."""
+
+
+def tests(out: Path) -> str:
+    """Return the comparisons, paired by seed, with Holm's correction over all of them, as Markdown."""
+    values: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for line in read(out):
+        if line["seed"] >= FIRST_TESTED_SEED:
+            values.setdefault((line["cohort"], line["row"]), {})[line["seed"]] = line["metrics"]
+    rows = []
+    for cohort in TESTED_COHORTS:
+        for one, other in COMPARISONS:
+            ours, theirs = values.get((cohort, one), {}), values.get((cohort, other), {})
+            seeds = sorted(ours.keys() & theirs.keys())
+            for metric in TESTED_METRICS:
+                pairs = np.array([(ours[seed][metric], theirs[seed][metric]) for seed in seeds])
+                if len(pairs) < ablate_report.LEAST_SEEDS:
+                    continue
+                differences = pairs[:, 0] - pairs[:, 1]
+                p_value = corrected_t_test(differences, test_train_ratio=0.0).p_value
+                rows.append((cohort, other, metric, *pairs.mean(axis=0), (differences > 0).sum(), len(seeds), p_value))
+    text = ["| cohort | against | metric | robust | other | seeds won | p | adjusted p |", "|---" * 8 + "|"]
+    for row, adjusted in zip(rows, holm(np.array([row[-1] for row in rows], dtype=np.float64)), strict=True):
+        cohort, other, metric, mine, its, won, count, p_value = row
+        compared = f"{mine:.2f} | {its:.2f} | {won} of {count} | {p_value:.2g} | {adjusted:.2g}"
+        text.append(f"| {cohort} | {other} | {metric} | {compared} |")
+    return "\n".join(text)
+
+
 DEFAULT_COHORTS = ("slide shift", "small drift", "drift", "small shift", "arrangement", "waves", "composition")
 DEFAULT_ROWS = (
     *(f"mean tokens{word}" for word in ("", *(f", {name}" for name in NORMALISATIONS))),
@@ -377,15 +427,29 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=numbers, default=[numbers("0-4")], help="0-4, or several numbers")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiles", type=Path, help="output of benchmarks.semireal.tiles, for cohorts of tiles")
+    parser.add_argument("--by-seed", action="store_true", help="complete the first seeds first")
+    parser.add_argument("--confirm", action="store_true", help="run what COMPARISONS needs on seeds 10 to 19, and test")
     parser.add_argument("--table", action="store_true", help="only print the means of what the file contains")
     args = parser.parse_args()
+    if args.confirm:
+        args.rows, args.cohorts = list(dict.fromkeys(row for pair in COMPARISONS for row in pair)), list(TESTED_COHORTS)
+        args.seeds, args.by_seed = [list(range(FIRST_TESTED_SEED, FIRST_TESTED_SEED + 10))], True
     for row in args.rows:
         Row.parse(row)
     if not args.tiles and set(args.cohorts) & set(TILE_COHORTS):
         parser.error("--tiles: cohorts of tiles need the output of benchmarks.semireal.tiles")
     if not args.table:
-        run(args.out, args.cohorts, args.rows, [seed for part in args.seeds for seed in part], args.jobs, args.tiles)
+        run(
+            args.out,
+            args.cohorts,
+            args.rows,
+            [seed for part in args.seeds for seed in part],
+            args.jobs,
+            args.tiles,
+            by_seed=args.by_seed,
+        )
     print(table(args.out))
+    print(tests(args.out))
 
 
 if __name__ == "__main__":
