@@ -1,8 +1,7 @@
 """Does a slide ViT see how the regions of a slide lie to one another, which descriptors cannot?
 
     python -m benchmarks.planted.slide_vit --out runs/slide-vit --seeds 0 5 --report benchmarks/results
-    python -m benchmarks.planted.slide_vit --out runs/tuning --seeds 100 102 --rows all --jobs 16
-    python -m benchmarks.planted.slide_vit --out runs/slide-vit --seeds 0 10 --size large --jobs 16
+    python -m benchmarks.planted.slide_vit --out runs/slide-vit --seeds 0 8 --tune 100 102 --jobs 16 --report results
 
 Slides are sets of regions with places, and classes have the same composition. Each region has one of four kinds, and
 the shares of the kinds are drawn per slide, independently of the class. In `nests`, the kinds of a slide of one class
@@ -11,8 +10,8 @@ which kinds touch: 0-1-2-3 or 0-2-1-3. Region vectors have noise, and a shift pe
 
 A seed is a cohort of its own with its own folds, which all rows share, so differences are paired by seed. Measured is
 the AUC of the class by a logistic probe, over five folds by patient; descriptors are fitted in each fold. Slide ViTs
-are trained on all slides, without labels. Settings are compared on other seeds, 100 and above. The script needs no
-slides and no network; completed units are skipped.
+are trained on all slides, without labels. With `--tune`, the settings are first chosen among those of `TUNING` on other
+seeds, by the mean AUC over cohorts and seeds. The script needs no slides and no network; completed units are skipped.
 """
 
 from __future__ import annotations
@@ -64,26 +63,21 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"slides": 800, "regions": 64, "epochs": 100, "batch": 80, "embed_dim": 128, "depth": 3},
 }
 DESCRIPTORS = ("mean", "mean-sd", "histogram", "mixture", "transport")
-TRAINED: dict[str, dict[str, Any]] = {
-    "slide ViT": {},
-    "slide ViT, regions only": {"slide_weight": 0.0},
-    "slide ViT, slides only": {"region_weight": 0.0},
-}
-"""Changes of the size or of the objective."""
+_FIXED, _REGIONS = {"freeze": 1000}, {"slide_weight": 0.0}
 TUNING: dict[str, dict[str, Any]] = {
-    "slide ViT": {},
-    "regions only": {"slide_weight": 0.0},
-    "regions only, longer": {"slide_weight": 0.0, "longer": 3},
-    "regions only, hidden 0.5": {"slide_weight": 0.0, "hidden": 0.5},
-    "regions only, temperature 0.04": {"slide_weight": 0.0, "teacher_temp": 0.04},
-    "regions only, slope 4": {"slide_weight": 0.0, "steepest_slope": 4.0},
-    "regions only, learning rate 0.003": {"slide_weight": 0.0, "lr": 0.003},
-    "regions only, not centered": {"slide_weight": 0.0, "centering": "none"},
-    "longer": {"longer": 3},
-    "weight 4": {"region_weight": 4.0},
+    "low learning rate": {"lr": 0.003},
+    "low learning rate, fixed last layer": {"lr": 0.003, **_FIXED},
+    "fixed last layer": _FIXED,
+    "fixed last layer, 256 outputs": {**_FIXED, "out_dim": 256},
+    "fixed last layer, temperature 0.04": {**_FIXED, "teacher_temp": 0.04},
+    "fixed last layer, longer": {**_FIXED, "longer": 2},
+    "regions, fixed last layer": {**_FIXED, **_REGIONS},
+    "regions, fixed last layer, temperature 0.04, longer": {**_FIXED, **_REGIONS, "teacher_temp": 0.04, "longer": 2},
 }
+"""Changes of the settings; one is chosen with `--tune`."""
+TRAINED = "slide ViT"
 UNTRAINED = "untrained slide ViT"
-BEST = "slide ViT: mean-sd"
+BEST = f"{TRAINED}: mean-sd"
 FOLDS = 5
 
 
@@ -151,7 +145,8 @@ class Quiet:
 
 def network_of(size: dict[str, Any], seed: int, bags: SlideBags) -> SlideNetwork:
     config = SlideViTConfig(**{name: size[name] for name in ("embed_dim", "depth", "steepest_slope") if name in size})
-    network = SlideNetwork(config, SlideHeadConfig(), generator(seed, Stream.WEIGHTS), input_dim=WIDTH)
+    head = SlideHeadConfig(**{name: size[name] for name in ("out_dim",) if name in size})
+    network = SlideNetwork(config, head, generator(seed, Stream.WEIGHTS), input_dim=WIDTH)
     network.backbone.fit_scale(bags.values)
     return network
 
@@ -159,7 +154,11 @@ def network_of(size: dict[str, Any], seed: int, bags: SlideBags) -> SlideNetwork
 def trained(size: dict[str, Any], bags: SlideBags, seed: int, device: torch.device) -> SlideViT:
     """Train a slide ViT with the loop of the toolkit."""
     steps = OptimisationConfig(
-        lr=size.get("lr", 0.01), warmup_epochs=4, weight_decay_end=0.04, teacher_momentum=0.99, freeze_last_layer=1
+        lr=size.get("lr", 0.01),
+        warmup_epochs=4,
+        weight_decay_end=0.04,
+        teacher_momentum=0.99,
+        freeze_last_layer=size.get("freeze", 1),
     )
     epochs = size["epochs"] * size.get("longer", 1)
     config: Any = SimpleNamespace(optimisation=steps, batch_size=size["batch"], accumulate=1, epochs=epochs, seed=seed)
@@ -203,7 +202,7 @@ def auc(bags: Bags, planted: Planted, seed: int, descriptor: str = "") -> float:
     return float(np.mean([task.metrics(fold.rows, fold.outputs)["auc"] for fold in folds]))
 
 
-def measure(cohort: str, seed: int, size: dict[str, Any], rows: str, device: torch.device) -> dict[str, float]:
+def measure(cohort: str, seed: int, size: dict[str, Any], device: torch.device) -> dict[str, float]:
     """AUC of every row for one seed."""
     planted = plant(cohort, seed, slides=size["slides"], regions=size["regions"])
     bags = planted.bags
@@ -214,32 +213,65 @@ def measure(cohort: str, seed: int, size: dict[str, Any], rows: str, device: tor
         packed = Bags(used.slides, used.values, used.offsets)
         names = DESCRIPTORS if used is bags else DESCRIPTORS[1:]  # the mean of centered regions is 0
         found |= {f"{kind}: {name}": auc(packed, planted, seed, name) for name in names}
-    networks = {UNTRAINED: (network_of(size, seed, centered).backbone.eval(), centered)}
-    for name, change in (TRAINED if rows == "main" else TUNING).items():
-        used = bags if change.get("centering") == "none" else centered
-        networks[name] = trained(size | change, used, seed, device), used
-    for name, (network, used) in networks.items():
-        slides, regions = in_context(network, used, device)
+    networks = {UNTRAINED: network_of(size, seed, centered).backbone.eval()}
+    networks[TRAINED] = trained(size, centered, seed, device)
+    for name, network in networks.items():
+        slides, regions = in_context(network, centered, device)
         found[f"{name}: CLS"] = auc(slides, planted, seed)
         found |= {f"{name}: {each}": auc(regions, planted, seed, each) for each in ("mean", "mean-sd", "mixture")}
     return found
 
 
-def complete(path: Path, cohort: str, seed: int, args: argparse.Namespace) -> None:
+def size_of(args: argparse.Namespace, change: dict[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(args.change)
+    return SIZES[args.size] | change | changed
+
+
+def complete(path: Path, cohort: str, seed: int, name: str, args: argparse.Namespace) -> None:
     """Measure a unit and write its results."""
     torch.set_num_threads(args.threads)
     started = time.process_time()
-    size = SIZES[args.size] | json.loads(args.change)
-    found = measure(cohort, seed, size, args.rows, torch.device(args.device))
+    found = measure(cohort, seed, size_of(args, TUNING.get(name, {})), torch.device(args.device))
     cpu = round(time.process_time() - started, 1)
-    write_text(path, json.dumps({"size": args.size, "cohort": cohort, "seed": seed, "cpu_s": cpu, "auc": found}))
+    unit = {"size": args.size, "cohort": cohort, "seed": seed, "settings": name, "cpu_s": cpu, "auc": found}
+    write_text(path, json.dumps(unit))
     shown = {name: round(value, 3) for name, value in found.items()}
     print(f"{args.size} {cohort} {seed}: {cpu} CPU s {shown}", flush=True)
 
 
+def try_settings(name: str, cohort: str, seed: int, args: argparse.Namespace) -> float:
+    """AUC of a slide ViT that is trained with some settings, minus that of the untrained one."""
+    torch.set_num_threads(args.threads)
+    size = size_of(args, TUNING[name])
+    planted = plant(cohort, seed, slides=size["slides"], regions=size["regions"])
+    bags, device = planted.bags.centered(), torch.device(args.device)
+    pair = network_of(size, seed, bags).backbone.eval(), trained(size, bags, seed, device)
+    before, after = (auc(in_context(network, bags, device)[1], planted, seed, "mean-sd") for network in pair)
+    print(f"{name}, {cohort} {seed}: {before:.3f} untrained, {after:.3f}", flush=True)
+    return after
+
+
+def choose(args: argparse.Namespace) -> str:
+    """Return the settings with the largest mean AUC; written to chosen.json."""
+    path = args.out / "chosen.json"
+    if path.exists():
+        return str(json.loads(path.read_text())["chosen"])
+    units = [(name, cohort, seed) for name in TUNING for seed in range(*args.tune) for cohort in args.cohorts]
+    values = joblib.Parallel(args.jobs)(joblib.delayed(try_settings)(*unit, args) for unit in units)
+    means = {
+        name: float(np.mean([value for unit, value in zip(units, values, strict=True) if unit[0] == name]))
+        for name in TUNING
+    }
+    chosen = max(means, key=means.__getitem__)
+    write_text(path, json.dumps({"chosen": chosen, "auc": means, "seeds": args.tune}, indent=1))
+    print(f"chosen: {chosen}; {means}", flush=True)
+    return chosen
+
+
 def report(out: Path, into: Path, command: str) -> None:
     """Write slide-vit.md and .json from all completed units."""
-    units = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    units = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
+    chosen = json.loads((out / "chosen.json").read_text()) if (out / "chosen.json").exists() else {}
     lines = [
         "# Does a slide ViT see how regions lie to one another?",
         "",
@@ -251,6 +283,10 @@ def report(out: Path, into: Path, command: str) -> None:
             "Holm's method over all rows."
         ),
     ]
+    if chosen:
+        lines += ["", f"Settings, chosen on seeds {chosen['seeds']}: {chosen['chosen']}.", ""]
+        lines += ["| settings | mean AUC |", "|---|---|"]
+        lines += [f"| {name} | {value:.3f} |" for name, value in chosen["auc"].items()]
     groups: dict[tuple[str, str], list[dict[str, float]]] = {}
     for unit in units:
         groups.setdefault((unit["size"], unit["cohort"]), []).append(unit["auc"])
@@ -282,7 +318,10 @@ def report(out: Path, into: Path, command: str) -> None:
         interval = f"[{each.mean() - half:+.3f}, {each.mean() + half:+.3f}]"
         lines += [f"| {size} | {cohort} | {other} | {each.mean():+.3f} | {interval} | {p:.2g} |"]
     write_text(into / "slide-vit.md", "\n".join(lines) + "\n")
-    write_text(into / "slide-vit.json", json.dumps({"command": command, "sizes": SIZES, "units": units}, indent=1))
+    write_text(
+        into / "slide-vit.json",
+        json.dumps({"command": command, "tuning": chosen, "sizes": SIZES, "units": units}, indent=1),
+    )
 
 
 def main() -> None:
@@ -293,15 +332,16 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=SIZES)
     parser.add_argument("--change", default="{}", help="JSON of changes of the size")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", default="main", choices=("main", "all"), help="all: settings to choose from")
+    parser.add_argument("--tune", nargs=2, type=int, help="seeds on which settings are chosen first")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, help="folder for slide-vit.md and .json of all that is there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    chosen = choose(args) if args.tune else ""
     units = [(seed, cohort) for seed in range(*args.seeds) for cohort in args.cohorts]
     left = [
-        (path, cohort, seed, args)
+        (path, cohort, seed, chosen, args)
         for seed, cohort in units
         if not (path := args.out / f"{args.size}-{cohort}-{seed}.json").exists()
     ]
