@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.statistics.retrieval import WORDS
-from slpd_toolkit.report.site_section import MEANING, findings, terminal_rows
+from slpd_toolkit.report.site_section import findings, meaning, terminal_rows
 from slpd_toolkit.report.wording import CONSERVATIVE, interval, marked, mean_sd, signed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def print_site_effects(effects: Sequence[SiteEffects]) -> None:
     rows = terminal_rows(effects)
     if rows:
         console.table("Site effects, with 95 % intervals over patients", rows)
-    paragraphs = [*findings(effects), *([MEANING] if rows else [])]
+    paragraphs = [*findings(effects), meaning(effects)]
     console.text([*(fill(paragraph, _WIDTH) for paragraph in paragraphs), ""])
 
 

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.bootstrap import Estimate
     from slpd_toolkit.mil.statistics.site_effects import Measured, SiteEffects
 
-MEANING = (
-    "A representation from which the site is predicted well contains stain, scanner and laboratory, so a head can use "
-    "them instead of tissue. That does harm where classes are distributed unequally over sites, and at new sites. A "
-    "robustness index below its value by chance means that sharing a site makes slides more similar than sharing a "
-    "class does. An AUC that is higher across sites than within them, or with random folds than with folds by "
-    "site, is partly due to sites: at a new site, expect the value within sites, or by site."
-)
-"""What the measurements mean."""
+_MEANING = {
+    "site_accuracy": "A representation from which the site is predicted well contains stain, scanner and laboratory, so "
+    "a head can use them instead of tissue. That does harm where classes are distributed unequally over sites, and at "
+    "new sites.",
+    "robustness_index": "A robustness index below its value by chance means that sharing a site makes slides more "
+    "similar than sharing a class does.",
+    "auc_within": "An AUC that is higher across sites than within them, or with random folds than with folds by site, "
+    "is partly due to sites: at a new site, expect the value within sites, or by site.",
+}
+"""What the measurements mean, by the first name of each kind."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,20 @@ class SiteSection:
     """Model, and the cell of each measurement."""
     findings: Sequence[str]
     """One sentence per representation, and what could not be measured."""
-    meaning: str = MEANING
+    meaning: str
+    """A paragraph on what the measurements mean."""
 
 
 def site_section(effects: Sequence[SiteEffects]) -> SiteSection:
     """Describe site effects."""
     names = [name for name in WORDS if any(name in each.values for each in effects)]
     rows = [(each.model, [_cell(name, each.values) for name in names]) for each in effects]
-    return SiteSection([WORDS[name] for name in names], rows, findings(effects))
+    return SiteSection([WORDS[name] for name in names], rows, findings(effects), meaning(effects))
+
+
+def meaning(effects: Sequence[SiteEffects]) -> str:
+    """Return a paragraph on what the measurements that were made mean; empty if there are none."""
+    return " ".join(text for name, text in _MEANING.items() if any(name in each.values for each in effects))
 
 
 def findings(effects: Sequence[SiteEffects]) -> list[str]:
