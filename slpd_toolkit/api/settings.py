@@ -33,6 +33,7 @@ class EmbedSettings(TypedDict, total=False):
     batch_size: int
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     device: str
+    cluster: str
     workers: int
     stage_to: StrPath | None
     stage_gib: float

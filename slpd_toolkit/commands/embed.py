@@ -8,22 +8,18 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import torch
-
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder, working_in
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
-from slpd_toolkit.core.text import listed
 from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
-from slpd_toolkit.ingest.embedding.devices import DeviceFleet
 from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
+from slpd_toolkit.ingest.embedding.hardware import chosen_hardware
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.lane import QC_FOLDER, STAGE, Lane
-from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
 from slpd_toolkit.ingest.embedding.tally import print_summary
 from slpd_toolkit.ingest.embedding.tissue_only import write_masks
 from slpd_toolkit.report.qc import CONTACT_SHEET, MASKS_FOLDER, draw_overlay, write_contact_sheet, write_mask
@@ -36,6 +32,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
     from slpd_toolkit.encoders.geometry import Geometry
+    from slpd_toolkit.ingest.embedding.hardware import Hardware
     from slpd_toolkit.slides.plan import SlidePlan
 
 
@@ -68,17 +65,14 @@ def run(config: EmbedConfig) -> int:
             [entry for entry in entries if entry.row in mine],
             [problem for problem in problems if problem.row in mine],
         )
-    devices = compute.resolve_devices(config.device)
-    device = (
-        devices[0] if len(devices) == 1 else torch.device("cpu")
-    )  # several have processes with encoders of their own
-    identities = [
-        _identify(each, geometry, devices, {entry.slide_id for entry in entries})
-        for each, geometry in zip(runs, geometries, strict=True)
-    ]
-    with ExitStack() as locked:
+    with ExitStack() as held:
+        hardware = held.enter_context(chosen_hardware(config, _draw))
+        identities = [
+            _identify(each, geometry, hardware, {entry.slide_id for entry in entries})
+            for each, geometry in zip(runs, geometries, strict=True)
+        ]
         for each in runs if len(runs) > 1 else []:
-            locked.enter_context(working_in(each.out, "embed", config.shard_of_n))
+            held.enter_context(working_in(each.out, "embed", config.shard_of_n))
         if config.stain_views:
             console.note(
                 f"{config.stain_views} stain views: each takes as long and as much disk as the tokens, in stain-views/ "
@@ -89,13 +83,9 @@ def run(config: EmbedConfig) -> int:
             _start_log(identity.config, [problem for problem in problems if problem.row in mine])
             for identity in identities
         ]
-        lanes = [Lane(identity, device, log) for identity, log in zip(identities, logs, strict=True)]
-        chosen = [entry for entry in entries if entry.row in mine]
+        lanes = [Lane(identity, hardware.device, log) for identity, log in zip(identities, logs, strict=True)]
         with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-            if len(devices) == 1:
-                EmbeddingPipeline(lanes, _draw).run(chosen, len(chosen))
-            else:
-                DeviceFleet(devices, lanes, _draw).run(chosen)
+            hardware.embed(lanes, [entry for entry in entries if entry.row in mine])
         return max(_finish(lane, log) for lane, log in zip(lanes, logs, strict=True))
 
 
@@ -106,17 +96,15 @@ def _resolve_geometry(config: EmbedConfig) -> Geometry:
     return geometry
 
 
-def _identify(
-    config: EmbedConfig, geometry: Geometry, devices: list[torch.device], slide_ids: set[str]
-) -> CacheIdentity:
+def _identify(config: EmbedConfig, geometry: Geometry, hardware: Hardware, slide_ids: set[str]) -> CacheIdentity:
     """Make the encoder of a cache, and check that the cache is of this encoder and geometry.
 
     Raises:
         UsageError: It is not.
     """
-    wanted = preferred_precision(config.encoder_name, config.precision, devices[0])
-    precision = compute.resolve_precision(wanted, devices[0])
-    identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, devices, precision), precision)
+    wanted = preferred_precision(config.encoder_name, config.precision, hardware.target)
+    precision = hardware.resolve_precision(wanted)
+    identity = CacheIdentity(config, geometry, _make_encoder(config, geometry, hardware, precision), precision)
     for view in identity.views:
         if view.config.out.exists():
             view.require_same_cache(slide_ids)
@@ -177,15 +165,12 @@ def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problem
         console.warn(f"{config.manifest}: {len(problems)} problems; these rows are left out:\n{summarise(problems)}")
 
 
-def _make_encoder(
-    config: EmbedConfig, geometry: Geometry, devices: list[torch.device], precision: Precision
-) -> Encoder:
+def _make_encoder(config: EmbedConfig, geometry: Geometry, hardware: Hardware, precision: Precision) -> Encoder:
     encoder = encoder_of(config, geometry, make_encoder)
-    if len(devices) == 1:
-        encoder.network.to(devices[0])
+    encoder.network.to(hardware.device)
     console.note(
         f"Encoder {encoder.name}: {encoder.embedding_dim}-d, weights {encoder.weights_sha256[:12]}, "
-        f"{precision} on {listed(compute.describe(device) for device in devices)}"
+        f"{precision} on {hardware.description}"
     )
     console.note(
         f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "

@@ -28,3 +28,12 @@ def require_manifest(where: Sequence[str], manifest: Path | None, flag: str = "-
 def flag(name: str) -> str:
     """Return the command-line flag of an attribute; one that is a keyword of Python ends in `_`, as in `as_`."""
     return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def require_cluster(address: str) -> None:
+    """Check the form of `--cluster`.
+
+    Raises:
+        UsageError: It is neither empty, nor `auto`, nor the address of a cluster.
+    """
+    require(address in {"", "auto"} or address.startswith("ray://"), "--cluster", address, "auto or ray://HOST:10001")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
-from slpd_toolkit.config.checks import flag, require
+from slpd_toolkit.config.checks import flag, require, require_cluster
 from slpd_toolkit.core.precision import Precision
 
 _WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".safetensors")
@@ -125,6 +125,10 @@ class EmbedConfig:
     """Devices of the encoder: `auto` (all GPUs, else the CPU), `cpu`, `cuda`, `mps`, or a list: `cuda:0,cuda:2`. Each
     has a process that takes the next slide when it is ready."""
 
+    cluster: str = ""
+    """Ray cluster to use in place of `--device`: `auto` (the one that this machine belongs to) or `ray://HOST:10001`.
+    Slides are dealt out one by one to its GPUs, or to its nodes if there are none (requires the ray extra)."""
+
     workers: int = 0
     """Number of processes that read and decode slides, shared by all devices. 0: one per core, at most 16."""
 
@@ -163,6 +167,7 @@ class EmbedConfig:
         require(0 <= self.stain_views <= MOST_VIEWS, "--stain-views", self.stain_views, f"0 to {MOST_VIEWS}")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(0 <= self.stage_gib < float("inf"), "--stage-gib", self.stage_gib, "0 (automatic) or more")
+        require_cluster(self.cluster)
         require(self.workers >= 0, "--workers", self.workers, "0 (automatic) or more")
         self.shard_of_n  # noqa: B018 - parse it now, so that a typo stops before any work
 

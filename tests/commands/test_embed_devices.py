@@ -14,7 +14,7 @@ import torch
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core import compute
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.ingest.embedding import devices
+from slpd_toolkit.ingest.embedding import devices, fleet
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import read_csv, small_config, write_cohort
 
@@ -50,15 +50,16 @@ def test_two_devices_write_the_cache_of_one_and_a_kill_costs_nothing(
     assert (tmp_path / "two" / "qc" / "index.html").exists()
 
     killed: list[int] = []
-    handle = devices.DeviceFleet._handle
+    handle = fleet.Fleet._handle
 
-    def kill_once(fleet: devices.DeviceFleet, process: devices.DeviceProcess, kind: str, content: list[Any]) -> None:
-        handle(fleet, process, kind, content)
+    def kill_once(self: fleet.Fleet, process: fleet.Member, kind: str, content: list[Any]) -> None:
+        handle(self, process, kind, content)
         if kind == "next" and process.held and not killed:
+            assert isinstance(process, devices.DeviceProcess)
             killed.append(process.process.pid)
             os.kill(process.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(devices.DeviceFleet, "_handle", kill_once)
+    monkeypatch.setattr(fleet.Fleet, "_handle", kill_once)
     assert embed.run(settings(manifest, tmp_path / "killed", device="cpu,cpu")) == 1
     assert killed
     assert "are done again" in capfd.readouterr().err

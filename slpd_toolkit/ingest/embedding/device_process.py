@@ -19,7 +19,7 @@ from slpd_toolkit.ingest.embedding.lane import Lane
 from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -54,6 +54,24 @@ class DeviceSettings:
     draw: Callable[[Path, SlidePlan], None]
 
 
+def settings_of_lanes(
+    lanes: Sequence[Lane], device: torch.device, readers: int, share: int, draw: Callable[[Path, SlidePlan], None]
+) -> DeviceSettings:
+    """Return the settings of a process that does the work of `lanes` on a device."""
+    identities = [lane.identity for lane in lanes]
+    return DeviceSettings(
+        device=device,
+        configs=[each.config for each in identities],
+        geometries=[each.geometry for each in identities],
+        precisions=[each.precision for each in identities],
+        digests=[each.encoder.weights_sha256 for each in identities],
+        views=[each.view for each in identities],
+        readers=readers,
+        share=share,
+        draw=draw,
+    )
+
+
 class _RemoteLog:
     """Sends failures to the process that writes failures.csv."""
 
@@ -86,14 +104,21 @@ def serve(descriptor: int) -> None:
     settings: DeviceSettings = connection.recv()
     try:
         with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-            _embed(settings, connection, tell)
+            embed_queue(settings, connection.recv, tell)
     except SlpdError as error:
         tell("error", error)
     except (EOFError, BrokenPipeError):
         os._exit(1)
 
 
-def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[..., None]) -> None:
+def embed_queue(settings: DeviceSettings, receive: Callable[[], SlideEntry | None], tell: Callable[..., None]) -> None:
+    """Embed slides until there are none left.
+
+    Args:
+        settings: What to do.
+        receive: Returns the slide that was asked for; None if there is none.
+        tell: Sends a message: its kind, and its content.
+    """
     lanes: list[Lane] = []
     for index in range(len(settings.configs)):
         lanes.append(_lane(settings, index, tell, lanes[-1].identity.encoder if settings.views[index] else None))
@@ -108,7 +133,7 @@ def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[...,
     def following() -> Iterator[SlideEntry]:
         while True:
             tell("next")
-            entry = connection.recv()
+            entry = receive()
             if entry is None:
                 return
             yield entry
@@ -119,7 +144,7 @@ def _embed(settings: DeviceSettings, connection: Connection, tell: Callable[...,
     while True:
         tell("tallies", [lane.tally for lane in lanes])
         tell("idle")
-        first = connection.recv()
+        first = receive()
         if first is None:
             return
         pipeline.run(itertools.chain([first], following()), 0)

@@ -11,7 +11,7 @@ from slpd_toolkit.slides.guarded_slide import SlideReaders
 if TYPE_CHECKING:
     import torch
 
-_MAX_WORKERS = 16
+MAX_WORKERS = 16
 NICER = 5
 """Niceness of the readers if the encoder runs on the CPU.
 
@@ -23,7 +23,7 @@ priority is not used, because readers would hardly run next to another busy prog
 
 def count_workers(workers: int) -> int:
     """Return the number of readers: `workers`, or if 0 one per core, at most 16."""
-    return workers or min(os.cpu_count() or 1, _MAX_WORKERS)
+    return workers or min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 def make_readers(workers: int, device: torch.device) -> tuple[ThreadPoolExecutor, SlideReaders]:

@@ -1,0 +1,76 @@
+"""A Ray cluster: the cache of one process, also where a node is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slpd_toolkit.commands import embed
+from slpd_toolkit.core import cluster as clusters
+from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.ingest.embedding.fleet import Fleet, Member
+from tests.cohorts import read_csv, write_cohort
+from tests.commands.test_embed_devices import require_same, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUICK_HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Ray's own modules
+def test_a_lost_node_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["."]))
+    manifest = write_cohort(tmp_path, 4)
+    with manifest.open("a") as file:
+        file.write("bad,absent.tif\nbroken,manifest.csv\n")
+    assert embed.run(settings(manifest, tmp_path / "one")) == 1
+
+    node: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+    node |= {"node_ip_address": "127.0.0.1"}  # nothing listens on other addresses
+    head = node | {"include_dashboard": False, "_system_config": QUICK_HEALTH}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    lost: list[str] = []
+    handle = Fleet._handle
+    try:
+        second = nodes.add_node(**node)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+
+        def lose_a_node(self: Fleet, member: Member, kind: str, content: list[Any]) -> None:
+            handle(self, member, kind, content)
+            if kind == "next" and member.held and not lost and member.slot.node_id == second.node_id:  # type: ignore[attr-defined]
+                lost.append(member.name)
+                nodes.remove_node(second, allow_graceful=False)
+
+        monkeypatch.setattr(Fleet, "_handle", lose_a_node)
+        assert embed.run(settings(manifest, tmp_path / "lost", cluster="auto")) == 1
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert lost
+    assert "are done again" in capfd.readouterr().err
+    require_same(tmp_path / "one", tmp_path / "lost")
+    for name in ("one", "lost"):
+        assert sorted(row["slide_id"] for row in read_csv(tmp_path / name / "failures.csv")) == ["bad", "broken"]
+    assert (tmp_path / "lost" / "qc" / "index.html").exists()
+    assert not [path for path in (tmp_path / "lost").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--cluster: got here, allowed: auto or ray://HOST:10001"):
+        settings(tmp_path, tmp_path, cluster="here")
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with (
+        pytest.raises(UsageError, match=r"needs Ray, which is not installed.*slpd-toolkit\[ray\]"),
+        clusters.joined_cluster("auto"),
+    ):
+        pass
