@@ -223,6 +223,7 @@ class MilEvalSettings(TypedDict, total=False):
     sensitivity: float | None
     permutations: int
     seed: int
+    cluster: str
     jobs: int
 
 
@@ -274,6 +275,7 @@ class HeatmapSettings(TypedDict, total=False):
     crop: bool
     scale: Literal["rank", "linear"]
     side_px: int
+    cluster: str
     jobs: int
 
 

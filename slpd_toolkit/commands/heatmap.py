@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import joblib
 
 from slpd_toolkit.core import console
+from slpd_toolkit.core.cluster import joined_cluster
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import claim_folder
 from slpd_toolkit.core.folder_lock import locks_folder
@@ -63,7 +64,10 @@ def run(config: HeatmapConfig) -> int:
         )
         for slide_id, read in source.slides.items()
     )
-    with console.progress(STAGE, total=len(source.slides), unit="slides") as progress:
+    with (
+        joined_cluster(config.cluster),
+        console.progress(STAGE, total=len(source.slides), unit="slides") as progress,
+    ):
         for slide_id, drawn in zip(source.slides, in_processes(draw_slide, calls, jobs, doing="draws"), strict=True):
             for failure in drawn.failures:
                 failures.add(failure)

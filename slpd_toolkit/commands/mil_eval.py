@@ -10,6 +10,7 @@ import numpy as np
 
 from slpd_toolkit.config.recipe import ABOUT, as_recipe
 from slpd_toolkit.core import compute, console
+from slpd_toolkit.core.cluster import joined_cluster
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
@@ -100,6 +101,11 @@ def run(config: MilEvalConfig) -> int:
         WeightsError: A model's file is not a region ViT.
         DeviceMemoryError: The device does not have enough memory.
     """
+    with joined_cluster(config.cluster):
+        return _evaluate(config)
+
+
+def _evaluate(config: MilEvalConfig) -> int:
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(config.precision, device)
     table = read_manifest(config.manifest)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import require, require_at_least
+from slpd_toolkit.config.checks import require, require_at_least, require_cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,10 @@ class HeatmapConfig:
     side_px: int = 1200
     """Longest side of the drawn slide, in px."""
 
+    cluster: str = ""
+    """Ray cluster that works on the slides in place of --jobs: `auto` (the one that this machine belongs to) or
+    `ray://HOST:10001` (requires the ray extra)."""
+
     jobs: int = 0
     """Number of processes, each drawing one slide at a time. 0: one per core, fewer for few slides."""
 
@@ -64,4 +68,5 @@ class HeatmapConfig:
         )
         require_at_least(0, "limit", self.limit)
         require_at_least(0, "jobs", self.jobs)
+        require_cluster(self.cluster)
         require_at_least(100, "side_px", self.side_px)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from slpd_toolkit.config.checks import flag, require, require_at_least, require_manifest
+from slpd_toolkit.config.checks import flag, require, require_at_least, require_cluster, require_manifest
 from slpd_toolkit.config.choices import chosen_from
 from slpd_toolkit.core.precision import Precision
 from slpd_toolkit.core.registry import Registry
@@ -175,6 +175,10 @@ class MilEvalConfig:
     seed: int = 0
     """Random seed of splits, weights, dropout, batch order and resampling."""
 
+    cluster: str = ""
+    """Ray cluster that works on the folds in place of --jobs: `auto` (the one that this machine belongs to) or
+    `ray://HOST:10001` (requires the ray extra)."""
+
     jobs: int = 0
     """Number of processes that train heads, one fold each. Does not affect the result. 0: one per core."""
 
@@ -198,6 +202,7 @@ class MilEvalConfig:
             require_at_least(1, name, getattr(self, name))
         for name in ("shots", "permutations", "weight_decay", "jobs"):
             require_at_least(0, name, getattr(self, name))
+        require_cluster(self.cluster)
         require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
         require(self.lr > 0, "--lr", self.lr, "above 0")
         require_at_least(2, "time-bins", self.time_bins)

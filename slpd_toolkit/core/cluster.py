@@ -1,16 +1,27 @@
-"""Ray clusters (extra `ray`), imported here and in `ingest.embedding.cluster` only."""
+"""Ray clusters (extra `ray`): joining one, and running functions on it."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+_joined: ContextVar[Any] = ContextVar("joined", default=None)
+_RETRIES = 3
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def joined() -> Any:
+    """Return the module `ray` inside `joined_cluster`, otherwise None."""
+    return _joined.get()
 
 
 def import_ray() -> Any:
@@ -38,15 +49,28 @@ def joined_cluster(address: str) -> Iterator[Any]:
         address: `auto`: the cluster that this machine belongs to; `ray://HOST:PORT`: one that it does not.
 
     Yields:
-        The module `ray`.
+        The module `ray`; None if no address was given.
 
     Raises:
         UsageError: Ray is not installed, or there is no such cluster.
     """
-    ray = import_ray()
-    if ray.is_initialized():
-        yield ray
+    if not address:
+        yield None
         return
+    ray = import_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, address)
+    token = _joined.set(ray)
+    try:
+        yield ray
+    finally:
+        _joined.reset(token)
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -55,7 +79,35 @@ def joined_cluster(address: str) -> Iterator[Any]:
             f"--cluster: got {address}, but no Ray cluster answers there ({first_line}).",
             hint="Start one with `ray start --head` on this machine, or give ray://HOST:10001 of its head node.",
         ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+
+
+def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Apply a function to each tuple of arguments, as tasks of one core; tasks whose node is lost are repeated.
+
+    Args:
+        ray: The module.
+        function: A module-level function.
+        calls: Tuples of arguments; as many are consumed ahead as twice the cores of the cluster. An argument that
+            several calls share is sent once.
+
+    Yields:
+        The results, in the order of the calls.
+    """
+    task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
+    shared: dict[int, tuple[Any, Any]] = {}
+    running: deque[Any] = deque()
+
+    def sent(argument: Any) -> Any:
+        if isinstance(argument, _PLAIN):
+            return argument
+        if id(argument) not in shared:
+            shared[id(argument)] = (ray.put(argument), argument)  # kept, so that the id stays its own
+        return shared[id(argument)][0]
+
+    most = max(1, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    for call in calls:
+        if len(running) == most:
+            yield ray.get(running.popleft())
+        running.append(task.remote(*map(sent, call)))
+    while running:
+        yield ray.get(running.popleft())

@@ -14,6 +14,7 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from slpd_toolkit.core.cluster import joined, on_cluster
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.files import working_folder
 
@@ -35,6 +36,8 @@ def in_processes(
 ) -> Iterator[Made]:
     """Apply a function to each tuple of arguments; large arrays are mapped, not copied.
 
+    Inside `joined_cluster`, the cluster does the work, whatever `jobs` is.
+
     Args:
         work: A module-level function.
         calls: Tuples of arguments; a few are consumed ahead.
@@ -48,6 +51,9 @@ def in_processes(
         WorkerKilledError: A process was killed.
     """
     here, folder = os.getpid(), working_folder()
+    if ray := joined():
+        yield from on_cluster(ray, _apply_remotely, ((folder, work, *call) for call in calls))
+        return
     # A process that was never given work must end with this one as well, so it watches from its start.
     watched = joblib.parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(here,))
     with watched, _interrupts_held():
@@ -71,6 +77,12 @@ def _apply(started_by: int, folder: str, work: Callable[[*Given], Made], call: t
     if os.getpid() != started_by:
         with suppress(OSError):
             os.chdir(folder)  # processes are reused, also by a program that has changed its folder since
+    return work(*call)
+
+
+def _apply_remotely(folder: str, work: Callable[[*Given], Made], *call: *Given) -> Made:
+    with suppress(OSError):
+        os.chdir(folder)
     return work(*call)
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-from typing import TYPE_CHECKING, Any
+import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slpd_toolkit.commands import embed
 from slpd_toolkit.core import cluster as clusters
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.workers import in_processes
 from slpd_toolkit.ingest.embedding.fleet import Fleet, Member
 from tests.cohorts import read_csv, write_cohort
 from tests.commands.test_embed_devices import require_same, settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 QUICK_HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
 
@@ -27,9 +26,13 @@ def test_a_lost_node_costs_only_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ray = pytest.importorskip("ray")
+    from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["."]))
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # the settings of this cohort name functions of the tests
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # so that it takes 127.0.0.1 for an address
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     manifest = write_cohort(tmp_path, 4)
     with manifest.open("a") as file:
         file.write("bad,absent.tif\nbroken,manifest.csv\n")
@@ -53,6 +56,8 @@ def test_a_lost_node_costs_only_time(
 
         monkeypatch.setattr(Fleet, "_handle", lose_a_node)
         assert embed.run(settings(manifest, tmp_path / "lost", cluster="auto")) == 1
+        with clusters.joined_cluster("auto"):  # as `slpd mil-eval` and `slpd heatmap` do
+            assert list(in_processes(math.hypot, [(3, 4), (5, 12)], 1, doing="computes")) == [5.0, 13.0]
     finally:
         ray.shutdown()
         nodes.shutdown()

@@ -14,14 +14,14 @@ from pathlib import Path
 
 REPOSITORY = Path(os.environ["SLPD_REPOSITORY"])
 SMALLER = {
-    "embed": "--mpp 1.0 --region-px 128 --patch-px 32 --device cpu --precision fp32 --workers 1",
+    "embed": "--mpp 1.0 --region-px 128 --patch-px 32 --device cpu --precision fp32 --workers 1 --cluster=",
     "pretrain": "--epochs 2 --batch-size 16 --warmup-epochs 1 --prototype-epoch 1 --clusters 2 --min-regions 2 "
     "--depth 1 --global-side 3 --local-side 2 --local-crops 2 --embed-dim 24 --hidden-dim 32 --bottleneck-dim 16 "
     "--out-dim 64 --log-every 1 --device cpu",
     "demo": "--tiny --jobs 1",
     "study": "--embed-recipe small-embed.toml --pretrain-recipe small-pretrain.toml --eval-recipe small-eval.toml "
     "--folds 3 --aggregator abmil --epochs 1 --device cpu --jobs 1",
-    "mil-eval": "--folds 3 --repeats 1 --steps 40 --permutations 50 --jobs 1 --device cpu",
+    "mil-eval": "--folds 3 --repeats 1 --steps 40 --permutations 50 --jobs 1 --device cpu --cluster=",
 }
 OTHER_ENCODERS = {
     "uni.toml": "--encoder timm:vit_tiny_patch16_224?init_values=1e-5&img_size=32 --mean imagenet --std imagenet "
@@ -40,8 +40,8 @@ def main(name: str, arguments: list[str]) -> int:
         task = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_JOB_ID": "1"}
         node = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost"}
         return subprocess.call(["bash", "-euo", "pipefail", *arguments], env=os.environ | task | node)
-    if name == "scontrol":
-        print("localhost")  # noqa: T201
+    if name in {"ray", "scontrol", "sleep"}:
+        print("localhost")  # noqa: T201 - what scontrol prints
         return 0
     if name == "make":
         targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -61,7 +61,8 @@ def slpd(arguments: list[str]) -> int:
 def start(name: str, arguments: list[str]) -> int:
     """Run what torchrun or srun would start, as one process."""
     if name == "srun":
-        return main(arguments[0], arguments[1:])
+        first = next(index for index, word in enumerate(arguments) if word in {"ray", "torchrun"})
+        return main(arguments[first], arguments[first + 1 :])
     module = arguments.index("-m")
     assert arguments[module + 1] == "slpd_toolkit"
     return slpd(arguments[module + 2 :])

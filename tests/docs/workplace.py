@@ -38,7 +38,7 @@ SMALL_RECIPES = {
     "eval": "repeats = 1\nsteps = 40\npermutations = 50\n",
 }
 """Recipes of a study that takes seconds."""
-NAMES = ("slpd", "torchrun", "python", "srun", "sbatch", "scontrol", "make", "pip")
+NAMES = ("slpd", "torchrun", "python", "srun", "sbatch", "scontrol", "ray", "sleep", "make", "pip")
 
 
 def furnish(folder: Path) -> None:
