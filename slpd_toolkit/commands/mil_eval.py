@@ -102,10 +102,10 @@ def run(config: MilEvalConfig) -> int:
         DeviceMemoryError: The device does not have enough memory.
     """
     with joined_cluster(config.cluster):
-        return _evaluate(config)
+        return _run(config)
 
 
-def _evaluate(config: MilEvalConfig) -> int:
+def _run(config: MilEvalConfig) -> int:
     device = compute.resolve_device(config.device)
     precision = compute.resolve_precision(config.precision, device)
     table = read_manifest(config.manifest)

@@ -52,7 +52,7 @@ def test_a_lost_node_costs_only_time(
             handle(self, member, kind, content)
             if kind == "next" and member.held and not lost and member.slot.node_id == second.node_id:  # type: ignore[attr-defined]
                 lost.append(member.name)
-                nodes.remove_node(second, allow_graceful=False)
+                nodes.remove_node(second, allow_graceful=False)  # type: ignore[no-untyped-call]
 
         monkeypatch.setattr(Fleet, "_handle", lose_a_node)
         assert embed.run(settings(manifest, tmp_path / "lost", cluster="auto")) == 1
@@ -60,7 +60,7 @@ def test_a_lost_node_costs_only_time(
             assert list(in_processes(math.hypot, [(3, 4), (5, 12)], 1, doing="computes")) == [5.0, 13.0]
     finally:
         ray.shutdown()
-        nodes.shutdown()
+        nodes.shutdown()  # type: ignore[no-untyped-call]
     assert lost
     assert "are done again" in capfd.readouterr().err
     require_same(tmp_path / "one", tmp_path / "lost")
