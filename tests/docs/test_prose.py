@@ -32,9 +32,10 @@ NOT_RUN = 19
 OTHER_OPTIONS = {
     *("--no-deps", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint"),
     *("--requeue", "--signal", "--job-name", "--array", "--gres", "--cpus-per-task", "--mem", "--time", "--nodes"),
-    *("--ntasks-per-node",),
+    *("--ntasks-per-node", "--ntasks", "--exclude", "--head", "--port", "--address", "--node-ip-address", "--num-cpus"),
+    *("--num-gpus", "--include-dashboard", "--block"),
 }
-"""Of pip, torchrun and sbatch."""
+"""Of pip, torchrun, sbatch, srun and ray."""
 SHELL = [block for block in ALL_BLOCKS if block.language == "bash"]
 PYTHON = [block for block in ALL_BLOCKS if block.language == "python"]
 OPTIONS = {
