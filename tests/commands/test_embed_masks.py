@@ -78,6 +78,51 @@ def test_polygons_holes_and_classes_of_qupath(tmp_path: Path) -> None:
         drawn(path, classes=("Tumour",))
 
 
+def test_a_file_as_qupath_writes_it(tmp_path: Path) -> None:
+    """IDs, colors, locks, measurements, an ellipse as a polygon, a collection, and a shape that leaves the slide."""
+    angles = np.linspace(0, 2 * np.pi, 121)[:-1]
+    ellipse = np.stack([1200 + 240 * np.cos(angles), 300 + 160 * np.sin(angles)], axis=1).round(2).tolist()
+    tumor = {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}, "isLocked": True}
+    old = {"object_type": "annotation", "classification": {"name": "Tumor", "colorRGB": -3670016}}
+    shapes: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"type": "Polygon", "coordinates": [box(80, 160, 480, 640)]}, tumor | {"measurements": {"Area px^2": 192000}}),
+        ({"type": "Polygon", "coordinates": [[*ellipse, ellipse[0]]], "isEllipse": True}, tumor),
+        ({"type": "Polygon", "coordinates": [box(-400, 960, 160, 5000)]}, old),
+        (
+            {
+                "type": "GeometryCollection",
+                "geometries": [
+                    {"type": "MultiPolygon", "coordinates": [[box(800, 800, 960, 960)], [box(1040, 800, 1120, 960)]]},
+                    {"type": "Point", "coordinates": [5, 5]},
+                ],
+            },
+            {"objectType": "annotation", "classification": {"names": ["Tumor"], "color": [200, 0, 0]}, "name": "x"},
+        ),
+    ]
+    features = [
+        {"type": "Feature", "id": f"00000000-{number}", "geometry": geometry, "properties": properties}
+        for number, (geometry, properties) in enumerate(shapes)
+    ]
+    found = drawn(write(tmp_path / "m.geojson", features))
+    boxes = expected((80, 160, 480, 640), (0, 960, 160, 1200), (800, 800, 960, 960), (1040, 800, 1120, 960))
+    rows, columns = (np.indices(found.shape) + 0.5) * STEP
+    far = ((columns - 1200) / 240) ** 2 + ((rows - 300) / 160) ** 2
+    clear = (far < 0.9) | (far > 1.1)  # not on the border of the ellipse
+    assert np.array_equal(found[clear], (boxes | (far < 1))[clear])
+
+
+def test_contours_as_trident_writes_them(tmp_path: Path) -> None:
+    """One feature per piece of tissue, with a number, in whole-slide coordinates."""
+    features = [
+        {"type": "Feature", "properties": {"tissue_id": number}, "geometry": {"type": "Polygon", "coordinates": rings}}
+        for number, rings in enumerate(
+            [[box(80.0, 160.0, 480.0, 640.0), box(160.0, 240.0, 240.0, 320.0)], [box(800.0, 160.0, 960.0, 320.0)]]
+        )
+    ]
+    tissue = expected((80, 160, 480, 640), (800, 160, 960, 320)) & ~expected((160, 240, 240, 320))
+    assert np.array_equal(drawn(write(tmp_path / "m.geojson", features), (80, 40), crop=False), tissue)
+
+
 def test_an_area_is_right_within_a_pixel_of_its_border(tmp_path: Path) -> None:
     angles = np.linspace(0, 2 * np.pi, 200)
     ring = np.stack([700 + 400 * np.cos(angles), 600 + 400 * np.sin(angles)], axis=1).tolist()

@@ -10,6 +10,7 @@ import pytest
 from slpd_toolkit.commands import embed
 from slpd_toolkit.config.embed import EmbedConfig, EncoderChoice
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.encoders.geometry import Geometry
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import mean_colour_encoder, read_csv, small_config, tiny_vit_encoder, write_cohort
@@ -78,6 +79,24 @@ def test_each_cache_is_that_of_its_encoder_alone_and_blocks_are_read_once(
     assert embed.run(small_config(manifest, tmp_path / "caches", encoder=BOTH)) == 0
     assert same(tmp_path / "caches" / "handcrafted", tmp_path / "handcrafted")
     assert (tmp_path / "caches" / "random-vit_small" / "s1.h5").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_encoders_of_different_geometries_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two encoders whose own patch sizes and resolutions differ: each cache is that of the encoder alone."""
+    own = {
+        "random:vit_small": Geometry(patch_px=64, mpp=1.0, region_px=256),
+        "handcrafted": Geometry(patch_px=32, mpp=2.0, region_px=128),
+    }
+    monkeypatch.setattr(embed, "resolve_geometry", lambda config: (own[config.encoder_name], []))
+    manifest = write_cohort(tmp_path, 2)
+    assert embed.run(small_config(manifest, tmp_path / "caches", encoder=BOTH)) == 0
+    for name in BOTH:
+        folder = name.replace(":", "-")
+        assert embed.run(small_config(manifest, tmp_path / folder, encoder=name)) == 0
+        assert same(tmp_path / "caches" / folder, tmp_path / folder)
+    metas = [TokenStore.open(tmp_path / "caches" / name.replace(":", "-")).files[0].meta for name in BOTH]
+    assert [(meta.target_mpp, meta.patch_px) for meta in metas] == [(1.0, 64), (2.0, 32)]
 
 
 def test_a_bad_slide_fails_in_every_cache_and_only_there(tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_tiles_that_a_remote_file_lacks_are_missing_pixels(tmp_path: Path) -> No
         everything(path.as_uri())
 
 
+@needs_tiffslide
+def test_any_file_system_of_fsspec(tmp_path: Path, shown: RGB) -> None:
+    import fsspec
+
+    path = write_slide(tmp_path / "s.tif", shown, mpp=1.0, downsamples=())
+    fsspec.filesystem("memory").pipe_file("/bucket/s.tif", path.read_bytes())
+    assert np.array_equal(everything("memory://bucket/s.tif"), everything(path))
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """Serve a folder over HTTP with byte ranges, as object stores do."""
