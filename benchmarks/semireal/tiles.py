@@ -136,10 +136,10 @@ def encode(
     parts = []
     for first in range(0, len(tiles), BATCH):
         batch = [tile if transform is None else transform.apply(tile) for tile in tiles[first : first + BATCH]]
-        pixels = torch.from_numpy(np.stack(batch))
+        pixels = torch.from_numpy(np.stack(batch)).to(next(encoder.network.parameters(), torch.empty(0)).device)
         if view:
             pixels = restain(pixels, stain_of_view(view, name_of(transform), seed))
-        parts.append(encoder.embed(pixels, "fp32").numpy().astype(np.float16))
+        parts.append(encoder.embed(pixels, "fp32").cpu().numpy().astype(np.float16))
     return np.concatenate(parts)
 
 
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=3, help="staining batches per site")
     parser.add_argument("--stain-views", type=int, default=0, help="random changes of stain of each transform")
     parser.add_argument("--encoder", default="efficientnet-lite0")
+    parser.add_argument("--device", default="cpu", help="device of the encoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="stop after this many seconds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -174,6 +175,7 @@ def main() -> None:
     from slpd_toolkit.encoders.registry import make_encoder
 
     encoder = make_encoder(args.encoder, weights=None, patch_px=len(tiles[0]), seed=0, allow_download=False)
+    encoder.network.to(args.device)
     transforms: list[Transform | None] = [None, *draw_transforms(args.sites, args.batches, args.seed)]
     kept = args.out.with_suffix(".parts")
     kept.mkdir(parents=True, exist_ok=True)
