@@ -160,9 +160,20 @@ def test_a_cache_alone_a_run_alone_and_an_evaluation_alone(study: Path, tmp_path
             pixels = ask(found, "/api/slides/s3/pixels").json
         assert [slide["id"] for slide in slides] == ["s1", "s2", "s3"]
         assert len(shown["regions"]) == 9
+        assert found.cohort.notes == ()
         # Only the cache records the manifest and what identifies the slides.
         assert pixels["state"] == ("ok" if part == "cache" else "none")
         assert (bool(shown["prototypes"]), bool(shown["attention"])) == (part == "run", part == "eval")
+
+
+def test_a_cache_that_results_were_made_from_is_named_but_not_read(study: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(study / "run", tmp_path / "run")
+    (run / "recipe.toml").write_text(f'cache = "{study / "cache"}"\n', encoding="utf-8")
+    with open_view(ViewConfig(folder=run, port=0)) as found:
+        assert found.cohort.notes == (f"Without a token cache, much is missing: use --cache {study / 'cache'}.",)
+        assert found.cohort.files == {}
+    with open_view(ViewConfig(folder=run, port=0, cache=study / "cache")) as found:
+        assert len(found.cohort.files) == 3
 
 
 def test_without_slides_the_grid_remains(study: Path, tmp_path: Path) -> None:

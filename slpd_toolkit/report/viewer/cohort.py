@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import read_failures
-from slpd_toolkit.report.viewer.manifests import Listed, read_manifest, recorded_manifests
+from slpd_toolkit.report.viewer.manifests import Listed, read_manifest, recorded_caches, recorded_manifests
 from slpd_toolkit.report.viewer.predictions import Predicted, read_predictions
 from slpd_toolkit.report.viewer.regions import Layers
 from slpd_toolkit.store import schema
@@ -68,6 +68,9 @@ class ViewedCohort:
         if not slides:
             raise UsageError(f"{parts.root} contains no slides.", hint="Pass a folder with results.")
         notes += [f"{name}: {error}" for name, error in layers.problems.items()]
+        if not parts.caches:
+            caches = recorded_caches(parts)
+            notes += [f"Without a token cache, much is missing: use --cache {path}." for path in caches[:1]]
         return cls(parts, files, faults, listed, tuple(predicted), layers, tuple(notes), slides)
 
     @cached_property

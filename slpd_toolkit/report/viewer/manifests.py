@@ -68,6 +68,17 @@ def recorded_manifests(parts: Parts, meta: TokenMeta | None, slides_root: Path |
     return _read(list(sources.items()), given=False)
 
 
+def recorded_caches(parts: Parts) -> list[Path]:
+    """Return the token caches that the recipes below a folder name and that exist, in order."""
+    found = []
+    for recipe, folder in _recipes(parts, None):
+        named = recipe.get("cache")
+        path = _existing(named, folder) if isinstance(named, str) and named else None
+        if path is not None and path.is_dir():
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
 def _recipes(parts: Parts, meta: TokenMeta | None) -> Iterator[tuple[Mapping[str, object], Path]]:
     """Yield each recipe with the folder that it belongs to."""
     if meta is not None:
