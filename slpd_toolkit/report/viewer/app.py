@@ -37,8 +37,9 @@ _TYPES = {
 _REPORT_TYPES = frozenset({".html", ".svg", ".png", ".jpg", ".csv", ".json"})
 _REPORT_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; sandbox allow-top-navigation-by-user-activation allow-popups"
+    "frame-ancestors 'none'; sandbox allow-same-origin allow-top-navigation-by-user-activation allow-popups"
 )
+"""No scripts. The origin is kept, because pictures of a page of another origin would be requested without the cookie."""
 
 
 @dataclass(frozen=True)
