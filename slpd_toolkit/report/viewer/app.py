@@ -39,7 +39,7 @@ _REPORT_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; sandbox allow-same-origin allow-top-navigation-by-user-activation allow-popups"
 )
-"""No scripts. The origin is kept, because pictures of a page of another origin would be requested without the cookie."""
+"""No scripts. The origin is kept: without it, pictures of the page would be requested without the cookie."""
 
 
 @dataclass(frozen=True)
