@@ -19,8 +19,9 @@ from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding
 from slpd_toolkit.mil.bundle.bundle import FINAL, predict
 from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle
 from slpd_toolkit.mil.cohort.inputs import read_manifest
+from slpd_toolkit.report.model_card import distance_sentence
 from slpd_toolkit.report.prediction_folder import PAGES, PREDICTIONS, claim_prediction_folder, write_predictions
-from slpd_toolkit.report.prediction_table import YES, prediction_columns, prediction_rows
+from slpd_toolkit.report.prediction_table import UNKNOWN, YES, prediction_columns, prediction_rows
 from slpd_toolkit.report.thumbnails import Thumbnails
 from slpd_toolkit.representations.new_slides import STAGE, open_tokens, represent_tokens, represent_vectors
 from slpd_toolkit.representations.opening import InferenceOptions
@@ -182,17 +183,23 @@ def _thumbnails(config: PredictConfig, table: pd.DataFrame | None) -> Thumbnails
 def _print_summary(config: PredictConfig, bundle: Bundle, found: Predictions, failures: FailureLog) -> None:
     shown = [name for name in prediction_columns(bundle, patients=False) if not name.startswith(("sd_", "survival_"))]
     rows = list(prediction_rows(bundle, found, None))
-    table = [{name: _cell(row[name]) for name in shown if name != "distance_limit"} for row in rows[:_SHOWN]]
+    table = [{_title(name): _cell(row[name]) for name in shown if name != "distance_limit"} for row in rows[:_SHOWN]]
     console.table(f"{bundle.target}: {len(rows):,} slides, {bundle.model}, {bundle.aggregator}", table)
     far = [str(row["slide_id"]) for row in rows if row["far_from_training"] == YES]
     if far:
         console.warn(
             f"{len(far)} slides are far from the training set, so that predictions may not hold: {listed(far)}."
         )
+    if rows and rows[0]["far_from_training"] == UNKNOWN:
+        console.warn(distance_sentence(bundle))
     if len(failures):
         console.warn(f"{len(failures)} slides failed: {failures.path} lists why.")
     page = f" and {config.out / PAGES}" if config.pages else ""
     console.note(f"Predictions: {config.out / PREDICTIONS}{page}.")
+
+
+def _title(column: str) -> str:
+    return {"far_from_training": "far"}.get(column, column.removeprefix("probability_"))
 
 
 def _cell(value: object) -> object:

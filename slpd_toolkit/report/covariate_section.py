@@ -11,7 +11,7 @@ from slpd_toolkit.core.figures.number_format import number
 from slpd_toolkit.core.text import listed
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.report.outcome import LEVEL
-from slpd_toolkit.report.wording import interval, p_value, signed
+from slpd_toolkit.report.wording import bare_interval, conservative, interval, p_value, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +72,11 @@ def _sentence(result: CovariateResult, study: CovariateStudy, task: Task) -> str
     start = (
         f"{result.slide.model}, {result.slide.aggregator}: {words} {alone} from "
         f"{listed(each.name for each in study.covariates)} alone, {both} with the slide, a gain of "
-        f"{signed(gain.difference)} {interval(gain.interval, sign=True)}"
+        f"{signed(gain.difference)} {bare_interval(gain.interval, sign=True)}"
     )
     if math.isnan(result.adjusted):
         return f"{start}. No test is defined."
-    p = f"Holm-adjusted p {p_value(result.adjusted)}"
+    p = f"{conservative(gain.shared_training)}Holm-adjusted p {p_value(result.adjusted)}"
     if result.adjusted >= LEVEL:
         return f"{start}. It is not shown that the slide adds anything ({p})."
     if gain.difference < 0:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.bundle.bundle import Bundle, Predictions
 
-YES, NO = "yes", "no"
+YES, NO, UNKNOWN = "yes", "no", "unknown"
 
 
 def output_names(bundle: Bundle) -> list[str]:
@@ -57,7 +57,7 @@ def prediction_rows(
             cells["risk_percentile"] = float(found.percentiles[row])
         cells["distance"] = float(found.distances[row])
         cells["distance_limit"] = "" if math.isinf(limit) else limit
-        cells["far_from_training"] = YES if found.unusual[row] else NO
+        cells["far_from_training"] = UNKNOWN if math.isinf(limit) else YES if found.unusual[row] else NO
         yield cells
 
 

@@ -194,6 +194,17 @@ def test_what_cannot_be_used_is_refused_before_work(
         run(evaluation, out, cache=cohort.cache, manifest=write_manifest(tmp_path / "m.csv", [{"slide_id": "x"}]))
 
 
+def test_with_too_few_training_slides_the_distance_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text(""))
+    few = two_classes(tmp_path, slides=12)
+    few.evaluate(tmp_path / "eval", aggregator=("probe",), folds=3)
+    assert run(tmp_path / "eval", tmp_path / "out", cache=few.cache) == 0
+    assert {row["far_from_training"] for row in read_csv(tmp_path / "out" / "predictions.csv")} == {"unknown"}
+    assert "12 held-out slides are too few to calibrate it" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.fixture
 def several(cohort: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text(""))
