@@ -296,7 +296,7 @@ class PredictionResult(Folder):
 
         Columns: slide_id; patient_id if the manifest has it; decision; for each class `probability_<class>` and
         `sd_probability_<class>` (mean and standard deviation over heads), or `risk`, `sd_risk` and `risk_percentile`;
-        distance, distance_limit, far_from_training (`yes` or `no`).
+        distance, distance_limit, far_from_training (`yes`, `no`, or `unknown` with fewer than 19 training slides).
         """
         from slpd_toolkit.report.prediction_folder import PREDICTIONS
 
