@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,10 @@ from typer.testing import CliRunner
 from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import heatmap, mil_eval, pretrain, prototypes
 from slpd_toolkit.commands import study as command
+from slpd_toolkit.commands.study.cohort import read_cohort
 from slpd_toolkit.commands.study.recipes import suitable_recipe
+from slpd_toolkit.commands.study.slurm import write_jobs
+from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages as stages
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
@@ -255,3 +260,61 @@ def test_a_shorter_run_still_uses_prototypes(place: Path, tmp_path: Path) -> Non
     assert slpd.uses_prototypes
     one = stages.pretraining(config(place, tmp_path, epochs=1), "small-cohort", {}, prototypes=True)
     assert (one.prototypes.prototype_epoch, one.optimisation.warmup_epochs) == (0, 1)
+
+
+@pytest.mark.slow
+def test_a_plan_is_printed_and_its_jobs_are_submitted_in_order(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_work(monkeypatch)
+    out = tmp_path / "out"
+    words = ["study", str(place / "cohort.csv"), "--cache", str(place / "cache"), "--out", str(out), "--device", "cpu"]
+    words += ["--pretrain-recipe", str(place / "tiny.toml"), "--eval-recipe", str(place / "eval.toml"), "--plan"]
+    printed = CliRunner().invoke(cli.app, words)
+    assert printed.exit_code == 0, printed.output
+    assert "evaluation" in printed.output
+    assert not (out / "slurm").exists()
+    assert CliRunner().invoke(cli.app, [*words, "slurm"]).exit_code == 0
+
+    stub = tmp_path / "bin" / "sbatch"
+    stub.parent.mkdir()
+    calls = tmp_path / "calls"
+    last = 'set -- "${@: -1}"\nbash -n "$1" && echo "id-${1%%.*}"\n'
+    stub.write_text(f'#!/bin/bash\necho "$@" >> {calls}\n{last}')
+    stub.chmod(0o755)
+    path = f"{stub.parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", str(out / "slurm" / "submit.sh")], check=True, env=os.environ | {"PATH": path})
+    assert calls.read_text().splitlines() == [
+        "--parsable DINO.sbatch",
+        "--parsable SLPD.sbatch",
+        "--parsable --dependency=afterany:id-DINO:id-SLPD evaluation.sbatch",
+        "--parsable --dependency=afterany:id-SLPD prototypes.sbatch",
+        "--parsable --dependency=afterany:id-evaluation heatmaps.sbatch",
+        "--parsable --dependency=afterany:id-DINO:id-SLPD:id-evaluation:id-prototypes:id-heatmaps report.sbatch",
+    ]
+    got: list[Any] = []
+
+    def take(settings: Any) -> int:
+        got.append(settings)
+        return 0
+
+    monkeypatch.setattr(pretrain, "run", take)
+    for name in ("DINO", "SLPD"):
+        text = (out / "slurm" / f"{name}.sbatch").read_text().partition("\n\n")[2].replace("\\\n", " ")
+        assert CliRunner().invoke(cli.app, shlex.split(text)[1:]).exit_code == 0
+    given = StudyConfig(manifest=place / "cohort.csv", cache=place / "cache", out=out, device="cpu")
+    recipe = str(place / "tiny.toml")
+    assert got == [stages.pretraining(given, recipe, {}, prototypes=each) for each in (False, True)]
+
+
+def test_the_slides_are_embedded_by_an_array_if_they_take_hours(place: Path, tmp_path: Path) -> None:
+    given = StudyConfig(manifest=place / "cohort.csv", out=tmp_path / "out")
+    cohort = read_cohort(given, ["mean-tokens"])
+    made = make_stages(given, cohort, (), lambda: ((40,) * 20, 16))
+    folder = write_jobs(given, made, {stage.name: (9000.0, 4000.0) for stage in made})
+    script = (folder / "tokens.sbatch").read_text()
+    assert "#SBATCH --array=1-3" in script
+    assert "--shard $SLURM_ARRAY_TASK_ID/3" in script
+    assert "#SBATCH --gres=gpu:1" in script
+    assert "--shard" not in (folder / "all-tokens.sbatch").read_text()
+    assert "afterany:$tokens all-tokens.sbatch" in (folder / "submit.sh").read_text()
