@@ -56,7 +56,7 @@ class RegionVectors:
     @cached_property
     def _stored(self) -> tuple[str, StoredBags] | None:
         """Read stored embeddings when they are first needed: of the first run that has some."""
-        found = ((run.name, _best_stored(run, self._files)) for run in self._runs)
+        found = ((run.name, _complete_stored(run, self._files)) for run in self._runs)
         return next(((name, stored) for name, stored in found if stored is not None), None)
 
 
@@ -76,9 +76,9 @@ def mean_tokens(file: TokenFile) -> Vectors:
     return found
 
 
-def _best_stored(run: Path, files: Mapping[str, TokenFile]) -> StoredBags | None:
-    """Return the stored embeddings of a run that cover most slides; None if there are none."""
-    best: tuple[int, StoredBags] | None = None
+def _complete_stored(run: Path, files: Mapping[str, TokenFile]) -> StoredBags | None:
+    """Return stored embeddings of a run that cover all slides, because vectors of other models cannot be compared."""
+    wanted = [file for file in files.values() if len(file)]
     for path in sorted((run / STORED).glob("*.h5")):
         try:
             attributes = describe_hdf5(path).attributes
@@ -87,7 +87,6 @@ def _best_stored(run: Path, files: Mapping[str, TokenFile]) -> StoredBags | None
         if attributes.get("schema") != SCHEMA:
             continue
         stored = StoredBags(path, str(attributes.get("model_sha256")))
-        count = sum(stored.get(file) is not None for file in files.values())
-        if count > (0 if best is None else best[0]):
-            best = (count, stored)
-    return None if best is None else best[1]
+        if wanted and all(stored.get(file) is not None for file in wanted):
+            return stored
+    return None

@@ -209,8 +209,9 @@ class SlidePixels(ClosedOnExit):
             raise SlideError("The file of this slide is not known.", hint="Use --manifest.")
         if meta is None and self._strict:
             raise SlideError(
-                f"Without the token cache, it is not known whether {entry.slide_path} is the slide that was embedded.",
-                hint="Use --cache, or name the manifest with --manifest.",
+                f"No tokens of this slide are known, so that {entry.slide_path} cannot be compared with the slide that "
+                "was embedded.",
+                hint="Name the manifest with --manifest to show it.",
             )
         opened = OpenedPixels(self._readers, entry)
         if meta is None:
