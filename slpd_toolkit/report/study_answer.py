@@ -149,12 +149,17 @@ def _open(document: Document, ranked: Sequence[Document], headline: str, words: 
     said = []
     pair = _pair(document, ranked, "slpd", "dino")
     limits = (None, None) if pair is None else _limits(pair["metrics"][headline]["interval"])
-    if pair is not None and limits[0] is not None and limits[1] is not None:
+    if pair is not None and limits[0] is not None and limits[1] is not None and limits[0] < limits[1]:
         sign = 1 if pair["first"] == "slpd" else -1
         low, high = sorted(sign * each for each in limits if each is not None)
         said.append(
             f"the cohort is compatible with a difference of SLPD from DINO of {signed(low)} to {signed(high)} {words} "
             f"with {pair['aggregator']}"
+        )
+    elif pair is not None and limits[0] is not None:
+        said.append(
+            f"how SLPD compares with DINO is open: with {pair['aggregator']} they do not differ on these patients, which "
+            "says nothing about others"
         )
     elif pair is not None:
         said.append("how SLPD compares with DINO is open: no interval is defined for so few patients")

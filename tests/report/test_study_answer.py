@@ -60,3 +60,10 @@ def test_held_out_patients_and_what_is_not_defined() -> None:
     assert "includes 0.5, the value of random guessing, so no signal is shown" in remains
     undefined = answer(document(RESULTS, [pair("slpd", "dino", 0.02, None)])).sentences[1]
     assert "cannot be said: no paired test is defined" in undefined
+
+
+def test_an_interval_without_width_claims_nothing() -> None:
+    equal = pair("slpd", "dino", 0.0, 1.0, reach=0.0)
+    remains = answer(document(RESULTS, [equal])).sentences[2]
+    assert "they do not differ on these patients, which says nothing about others" in remains
+    assert "compatible" not in remains
