@@ -148,21 +148,8 @@ def _open(document: Document, ranked: Sequence[Document], headline: str, words: 
     chance = _metric(headline).chance
     said = []
     pair = _pair(document, ranked, "slpd", "dino")
-    limits = (None, None) if pair is None else _limits(pair["metrics"][headline]["interval"])
-    if pair is not None and limits[0] is not None and limits[1] is not None and limits[0] < limits[1]:
-        sign = 1 if pair["first"] == "slpd" else -1
-        low, high = sorted(sign * each for each in limits if each is not None)
-        said.append(
-            f"the cohort is compatible with a difference of SLPD from DINO of {signed(low)} to {signed(high)} {words} "
-            f"with {pair['aggregator']}"
-        )
-    elif pair is not None and limits[0] is not None:
-        said.append(
-            f"how SLPD compares with DINO is open: with {pair['aggregator']} they do not differ on these patients, which "
-            "says nothing about others"
-        )
-    elif pair is not None:
-        said.append("how SLPD compares with DINO is open: no interval is defined for so few patients")
+    if pair is not None:
+        said.append(_compatible(pair, headline, words))
     lowest, _ = _limits(ranked[0]["metrics"][headline]["interval"])
     if chance is not None and lowest is not None and lowest <= chance:
         said.append(
@@ -171,6 +158,24 @@ def _open(document: Document, ranked: Sequence[Document], headline: str, words: 
     said.append("the best was chosen on these patients, so its value in cross-validation is slightly too high")
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _compatible(pair: Document, headline: str, words: str) -> str:
+    """State which differences of SLPD from DINO a comparison does not exclude."""
+    start = "how SLPD compares with DINO is open: "
+    limits = _limits(pair["metrics"][headline]["interval"])
+    known = [value for value in limits if value is not None]
+    if len(known) < len(limits):
+        return start + "no interval is defined for so few patients"
+    sign = 1 if pair["first"] == "slpd" else -1
+    low, high = sorted(sign * value for value in known)
+    if low == high:
+        same = "they do not differ on these patients, which says nothing about others"
+        return f"{start}with {pair['aggregator']} {same}"
+    return (
+        f"the cohort is compatible with a difference of SLPD from DINO of {signed(low)} to {signed(high)} {words} with "
+        f"{pair['aggregator']}"
+    )
 
 
 def _pair(document: Document, ranked: Sequence[Document], first: str, second: str) -> Document | None:
