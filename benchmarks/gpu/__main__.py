@@ -29,7 +29,7 @@ import torch
 from benchmarks.gpu.place import MissingError, Place, prepare
 from benchmarks.gpu.report import as_markdown
 
-PARTS = {"encoders": 240, "step": 120, "pretrain": 180, "embed": 240, "evaluation": 180, "matching": 60}
+PARTS = {"encoders": 120, "step": 90, "pretrain": 120, "embed": 150, "evaluation": 120, "matching": 60}
 """Parts in their order, each with the seconds on a GPU after which it is ended."""
 
 
