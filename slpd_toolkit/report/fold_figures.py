@@ -58,20 +58,28 @@ def draw_folds(results: Sequence[Result], headline: str, metric: Metric, styles:
 
     def fill(index: int, axes: Axes) -> None:
         group = groups[index]
-        lines = np.stack([each.values[headline] for each in group])
-        axes.plot(range(len(group)), lines, color=GREY, linewidth=0.6, alpha=0.6, zorder=1)
+        folds = [each.values[headline] for each in group]
+        shared = min(map(len, folds))  # aggregators with fewer repeats have the first folds only
+        axes.plot(
+            range(len(group)),
+            np.stack([each[:shared] for each in folds]),
+            color=GREY,
+            linewidth=0.6,
+            alpha=0.6,
+            zorder=1,
+        )
         for place, result in enumerate(group):
             look = styles[result.model]
             axes.plot(
-                np.full(lines.shape[1], place),
-                lines[place],
+                np.full(len(folds[place]), place),
+                folds[place],
                 look.marker,
                 color=look.colour,
                 markersize=5,
                 alpha=0.75,
                 markeredgewidth=0,
             )
-            mean, _ = mean_and_sd(lines[place])
+            mean, _ = mean_and_sd(folds[place])
             axes.hlines(mean, place - 0.22, place + 0.22, color="black", linewidth=1.6, zorder=3)
         ticks = [styles[each.model].label if by_aggregator else each.aggregator for each in group]
         crowded = len(ticks) > _MANY_TICKS or max(map(len, ticks)) * len(ticks) > 40
