@@ -61,6 +61,9 @@ def untrained(name: str, *, patch_px: int = 256) -> Encoder:
     preset = require_preset(name)
     torch.manual_seed(0)
     network, transform = freeze(build_network(preset)), preset.transform
+    for key, values in network.named_parameters():
+        if key.endswith(".gamma"):  # LayerScale starts near 0, where blocks would hardly change the token
+            values.fill_(0.1)
     return Encoder(
         name,
         network,
