@@ -67,6 +67,7 @@ class PretrainSettings(TypedDict, total=False):
     recipe: StrPath | None
     out: StrPath
     init: StrPath | None
+    auto: StrPath | Sequence[StrPath]
     manifest: StrPath | None
     where: StrPath | Sequence[StrPath]
     epochs: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.report.curves import draw_curves
+from slpd_toolkit.training.fitting import verdict
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.run_folder import CURVES, METRICS
 from slpd_toolkit.training.running import run_in_folder
@@ -48,4 +49,6 @@ def _finish(run: RegionRun) -> None:
         run.rebuild_prototypes()
     if run.processes.first:
         out = run.folder.path
-        draw_curves(out / CURVES, read_metrics(out / METRICS))
+        rows = read_metrics(out / METRICS)
+        draw_curves(out / CURVES, rows)
+        console.warn_if(verdict(rows[-1], run.config.dino_head.out_dim) if rows else "")

@@ -69,8 +69,8 @@ class ObjectiveConfig:
 
     @property
     def works_without_prototypes(self) -> bool:
-        """Whether a term that does not need slide prototypes is enabled."""
-        return any(self.weights[term.name] > 0 for term in objective_terms() if not term.needs_prototypes)
+        """Whether a term that trains without slide prototypes is enabled."""
+        return any(self.weights[term.name] > 0 for term in objective_terms() if term.trains_alone)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL
 from slpd_toolkit.config.checks import require, require_at_least, require_manifest
 from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
 from slpd_toolkit.config.optimisation import OptimisationConfig
@@ -28,6 +29,11 @@ class PretrainConfig:
 
     init: Path | None = None
     """Initial weights: HIPT's vit4k_xs_dino.pth, a published SLPD checkpoint, or a region_vit.pt."""
+
+    auto: tuple[str, ...] = ()
+    """Settings that are chosen from the numbers of slides, regions and tokens, unless they are given (recipe `auto`).
+    Each is printed with its reason and written to recipe.toml, from which a resumed run takes it. Without a recipe and
+    without any of these settings, they are chosen if there are fewer than 5,000 regions."""
 
     # -- Slides --
     manifest: Path | None = None
@@ -109,8 +115,14 @@ class PretrainConfig:
             self.accumulate,
             f"1 with {', '.join(whole)}, which compares the regions of a batch",
         )
+        unknown = [name for name in self.auto if name not in {*CHOSEN, IF_SMALL}]
+        require(not unknown, "--auto", ", ".join(unknown), ", ".join(CHOSEN))
+        if not self.auto:  # else the values are not known yet
+            self._check_combinations()
+
+    def _check_combinations(self) -> None:
         warmup, first = self.optimisation.warmup_epochs, self.prototypes.prototype_epoch
-        without = [term.flag for term in objective_terms() if not term.needs_prototypes]
+        without = [term.flag for term in objective_terms() if term.trains_alone]
         require(warmup <= self.epochs, "--warmup-epochs", warmup, f"at most --epochs ({self.epochs})")
         require(
             self.objective.works_without_prototypes or (self.uses_prototypes and first == 0),

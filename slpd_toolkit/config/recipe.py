@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL
 from slpd_toolkit.config.old_keys import old_key, without_old_keys
 from slpd_toolkit.config.settings import Setting, assemble, flatten, settings_of
 from slpd_toolkit.core.errors import UsageError
@@ -42,10 +43,19 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
     if problems:
         raise UsageError(f"Settings: {'; '.join(problems)}.", hint=f"Known settings: {', '.join(known)}.")
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
+    if "auto" in known:
+        values["auto"] = _still_open(values, recipe)
     missing = [name for name, setting in known.items() if setting.default is MISSING and name not in values]
     if missing:
         raise UsageError(f"Missing: {', '.join(missing)}.", hint="Set them on the command line or in the recipe.")
     return assemble(config_class, values)
+
+
+def _still_open(values: Mapping[str, Any], recipe: Path | None) -> tuple[str, ...]:
+    """Return the settings of `PretrainConfig.auto` that neither the recipe nor a flag gives."""
+    if recipe is None and "auto" not in values and not values.keys() & set(CHOSEN):
+        return (IF_SMALL,)
+    return tuple(name for name in values.get("auto", ()) if name not in values)
 
 
 def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:

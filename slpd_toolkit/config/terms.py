@@ -32,6 +32,11 @@ class TermInfo:
     """Whether it compares the regions of a batch, so that a step cannot be split into parts, `WHOLE_BATCH`."""
 
     @property
+    def trains_alone(self) -> bool:
+        """Whether training can start with this term alone: it compares regions with targets of their own."""
+        return not (self.needs_prototypes or self.needs_masks or self.whole_batch)
+
+    @property
     def setting(self) -> str:
         """Name of the setting that weights the term."""
         return f"{self.name}_weight"

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from slpd_toolkit.training.state import TrainingState
 
 MAY_CHANGE = frozenset(
-    {"cache", "out", "init", "manifest", "where", "device", "workers", "log_every", "save_every_min", "tensorboard"}
+    {
+        "auto",
+        "cache",
+        "out",
+        "init",
+        "manifest",
+        "where",
+        "device",
+        "workers",
+        "log_every",
+        "save_every_min",
+        "tensorboard",
+    }
 )
 """Settings that may differ when a run is resumed, because they do not affect its results. The slides that `manifest`
 and `where` select must be the same: see `describe_cohort`."""

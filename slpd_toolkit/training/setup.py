@@ -23,6 +23,7 @@ from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.checkpoint import describe_cohort, load_checkpoint
 from slpd_toolkit.training.epoch_prototypes import make_prototypes
+from slpd_toolkit.training.fitting import fit_to_cohort
 from slpd_toolkit.training.metrics_file import columns
 from slpd_toolkit.training.prototype_file import describe_prototypes
 from slpd_toolkit.training.run import Run
@@ -110,6 +111,9 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     device = processes.device
     precision = compute.resolve_precision(config.precision, device)
     store = select_slides(TokenStore.open(config.cache), config.manifest, config.where)
+    if store.lengths.sum():
+        say = console.note if processes.first else (lambda _: None)
+        config = fit_to_cohort(config, store, processes.world, say)
     _check_cohort(config, store)
     plan = make_plan(config, int(store.lengths.sum()), processes)
     slpd = Slpd(config.objective, _build_student(config, store.embedding_dim)).to(device)

@@ -66,7 +66,7 @@ def test_a_run_of_version_0_1_is_resumed_as_it_would_have_continued(stored: Path
     rows, expected = read_metrics(stored / "run/metrics.csv"), read_metrics(stored / "finished_metrics.csv")
     assert [row["step"] for row in rows] == ["2", "4", "6", "8", "9"]
     for row, wanted in zip(rows, expected, strict=True):
-        assert row.keys() == wanted.keys()
+        assert row.keys() - {"masked", "koleo"} == wanted.keys()
         for name in row.keys() - set(TIMINGS):
             value = wanted[name]  # other processors round differently, and small networks amplify it
             assert row[name] == value or float(row[name]) == pytest.approx(float(value), rel=2e-3), (row["step"], name)

@@ -1,0 +1,132 @@
+"""Settings of `slpd pretrain` that follow from the size of a cohort, each with its reason.
+
+The values for small cohorts are those that worked on planted cohorts of 800 to 1,500 regions, with networks of that
+size (benchmarks/results/planted.md); those for large cohorts are the published ones. In between, nothing was measured.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+SMALL_COHORT = 5_000
+"""Regions below which a small network is trained."""
+PUBLISHED_COHORT = 20_000
+"""Regions from which SLPD is trained as published: TCGA-NSCLC has about 60,000."""
+_STEPS = 1_000
+_STEPS_PER_EPOCH = 16
+_PEAK = 0.001
+_REFERENCE_BATCH = 256
+_LARGE_SLIDE = 64
+
+
+class Choice(NamedTuple):
+    """A chosen value."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class CohortSize:
+    """What the choices depend on."""
+
+    regions: Sequence[int]
+    """Number of regions of each slide."""
+    grid: int
+    """Tokens along the side of a region."""
+    processes: int = 1
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Values that are not chosen: others follow from `batch_size`, `epochs`, `clusters` and `global_side`."""
+
+    @property
+    def total(self) -> int:
+        """Number of regions of all slides."""
+        return sum(self.regions)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the published settings do not suit the cohort."""
+        return self.total < SMALL_COHORT
+
+
+def choose_settings(size: CohortSize) -> dict[str, Choice]:
+    """Return all settings that can be chosen, by name, in the order in which they are printed."""
+    return {**_length(size), **_views(size), **_prototypes(size), **_network(size)}
+
+
+def _length(size: CohortSize) -> dict[str, Choice]:
+    total, published = size.total, size.total >= PUBLISHED_COHORT
+    share = total / _STEPS_PER_EPOCH / size.processes
+    batch = size.given.get("batch_size", min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share))))))
+    of_epoch = max(1, total // (batch * size.processes))
+    epochs = size.given.get("epochs", 100 if published else max(30, math.ceil(_STEPS / of_epoch)))
+    steps = epochs * of_epoch
+    warmup = min(epochs, max(1, round(0.1 * epochs)))
+    lr = 0.0005 if published else round(_PEAK * _REFERENCE_BATCH / (batch * size.processes), 6)
+    momentum = 0.996 if published else min(0.996, max(0.9, round(1 - 10 / steps, 3)))
+    return {
+        "batch_size": Choice(batch, f"{total:,} regions in at least {_STEPS_PER_EPOCH} steps per epoch, at most 128"),
+        "epochs": Choice(
+            epochs,
+            "as published" if published else f"{steps:,} steps of {of_epoch} per epoch; about {_STEPS:,} are needed",
+        ),
+        "warmup_epochs": Choice(warmup, "a tenth of the epochs"),
+        "prototype_epoch": Choice(
+            min(21, round(0.21 * epochs)) if published else round(0.38 * epochs),
+            "as published" if published else "38 % of the epochs: earlier prototypes are those of an untrained network",
+        ),
+        "lr": Choice(
+            lr,
+            "as published"
+            if published
+            else f"a peak of {lr * batch * size.processes / _REFERENCE_BATCH:.2g}: short runs need a higher rate",
+        ),
+        "teacher_momentum": Choice(momentum, "as published" if published else f"for {steps:,} steps"),
+        "weight_decay_end": Choice(0.4 if published else 0.1, "as published" if published else "short run"),
+        "log_every": Choice(min(20, of_epoch), "at least one row of metrics.csv per epoch"),
+    }
+
+
+def _views(size: CohortSize) -> dict[str, Choice]:
+    grid, small = size.grid, size.is_small
+    large, little = (0.625, 0.375) if small else (14 / 16, 6 / 16)
+    where = f"of regions of {grid} x {grid} tokens"
+    wide = size.given.get("global_side", max(1, round(large * grid)))
+    return {
+        "global_side": Choice(wide, f"{large:.1%} {where}" + ("" if small else ", as published")),
+        "local_side": Choice(min(wide, max(1, round(little * grid))), f"{little:.1%} {where}"),
+        "local_crops": Choice(4 if small else 8, "small network" if small else "as published"),
+    }
+
+
+def _prototypes(size: CohortSize) -> dict[str, Choice]:
+    ordered = sorted(size.regions)
+    median = ordered[len(ordered) // 2] if ordered else 0
+    clusters = size.given.get("clusters", 2 if median < _LARGE_SLIDE else 4)
+    quintile = ordered[len(ordered) // 5] if ordered else 0
+    least = max(clusters, min(32, quintile))
+    return {
+        "clusters": Choice(clusters, f"the median slide has {median} regions"),
+        "min_regions": Choice(
+            least, f"{sum(count >= least for count in ordered)} of {len(ordered)} slides get prototypes"
+        ),
+    }
+
+
+def _network(size: CohortSize) -> dict[str, Choice]:
+    total = size.total
+    outputs = min(65536, max(256, 2 ** round(math.log2(max(1, total / 4)))))
+    found = {"out_dim": Choice(outputs, f"about a quarter of {total:,} regions, 256 to 65,536")}
+    if size.is_small:
+        why = f"fewer than {SMALL_COHORT:,} regions: a small network"
+        sizes = {"embed_dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
+        found |= {name: Choice(value, why) for name, value in sizes.items()}
+        found |= {"hidden_dim": Choice(128, why), "bottleneck_dim": Choice(64, why)}
+    return found
+
+
+CHOSEN = tuple(choose_settings(CohortSize([1], 1)))
+"""Names of all settings that can be chosen."""
+IF_SMALL = "if-small"
+"""Value of `auto` without a recipe: all of `CHOSEN`, if the cohort is small."""

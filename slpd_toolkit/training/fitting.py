@@ -1,0 +1,84 @@
+"""Settings that a run chooses from its cohort, and a verdict on its loss at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, CohortSize, choose_settings
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.recipe import RECIPE, read_recipe
+from slpd_toolkit.config.settings import assemble, flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from slpd_toolkit.store.token_file import TokenStore
+
+_UNIFORM, _COLLAPSED_NATS = 0.97, 0.02
+
+
+def fit_to_cohort(
+    config: PretrainConfig, store: TokenStore, processes: int, say: Callable[[str], None]
+) -> PretrainConfig:
+    """Return the settings with all values of `auto`; those of an earlier run in the folder are kept.
+
+    Args:
+        config: Settings; returned as they are if nothing is to be chosen.
+        store: Slides of the run.
+        processes: Number of processes.
+        say: Prints a line.
+
+    Raises:
+        UsageError: The chosen values do not fit the given ones, or the recipe of the earlier run cannot be read.
+    """
+    if not config.auto:
+        return config
+    size = CohortSize([int(count) for count in store.lengths], store.grid, processes)
+    written = config.out / RECIPE
+    if written.exists() and (config.out / "last.pt").exists():
+        kept = read_recipe(PretrainConfig, written)
+        names = CHOSEN if IF_SMALL in config.auto else config.auto
+        return _with(config, {name: kept[name] for name in names if name in kept})
+    if IF_SMALL in config.auto:
+        if not size.is_small:
+            return _with(config, {})
+        say(
+            f"A small cohort ({size.total:,} regions): the published settings would hardly leave the loss of uniform "
+            "predictions. These are used instead; --recipe nsclc (or brca) uses the published ones."
+        )
+    names = CHOSEN if IF_SMALL in config.auto else config.auto
+    given = {name: value for name, value in flatten(config).items() if name not in names}
+    choices = choose_settings(replace(size, given=given))
+    chosen = {name: choices[name] for name in choices if name in names}
+    for name, choice in chosen.items():
+        say(f"  {name} = {choice.value}: {choice.reason}")
+    return _with(config, {name: choice.value for name, choice in chosen.items()})
+
+
+def _with(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainConfig:
+    return assemble(PretrainConfig, {**flatten(replace(config, auto=("batch_size",))), **values, "auto": ()})
+
+
+def verdict(last: Mapping[str, str], outputs: int) -> str:
+    """Describe a run whose loss shows that it has not learned, and what to change; empty if it has.
+
+    Args:
+        last: Last row of metrics.csv.
+        outputs: Outputs of the DINO head, O; uniform predictions have a loss of ln O.
+    """
+    loss, entropy = float(last.get("dino") or 0), float(last.get("target_entropy") or math.nan)
+    uniform = math.log(outputs)
+    if loss > _UNIFORM * uniform or entropy > _UNIFORM * uniform:
+        return (
+            f"The network has learned next to nothing: self-distillation ends at a loss of {loss:.2f} and targets with "
+            f"an entropy of {entropy:.2f}; uniform predictions over {outputs:,} outputs have {uniform:.2f}. Lower "
+            "--teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
+        )
+    if loss < _COLLAPSED_NATS and entropy < _COLLAPSED_NATS:
+        return (
+            f"The targets have collapsed: all regions get the same output (loss {loss:.3f}, entropy of targets "
+            f"{entropy:.3f} nats). Raise --teacher-temp (0.04), lower --lr, or raise --teacher-momentum."
+        )
+    return ""
