@@ -35,15 +35,17 @@ def run(place: Place) -> dict[str, Any]:
     found = _losses(_train(place, cache, "device"))
     place.check("losses of all steps, fp32 vs. the CPU, relative", relative_difference(expected, found), 1e-3)
     for precision in place.precisions:
-        losses = _losses(_train(place, cache, precision, precision=precision))
-        # The fp16 scaler skips its first steps, until its scale fits: later losses are those of other steps.
+        # The fp16 scaler skips its first steps, until its scale fits (13 here, where gradients have norms of thousands):
+        # later losses are those of other steps.
+        epochs = {"epochs": 12} if precision == "fp16" else {}
+        losses = _losses(_train(place, cache, precision, precision=precision, **epochs))
         difference = relative_difference(expected[:1], losses[:1])
         place.check(f"loss of the first step, {precision} vs. fp32, relative", difference, 3e-2)
         place.require(f"losses of all steps are finite, {precision}", ok=all(map(math.isfinite, losses)))
     if place.on_gpu:
         scale = checkpoint(place.folder / "fp16")["scaler"]["scale"]
         skipped = math.log2(2**16 / scale)
-        place.check("steps that the fp16 scaler skipped, of 9", skipped, 5)
+        place.check("steps that the fp16 scaler skipped, of 36", skipped, 18)
         place.notes.append(f"The fp16 scaler skipped {skipped:.0f} steps; its scale at the end is {scale:g}.")
     _check_resuming(place, cache, found)
     _check_one_rank(place, cache, found)
