@@ -6,7 +6,6 @@ import pytest
 from typer.testing import CliRunner
 
 from slpd_toolkit.cli.app import app
-from slpd_toolkit.commands import pretrain
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.encoders.preset import presets, require_preset
 from tests.cohorts import write_manifest, write_token_file
@@ -80,7 +79,7 @@ def test_inspect_warns_of_such_a_cache(tmp_path: Path) -> None:
 
 
 def test_pretrain_warns_of_such_a_cache_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "train", lambda *_: None)
+    monkeypatch.setattr("slpd_toolkit.training.running.train", lambda *_: None)
     (tmp_path / "cache").mkdir()
     for number in range(4):
         write_token_file(tmp_path / "cache" / f"s{number}.h5", encoder=UNI, mean=HALF, std=HALF)
