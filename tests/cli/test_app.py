@@ -153,6 +153,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(slpd("embed", "m.csv", "--out", "o").exception, ZeroDivisionError)
 
 
+@pytest.mark.slow
 def test_embed_and_inspect_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed, "make_encoder", mean_colour_encoder)
     out = tmp_path / "cache[/x]"
@@ -245,6 +246,7 @@ def test_mil_eval_from_the_command_line_writes_every_file(tmp_path: Path) -> Non
         assert len(file) == 2
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_of_mil_eval_is_told_without_torch() -> None:
     program = (
         "import sys; from slpd_toolkit.cli.app import app\n"

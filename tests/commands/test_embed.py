@@ -67,6 +67,7 @@ def modified(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(cache.glob("*.h5"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("region_px", "patch_px", "mpp", "mpp_l0"),
     [(256, 64, 1.0, 1.0), (512, 64, 1.0, 1.0), (256, 32, 2.0, 1.0), (384, 128, 1.0, 0.5), (320, 80, 1.0, 1.25)],
@@ -99,6 +100,7 @@ def test_a_planted_colour_is_found_at_its_row_and_column(
     assert patch_corner.tolist() == [left, top]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_px", [64, 128, 1024])
 def test_every_token_is_the_patch_of_its_coordinates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_px: int
@@ -133,6 +135,7 @@ def test_a_slide_smaller_than_a_region_is_padded_with_white_and_no_tissue(tmp_pa
     assert float(file.tissue[0, 2, 6]) == pytest.approx(16 / 64, abs=0.02)
 
 
+@pytest.mark.slow
 def test_what_the_file_says_of_itself(manifest: Path, tmp_path: Path) -> None:
     config = small_config(manifest, tmp_path / "cache", seed=3)
     assert embed.run(config) == 0
@@ -154,6 +157,7 @@ def test_what_the_file_says_of_itself(manifest: Path, tmp_path: Path) -> None:
     assert (config.out / "failures.csv").read_text() == "stage,slide_id,path,error,hint\n"
 
 
+@pytest.mark.slow
 def test_the_geometry_that_nobody_chose_is_that_of_the_encoder_also_in_what_the_file_says(tmp_path: Path) -> None:
     manifest = one_slide(tmp_path, tissue_on_glass(700, 900, [(100, 80, 640, 600)], mpp=1.0), mpp=1.0, downsamples=())
     unchosen = {"mpp": None, "patch_px": None, "region_px": None}
@@ -236,6 +240,7 @@ def test_other_settings_are_refused_before_any_work_and_nothing_is_touched(
     assert {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_overwrite_redoes_the_slides_of_the_manifest_and_of_nothing_else(manifest: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     embed.run(small_config(manifest, cache))
@@ -247,6 +252,7 @@ def test_overwrite_redoes_the_slides_of_the_manifest_and_of_nothing_else(manifes
         embed.run(small_config(manifest, cache, seed=1, overwrite=True))
 
 
+@pytest.mark.slow
 def test_an_array_job_may_overwrite_part_by_part(manifest: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     embed.run(small_config(manifest, cache))
@@ -255,6 +261,7 @@ def test_an_array_job_may_overwrite_part_by_part(manifest: Path, tmp_path: Path)
     assert len(TokenStore.open(cache).files) == 3
 
 
+@pytest.mark.slow
 def test_a_slide_that_changed_since_fails_and_its_tokens_stay(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path, 2)
     cache = tmp_path / "cache"
@@ -303,6 +310,7 @@ def test_a_file_in_the_way_that_is_no_token_file_fails_its_slide_only(
     assert len(TokenStore.open(cache).files) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 def test_shards_cover_every_slide_once(tmp_path: Path, parts: int) -> None:
     write_slide(tmp_path / "slide.tif", noise(300, 300), mpp=1.0)
@@ -331,6 +339,7 @@ def test_shards_are_of_near_equal_size_and_interleaved(tmp_path: Path) -> None:
         assert sorted(path.stem for path in cache.glob("*.h5")) == expected
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_only_when_wanted(manifest: Path, tmp_path: Path) -> None:
     embed.run(small_config(manifest, tmp_path / "with"))
     assert sorted(path.name for path in (tmp_path / "with" / "qc").iterdir()) == [

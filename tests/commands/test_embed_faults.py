@@ -229,6 +229,7 @@ def test_a_resolution_in_the_manifest_does_not_make_pixels_square(tmp_path: Path
     assert "pixels of 1 x 0.98 um; they must be square within 1%" in failure["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 @pytest.mark.parametrize("fault", ["absent", "swapped"])
 def test_missing_pixels_fail_a_slide_or_get_no_token(

@@ -62,6 +62,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.h5"))}
 
 
+@pytest.mark.slow
 def test_tokens_are_bit_equal_and_views_are_those_of_their_stain(
     tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_check_prints_digest_shapes_and_the_vector_of_a_fixed_picture(
     assert np.allclose([float(number) for number in numbers], shown(expected), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_check_fails_where_a_published_file_was_changed(
     uni: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

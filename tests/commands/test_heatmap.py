@@ -140,6 +140,7 @@ def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert darkest("two.png") < 0.01
 
 
+@pytest.mark.slow
 def test_a_slide_of_another_size_is_not_drawn_on(evaluation: Path, tmp_path: Path) -> None:
     rgb = np.full((512, 512, 3), 40, np.uint8)
     tifffile.imwrite(tmp_path / "s.tiff", rgb, tile=(256, 256), photometric="rgb", compression="deflate")

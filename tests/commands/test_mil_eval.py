@@ -67,6 +67,7 @@ def save_region_vit(folder: Path, *, input_dim: int = 8, grid: int = 2, slides: 
     return folder
 
 
+@pytest.mark.slow
 def test_a_perfect_signal_is_found(separable: Planted, tmp_path: Path) -> None:
     found = separable.evaluate(tmp_path / "out", aggregator=("knn", "probe", "abmil"), steps=60)
     for aggregator in ("knn", "probe", "abmil"):
@@ -251,6 +252,7 @@ def test_region_embeddings_are_made_once(separable: Planted, tmp_path: Path, mon
     assert separable.evaluate(tmp_path / "out", model=(str(run),), aggregator=("knn",)) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep_every_s", "writes"), [(60.0, 1), (0.0, 5)])
 def test_what_was_embedded_before_an_interrupt_is_kept(
     separable: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_every_s: float, writes: int

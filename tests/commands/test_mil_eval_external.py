@@ -69,6 +69,7 @@ def test_a_shift_of_all_slides_keeps_the_auc_and_breaks_the_threshold(tmp_path: 
     assert after > before + 0.2
 
 
+@pytest.mark.slow
 def test_every_head_and_the_ensemble_are_written_for_every_slide_and_sites_have_rows(tmp_path: Path) -> None:
     one = cohort(tmp_path / "a", 24, 3.0)
     sites = [("north", "south")[number // 2 % 2] for number in range(20)]
@@ -215,6 +216,7 @@ def test_external_numbers_that_cannot_be_used_are_refused(tmp_path: Path, change
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_one_site_only_has_one_row_and_descriptors_no_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def several(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_targets_share_their_folds_and_lack_only_unlabelled_slides(several: Path) -> None:
     parts = {
         target: {(row["fold"], row["slide_id"]): row["part"] for row in read_csv(several / target / "folds.csv")}
@@ -106,6 +107,7 @@ def test_the_slide_adds_to_the_covariates_where_it_does(several: Path) -> None:
     assert predicted == {"covariates", "slide and covariates"}
 
 
+@pytest.mark.slow
 def test_labels_of_test_slides_have_no_influence_on_their_fusion(planted: Planted, tmp_path: Path) -> None:
     """Swap the targets of the test slides of fold 0: predictions of fold 0 stay, to the last digit."""
     settings = {"target": ("pr",), "aggregator": ("probe",), "covariates": ("age", "stage"), "allow_missing": True}
@@ -151,6 +153,7 @@ def test_covariates_of_other_tasks(planted: Planted, tmp_path: Path, task: str) 
     assert result["slide_adds"][headline]["difference"] == pytest.approx(arms[0] - arms[1])
 
 
+@pytest.mark.slow
 def test_one_head_predicts_several_labels(planted: Planted, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = planted.evaluate(

@@ -52,6 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_each_fold_repeats_the_predictions_of_the_report(evaluation: Path, cohort: Planted, tmp_path: Path) -> None:
     assert run(evaluation, tmp_path / "out", cache=cohort.cache) == 0
     heads = {(row["repeat"], row["fold"], row["slide_id"]): row for row in read_csv(tmp_path / "out" / "heads.csv")}

@@ -109,6 +109,7 @@ def test_metrics_hold_the_schedules_of_the_steps_they_name(cache: Path, tmp_path
     assert all(float(row["regions_per_s"]) > 0 and 0 <= float(row["data_wait"]) < 1 for row in timed)
 
 
+@pytest.mark.slow
 def test_prototypes_are_made_anew_at_each_epoch_from_the_first_that_has_them(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stoppe
     assert len({str(plan) for plan in seen["whole"]}) == 9
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_stochastic_depth_is_drawn_anew_at_every_step_and_goes_on_between_its_pa
     assert seeds[::2] == [generator(0, Stream.DEPTH, step, 0).initial_seed() for step in range(9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "bad"),
     [

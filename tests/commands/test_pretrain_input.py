@@ -41,6 +41,7 @@ def slpd(*arguments: object, **settings: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
     code, said = slpd("pretrain", cache, out=tmp_path / "out", **TINY)
     assert code == 0, said

@@ -61,6 +61,7 @@ def test_a_run_has_all_files_and_runs_again_at_once(cache: Path, run: Path, caps
     assert (run / "slide_vit.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
     cache: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_run_is_a_model_with_any_descriptor(run: Path) -> None:
     assert (other.name, other.kind, other.descriptor and other.descriptor.clusters) == ("x", Kind.SLIDE_VIT, 3)
 
 
+@pytest.mark.slow
 def test_the_region_vit_travels_with_the_slide_vit(cache: Path, tmp_path: Path) -> None:
     vit = RegionViT(
         RegionViTConfig(embed_dim=12, depth=1, heads=2), torch.Generator().manual_seed(1), input_dim=8, grid=5

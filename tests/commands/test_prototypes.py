@@ -63,6 +63,7 @@ def test_table_and_atlas_without_slides(run: Path, tmp_path: Path, capsys: pytes
     assert "b" not in page.tags
 
 
+@pytest.mark.slow
 def test_slides_beyond_the_limit_are_named_but_not_linked(run: Path, tmp_path: Path) -> None:
     _, page = show(run, tmp_path, limit=1)
     assert page.ids == ["slide000"]

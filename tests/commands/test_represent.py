@@ -98,6 +98,7 @@ def test_a_folder_has_the_layout_of_trident_s_slide_features(cache: Path, tmp_pa
     assert read_vectors_back(tmp_path / "vectors").parameters["means"].shape == (2, 8)
 
 
+@pytest.mark.slow
 def test_anndata_has_one_observation_per_slide(cache: Path, tmp_path: Path) -> None:
     anndata = pytest.importorskip("anndata")
     made = represent.make(config(cache, tmp_path / "sets.h5ad", as_="prototypes"))
@@ -172,6 +173,7 @@ def test_a_folder_is_replaced_as_a_whole_and_never_mixed(cache: Path, manifest: 
         represent.make(config(cache, out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["v.parquet", "v"])
 def test_mutants_are_refused_or_equal(cache: Path, tmp_path: Path, out: str) -> None:
     target = tmp_path / out

@@ -69,6 +69,7 @@ def test_a_slide_of_the_run_is_never_found_itself(
     assert "Slides similar to slide002" in page.text
 
 
+@pytest.mark.slow
 def test_patients_and_sites_are_left_out(run: Path, manifest: Path, tmp_path: Path) -> None:
     def found(**more: Any) -> set[str]:
         return {match.slide_id for match in find(run, "slide002", tmp_path, manifest=manifest, **more).matches}

@@ -27,6 +27,7 @@ def with_sites(folder: Path, shift_of_site: float) -> Planted:
     return plant(folder, columns, [shift_of_site * (site == "south") for site in sites])
 
 
+@pytest.mark.slow
 def test_an_evaluation_reports_site_effects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planted = with_sites(tmp_path, 6.0)
     found = planted.evaluate(tmp_path / "eval", aggregator=("knn",), permutations=10)
@@ -44,6 +45,7 @@ def test_an_evaluation_reports_site_effects(tmp_path: Path, capsys: pytest.Captu
     assert "expect the value within sites" in printed
 
 
+@pytest.mark.slow
 def test_without_sites_nothing_is_said(tmp_path: Path) -> None:
     planted = with_sites(tmp_path, 0.0)
     rewrite(planted.manifest, lambda rows: [{k: v for k, v in row.items() if k != "site"} for row in rows])

@@ -17,6 +17,7 @@ PLAIN = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=F
 NESTED = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(TEXT, NESTED, max_size=5))
 def test_what_is_written_is_read_back(table: dict[str, object]) -> None:
     assert tomllib.loads(toml_text(table)) == table

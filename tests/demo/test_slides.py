@@ -65,6 +65,7 @@ def test_openslide_finds_levels_and_resolution(folder: Path) -> None:
         assert slide.level_dimensions == tuple((side // d, side // d) for d in (1, 2, 8, 32))
 
 
+@pytest.mark.slow
 def test_levels_are_means_of_the_one_above(folder: Path) -> None:
     full, half, eighth = (level(folder, number).astype(float) for number in range(3))
     for fine, coarse, factor in ((full, half, 2), (half, eighth, 4)):
@@ -75,6 +76,7 @@ def test_levels_are_means_of_the_one_above(folder: Path) -> None:
         assert off < 0.4 * np.abs(means[1:, 1:] - coarse[:-1, :-1]).mean(), "moved by a pixel"
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_the_painter_paints_at_every_place(folder: Path) -> None:
     full, (paints, _) = level(folder, 0).astype(float), painter(SMALL)
     for left, top, width, height in ((300, 500, 400, 300), (900, 800, 300, 333), (0, 1000, 128, 128)):

@@ -151,6 +151,7 @@ def test_every_aggregator_is_explained() -> None:
     assert [name for name in AGGREGATORS.names() if f"`{name}`" not in text] == []
 
 
+@pytest.mark.slow
 def test_settings_named_on_the_page_of_the_method_exist() -> None:
     text = (REPOSITORY / "docs/method.md").read_text(encoding="utf-8")
     known = {name for config in cli.CONFIGS.values() for name in settings_of(config)}

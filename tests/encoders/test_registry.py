@@ -130,6 +130,7 @@ class _RunsCode:
         return os.mkdir, ("owned",)
 
 
+@pytest.mark.slow
 def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path, small: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"teacher": small, "epoch": _RunsCode()}, "vit.pth")

@@ -144,6 +144,7 @@ def test_the_class_token_is_taken_of_a_sequence(model: Any, weights: Path) -> No
     assert torch.allclose(sequence.embed(pixels(), "fp32"), encoder(MODEL, weights).embed(pixels(), "fp32"), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_wrong_weights_are_named(timm: Any, tmp_path: Path, model: Any) -> None:
     path = tmp_path / "w.pth"
     torch.save(timm.create_model("vit_tiny_patch16_384", pretrained=False).state_dict(), path)

@@ -187,6 +187,7 @@ PUBLISHED_M = {"uni2-h": 681.4, "phikon": 85.8, "ctranspath": 27.5}
 """Parameters in millions without classifier, from the cards."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED_M)
 def test_quickly_that_a_few_full_networks_have_the_parameters_of_the_card(name: str) -> None:
     from slpd_toolkit.encoders.weights import build_network

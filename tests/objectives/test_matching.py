@@ -101,6 +101,7 @@ def test_no_cosine_changes_by_more_than_the_margin_when_its_factors_are_rounded(
     assert (allowed > 1e-3) == (fast == torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
 def test_slides_that_differ_by_less_than_a_rounding_are_still_told_apart(
     fast: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -188,6 +188,7 @@ def test_a_level_of_4_003_is_a_level_of_4(odd: tuple[Slide, RGB], x_l0: int, y_l
     assert apart(got[inner], shifted[inner]) > 40
 
 
+@pytest.mark.slow
 def test_a_scale_just_below_a_rounded_level_does_not_shift_the_border(odd: tuple[Slide, RGB]) -> None:
     """Here the margin of the enlargement reaches beyond the slide on a level other than 0."""
     slide, picture = odd

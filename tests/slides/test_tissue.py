@@ -83,6 +83,7 @@ def test_finds_the_spots_that_the_authors_called_tissue(data: Path, slide: str, 
     assert not mask[780:, 700:].any(), "the scale bar in the corner"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", [6.0, 7.3, 10.0])
 def test_resolution_hardly_matters(data: Path, mpp: float) -> None:
     image, mpp_l0 = thumbnail(data, "her2st-B4.tiff", mpp)

@@ -62,6 +62,7 @@ def test_regions_are_numbered_slide_after_slide(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tokens.read(np.arange(5)).numpy(), every_region(tmp_path))
 
 
+@pytest.mark.slow
 def test_more_files_than_the_system_allows_open(tmp_path: Path) -> None:
     write_cache(tmp_path, (2,) * 60, grid=2, dim=2)
     before, wanted = resource.getrlimit(resource.RLIMIT_NOFILE), every_region(tmp_path)

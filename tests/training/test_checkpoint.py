@@ -104,6 +104,7 @@ def test_every_setting_that_may_change_may_change(
     assert [int(row["step"]) for row in metrics(out)] == [3, 5, 9]
 
 
+@pytest.mark.slow
 def test_means_of_a_row_count_each_step_once_when_log_every_changes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_other_settings_are_refused_with_both_values_and_nothing_is_touched(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default_alone(
     cache: Path, whole: Path, out: Path
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_run_killed_while_it_saves_its_last_step_shares_the_last_steps_weights
     assert_same_run(whole, config.out)
 
 
+@pytest.mark.slow
 def test_half_written_files_and_rows_of_a_killed_run_are_cleared_away(
     cache: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +250,7 @@ def test_a_file_that_is_no_checkpoint_is_named(
         pretrain.run(tiny(cache, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_state_before(cache: Path, out: Path) -> None:
     config = tiny(cache, out)
     before = (config.out / "last.pt").read_bytes()

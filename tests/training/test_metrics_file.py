@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.training.metrics_file import MetricsLog, columns, read_metrics
 from tests.training.runs import tiny
@@ -62,6 +64,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert b"loss" in events.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_writes_events_only_when_asked(cache: Path, tmp_path: Path, no_curves: None) -> None:
     for wanted in (False, True):
         out = tmp_path / str(wanted)

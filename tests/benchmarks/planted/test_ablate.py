@@ -121,6 +121,7 @@ def test_rows_are_compared_by_seed_and_corrected_together(tmp_path: Path) -> Non
     assert float(mean["mean"]) == pytest.approx(0.69)
 
 
+@pytest.mark.slow
 def test_shuffled_prototypes_are_those_of_the_batch_in_another_order() -> None:
     count = torch.arange(20)
     bank = PrototypeBank(

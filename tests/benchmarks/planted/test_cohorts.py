@@ -155,6 +155,7 @@ def test_slides_have_three_to_six_architectures_and_patients_up_to_three_slides(
     assert (counts.sum(), counts.min(), counts.max()) == (300, 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["label", "grade"])
 def test_the_true_mixture_tells_targets_and_the_histogram_of_kinds_does_not(column: str) -> None:
     truth = plan(Planted(slides=300))

@@ -127,6 +127,7 @@ def test_only_composition_shows_in_the_token_histogram(composition: bool) -> Non
     assert composition or difference < 0.1
 
 
+@pytest.mark.slow
 def test_the_driver_writes_a_cohort_from_tiles(tmp_path: Path) -> None:
     tiles = numbered()
     np.savez(

@@ -161,6 +161,7 @@ def mean_auc(aggregator: str, cohort: Cohort, split_by: Cohort, bags: Bags, fold
     return float(np.mean([task.metrics(each.rows, each.outputs)["auc"] for each in predictions]))
 
 
+@pytest.mark.slow
 @every_aggregator
 def test_a_perfect_signal_is_found(aggregator: str) -> None:
     cohort = make_cohort([1] * 60, ["a", "b"] * 30)

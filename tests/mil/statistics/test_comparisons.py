@@ -29,6 +29,7 @@ def results(signals: dict[str, float], aggregators: tuple[str, ...]) -> tuple[li
     return found, judgements
 
 
+@pytest.mark.slow
 def test_every_pair_is_compared_under_its_own_aggregator_and_adjusted_for_all() -> None:
     found, judgements = results({"x": 0.0, "y": 1.0, "z": 4.0}, ("knn", "probe"))
     pairs = compare_all(TASK, found, judgements, SWAPS)

@@ -167,6 +167,7 @@ def test_the_mean_over_a_patients_slides_is_its_prediction() -> None:
     assert same.outputs.tobytes() == fold.outputs.tobytes()
 
 
+@pytest.mark.slow
 def test_a_comparison_is_a_loop_over_swaps() -> None:
     """The swaps again, prediction by prediction, with the metrics of scikit-learn; AUC from ranks within the fold."""
     cohort = make_cohort([1, 2] * 15, ["a", "b"] * 15)

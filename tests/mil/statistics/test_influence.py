@@ -57,6 +57,7 @@ def test_an_undefined_metric_has_no_influence() -> None:
     assert np.isfinite(found["accuracy"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_the_variance_of_a_mean_over_folds_is_that_of_a_mean(repeats: int) -> None:
     """Means of small folds, 400 times: on average the estimated variance is the true one, 1 / 24."""

@@ -25,6 +25,7 @@ def weighted_cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.array(targets), (raw + 0.5) / (raw + 0.5).sum(axis=1, keepdims=True), np.array(weights, dtype=np.float64)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cases=weighted_cases(), ordinal=st.booleans())
 def test_a_whole_weight_is_that_many_copies_of_the_case(

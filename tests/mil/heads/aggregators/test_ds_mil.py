@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from slpd_toolkit.mil.heads.aggregators.ds_mil import DsMil
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_both_streams_are_the_papers_region_by_region() -> None:
     torch.manual_seed(0)
