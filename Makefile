@@ -9,7 +9,7 @@ export SLPD_DATA
 # contiguous share, so that what the tests of a file share is made once.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help install test test-slow test-pages gpu lint format docs demo embed-example benchmarks clean
+.PHONY: help install test test-slow test-long gpu lint format docs demo embed-example benchmarks clean
 help:            ## list targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
@@ -31,10 +31,10 @@ test: install    ## fast tests, under two minutes
 	$(PYTEST) -m "not slow"
 
 test-slow: install  ## slow tests: training, real slides, large slides, kill and resume
-	$(PYTEST) -m "slow and not pages"
+	$(PYTEST) -m "slow and not long"
 
-test-pages: install  ## every code block of the documentation, ten minutes
-	$(PYTEST) -m pages
+test-long: install  ## code blocks of the documentation, and proofs that take minutes: before a release
+	$(PYTEST) -m long
 
 GPU_OUT ?= runs/gpu
 GPU_PARTS ?= encoders,step,pretrain,embed,evaluation,matching

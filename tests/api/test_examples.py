@@ -57,7 +57,7 @@ def test_the_examples_of_all_names_and_of_the_page_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.pages
+@pytest.mark.long
 @pytest.mark.usefixtures("_in_place")
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_example_runs(name: str) -> None:

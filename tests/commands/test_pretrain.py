@@ -174,9 +174,9 @@ def test_views_differ_between_steps_and_are_those_of_a_run_that_was_never_stoppe
     seen: dict[str, list[Any]] = {"whole": [], "stopped": []}
     for name, pieces in (("whole", (9,)), ("stopped", (2, 3, 9))):
 
-        def record(tokens: Any, crops: Any, plan: Any, present: Any, into: list[Any] = seen[name]) -> Any:
+        def record(tokens: Any, crops: Any, plan: Any, *rest: Any, into: list[Any] = seen[name]) -> Any:
             into.append(tuple(field.flatten().tolist() for field in plan))
-            return cut_crops(tokens, crops, plan, present)
+            return cut_crops(tokens, crops, plan, *rest)
 
         monkeypatch.setattr(view_source, "cut_crops", record)
         for steps in pieces:

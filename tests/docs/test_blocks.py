@@ -16,7 +16,7 @@ from tests.docs.workplace import environment, furnish
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.slow, pytest.mark.pages]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 _WITH_CODE = [
     page
