@@ -112,6 +112,7 @@ def test_templates_are_found(environment: Path, tmp_path: Path) -> None:
     assert "<html" in (tmp_path / "a.html").read_text()
 
 
+@pytest.mark.long
 def test_the_demo_goes_all_the_way(environment: Path, tmp_path: Path) -> None:
     done = run(environment, tmp_path, "slpd", "demo", "--tiny", "--out", "demo")
     assert done.returncode == 0, done.stderr

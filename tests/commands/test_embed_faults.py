@@ -529,6 +529,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
 @pytest.mark.parametrize(("tiles", "downsamples", "mpp"), [(79, (4, 16), 0.25), (40, (), 0.5)])

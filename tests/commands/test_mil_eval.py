@@ -647,6 +647,7 @@ def test_a_page_never_stands_beside_files_of_another_evaluation(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_evaluation_run_again_gives_the_files_of_one_that_was_not(tmp_path: Path) -> None:
     """All files are compared byte by byte; anything a killed run left behind is one of these files or removed."""

@@ -44,6 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
+@pytest.mark.long
 def test_nothing_is_fetched_by_a_reader(site: Path) -> None:
     pages = list(site.glob("*.html"))
     assert len(pages) > 10

@@ -168,6 +168,7 @@ def test_clam_s_resnet_is_the_mean_of_the_third_stage(tmp_path: Path) -> None:
     assert torch.allclose(encoder.embed(torch.from_numpy(pixels(256)), "fp32"), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(presets()))
 def test_the_full_network_has_the_parameters_of_the_card_and_the_width_of_the_preset(name: str) -> None:

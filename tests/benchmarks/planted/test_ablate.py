@@ -71,6 +71,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablate, "ATTENTION", "knn")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small", "no_curves")
 @pytest.mark.slow
 def test_units_are_completed_once_and_reported(tmp_path: Path) -> None:

@@ -109,12 +109,14 @@ def purity_gained(cohort: tuple[Path, Truth], out: Path) -> float:
     return found - baseline
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_a_trained_region_vit_beats_mean_tokens(cohort: tuple[Path, Truth], tmp_path: Path) -> None:
     assert purity_gained(cohort, tmp_path / "run") > MARGIN
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("break_it", [no_teacher_update, zeroed_crops])
@@ -128,6 +130,7 @@ def test_a_broken_step_does_not(
     assert purity_gained(cohort, tmp_path / "run") < MARGIN
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_shuffled_prototypes_do_not(cohort: tuple[Path, Truth], tmp_path: Path) -> None:
@@ -135,6 +138,7 @@ def test_shuffled_prototypes_do_not(cohort: tuple[Path, Truth], tmp_path: Path) 
         assert purity_gained(cohort, tmp_path / "run") < MARGIN
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_region_offsets_break_the_shortcut_of_shifted_regions(tmp_path: Path) -> None:
