@@ -69,7 +69,7 @@ def test_a_lost_node_costs_only_time(
         assert sorted(row["slide_id"] for row in read_csv(tmp_path / name / "failures.csv")) == ["bad", "broken"]
     assert (tmp_path / "lost" / "qc" / "index.html").exists()
     assert not [path for path in (tmp_path / "lost").iterdir() if path.name.endswith(".tmp")]
-    del nodes, second
+    nodes = second = None  # type: ignore[assignment]
     gc.collect()  # Ray leaves files open: here their warnings are ignored, in a later test they would be errors
 
 

@@ -35,8 +35,8 @@ def run(place: Place) -> dict[str, Any]:
     found = _losses(_train(place, cache, "device"))
     place.check("losses of all steps, fp32 vs. the CPU, relative", relative_difference(expected, found), 1e-3)
     for precision in place.precisions:
-        # The fp16 scaler skips its first steps, until its scale fits (13 here, where gradients have norms of thousands):
-        # later losses are those of other steps.
+        # The fp16 scaler skips its first steps, until its scale fits; 13 here, where gradients have norms of thousands.
+        # Later losses are those of other steps.
         epochs = {"epochs": 12} if precision == "fp16" else {}
         losses = _losses(_train(place, cache, precision, precision=precision, **epochs))
         difference = relative_difference(expected[:1], losses[:1])
