@@ -170,6 +170,7 @@ def test_embed_and_inspect_from_end_to_end(tmp_path: Path, monkeypatch: pytest.M
     assert slpd("inspect", out).exit_code == 1
 
 
+@pytest.mark.slow
 def test_all_rows_bad_is_exit_code_2_and_some_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed, "make_encoder", mean_colour_encoder)
     write_cohort(tmp_path, 1)

@@ -249,6 +249,7 @@ def test_regions_follow_the_mask_and_its_share_is_stored(tmp_path: Path) -> None
     assert "no area of the class Necrosis; found: Tumor" in read_csv(cache / "failures.csv")[0]["error"]
 
 
+@pytest.mark.slow
 def test_another_mask_is_another_file(tmp_path: Path) -> None:
     _, cache = masked(tmp_path)
     assert TokenFile.open(cache / "s.h5").coords.tolist() == [[0, 0], [0, 256]]

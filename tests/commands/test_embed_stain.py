@@ -107,6 +107,7 @@ def test_tokens_are_bit_equal_and_views_are_those_of_their_stain(
         assert stores[one].files[0].header.digest != stores[other].files[0].header.digest
 
 
+@pytest.mark.slow
 def test_views_are_added_to_a_cache_resumed_and_refused_with_another_seed(tmp_path: Path) -> None:
     manifest, out = write_cohort(tmp_path, 2), tmp_path / "cache"
     assert embed.run(small_config(manifest, out)) == 0
@@ -137,6 +138,7 @@ def test_inspect_states_views_and_their_size(tmp_path: Path, capsys: pytest.Capt
     assert "view 2, changed at random per slide (seed 0)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_regions_are_read_under_all_stains_and_averaged(tmp_path: Path) -> None:
     manifest, out = write_cohort(tmp_path, 2), tmp_path / "cache"
     assert embed.run(small_config(manifest, out, stain_views=2)) == 0

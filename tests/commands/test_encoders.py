@@ -90,6 +90,7 @@ def test_check_refuses_what_is_no_weights_file_of_the_encoder(tmp_path: Path) ->
         encoders.run(EncodersConfig(name="uni", check=tmp_path / "w"))
 
 
+@pytest.mark.slow
 def test_check_without_a_name_finds_out_whose_weights_a_file_contains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -451,6 +451,7 @@ def test_a_manifest_chooses_names_and_resolutions(tmp_path: Path) -> None:
     assert failures == {"gone": "there are no features of this slide.", "d": "mpp is 'half'."}
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     source = good(tmp_path / "features_e")
     done = slpd("import", source, "--out", tmp_path / "4", "--region-px", 1024, "--limit", 3)

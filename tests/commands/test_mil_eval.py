@@ -297,6 +297,7 @@ def test_a_folder_that_cannot_be_written_to_costs_only_time(
     assert "Region embeddings are not stored" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_pretraining_saw_is_told(separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite_patients = two_classes(tmp_path, patients=[f"p{number // 4 * 2 + number % 2}" for number in range(24)])
     run = save_region_vit(tmp_path / "runs" / "tiny", slides="s000,3\ns001,3\nelsewhere,5\n")
@@ -705,6 +706,7 @@ def workers_of(session: int) -> list[str]:
     return [line for line in shown if "loky" in line and not line.startswith("Z")]
 
 
+@pytest.mark.slow
 def test_descriptors_of_a_model_are_evaluated_beside_it(separable: Planted, tmp_path: Path) -> None:
     models = ("mean-tokens", "mean-tokens#histogram:4", "protos=mean-tokens#prototypes:2", "mean-tokens#mixture:2")
     found = separable.evaluate(tmp_path / "out", model=models, aggregator=("knn",))

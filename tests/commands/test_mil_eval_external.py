@@ -113,6 +113,7 @@ def test_survival_is_judged_at_the_times_of_the_other_cohort(tmp_path: Path) -> 
     assert result["thresholds"] == [] == list(result["calibration"])
 
 
+@pytest.mark.slow
 def test_wrong_external_cohorts_are_refused_before_work(tmp_path: Path) -> None:
     one, other, out = cohort(tmp_path / "a", 24, 3.0), cohort(tmp_path / "b", 8, 3.0, seed=1), tmp_path / "out"
 

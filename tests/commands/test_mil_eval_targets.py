@@ -66,6 +66,7 @@ def test_targets_share_their_folds_and_lack_only_unlabelled_slides(several: Path
     assert "2 slides have no er and do not count for it: s000, s001." in notes
 
 
+@pytest.mark.slow
 def test_p_values_are_adjusted_over_all_targets(several: Path) -> None:
     found = [metrics(several / target) for target in ("er", "pr")]
     pairs = [pair for each in found for pair in each["comparisons"]]
@@ -77,6 +78,7 @@ def test_p_values_are_adjusted_over_all_targets(several: Path) -> None:
     assert [each["adjusted_p"] for each in gains] == pytest.approx(holm(np.array(raw)).tolist())
 
 
+@pytest.mark.slow
 def test_one_table_has_all_targets(several: Path) -> None:
     rows = read_csv(several / "targets.csv")
     assert [(row["target"], row["model"]) for row in rows] == [
@@ -93,6 +95,7 @@ def test_one_table_has_all_targets(several: Path) -> None:
     assert result.headline == "auc"
 
 
+@pytest.mark.slow
 def test_the_slide_adds_to_the_covariates_where_it_does(several: Path) -> None:
     er, pr = (metrics(several / target)["covariates"] for target in ("er", "pr"))
     assert [(each["name"], each["kind"]) for each in er["columns"]] == [("age", "number"), ("stage", "classes")]
@@ -200,6 +203,7 @@ def test_what_cannot_be_evaluated_is_refused_before_work(
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").glob("*.h*")), error
 
 
+@pytest.mark.slow
 def test_folders_of_one_and_of_several_targets_are_not_mixed(several: Path, planted: Planted, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has an evaluation of several targets"):
         planted.evaluate(several, target=("er",), allow_missing=True)

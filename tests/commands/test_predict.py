@@ -63,6 +63,7 @@ def test_each_fold_repeats_the_predictions_of_the_report(evaluation: Path, cohor
         assert (again["probability_a"], again["probability_b"]) == (row["probability_a"], row["probability_b"])
 
 
+@pytest.mark.slow
 def test_the_tables_say_what_was_predicted(evaluation: Path, cohort: Planted, tmp_path: Path) -> None:
     rows = [{"slide_id": slide, "patient_id": f"of-{slide}"} for slide in ("s003", "s000")]
     manifest = write_manifest(tmp_path / "new.csv", rows)

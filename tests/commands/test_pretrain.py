@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_curves")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -71,6 +72,7 @@ def test_training_equals_plain_loops_in_double_precision(
     torch.testing.assert_close(saved["prototype_centre"].double(), plain.oracle.prototype_centre, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_last_layer_stays_as_it_is_to_the_bit_while_it_is_frozen(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def write_slide(path: Path) -> None:
     tifffile.imwrite(path, rgb, tile=(256, 256), photometric="rgb", compression="deflate")
 
 
+@pytest.mark.slow
 def test_thumbnails_are_the_regions_nearest_to_each_centre(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

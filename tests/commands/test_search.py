@@ -86,6 +86,7 @@ def _same_patient(manifest: Path, folder: Path) -> Path:
     return write_manifest(folder / "same.csv", [row | {"patient_id": "A"} for row in read_csv(manifest)])
 
 
+@pytest.mark.slow
 def test_weights_are_the_shares_of_regions(run: Path) -> None:
     file, index = PrototypeFile.read(run / "prototypes.h5"), SlideIndex.open(run)
     assert list(index.slide_ids) == HAVE

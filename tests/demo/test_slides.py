@@ -84,6 +84,7 @@ def test_the_file_holds_what_the_painter_paints_at_every_place(folder: Path) -> 
         assert np.abs(full[top : top + height, left : left + width] - painted).mean() < 4  # JPEG
 
 
+@pytest.mark.slow
 def test_a_rectangle_is_the_same_whatever_is_painted_around_it() -> None:
     paints, _ = painter(SMALL)
     large = paints.paint(400, 300, 500, 450)
@@ -102,6 +103,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_slide(folder
     assert (tmp_path / "other.tiff").read_bytes() != (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_slide_that_is_there_is_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / f"{SMALL.slide_id}.tiff").write_bytes(b"complete")
     paint_slide(SMALL, tmp_path)

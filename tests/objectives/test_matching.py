@@ -56,6 +56,7 @@ def test_matchings_and_neighbours_are_those_of_the_published_code(published: Pub
     assert torch.equal(corresponding(prototypes, near, "matched"), chosen.transpose(1, 2))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(2, 5), st.integers(0, 999), st.data())
 def test_neighbours_are_exact_for_any_shape(n: int, k: int, d: int, seed: int, data: st.DataObject) -> None:

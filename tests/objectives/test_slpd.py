@@ -65,6 +65,7 @@ def crops_of(views: Views) -> list[list[Tensor]]:
     return [list(view) for size in views[:2] for view in size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "r"),
     [

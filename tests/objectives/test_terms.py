@@ -68,6 +68,7 @@ def test_the_terms_of_slpd_are_in_their_order() -> None:
     assert columns()[2:9] == ("loss", "dino", "intra", "inter", "masked", "koleo", "target_entropy")
 
 
+@pytest.mark.slow
 def test_a_new_file_is_a_flag_in_help_without_importing_torch(more_terms: Path) -> None:
     script = (
         "import sys; from slpd_toolkit.objectives import terms; terms.__path__.append(sys.argv.pop())\n"

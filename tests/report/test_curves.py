@@ -35,6 +35,7 @@ def test_all_panels_are_drawn_with_what_the_run_measured(tmp_path: Path) -> None
         assert f"<!-- {label} -->" in text
 
 
+@pytest.mark.slow
 def test_terms_that_are_off_are_left_out(tmp_path: Path) -> None:
     rows = [row(step, loss="2.5", dino="2.5", intra="0.0", inter="0.0", lr="0.1") for step in range(1, 4)]
     titles, text = drawn(tmp_path / "curves.svg", rows)

@@ -181,6 +181,7 @@ def test_survival(tmp_path: Path) -> None:
     assert "Confusion" not in page.text
 
 
+@pytest.mark.slow
 def test_names_are_text_in_page_and_figures(tmp_path: Path) -> None:
     """Markup, quotes, formulas, a leading underscore; one model, a probe, vectors without coordinates."""
     name = "_<script>alert('x')</script> $\\frac{1}$"

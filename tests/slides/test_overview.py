@@ -45,6 +45,7 @@ def picture() -> npt.NDArray[np.uint8]:
     return tissue(2048, 2048, mpp=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (512, 768), (100, 3), (1024, 1024)])
 @pytest.mark.parametrize("change", ["none", "brighter", "sharper", "shifted", "noisier"])
 def test_the_same_picture_is_not_suspected(picture: npt.NDArray[np.uint8], left: int, top: int, change: str) -> None:

@@ -61,6 +61,7 @@ def assert_same(first: FoldPrediction, second: FoldPrediction) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @every_aggregator
 def test_each_slide_is_predicted_once_by_a_head_that_did_not_see_it(aggregator: str) -> None:
     predictions = run(aggregator)

@@ -30,6 +30,7 @@ def concordance_by_hand(times: list[float], events: list[bool], risks: list[floa
 cases = st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3), st.integers(0, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(cases, min_size=1, max_size=14))
 def test_it_is_what_a_loop_over_all_pairs_gives_with_ties_censoring_and_weights(

@@ -55,6 +55,7 @@ def random_bags(sizes: list[int], seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(size, WIDTH, generator=generator) for size in sizes]
 
 
+@pytest.mark.slow
 @heads
 @settings(max_examples=10, deadline=None)
 @given(sizes=sizes, extra=st.integers(0, 5), junk=st.sampled_from([0.0, 50.0, -3.0]))
