@@ -402,6 +402,7 @@ def test_ctrl_c_keeps_what_is_done_says_so_and_leaves_no_litter(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_many_moments_leave_nothing_that_looks_complete_and_the_same_bits_in_the_end(tmp_path: Path) -> None:
     signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
     manifest, cache = write_cohort(tmp_path, 4), tmp_path / "cache"
