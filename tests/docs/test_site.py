@@ -57,7 +57,6 @@ def test_nothing_is_fetched_by_a_reader(site: Path) -> None:
         assert re.findall(r"(?:@import|url\()\s*[\"']?https?:", style.read_text("utf-8")) == [], style
 
 
-@pytest.mark.long
 def test_references_hold_every_command_setting_and_recipe(site: Path) -> None:
     commands, settings, shipped = (
         (site / f"{name}.html").read_text("utf-8") for name in ("commands", "settings", "recipes")
@@ -70,7 +69,6 @@ def test_references_hold_every_command_setting_and_recipe(site: Path) -> None:
     assert [name for name in names if f"stages/{name}" not in shipped] == []
 
 
-@pytest.mark.long
 def test_equations_are_mathml(site: Path) -> None:
     text = (site / "method.html").read_text("utf-8")
     assert text.count("<math ") > 20
