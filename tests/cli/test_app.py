@@ -209,6 +209,7 @@ def test_help_and_wrong_flags_need_neither_torch_nor_anything_heavy() -> None:
         assert done.stdout.splitlines()[-1] == f"loaded [] {code}", done.stderr
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command() -> None:
     assert python("-m", "slpd_toolkit", "--version").stdout == f"slpd_toolkit {__version__}\n"
 

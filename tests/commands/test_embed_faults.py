@@ -361,6 +361,7 @@ def test_a_file_that_cannot_be_named_is_a_failure(tmp_path: Path, monkeypatch: p
     assert hidden(tmp_path / "cache") == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mean_colour")
 def test_an_interrupt_leaves_no_unfinished_file_of_any_slide_that_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

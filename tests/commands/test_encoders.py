@@ -125,6 +125,7 @@ def test_the_fixed_picture_stays_what_it_is() -> None:
     assert int(picture.astype(np.int64).sum()) == PICTURE_SUM
 
 
+@pytest.mark.slow
 def test_the_golden_vector_is_repeatable(uni: Path) -> None:
     encoder = make_preset(twins()["uni"].preset(), weights=uni, patch_px=256, seed=0)
     assert np.array_equal(golden_vector(encoder, 256), golden_vector(encoder, 256))

@@ -28,6 +28,7 @@ def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     return tmp_path, model.state_dict()
 
 
+@pytest.mark.slow
 def test_hipt_reads_it_by_its_own_rule(run: tuple[Path, dict[str, Any]]) -> None:
     """torch.load, key "teacher", both prefixes removed, strict load with a 14 x 14 grid and 384 features."""
     folder, wanted = run

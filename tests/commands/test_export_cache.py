@@ -169,6 +169,7 @@ def test_trident_reads_region_embeddings_by_its_own_rule(cache: Path, model: Pat
             assert file["coords"].attrs["patch_size"] == 256
 
 
+@pytest.mark.slow
 def test_anndata_of_regions(cache: Path, model: Path, tmp_path: Path) -> None:
     anndata = pytest.importorskip("anndata")
     table = anndata.read_h5ad(to(cache, "anndata", tmp_path / "a.h5ad", model=str(model)))

@@ -110,6 +110,7 @@ def test_grades_are_judged_by_their_order(tmp_path: Path) -> None:
     assert "auc" in found["results"][0]["metrics"]
 
 
+@pytest.mark.slow
 def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
     grades = [("low", "high", "nan")[number % 3] for number in range(24)]
     graded = plant(tmp_path, {"grade": grades}, [0.0] * 24)
@@ -140,6 +141,7 @@ def test_survival_is_ranked(tmp_path: Path) -> None:
     assert float(row["time"]) == float(times[int(row["slide_id"][1:])])
 
 
+@pytest.mark.slow
 def test_survival_without_anyone_censored_has_nothing_to_balance(tmp_path: Path) -> None:
     cohort = plant(tmp_path, {"time": list(range(1, 25)), "event": [1] * 24}, list(np.linspace(3, -3, 24)))
     found = cohort.evaluate(tmp_path / "out", task="survival", aggregator=("probe",))
@@ -310,6 +312,7 @@ def test_what_pretraining_saw_is_told(separable: Planted, tmp_path: Path, capsys
     assert "clean: no patient is in two parts of any of the 3 splits." in shown
 
 
+@pytest.mark.slow
 def test_a_slide_under_two_names_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = "".join(f"s{number},{number},{number % 2}\n" for number in range(24))
     (tmp_path / "vectors.csv").write_text(f"slide_id,x,y\n{rows}twin,0,0\n")
@@ -360,6 +363,7 @@ def write_split(path: Path, **parts: list[str]) -> None:
     path.write_text("\n".join([",".join(parts), *rows]))
 
 
+@pytest.mark.slow
 def test_splits_of_files_are_used_as_they_are(separable: Planted, tmp_path: Path) -> None:
     slides = [f"s{number:03}" for number in range(24)]
     for number in (0, 10, 2):
@@ -391,6 +395,7 @@ def test_heads_learn_from_as_many_labels_as_asked(
     assert {(fold["train"], fold["test"]) for fold in found["results"][0]["folds"]} == {(train, 6)}
 
 
+@pytest.mark.slow
 def test_a_metric_that_a_fold_leaves_undefined_is_null_and_told(separable: Planted, tmp_path: Path) -> None:
     fold = [str(number // 2 % 4) if number < 20 else "1" for number in range(24)]
     rows = zip(fold, range(24), strict=True)
@@ -401,6 +406,7 @@ def test_a_metric_that_a_fold_leaves_undefined_is_null_and_told(separable: Plant
     assert any("auc is undefined in 1 of 4 test parts" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_folds_that_are_not_used_are_told(
     separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_tables_say_what_was_predicted(evaluation: Path, cohort: Planted, tm
     assert read_csv(out / "failures.csv") == []
 
 
+@pytest.mark.slow
 def test_a_moved_bundle_and_other_slides_beside_change_no_byte(
     evaluation: Path, cohort: Planted, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_last_layer_stays_as_it_is_to_the_bit_while_it_is_frozen(
     assert not torch.equal(moved["student.head.last_layer.weight_v"], frozen["student.head.last_layer.weight_v"])
 
 
+@pytest.mark.slow
 def test_metrics_hold_the_schedules_of_the_steps_they_name(cache: Path, tmp_path: Path) -> None:
     config = tiny(cache, tmp_path / "out", log_every=1)
     pretrain.run(config)

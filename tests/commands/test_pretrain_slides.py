@@ -48,6 +48,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_has_all_files_and_runs_again_at_once(cache: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {"slide_vit.pt", "last.pt", "metrics.csv", "recipe.toml", "slides.csv", "scores.h5", "curves.svg"}
     assert files <= {path.name for path in run.iterdir()}

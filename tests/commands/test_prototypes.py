@@ -116,6 +116,7 @@ def test_thumbnails_are_the_regions_nearest_to_each_centre(
             assert np.abs(pixels[80, 164 * place + 80] - picture(int(region))).max() < 12
 
 
+@pytest.mark.slow
 def test_pixels_are_not_read_where_coordinates_are_not_the_slide_s(run: Path, tmp_path: Path) -> None:
     """Without the slide's resolution, STAMP's coordinates are in px of another size and refer to other positions."""
     write_slide(tmp_path / "one.tiff")

@@ -95,6 +95,7 @@ def test_weights_are_the_shares_of_regions(run: Path) -> None:
         np.testing.assert_allclose(index.sets.weights[row], np.bincount(clusters, minlength=2) / len(clusters))
 
 
+@pytest.mark.slow
 def test_a_token_file_gets_the_prototypes_that_the_run_gave_its_slide(
     run: Path, cache_of_run: Path, tmp_path: Path
 ) -> None:

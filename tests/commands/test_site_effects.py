@@ -54,6 +54,7 @@ def test_without_sites_nothing_is_said(tmp_path: Path) -> None:
     assert "Site effects" not in (tmp_path / "eval" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_inspect_by_site_measures_mean_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planted = with_sites(tmp_path, 6.0)
     config = InspectConfig(path=planted.cache, by="site", manifest=planted.manifest)

@@ -126,6 +126,7 @@ def test_one_class_and_too_few_patients_are_refused(
         command.run(config(place, tmp_path / "out", manifest=few))
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_study_or_of_something_else_is_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

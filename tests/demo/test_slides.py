@@ -110,6 +110,7 @@ def test_a_slide_that_is_there_is_left_alone(folder: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [f"{SMALL.slide_id}.tiff"]
 
 
+@pytest.mark.slow
 def test_tissue_is_pink_and_violet_on_pale_glass(folder: Path) -> None:
     rgb, (_, tissue) = level(folder, 1).astype(float), painter(SMALL)
     size = rgb.shape[1::-1]

@@ -192,6 +192,7 @@ def test_random_is_its_seed(name: str, width: int) -> None:
     assert not torch.allclose(tokens[0], tokens[1])
 
 
+@pytest.mark.slow
 def test_random_neither_moves_nor_follows_torch_s_own_generator() -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()

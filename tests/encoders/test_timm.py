@@ -108,6 +108,7 @@ def test_a_timm_model_runs_from_local_weights(model: Any, weights: Path) -> None
     assert torch.allclose(tiny.embed(pixels(), "fp32"), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_patches_are_resized_to_what_the_model_sees(weights: Path) -> None:
     flat = torch.full((1, 256, 256, 3), 90, dtype=torch.uint8)
     tiny = encoder(MODEL, weights)
@@ -122,6 +123,7 @@ def test_wrapped_checkpoints_load(tmp_path: Path, model: Any, weights: Path, wra
     assert torch.equal(encoder(MODEL, path).embed(pixels(), "fp32"), encoder(MODEL, weights).embed(pixels(), "fp32"))
 
 
+@pytest.mark.slow
 def test_constructor_arguments_reach_the_model(timm: Any, tmp_path: Path, weights: Path) -> None:
     state = timm.create_model(MODEL, pretrained=False, init_values=1e-5, num_classes=0).state_dict()
     assert "blocks.0.ls1.gamma" in state
@@ -138,6 +140,7 @@ def test_constructor_arguments_reach_the_model(timm: Any, tmp_path: Path, weight
         encoder(f"{MODEL}?num_classes=5", weights)
 
 
+@pytest.mark.slow
 def test_the_class_token_is_taken_of_a_sequence(model: Any, weights: Path) -> None:
     sequence = encoder(f"{MODEL}?global_pool=", weights)
     assert sequence.embedding_dim == 192
@@ -280,6 +283,7 @@ def test_a_wrong_description_is_refused(weights: Path, flag: str, value: str, al
         encoder(MODEL, weights, **one(flag, value))
 
 
+@pytest.mark.slow
 def test_a_model_without_cls_token_is_not_pooled_by_it(timm: Any, tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), path)

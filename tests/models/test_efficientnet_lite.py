@@ -11,6 +11,7 @@ from slpd_toolkit.encoders.timm import import_timm
 from slpd_toolkit.models.efficientnet_lite import EfficientNetLite0, from_published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 96])
 def test_tokens_equal_timm_s(side: int) -> None:
     """Both models list their tensors in the order of the layers, with the same shapes."""

@@ -84,6 +84,7 @@ def test_a_new_file_is_a_flag_in_help_without_importing_torch(more_terms: Path) 
     assert "--first-view-weight <float>" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("more_terms", "no_curves")
 def test_a_new_file_is_trained_with_and_has_its_column(cache: Path, tmp_path: Path) -> None:
     config = tiny(cache, tmp_path / "out", epochs=1, log_every=1, view_spread_weight=0.5, first_view_weight=2.0)

@@ -145,6 +145,7 @@ def test_many_classes_repeats_and_a_leak(tmp_path: Path) -> None:
     assert "DeLong's test" not in page.text
 
 
+@pytest.mark.slow
 def test_figures_of_an_earlier_page_go_and_a_user_s_stay(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     for name in ("roc-classes-trans-mil.svg", "kaplan-meier-knn.svg", "mine.svg", "folds.png"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import tifffile
 
 from slpd_toolkit.core.manifest import SlideEntry
@@ -12,8 +13,6 @@ from tests.guarded_work import abort_always
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def entries(folder: Path) -> dict[str, SlideEntry]:
@@ -48,6 +47,7 @@ def test_what_cannot_be_read_is_remembered_and_what_is_not_listed_is_not(tmp_pat
     assert "is not a slide" in str(thumbnails.failures["b"])
 
 
+@pytest.mark.slow
 def test_a_slide_that_ends_the_process_that_reads_it_costs_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_file_that_was_replaced_is_opened_again(tmp_path: Path, readers: Slide
     assert GuardedSlide(readers, path).header.width_l0 == 500
 
 
+@pytest.mark.slow
 def test_an_abort_is_tried_once_more_in_a_new_process(tmp_path: Path, readers: SlideReaders) -> None:
     assert readers.read(abort_once, SlideHandle(tmp_path / "marker")) == "done"
     with pytest.raises(SlideError, match=r"s\.svs crashed the process that read it: ended by signal SIGABRT") as caught:

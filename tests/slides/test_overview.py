@@ -114,6 +114,7 @@ def test_pixels_are_missing_where_there_is_tissue_or_something_on_the_thumbnail(
         assert not missing[256:].any()
 
 
+@pytest.mark.slow
 def test_levels_that_are_stitched_apart_may_be_displaced() -> None:
     field = smooth_noise(2048, 2048, period=40)
     block = np.roll(field, (-20, 17), axis=(0, 1))[:1024, :1024].copy()

@@ -288,6 +288,7 @@ def test_a_thumbnail_that_comes_in_blocks_is_the_same(
     assert np.array_equal(flat.thumbnail(4.0).rgb, whole)
 
 
+@pytest.mark.slow
 def test_a_thumbnail_of_an_odd_pyramid_covers_the_last_pixels(odd: tuple[Slide, RGB]) -> None:
     slide, picture = odd
     thumbnail = slide.thumbnail(8.0)

@@ -92,6 +92,7 @@ def test_resolution_hardly_matters(data: Path, mpp: float) -> None:
     assert specificity >= 0.97
 
 
+@pytest.mark.slow
 def test_finds_the_fragments_of_a_nearly_empty_slide_and_nothing_else(data: Path) -> None:
     mask = tissue_mask(thumbnail(data, "luna-1065626.svs")[0], MPP)
     for x, y in [(185, 117), (311, 402), (337, 411), (276, 430), (465, 442), (512, 459)]:
@@ -307,6 +308,7 @@ def overlap(start: Array, length: float, pixels: int) -> Array:
     return np.asarray(np.maximum(np.minimum(start[:, None] + length, pixel + 1) - np.maximum(start[:, None], pixel), 0))
 
 
+@pytest.mark.slow
 @given(
     mask=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)),
     origins=st.lists(st.tuples(st.floats(-20, 20), st.floats(-20, 20)), max_size=4),

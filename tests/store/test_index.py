@@ -55,6 +55,7 @@ def contents(store: TokenStore) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_the_second_opening_reads_the_index_and_finds_the_same(folder: Path, opened: list[str]) -> None:
     first = contents(TokenStore.open(folder))
     assert len(opened) == COUNT

@@ -98,6 +98,7 @@ def test_each_setting_reaches_the_views_and_none_is_on_by_default(
     assert weights(tmp_path / "smaller")["student.backbone.pos_embed"].shape == (1, 17, 24)
 
 
+@pytest.mark.slow
 def test_augmentation_is_drawn_anew_at_every_step_and_goes_on_between_its_parts(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

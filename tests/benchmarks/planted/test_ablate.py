@@ -42,6 +42,7 @@ def test_what_tells_kinds_but_not_arrangement_scores_so() -> None:
     assert found["regions probe arrangement"] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_purity_is_one_for_the_truth_and_small_by_chance() -> None:
     clusters = slide_clusters(ONE_HOT, TRUTH, 6, 0)  # no slide has more architectures
     eligible = clusters >= 0

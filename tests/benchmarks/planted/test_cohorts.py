@@ -110,6 +110,7 @@ def test_each_dial_moves_tokens_by_its_standard_deviation(dial: str, spread: dic
         assert found[level] == pytest.approx(expected, rel=0.15, abs=0.6), level
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_cohort_slide_by_slide(tmp_path: Path) -> None:
     one, other = write_cohort(SMALL, tmp_path / "one"), write_cohort(SMALL, tmp_path / "other")
     names = sorted(path.name for path in (tmp_path / "one" / CACHE).iterdir())

@@ -37,6 +37,7 @@ def test_the_limit_is_the_conformal_quantile() -> None:
     assert limit_of(np.arange(1.0, 19)) == float("inf")
 
 
+@pytest.mark.slow
 def test_the_false_alarm_rate_is_kept_and_far_slides_are_marked() -> None:
     """Over many cohorts: new slides of the same kind are marked in about 5 %, slides of another kind always."""
     alarms, stated, far = [], [], []

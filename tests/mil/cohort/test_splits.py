@@ -35,6 +35,7 @@ def class_counts(cohort: Cohort, slides: tuple[str, ...]) -> Counter[str]:
     return Counter(dict(zip(cohort.patients[inside].tolist(), cohort.strata[inside].tolist(), strict=True)).values())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(cohort=cohorts(), seed=st.integers(0, 100))
 def test_a_fold_keeps_patients_whole_and_classes_balanced_and_the_folds_cover_the_cohort(

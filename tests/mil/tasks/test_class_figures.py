@@ -93,6 +93,7 @@ def test_cells_of_many_classes_have_room_for_counts_only() -> None:
     assert "0 %" in "".join(re.findall("<!-- (.*?) -->", roomy.svg, re.DOTALL))
 
 
+@pytest.mark.slow
 def test_classes_beyond_forty_are_neither_named_nor_drawn_one_by_one() -> None:
     targets = np.arange(41).repeat(2)
     task = Classification(tuple(f"class {number}" for number in range(41)), targets)

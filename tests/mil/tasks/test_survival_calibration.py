@@ -20,6 +20,7 @@ def exponential(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.minimum(event, censored), event <= censored, rates
 
 
+@pytest.mark.slow
 def test_true_risks_lie_on_the_diagonal_and_halved_hazards_above_it() -> None:
     times, events, rates = exponential(20_000)
     truth = survival_calibration(times, events, 1 - np.exp(-rates * HORIZON), HORIZON)
