@@ -108,7 +108,7 @@ app.add_typer(importers, rich_help_panel=EXCHANGE)
 
 Recipe = Annotated[
     Path | None,
-    typer.Option("--recipe", metavar="TOML", help="Values of the options below; flags override them."),
+    typer.Option("--recipe", metavar="TOML", help="TOML file with values for the options below. Flags override it."),
 ]
 
 

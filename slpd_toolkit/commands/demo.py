@@ -43,10 +43,10 @@ def run(config: DemoConfig) -> int:
     planned = planned_slides(config)
     patients = len({slide.patient_id for slide in planned})
     console.note(
-        f"This demo paints {len(planned)} slides of {patients} invented patients, whose tumors are inflamed or "
-        "excluded: the same tissue, differently arranged. It then runs `slpd study` on them, as you would on your own "
-        "slides. You will see whether region ViTs that were pretrained without labels, by DINO and by SLPD, separate "
-        "the two classes better than the mean of the patch tokens, and how certain that is."
+        f"This demo generates {len(planned)} synthetic slides of {patients} invented patients. Their tumors are either "
+        "inflamed or excluded: the same tissue in a different arrangement. It then runs `slpd study` on them, as you "
+        "would on your own slides. The result shows whether region ViTs pretrained without labels, by DINO and by "
+        "SLPD, separate the two classes better than the mean of the patch tokens, and how certain that is."
     )
     with console.step("slides"):
         paint_cohort(planned, config.out, config.jobs)
@@ -101,7 +101,7 @@ def _claim(config: DemoConfig) -> None:
 def _report(config: DemoConfig) -> None:
     out = config.out
     console.note(
-        "The model named truth knows the planted proportions, which nobody can read from a slide: it is an upper bound."
+        "The model `truth` uses the planted proportions, which cannot be determined from a slide. It is an upper bound."
     )
     if config.tiny:
         console.note("With --tiny, these results only show that everything runs.")

@@ -75,8 +75,8 @@ def run(config: EmbedConfig) -> int:
             held.enter_context(working_in(each.out, "embed", config.shard_of_n))
         if config.stain_views:
             console.note(
-                f"{config.stain_views} stain views: each takes as long and as much disk as the tokens, in stain-views/ "
-                "beside them."
+                f"{config.stain_views} stain views: each needs as much time and disk space as the tokens, and is "
+                "written to stain-views/ in the cache folder."
             )
         identities = [view for identity in identities for view in identity.views]
         logs = [
@@ -128,8 +128,10 @@ def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEnt
     write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
     console.note(f"Wrote the masks of {drawn:,} slides to {config.out / MASKS_FOLDER}.")
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed: {failures.path} says why and what to do.")
-    console.note(f"Look at {config.out / QC_FOLDER / CONTACT_SHEET}: is the outlined tissue what you would outline?")
+        console.warn(f"{len(failures.rows)} slides failed: {failures.path} lists the reasons and what to do.")
+    console.note(
+        f"Check {config.out / QC_FOLDER / CONTACT_SHEET}: does the outline match the tissue that you would mark?"
+    )
     return 1 if failures.rows else 0
 
 
@@ -182,7 +184,7 @@ def _make_encoder(config: EmbedConfig, geometry: Geometry, hardware: Hardware, p
             "trained ones."
         )
     elif config.encoder_name in {"handcrafted", "efficientnet-lite0"}:
-        console.note("This is not a pathology model; `slpd encoders` lists those that are, with what to download.")
+        console.note("This is not a pathology model; `slpd encoders` lists pathology models and what to download.")
     return encoder
 
 

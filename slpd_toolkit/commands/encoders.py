@@ -53,7 +53,7 @@ def _list() -> None:
     console.note(
         "owner/model: https://huggingface.co/owner/model. gated: accept the terms there first.\n"
         "`slpd encoders NAME` describes one in full; `slpd encoders NAME --check FILE` checks its weights file;\n"
-        "`slpd encoders --check FILE` finds out whose weights a file contains."
+        "`slpd encoders --check FILE` identifies the encoder that a file belongs to."
     )
 
 
@@ -113,7 +113,9 @@ def _check(preset: Preset, path: Path) -> int:
     from slpd_toolkit.encoders.weights import Digest, check_digest, encoders_of, expected_digests
 
     if preset.weights.kind not in {"file", "package"}:
-        raise UsageError(f"--check: encoder {preset.name} has no weights file.", hint="It works without one.")
+        raise UsageError(
+            f"--check: encoder {preset.name} has no weights file.", hint="This encoder needs no weights file."
+        )
     digest = sha256_of_weights(path)
     state = check_digest(preset, path, digest)
     patch_px = preset.scales[0].patch_px
@@ -122,9 +124,10 @@ def _check(preset: Preset, path: Path) -> int:
     vector = golden_vector(encoder, patch_px)
     says = {
         Digest.PUBLISHED: "that of the published file",
-        Digest.UNKNOWN: "that of the published file is not known here; compare it with the one on the file's page",
+        Digest.UNKNOWN: "the digest of the published file is not known here; compare it with the one on the "
+        "download page",
         Digest.CHANGED: f"NOT that of the published {' or '.join(expected_digests(preset, path))}: the file was "
-        "converted, trained further, or damaged",
+        "converted, fine-tuned, or damaged",
     }
     others = [] if state is Digest.PUBLISHED else [name for name in encoders_of(path, digest)[1] if name != preset.name]
     parameters = sum(parameter.numel() for parameter in encoder.network.parameters())
@@ -133,7 +136,7 @@ def _check(preset: Preset, path: Path) -> int:
         {
             "digest": says[state],
             "names and shapes": f"all fit; {parameters:,} parameters",
-            **({"also fit": f"{', '.join(others)}: the file does not tell these apart"} if others else {}),
+            **({"also fit": f"{', '.join(others)}: the file alone cannot distinguish these"} if others else {}),
             "golden vector": f"{SHOWN} of its {len(vector)} numbers, evenly spaced, are below; its length is "
             f"{np.linalg.norm(vector):.4f}",
             "its picture": f"slpd_toolkit.encoders.golden.golden_picture({patch_px}), in fp32 on the CPU",
@@ -162,7 +165,7 @@ def _identify(path: Path) -> int:
     how = "the published file of" if published else "a file with the names and shapes of"
     console.text([f"{path} is {how}: {', '.join(names)}."])
     if len(names) > 1:
-        console.text(["The file does not tell these apart. Use the name of the model that you downloaded."])
+        console.text(["The file alone cannot distinguish these. Use the name of the model that you downloaded."])
     console.text([f"slpd encoders {names[0]} --check {path}"])
     return 0
 

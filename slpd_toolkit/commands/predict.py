@@ -65,7 +65,7 @@ def run(config: PredictConfig) -> int:
     with compute.explain_out_of_memory("Use --device cpu, or wait until the device is free."):
         representation = _represent(config, bundle, table, device, failures)
     if representation is None:
-        raise SlpdError("No slide could be predicted.", hint=f"{failures.path} lists why.")
+        raise SlpdError("No slide could be predicted.", hint=f"{failures.path} lists the reasons.")
     found = predict(bundle, representation.bags, final=config.final)
     recipe = {**as_recipe(config), ABOUT: {"toolkit": __version__, "bundle_sha256": bundle.digest}}
     write_text(config.out / RECIPE, toml_text(recipe))
@@ -163,7 +163,7 @@ def _precision(config: PredictConfig, of_training: str) -> Precision:
     if config.precision != "auto":
         return config.precision
     if of_training not in get_args(Precision):
-        raise UsageError(f"The bundle was made with the unknown precision {of_training!r}.")
+        raise UsageError(f"The bundle has the unknown precision {of_training!r}.")
     return cast("Precision", of_training)
 
 
@@ -188,12 +188,12 @@ def _print_summary(config: PredictConfig, bundle: Bundle, found: Predictions, fa
     far = [str(row["slide_id"]) for row in rows if row["far_from_training"] == YES]
     if far:
         console.warn(
-            f"{len(far)} slides are far from the training set, so that predictions may not hold: {listed(far)}."
+            f"{len(far)} slides are far from the training set, so their predictions may be unreliable: {listed(far)}."
         )
     if rows and rows[0]["far_from_training"] == UNKNOWN:
         console.warn(distance_sentence(bundle))
     if len(failures):
-        console.warn(f"{len(failures)} slides failed: {failures.path} lists why.")
+        console.warn(f"{len(failures)} slides failed: {failures.path} lists the reasons.")
     page = f" and {config.out / PAGES}" if config.pages else ""
     console.note(f"Predictions: {config.out / PREDICTIONS}{page}.")
 

@@ -82,7 +82,7 @@ def find(config: SearchConfig) -> Found:
     allowed = _allowed(config, index, groups, name)
     if not allowed.any():
         raise UsageError(
-            f"No slide is left to be found for {name}: all are of the same patient or site.",
+            f"No slides to compare with {name}: all other slides are of the same patient or site.",
             hint="Use --no-other-patients or --no-other-sites.",
         )
     matches = index.search(query, top=config.top, allowed=allowed, candidates=config.candidates)
@@ -111,8 +111,9 @@ def _query(config: SearchConfig, index: SlideIndex) -> tuple[str, str | Sets]:
         return config.query, config.query
     if index.run is None:
         raise UsageError(
-            f"QUERY: {path} can only be searched for in a run folder, whose teacher embeds it.",
-            hint="Represent it together with the others by `slpd represent`, and search for its slide ID.",
+            f"QUERY: {path} is a file, which can only be searched for in a run folder, because the run's teacher "
+            f"must embed it.",
+            hint="Include the slide when you run `slpd represent`, then search for its slide ID.",
         )
     folder = config.source if config.source.is_dir() else config.source.parent
     tokens = path if path.suffix == SUFFIX else _embed(config, folder, path)
@@ -133,8 +134,9 @@ def _embed(config: SearchConfig, run: Path, slide: Path) -> Path:
     paths = token_paths(cache)
     if not paths:
         raise UsageError(
-            f"QUERY: {slide} cannot be embedded as the slides of the run were: its token cache {cache} is gone.",
-            hint="Embed it with `slpd embed`, with the settings of that cache, and search for its token file.",
+            f"QUERY: {slide} cannot be embedded like the slides of the run, because the run's token cache {cache} "
+            f"no longer exists.",
+            hint="Embed the slide with `slpd embed` and the settings of that cache, then search for its token file.",
         )
     origin = Origin("region-vit", str(run), "", 0, "full", "fp32", *tokens_of(TokenFile.open(paths[0]).meta))
     out = config.folder / "tokens"

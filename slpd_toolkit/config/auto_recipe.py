@@ -66,21 +66,26 @@ def _length(size: CohortSize) -> dict[str, Choice]:
     lr = 0.0005 if published else round(_PEAK * _REFERENCE_BATCH / (batch * size.processes), 6)
     momentum = 0.996 if published else min(0.996, max(0.9, round(1 - 10 / steps, 3)))
     return {
-        "batch_size": Choice(batch, f"{total:,} regions in at least {_STEPS_PER_EPOCH} steps per epoch, at most 128"),
+        "batch_size": Choice(batch, f"{total:,} regions, at least {_STEPS_PER_EPOCH} steps per epoch; at most 128"),
         "epochs": Choice(
             epochs,
-            "as published" if published else f"{steps:,} steps of {of_epoch} per epoch; about {_STEPS:,} are needed",
+            "as published"
+            if published
+            else f"{steps:,} steps in total, {of_epoch} per epoch; about {_STEPS:,} are needed",
         ),
         "warmup_epochs": Choice(warmup, "a tenth of the epochs"),
         "prototype_epoch": Choice(
             min(21, round(0.21 * epochs)) if published else round(0.38 * epochs),
-            "as published" if published else "38 % of the epochs: earlier prototypes are those of an untrained network",
+            "as published"
+            if published
+            else "38 % of the epochs: earlier, the network is nearly untrained and its prototypes are not useful",
         ),
         "lr": Choice(
             lr,
             "as published"
             if published
-            else f"a peak of {lr * batch * size.processes / _REFERENCE_BATCH:.2g}: short runs need a higher rate",
+            else f"a peak of {lr * batch * size.processes / _REFERENCE_BATCH:.2g}: short runs need a higher "
+            f"learning rate",
         ),
         "teacher_momentum": Choice(momentum, "as published" if published else f"for {steps:,} steps"),
         "weight_decay_end": Choice(0.4 if published else 0.1, "as published" if published else "short run"),
@@ -91,7 +96,7 @@ def _length(size: CohortSize) -> dict[str, Choice]:
 def _views(size: CohortSize) -> dict[str, Choice]:
     grid, small = size.grid, size.is_small
     large, little = (0.625, 0.375) if small else (14 / 16, 6 / 16)
-    where = f"of regions of {grid} x {grid} tokens"
+    where = f"of the side of a region ({grid} tokens)"
     wide = size.given.get("global_side", max(1, round(large * grid)))
     return {
         "global_side": Choice(wide, f"{large:.1%} {where}" + ("" if small else ", as published")),

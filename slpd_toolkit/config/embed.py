@@ -69,7 +69,7 @@ class EmbedConfig:
     """Likewise: standard deviation of RGB in 0-1."""
 
     pooling: str = ""
-    """Likewise: `cls` (CLS token), `mean` (of patch tokens), `cls+mean` (one beside the other) or `model` (the model's
+    """Likewise: `cls` (CLS token), `mean` (of patch tokens), `cls+mean` (concatenated) or `model` (the model's
     own)."""
 
     # -- Regions and patches --
@@ -96,16 +96,16 @@ class EmbedConfig:
     stain_views: int = 0
     """Number of stain views. Each patch is also encoded under that many random changes of stain, one per slide and
     view: its optical density is separated into hematoxylin and eosin, which are scaled and recolored. Pixels are read
-    once. View k is a token cache of the same size, `OUT/stain-views/k`; encoding takes as long again for each. For
-    `slpd pretrain --stain-views`."""
+    once. View k is a token cache of the same size, `OUT/stain-views/k`; each view takes as much time as the original
+    encoding. For `slpd pretrain --stain-views`."""
 
     # -- Masks --
     mask_mode: Literal["only", "and", "not"] = "only"
-    """How masks of the manifest's column `mask_path` are used (GeoJSON, or a label picture): `only`: what they mark, in
-    place of the detected tissue; `and`: the tissue inside; `not`: the tissue outside."""
+    """How masks of the manifest's column `mask_path` are used (GeoJSON, or a label image): `only`: the marked area
+    replaces the detected tissue; `and`: detected tissue inside the marked area; `not`: detected tissue outside it."""
 
     mask_classes: str = ""
-    """Classes of the masks to use, as `Tumor,Stroma`; numbers for label pictures. Default: all."""
+    """Classes of the masks to use, as `Tumor,Stroma`; numbers for label images. Default: all."""
 
     mask_crop: bool = True
     """Read GeoJSON relative to OpenSlide's bounds, as QuPath writes it (MRXS, SCN, sparse slides). `--no-mask-crop`:
@@ -126,8 +126,9 @@ class EmbedConfig:
     has a process that takes the next slide when it is ready."""
 
     cluster: str = ""
-    """Ray cluster to use in place of `--device`: `auto` (the one that this machine belongs to) or `ray://HOST:10001`.
-    Slides are dealt out one by one to its GPUs, or to its nodes if there are none (requires the ray extra)."""
+    """Ray cluster to use in place of `--device`: `auto` (the cluster that this machine belongs to) or
+    `ray://HOST:10001`. Slides are distributed one at a time to its GPUs, or to its nodes if it has no GPUs (requires
+    the ray extra)."""
 
     workers: int = 0
     """Number of processes that read and decode slides, shared by all devices. 0: one per core, at most 16."""
@@ -137,8 +138,8 @@ class EmbedConfig:
     done, and when the run ends."""
 
     stage_gib: float = 0.0
-    """Most GiB of copies at the same time. A slide for which there is no room is read where it is. 0: half of what is
-    free on that disk."""
+    """Maximum total size of the copies, in GiB. Slides that do not fit are read from their original location. 0: half
+    of the free space on that disk."""
 
     seed: int = 0
     """Random seed of stain views, and of the weights of `random` encoders."""
@@ -175,7 +176,13 @@ class EmbedConfig:
         require(bool(self.encoder), "--encoder", "none", "at least one")
         names = [folder for folder, _ in self.caches]
         twice = sorted({name for name in names if names.count(name) > 1})
-        require(not twice, "--encoder", ", ".join(twice), "each encoder once", "Use two runs, with another --out.")
+        require(
+            not twice,
+            "--encoder",
+            ", ".join(twice),
+            "each encoder once",
+            "Run the command once per weights file, each with its own --out.",
+        )
         several = len(self.encoder) > 1
         for name, value in {
             "weights": self.weights,

@@ -15,5 +15,5 @@ class EncodersConfig:
     """Encoder to describe in full."""
 
     check: Path | None = None
-    """Weights file to check: digest, names and shapes. Prints the vector of a fixed picture, so that two sites can
-    compare what they run. Without NAME: find out whose weights the file contains."""
+    """Weights file to check: digest, names and shapes. Also prints the vector of a fixed test image, so that two
+    sites can check that they run the same encoder. Without NAME: identify the encoder that the file belongs to."""

@@ -34,8 +34,8 @@ class ExportConfig:
     """For weights: `hipt` (.pth for HIPT's loader, like vit4k_xs_dino.pth) or `safetensors` (weights and config). For a
     cache: `hipt` (tokens, .pt), `trident` (patch tokens, or with --model region embeddings, .h5), `anndata`
     (embeddings, .h5ad), `parquet` (embeddings) or `geojson` (outlines of tissue for QuPath, one file per slide). For an
-    evaluation: `hub-folder` (its heads with their model card, as a model hub takes them and `slpd predict` reads
-    them)."""
+    evaluation: `hub-folder` (its heads and model card, ready to upload to a model hub; `slpd predict` reads
+    it)."""
 
     model: str = ""
     """Model that embeds the regions of a cache: region_vit.pt, its run folder, or `mean-tokens`."""
@@ -48,7 +48,7 @@ class ExportConfig:
     """Cohort CSV. With it, only the slides that it lists are exported."""
 
     where: tuple[str, ...] = ()
-    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
 
     crop: bool = True

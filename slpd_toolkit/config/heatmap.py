@@ -9,7 +9,7 @@ from slpd_toolkit.config.checks import require, require_at_least, require_cluste
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapConfig:
-    """Draw stored scores as images and QuPath objects, with or without the pixels of the slides."""
+    """Draw stored scores as images and as QuPath objects, with or without the pixels of the slides."""
 
     scores: Path
     """scores.h5, its `slpd mil-eval` folder, or a CSV with slide_id, x_l0, y_l0, size_l0, score."""
@@ -52,8 +52,8 @@ class HeatmapConfig:
     """Longest side of the drawn slide, in px."""
 
     cluster: str = ""
-    """Ray cluster that works on the slides in place of --jobs: `auto` (the one that this machine belongs to) or
-    `ray://HOST:10001` (requires the ray extra)."""
+    """Ray cluster that draws the slides instead of local processes (--jobs): `auto` (the cluster that this machine
+    belongs to) or `ray://HOST:10001` (requires the ray extra)."""
 
     jobs: int = 0
     """Number of processes, each drawing one slide at a time. 0: one per core, fewer for few slides."""

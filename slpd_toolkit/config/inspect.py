@@ -14,8 +14,9 @@ class InspectConfig:
     """Token file (.h5) or cache folder."""
 
     by: str = ""
-    """Also measure how much the mean tokens of slides depend on this column of the manifest, such as `site`: how well
-    it is predicted, and whether similar slides share it. For `site`, TCGA barcodes do without the column."""
+    """Also measure how strongly the mean tokens of slides depend on this manifest column, such as `site`: how well they
+    predict it, and whether similar slides share it. For `site`, the column is not needed if slide IDs are TCGA
+    barcodes."""
 
     manifest: Path | None = None
     """Cohort CSV with `patient_id`, the column of --by and, optionally, classes."""

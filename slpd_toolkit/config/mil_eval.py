@@ -32,10 +32,10 @@ class MilEvalConfig:
 
     model: tuple[str, ...]
     """Representation to evaluate, `[name=]source`; repeat to compare several. Source: a run folder of `slpd pretrain`,
-    a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of
-    TRIDENT, STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor`
-    describes each slide instead of using its regions, such as runs/slpd#prototypes or runs/slpd#histogram:32 (32
-    prototypes); what is fitted is fitted in each fold."""
+    a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of TRIDENT,
+    STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor` evaluates a
+    descriptor of each slide instead of its regions, such as runs/slpd#prototypes or runs/slpd#histogram:32 (32
+    prototypes). Descriptors with parameters are fitted in each fold."""
 
     out: Path
     """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml, figures/ and model/:
@@ -45,7 +45,7 @@ class MilEvalConfig:
     """Base folder of relative slide paths. Default: the manifest's folder."""
 
     where: tuple[str, ...] = ()
-    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
 
     # -- Target --
@@ -76,8 +76,8 @@ class MilEvalConfig:
 
     # -- Covariates --
     covariates: tuple[str, ...] = ()
-    """Manifest columns, such as `age,stage`, that are compared with the slides: covariates alone, slides alone, and
-    both, on the same folds. Columns of numbers are used as numbers, others as classes; empty cells are allowed."""
+    """Manifest columns, such as `age,stage`, to compare with the slides: covariates alone, slides alone, and both,
+    on the same folds. Numeric columns are used as numbers, other columns as classes. Empty cells are allowed."""
 
     # -- Splits --
     split_kind: str | None = chosen_from(SPLIT_KINDS, default=None)
@@ -134,8 +134,8 @@ class MilEvalConfig:
     """Weight decay of AdamW."""
 
     final: bool = False
-    """Train one more head per model and aggregator on all patients, with the typical setting of the folds, and add it
-    to the bundle. Its performance is not measured."""
+    """Train one more head per model and aggregator on all patients, with hyperparameters typical of the folds, and
+    add it to the bundle. Its performance is not measured."""
 
     # -- Region embeddings --
     view: Literal["full", "centre"] = "full"
@@ -176,8 +176,8 @@ class MilEvalConfig:
     """Random seed of splits, weights, dropout, batch order and resampling."""
 
     cluster: str = ""
-    """Ray cluster that works on the folds in place of --jobs: `auto` (the one that this machine belongs to) or
-    `ray://HOST:10001` (requires the ray extra)."""
+    """Ray cluster that runs the folds instead of local processes (--jobs): `auto` (the cluster that this machine
+    belongs to) or `ray://HOST:10001` (requires the ray extra)."""
 
     jobs: int = 0
     """Number of processes that train heads, one fold each. Does not affect the result. 0: one per core."""

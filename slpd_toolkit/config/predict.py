@@ -65,7 +65,7 @@ class PredictConfig:
     """Number of processes that read slides, and of threads that read tokens ahead."""
 
     pages: bool = True
-    """Write pages/<slide_id>.html, with a picture if the slide can be read."""
+    """Write pages/<slide_id>.html, with images if the slide can be read."""
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""

@@ -31,16 +31,16 @@ class PretrainConfig:
     """Initial weights: HIPT's vit4k_xs_dino.pth, a published SLPD checkpoint, or a region_vit.pt."""
 
     auto: tuple[str, ...] = ()
-    """Settings that are chosen from the numbers of slides, regions and tokens, unless they are given (recipe `auto`).
-    Each is printed with its reason and written to recipe.toml, from which a resumed run takes it. Without a recipe and
-    without any of these settings, they are chosen if there are fewer than 5,000 regions."""
+    """Settings to choose from the numbers of slides, regions and tokens, unless they are given explicitly (recipe
+    `auto`). Each is printed with its reason and written to recipe.toml, from which a resumed run takes it. Without a
+    recipe and without any of these settings, they are chosen if there are fewer than 5,000 regions."""
 
     # -- Slides --
     manifest: Path | None = None
     """Cohort CSV. With it, only the slides that it lists are used for training."""
 
     where: tuple[str, ...] = ()
-    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
 
     # -- Length and batches --

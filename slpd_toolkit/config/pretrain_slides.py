@@ -11,7 +11,7 @@ from slpd_toolkit.core.precision import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSlidesConfig:
-    """Train a slide ViT without labels: a transformer over the region embeddings of a slide and their places.
+    """Train a slide ViT without labels: a transformer over the region embeddings of a slide and their positions.
 
     slpd pretrain-slides runs/nsclc --cache cache/ --out runs/slides --recipe stages/pretrain-slides/small-cohort.toml
     """
@@ -32,7 +32,7 @@ class PretrainSlidesConfig:
     """Cohort CSV. With it, only the slides that it lists are used for training."""
 
     where: tuple[str, ...] = ()
-    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
 
     # -- Length and batches --

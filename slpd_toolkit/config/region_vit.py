@@ -30,13 +30,13 @@ class RegionViTConfig:
     position embeddings (`fan-in`), which suits small networks."""
 
     centering: Literal["none", "slide"] = "none"
-    """Subtract the mean token of the slide from its tokens (`slide`), which removes what slides differ in as a whole,
-    such as stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
+    """Subtract the mean token of the slide from its tokens (`slide`), which removes slide-level differences such as
+    stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
     they are used."""
 
     whitening: Literal["none", "between-slides"] = "none"
     """Scale down the directions in which the mean tokens of the slides differ (`between-slides`), such as stain and
-    scanner, instead of removing a slide's mean token, which also says what the slide is composed of. Estimated from the
+    scanner, instead of subtracting the mean token, which also carries the composition of the slide. Estimated from the
     slides of the run, and stored with the weights."""
 
     registers: int = 0

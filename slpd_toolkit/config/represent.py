@@ -48,7 +48,7 @@ class RepresentConfig:
     Without it, --per patient reads the manifest that the cache was embedded from, if that still exists."""
 
     where: tuple[str, ...] = ()
-    """Use only the rows of the manifest that meet this condition: `split=train`, `site=A2,BH` (any of these) or
+    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
     `split!=test`. Repeat the option to require several conditions."""
 
     fit_where: tuple[str, ...] = ()

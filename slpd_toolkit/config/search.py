@@ -8,7 +8,7 @@ from slpd_toolkit.config.checks import require, require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Find similar slides by the matching of prototypes, as a table and an HTML page that shows what matches.
+    """Find similar slides by matching their prototypes. Writes a table, and an HTML page with the matched regions.
 
     slpd search runs/nsclc TCGA-05-4244-01Z-00-DX1 --manifest cohort.csv --top 10
 
@@ -34,7 +34,7 @@ class SearchConfig:
     """Number of slides with the most similar mean vectors whose prototypes are matched exactly."""
 
     manifest: Path | None = None
-    """Cohort CSV with `patient_id`, the site and, for pictures of the regions, `slide_path`."""
+    """Cohort CSV with `patient_id`, the site and, to show images of regions, `slide_path`."""
 
     slides_root: Path | None = None
     """Base folder of relative slide paths. Default: the manifest's folder."""
@@ -49,7 +49,7 @@ class SearchConfig:
     """Manifest column of the site."""
 
     out: Path | None = None
-    """Folder of the HTML page and its pictures. Default: search/ in the run folder, or beside the vectors."""
+    """Folder of the HTML page and its images. Default: search/ in the run folder, or next to the vectors."""
 
     nearest: int = 3
     """Number of nearest regions shown per prototype."""

@@ -30,8 +30,8 @@ class SlideViTConfig:
 
     centering: Literal["none", "slide"] = "slide"
     """Subtract the mean region of the slide from its regions (`slide`), which removes stain, scanner and overall
-    composition, so that the network describes how regions differ and lie to one another. Descriptors of the region
-    embeddings still have the composition."""
+    composition, so that the network describes how regions differ and how they are arranged. Descriptors of the
+    region embeddings still contain the composition."""
 
     drop_path: float = 0.0
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
@@ -110,14 +110,14 @@ class SlideViewsConfig:
     """Number of small views per slide, used by the student only."""
 
     global_share: float = 0.6
-    """Smallest fraction of the slide's regions in a large view; the largest is 1. A view is the regions nearest to a
-    random region."""
+    """Minimum fraction of the slide's regions in a large view; the maximum is 1. A view consists of the regions
+    nearest to a random region."""
 
     local_share: float = 0.2
-    """Smallest fraction of the slide's regions in a small view; the largest is `global_share`."""
+    """Minimum fraction of the slide's regions in a small view; the maximum is `global_share`."""
 
     most_regions: int = 256
-    """Largest number of regions in a view."""
+    """Maximum number of regions in a view."""
 
     hidden: float = 0.3
     """Fraction of the regions of each large view that the student does not see and predicts."""

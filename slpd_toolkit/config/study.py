@@ -30,8 +30,8 @@ class StudyConfig:
     """Base folder of relative slide paths. Default: the manifest's folder."""
 
     plan: Literal["commands", "slurm"] | None = None
-    """Do not run the study. `--plan`, or `--plan commands`: print its steps with estimates of time, disk and memory
-    from a sample of the slides on this machine, and the commands that do the same. `--plan slurm`: also write them as
+    """Do not run the study. `--plan`, or `--plan commands`: print its steps, estimates of time, disk and memory (from a
+    sample of the slides, on this machine), and the equivalent commands. `--plan slurm`: also write these commands as
     job scripts to OUT/slurm."""
 
     # -- Tokens --
@@ -45,7 +45,7 @@ class StudyConfig:
     """Weights file of the encoder."""
 
     embed_recipe: Path | None = None
-    """Recipe of `slpd embed`, for the resolution, the size of regions, masks and the like."""
+    """Recipe of `slpd embed`, for all other settings of embedding, such as resolution, region size and masks."""
 
     # -- Target --
     task: str = chosen_from(TASKS, default="auto")
@@ -69,8 +69,8 @@ class StudyConfig:
 
     # -- Held-out patients --
     holdout: float = 0.2
-    """Fraction of the patients of each class, or of all patients with --by-site, that nothing is trained on before they
-    are predicted once. 0: none."""
+    """Fraction of the patients of each class (with --by-site: of all patients) to hold out. They are not used for any
+    training and are predicted once, at the end. 0: none."""
 
     holdout_column: str | None = None
     """Manifest column that names the held-out patients, instead of a random choice."""
@@ -86,8 +86,8 @@ class StudyConfig:
 
     # -- Pretraining --
     pretrain_recipe: str = "auto"
-    """Recipe of `slpd pretrain` for DINO and SLPD, which differ in the prototype losses alone. `auto`: chosen by the
-    number of slides and regions."""
+    """Recipe of `slpd pretrain` for DINO and SLPD; the two runs differ only in the prototype losses. `auto`:
+    settings chosen from the numbers of slides and regions."""
 
     epochs: int = 0
     """Number of epochs of each pretraining run; warm-up and the first epoch with prototypes keep their proportion. 0:
@@ -123,7 +123,9 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         """Check each value."""
-        require(0 <= self.holdout < 1, "--holdout", self.holdout, "0 up to, not including, 1", "0.2 is a fifth.")
+        require(
+            0 <= self.holdout < 1, "--holdout", self.holdout, "0 to below 1", "0.2 holds out a fifth of the patients."
+        )
         for name in self.aggregator:
             AGGREGATORS.require(name)
         require(bool(self.aggregator), "--aggregator", "none", ", ".join(AGGREGATORS.names()))
@@ -138,7 +140,7 @@ class StudyConfig:
             " and ".join(["--cache", *(f"--{name.replace('_', '-')}" for name in given)]),
             "both",
             "only one of them",
-            "A cache that exists is not embedded again.",
+            "With --cache, the slides are not embedded again.",
         )
 
     @property

@@ -70,8 +70,8 @@ class AugmentationConfig:
     """Multiple of the difference between two random regions' mean tokens that is added to all tokens of a view."""
 
     stain_views: int = 0
-    """Number of stain views of the cache to use (`slpd embed --stain-views`). The views of a region then come from
-    different stains, drawn per region: its own and these. Prototypes use its own."""
+    """Number of stain views of the cache to use (`slpd embed --stain-views`). The views of a region are then drawn
+    at random from its original stain and these. Prototypes use the original stain."""
 
     token_dropout: float = 0.0
     """Fraction of tokens hidden from the student, sampled per view."""

@@ -76,8 +76,9 @@ def _connect(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"--cluster: got {address}, but no Ray cluster answers there ({first_line}).",
-            hint="Start one with `ray start --head` on this machine, or give ray://HOST:10001 of its head node.",
+            f"--cluster: got {address}, but no Ray cluster responds there ({first_line}).",
+            hint="Start one with `ray start --head` on this machine, or pass ray://HOST:10001 with the address of "
+            "the head node.",
         ) from error
 
 

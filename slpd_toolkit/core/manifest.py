@@ -108,7 +108,7 @@ def check_masks(entries: Sequence[SlideEntry], *, needed: bool) -> tuple[list[Sl
     """
     usable, problems = [], []
     for entry in entries:
-        error, hint = "", "Correct `mask_path`: absolute, or relative as slide_path is."
+        error, hint = "", "Correct `mask_path`. A relative path is relative to the same folder as slide_path."
         if entry.mask_path is None and needed:
             error, hint = "mask_path is empty.", "Every slide needs a mask unless --mask-mode is `not`."
         elif entry.mask_path is not None and not entry.mask_path.is_file():

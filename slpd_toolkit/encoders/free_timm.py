@@ -54,8 +54,8 @@ def make_timm(
         needed = "the hub" if source in _HUB else "weights"
         raise UsageError(
             f"--encoder timm:{model} needs {needed}, and nothing may be downloaded.",
-            hint="Give timm:<architecture> with --weights FILE, or timm:local-dir:/folder (config.json and weights in "
-            "it), or --allow-download.",
+            hint="Pass timm:<architecture> with --weights FILE, timm:local-dir:/folder (which contains config.json "
+            "and the weights), or --allow-download.",
         )
     described = weights is None or source in _HUB or source == _FOLDER
     if not described:
@@ -106,7 +106,7 @@ def _build(model: str, model_name: str, arguments: dict[str, Any], weights: Path
 
 def _without_classes(arguments: dict[str, Any]) -> dict[str, Any]:
     if "num_classes" in arguments:
-        raise ValueError("num_classes is not yours to choose: an encoder has no classifier")
+        raise ValueError("num_classes cannot be set: an encoder has no classifier")
     return arguments
 
 
@@ -119,8 +119,9 @@ def _require_description(model: str, weights: Path | None, mean: str, std: str, 
         raise UsageError(
             f"--encoder timm:{model} with --weights {weights} needs {', '.join(missing)}: the file does not state how "
             "its model was trained.",
-            hint=(f"Is it one of {', '.join(alike)}? Then give that as --encoder. " if alike else "")
-            + "Else take the values from the model's page, for example --mean imagenet --std imagenet --pooling cls.",
+            hint=(f"Is it one of {', '.join(alike)}? Then pass that name as --encoder. " if alike else "")
+            + "Otherwise take the values from the model's page, for example --mean imagenet --std imagenet "
+            "--pooling cls.",
         )
 
 

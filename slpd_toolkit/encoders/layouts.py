@@ -45,7 +45,7 @@ def unwrap(checkpoint: Mapping[str, object], origin: object) -> State:
                 bare = bare.removeprefix(prefix)
             state[bare] = value
     if not state:
-        raise WeightsError(f"{origin}: holds no tensors.", hint="Expected a state dict.")
+        raise WeightsError(f"{origin}: contains no tensors.", hint="Expected a state dict.")
     return state
 
 
@@ -72,7 +72,7 @@ def convert(state: State, layouts: Sequence[str], origin: object) -> State:
     found = recognise(state)
     if found not in layouts:
         raise WeightsError(
-            f"{origin}: its tensors are named in the layout {found!r}, this encoder is published as: "
+            f"{origin}: its tensors have the names of the layout {found!r}, but this encoder is published as: "
             f"{', '.join(layouts)}.",
             hint="It is probably the file of another model; `slpd encoders` lists what to download.",
         )

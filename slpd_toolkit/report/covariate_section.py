@@ -78,7 +78,7 @@ def _sentence(result: CovariateResult, study: CovariateStudy, task: Task) -> str
         return f"{start}. No test is defined."
     p = f"{conservative(gain.shared_training)}Holm-adjusted p {p_value(result.adjusted)}"
     if result.adjusted >= LEVEL:
-        return f"{start}. It is not shown that the slide adds anything ({p})."
+        return f"{start}. No evidence that the slide adds information ({p})."
     if gain.difference < 0:
         return f"{start}. The slide makes the prediction worse ({p})."
     return f"{start}. The slide adds to the covariates ({p})."

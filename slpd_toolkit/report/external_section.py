@@ -85,11 +85,11 @@ def sentences_of(external: External) -> list[str]:
         if math.isnan(drop.low):
             said.append(f"{start}.")
             continue
-        verdict = "no drop is shown"
+        verdict = "no evidence of a drop"
         if drop.low > 0:
-            verdict = "it is lower there"
+            verdict = "lower on the external cohort"
         elif drop.high < 0:
-            verdict = "it is higher there"
+            verdict = "higher on the external cohort"
         said.append(f"{start}, a drop of {estimate(drop, sign=True)} from cross-validation: {verdict}.")
     return said
 

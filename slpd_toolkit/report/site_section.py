@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "site_accuracy": "A representation from which the site is predicted well contains stain, scanner and laboratory, "
-    "so a head can use them instead of tissue. That does harm where classes are distributed unequally over sites, and "
-    "at new sites.",
+    "so a head can use them instead of tissue. This is harmful where classes are distributed unequally over sites, "
+    "and at new sites.",
     "robustness_index": "A robustness index below its value by chance means that sharing a site makes slides more "
     "similar than sharing a class does.",
     "auc_within": "An AUC that is higher across sites than within them, or with random folds than with folds by site, "

@@ -118,7 +118,7 @@ def _differences(document: Document, headline: str, words: str) -> str:
     if not tested:
         return "There is nothing to compare: a single representation was evaluated."
     if not known:
-        return "Whether the representations differ cannot be said: no paired test is defined for this cohort."
+        return "Whether the representations differ cannot be determined: no paired test is defined for this cohort."
     differing = [
         _verdict(pair, p, headline, words) for pair, p in tested if p is not None and p < LEVEL
     ]  # in the order of the report
@@ -162,7 +162,7 @@ def _open(document: Document, ranked: Sequence[Document], headline: str, words: 
 
 def _compatible(pair: Document, headline: str, words: str) -> str:
     """State which differences of SLPD from DINO a comparison does not exclude."""
-    start = "how SLPD compares with DINO is open: "
+    start = "whether SLPD differs from DINO remains open: "
     limits = _limits(pair["metrics"][headline]["interval"])
     known = [value for value in limits if value is not None]
     if len(known) < len(limits):

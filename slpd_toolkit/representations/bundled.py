@@ -68,7 +68,7 @@ def require_bundles(models: Sequence[Model], *, final: bool) -> None:
     hint = "Use the regions, or write the descriptors with `slpd represent` and evaluate them as a table."
     if final and len(without) == len(models):
         raise UsageError(
-            f"--final with --model {listed(without)}: heads of descriptors of slides cannot be kept.", hint=hint
+            f"--final with --model {listed(without)}: heads trained on slide descriptors cannot be stored.", hint=hint
         )
     console.warn_if(
         f"The heads of {listed(without)} are not kept for `slpd predict`: descriptors of slides cannot be applied to "

@@ -38,7 +38,7 @@ def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.floa
         most = int(counts.argmax())
         same = np.flatnonzero((vectors == vectors[first[most]]).all(axis=1)).tolist()
         return (
-            f"{name}: {int(counts[counts > 1].sum())} of {len(ids)} vectors equal that of another: "
+            f"{name}: {int(counts[counts > 1].sum())} of {len(ids)} vectors are equal to another one: "
             f"{listed([ids[index] for index in same])}. Check how they were made."
         )
     sample = vectors[np.linspace(0, len(ids) - 1, min(len(ids), MOST_COMPARED)).astype(np.int64)].astype(np.float64)
@@ -50,6 +50,8 @@ def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.floa
     if least < CLOSE_COSINE:
         return ""
     return (
-        f"{name}: all {len(ids)} vectors lie within a cosine of {max(1 - least, 0):.2g} of one another (least cosine "
-        f"{least:.4f}). The model may have collapsed, or its coordinates or inputs may have been wrong."
+        f"{name}: all {len(ids)} vectors are within a cosine distance of {max(1 - least, 0):.2g} of one another "
+        f"(smallest "
+        f"cosine similarity {least:.4f}). The model may have collapsed, or its coordinates or inputs may have been "
+        f"wrong."
     )

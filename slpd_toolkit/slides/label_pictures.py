@@ -31,7 +31,7 @@ MOST_PX = 1 << 31
 _KEY = "slpd"
 _PROPORTIONS_WITHIN = 0.02
 _STRIP_LV = 2048
-_HINT = "A label picture is grey, or has a palette; each pixel is the number of a class, 0 is none."
+_HINT = "A label image is grayscale or has a palette; each pixel is the number of a class, and 0 means none."
 
 
 def write_label_picture(path: Path, mask: Mask, about: Mapping[str, Any]) -> None:
@@ -79,8 +79,8 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
         wanted = np.array(sorted(int(label) for label in classes), np.int64)
     except ValueError:
         raise SlideError(
-            f"--mask-classes: got {', '.join(classes)}; the classes of the label picture {path} are numbers.",
-            hint="Give the numbers of the classes, or a mask in GeoJSON, which has names.",
+            f"--mask-classes: got {', '.join(classes)}; the classes of the label image {path} are numbers.",
+            hint="Pass the numbers of the classes, or use a GeoJSON mask, which has class names.",
         ) from None
     levels = _open_levels(path)
     width, height = levels.sizes[0]
@@ -88,9 +88,9 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
     exact = step_l0 == thumbnail.step_l0 and (height, width) == thumbnail.rgb.shape[:2]
     if not exact and abs(width * size_l0[1] / (height * size_l0[0]) - 1) > _PROPORTIONS_WITHIN:
         raise SlideError(
-            f"The mask {path} has {width:,} x {height:,} px and its slide {size_l0[0]:,} x {size_l0[1]:,}: "
-            "they have other proportions.",
-            hint="A label picture covers the whole slide.",
+            f"The mask {path} has {width:,} x {height:,} px, but its slide has {size_l0[0]:,} x "
+            "{size_l0[1]:,}: the aspect ratios differ.",
+            hint="A label image must cover the whole slide.",
         )
     rows, columns = thumbnail.rgb.shape[:2]
     found = np.zeros((rows, columns), np.float32)
@@ -149,7 +149,7 @@ class _Levels:
         assert self._source is not None
         rgb, _ = self._source.read_box(level, 0, top, width, bottom - top)
         if not (np.array_equal(rgb[..., 0], rgb[..., 1]) and np.array_equal(rgb[..., 0], rgb[..., 2])):
-            raise SlideError(f"The mask {self._path} is a color picture.", hint=_HINT)
+            raise SlideError(f"The mask {self._path} is a color image.", hint=_HINT)
         return rgb[..., 0]
 
 
@@ -164,7 +164,7 @@ def _open_levels(path: Path) -> _Levels:
     _, mode, _ = picture.read_picture_header(path, MOST_PX)
     pixels = picture.decode_picture(path, "L" if mode in {"1", "P"} else mode, as_labels=True)
     if pixels.ndim != 2:
-        raise SlideError(f"The mask {path} is a color picture.", hint=_HINT)
+        raise SlideError(f"The mask {path} is a color image.", hint=_HINT)
     return _Levels(path, pixels)
 
 

@@ -141,7 +141,7 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
         arrays = [np.asarray([point[:2] for point in ring], np.float64).reshape(-1, 2) for ring in rings]
         for ring in arrays:
             if not (np.abs(ring) < _FURTHEST_L0).all():
-                raise ValueError("coordinates that lie on no slide")
+                raise ValueError("coordinates outside any possible slide")
         if arrays and len(arrays[0]) >= 3:
             yield arrays
 

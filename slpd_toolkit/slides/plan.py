@@ -222,7 +222,7 @@ def require_tissue(plan: SlidePlan, *, masked: bool = False) -> None:
     size = f"{plan.lattice.width_l0} x {plan.lattice.height_l0} px"
     if masked:
         raise SlideError(
-            f"the mask leaves nothing of {size}.", hint="Look at its picture in qc/, and check the mask's coordinates."
+            f"the mask excludes all of {size}.", hint="See its image in qc/, and check the coordinates of the mask."
         )
     if np.median(plan.thumbnail.rgb) < _DARK:
         raise SlideError(

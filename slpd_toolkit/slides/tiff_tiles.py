@@ -143,8 +143,8 @@ def _require_same_resolution(path: Path, levels: Sequence[TiffPage]) -> None:
         width_l0, mpp_l0 = stated[0]
         if not (agree(mpp, mpp_l0) or agree(mpp, mpp_l0 * width_l0 / width)):
             raise SlideError(
-                f"{path}: its levels contradict each other about the resolution: {mpp_l0:.4g} um/px in that of "
-                f"{width_l0} px, {mpp:.4g} um/px in that of {width} px.",
+                f"{path}: its levels have contradictory resolutions: {mpp_l0:.4g} um/px for the level "
+                f"{width_l0} px wide, {mpp:.4g} um/px for the level {width} px wide.",
                 hint=_HINT,
             )
 
@@ -204,6 +204,6 @@ def _require_in_all_levels(path: Path, tables: Mapping[int, TileTable]) -> None:
         if lacking:
             raise SlideError(
                 f"{path}: {int(table.absent.sum()):,} of {table.absent.size:,} tiles of level {level} are missing, and "
-                f"level 0 has {lacking:,} of them.",
+                f"level 0 contains the pixels of {lacking:,} of these.",
                 hint=_HINT,
             )

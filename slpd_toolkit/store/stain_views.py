@@ -50,8 +50,8 @@ def open_stain_views(store: TokenStore, count: int) -> list[TokenStore]:
     if found < count:
         raise UsageError(
             f"{store.folder} has {found or 'no'} stain view{'s' * (found != 1)}, {count} needed.",
-            hint=f"Run `slpd embed` again with --stain-views {count}: it reads the slides once more and keeps the "
-            "tokens. Imported caches have none, because they have no pixels.",
+            hint=f"Run `slpd embed` again with --stain-views {count}: it reads the slides again and keeps the "
+            "existing tokens. Imported caches have none, because they have no pixels.",
         )
     return [_open_view(store, stain_folder(store.folder, view)) for view in range(1, count + 1)]
 
@@ -115,7 +115,7 @@ def _open_view(store: TokenStore, folder: Path) -> TokenStore:
     ]
     if other:
         raise CacheError(
-            f"{folder} was made of other regions of {len(other):,} slides: {listed(other)}.",
+            f"{folder} has different regions for {len(other):,} slides: {listed(other)}.",
             hint="Remove these files there, and run `slpd embed` with --stain-views again.",
         )
     return TokenStore(files, folder)

@@ -45,8 +45,9 @@ def fit_to_cohort(
         if not size.is_small:
             return _with(config, {})
         say(
-            f"A small cohort ({size.total:,} regions): the published settings would hardly leave the loss of uniform "
-            "predictions. These are used instead; --recipe nsclc (or brca) uses the published ones."
+            f"Small cohort ({size.total:,} regions): with the published settings, the loss would barely fall below "
+            "that of uniform predictions. The following settings are used instead; pass --recipe nsclc (or brca) "
+            "for the published ones."
         )
     names = CHOSEN if IF_SMALL in config.auto else config.auto
     given = {name: value for name, value in flatten(config).items() if name not in names}
@@ -72,7 +73,7 @@ def verdict(last: Mapping[str, str], outputs: int) -> str:
     uniform = math.log(outputs)
     if loss > _UNIFORM * uniform or entropy > _UNIFORM * uniform:
         return (
-            f"The network has learned next to nothing: self-distillation ends at a loss of {loss:.2f} and targets with "
+            f"The network has learned almost nothing: self-distillation ended at a loss of {loss:.2f} and targets with "
             f"an entropy of {entropy:.2f}; uniform predictions over {outputs:,} outputs have {uniform:.2f}. Lower "
             "--teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
         )

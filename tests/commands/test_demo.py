@@ -112,7 +112,7 @@ def test_the_whole_way_with_two_interruptions(
     assert command.run(config) == 0
     assert all(path.stat().st_mtime_ns == moment for path, moment in painted.items())
     printed = capsys.readouterr()
-    assert "This demo paints 12 slides of 8 invented patients" in printed.err
+    assert "This demo generates 12 synthetic slides of 8 invented patients" in printed.err
     assert "6/6 heatmaps" in printed.err
     assert "truth" in printed.out
     assert "The highest mean is that of" in printed.err

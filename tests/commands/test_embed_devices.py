@@ -78,7 +78,7 @@ def test_a_slide_that_ends_its_process_each_time_has_failed(tmp_path: Path, monk
     assert embed.run(settings(manifest, tmp_path / "cache", device="cpu,cpu")) == 1
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
     assert failure["slide_id"] == "s0"
-    assert "the process that embedded it ended 2 times" in failure["error"]
+    assert "the process embedding it ended unexpectedly 2 times" in failure["error"]
 
 
 def test_lists_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Masks in and out: what is drawn in GeoJSON or a label picture is embedded, and outlines come back unchanged."""
+"""Masks in and out: what is drawn in GeoJSON or a label image is embedded, and outlines come back unchanged."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_label_pictures_of_any_size(tmp_path: Path, scale: int, kind: str) -> No
         SlideError, match=r"no pixel with the label 4; found: 0, 3, 7|no pixel with the label 4; found: 0"
     ):
         drawn(path, classes=("4",))
-    with pytest.raises(SlideError, match="got Tumor; the classes of the label picture"):
+    with pytest.raises(SlideError, match="got Tumor; the classes of the label image"):
         drawn(path, classes=("Tumor",))
 
 

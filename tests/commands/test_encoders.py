@@ -60,7 +60,7 @@ def test_check_prints_digest_shapes_and_the_vector_of_a_fixed_picture(
     assert encoders.run(EncodersConfig(name="uni", check=uni)) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"sha256 {sha256(uni)}" in said
-    assert "not known here; compare it with the one on the file's page" in said
+    assert "not known here; compare it with the one on the download page" in said
     twin = twins()["uni"]
     expected = twin.tokens(twin.network(), golden_picture(256)[None])[0].numpy()
     numbers = said.partition("in fp32 on the CPU ")[2].split()[:8]
@@ -103,7 +103,7 @@ def test_check_without_a_name_finds_out_whose_weights_a_file_contains(
     assert f"slpd encoders uni2-h --check {path}" in said
     path = saved(twins()["uni"], path)
     assert encoders.run(EncodersConfig(check=path)) == 0
-    assert "the names and shapes of: uni, mstar.\nThe file does not tell these apart." in capsys.readouterr().out
+    assert "the names and shapes of: uni, mstar.\nThe file alone cannot distinguish these." in capsys.readouterr().out
     small["mstar"] = with_digest(small["mstar"], "mSTAR.pth", sha256(path))
     assert encoders.run(EncodersConfig(check=path)) == 0
     assert f"{path} is the published file of: mstar.\n" in capsys.readouterr().out

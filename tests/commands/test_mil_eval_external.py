@@ -226,7 +226,7 @@ def test_one_site_only_has_one_row_and_descriptors_no_bundle(
     assert [site["site"] for site in result["sites"]] == ["north"]
     with pytest.raises(UsageError, match="column site not found"):
         one.evaluate(tmp_path / "sites", by_site=True, **QUICK)
-    with pytest.raises(UsageError, match="--final with --model described: heads of descriptors"):
+    with pytest.raises(UsageError, match="--final with --model described: heads trained on slide descriptors"):
         one.evaluate(tmp_path / "final", model=("described=mean-tokens#mean-sd",), final=True, **QUICK)
     one.evaluate(tmp_path / "described", model=("described=mean-tokens#mean-sd",), **QUICK)
     assert "The heads of described are not kept for `slpd predict`" in capsys.readouterr().err

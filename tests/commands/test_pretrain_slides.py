@@ -138,7 +138,7 @@ def test_the_region_vit_travels_with_the_slide_vit(cache: Path, tmp_path: Path) 
 def test_a_file_without_its_model_of_regions_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
     network, _ = SlideViT.from_file(run)
     network.save(tmp_path / "slide_vit.pt", {})
-    with pytest.raises(WeightsError, match="has no model of regions"):
+    with pytest.raises(WeightsError, match="contains no region model"):
         embed_regions(TokenStore.open(cache), str(tmp_path), device="cpu")
     with pytest.raises(UsageError, match="is a slide ViT, which does not embed regions"):
         pretrain_slides.run(tiny(cache, tmp_path / "again", model=str(run)))

@@ -78,7 +78,7 @@ def test_patients_and_sites_are_left_out(run: Path, manifest: Path, tmp_path: Pa
     assert found(other_patients=False) == {"slide000", "slide003", "slide004"}
     assert found(other_sites=True) == {"slide003"}
     assert found(top=1) < {"slide003", "slide004"}
-    with pytest.raises(UsageError, match="No slide is left to be found"):
+    with pytest.raises(UsageError, match="No slides to compare"):
         find(run, "slide000", tmp_path, manifest=_same_patient(manifest, tmp_path))
 
 

@@ -94,7 +94,7 @@ def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]]
         ({"target": "grade"}, "column grade not found"),
         ({"holdout_column": "part"}, "has no column part"),
         ({"holdout_column": "split", "holdout_value": ("no",)}, "no slide has the value no; found test, train"),
-        ({"by_site": True}, "no choice of sites|at least|require"),
+        ({"by_site": True}, "no selection of sites|at least|require"),
         ({"folds": 30}, "30 folds require at least 30 patients per class"),
         ({"model": ("absent",)}, "absent does not exist"),
         ({"model": ("slpd=mean-tokens",)}, "the name slpd is that of a model of the study"),

@@ -179,7 +179,7 @@ def test_hostile_folders_are_refused(tmp_path: Path, change: str, said: str) -> 
 
 def test_single_files_that_hold_no_vectors_are_refused(tmp_path: Path) -> None:
     h5(tmp_path / "one.h5", {}, features=np.ones(6, np.float32))
-    with pytest.raises(UsageError, match="is of a single slide"):
+    with pytest.raises(UsageError, match="contains a single slide"):
         read_slide_vectors(tmp_path / "one.h5")
     h5(tmp_path / "two.h5", {}, a=np.ones((3, 6), np.float32), b=np.ones(6))
     with pytest.raises(UsageError, match=r"does not hold one vector per slide or patient: a \(3, 6\)"):
@@ -189,7 +189,7 @@ def test_single_files_that_hold_no_vectors_are_refused(tmp_path: Path) -> None:
 def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> None:
     path = tmp_path / "TCGA_TITAN_features.pkl"
     path.write_bytes(pickle.dumps({"filenames": list(VECTORS), "embeddings": np.stack(list(VECTORS.values()))}))
-    with pytest.raises(UsageError, match="is a pickle, which can run any code") as caught:
+    with pytest.raises(UsageError, match="is a pickle, which can execute arbitrary code") as caught:
         refuse_pickle(path)
     with pytest.raises(UsageError, match="is a pickle"):
         read_slide_vectors(tmp_path)

@@ -59,7 +59,7 @@ def test_held_out_patients_and_what_is_not_defined() -> None:
     assert "single representation" in differences
     assert "includes 0.5, the value of random guessing, so no signal is shown" in remains
     undefined = answer(document(RESULTS, [pair("slpd", "dino", 0.02, None)])).sentences[1]
-    assert "cannot be said: no paired test is defined" in undefined
+    assert "cannot be determined: no paired test is defined" in undefined
 
 
 def test_an_interval_without_width_claims_nothing() -> None:

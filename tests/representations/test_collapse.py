@@ -21,14 +21,14 @@ def test_vectors_within_a_few_hundredths_are_told() -> None:
     close = VECTORS * 0.1 + 5
     unit = close / np.linalg.norm(close, axis=1, keepdims=True)
     said = collapse_warning("giga", IDS, close)
-    assert said.startswith("giga: all 40 vectors lie within a cosine of 0.00")
+    assert said.startswith("giga: all 40 vectors are within a cosine distance of 0.00")
     assert f"least cosine {(unit @ unit.T).min():.4f}" in said
 
 
 def test_equal_vectors_are_named() -> None:
     same = VECTORS.copy()
     same[[3, 7, 9]] = same[3]
-    assert "3 of 40 vectors equal that of another: s3, s7, s9." in collapse_warning("x", IDS, same)
+    assert "3 of 40 vectors are equal to another one: s3, s7, s9." in collapse_warning("x", IDS, same)
 
 
 def test_an_index_for_searches_is_checked_as_well() -> None:
@@ -38,7 +38,7 @@ def test_an_index_for_searches_is_checked_as_well() -> None:
     weights = np.full((5000, 2), 0.5, np.float32)
     ids = tuple(map(str, range(5000)))
     assert (
-        "collapse: all 2048 vectors lie within a cosine of"
+        "collapse: all 2048 vectors are within a cosine distance of"
         in SlideIndex(ids, Sets(vectors, weights), origin="collapse").warning()
     )
     vectors[::2] *= -1

@@ -68,7 +68,7 @@ def test_collapsed_vectors_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     values = 5 + 0.01 * np.random.default_rng(0).normal(size=(8, 6))
     np.savez(tmp_path / "v.npz", slide_id=[f"s{i}" for i in range(8)], vectors=values)
     open_table("gigapath", tmp_path / "v.npz")
-    assert "gigapath: all 8 vectors lie within a cosine of" in capsys.readouterr().err.replace("\n", " ")
+    assert "gigapath: all 8 vectors are within a cosine distance of" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_sources_are_recognized_by_their_files(tmp_path: Path) -> None:

@@ -74,5 +74,5 @@ def test_levels_that_contradict_each_other_are_refused(
             slide.check()
             assert slide.header.doubt == ""
             return
-        with pytest.raises(SlideError, match="levels contradict each other about the resolution"):
+        with pytest.raises(SlideError, match="levels have contradictory resolutions"):
             slide.check()

@@ -71,7 +71,7 @@ def study(config: StudyConfig) -> int:
     console.note(
         f"{count(len(cohort.table), 'slide')} of {count(inside + held_out, 'patient')} with a target: "
         + (
-            f"nothing is trained on {held_out} of them before they are predicted once."
+            f"{held_out} are held out: not used for any training, and predicted once at the end."
             if held_out
             else "none held out."
         )
@@ -125,7 +125,7 @@ def _check_models(config: StudyConfig) -> list[str]:
     taken = sorted({source.name for source in sources} & {study_stages.DINO, study_stages.SLPD})
     if taken:
         raise UsageError(
-            f"--model: the name {', '.join(taken)} is that of a model of the study.",
+            f"--model: the name {', '.join(taken)} is already used by a model of the study.",
             hint="Rename it: other-name=source.",
         )
     described = [source.name for source in sources if source.descriptor is not None]
@@ -192,7 +192,7 @@ def _require_same(out: Path, text: str, wanted: dict[str, Any]) -> None:
     if differing == ["manifest_sha256"]:
         raise UsageError(
             f"--out: the manifest has changed since the study in {out} was started.",
-            hint="Use a different --out, with --cache for the tokens that exist; or restore the manifest.",
+            hint="Use a different --out (with --cache for existing tokens), or restore the manifest.",
         )
     if differing:
         got, asked = (
@@ -248,7 +248,7 @@ def _report(
         for sentence in found.sentences:
             console.note(sentence)
     if log.rows:
-        console.warn(f"{count(len(log.rows), 'failure')}: {log.path} says why and what to do.")
+        console.warn(f"{count(len(log.rows), 'failure')}: {log.path} lists the reasons and what to do.")
     console.note(f"Everything: {config.out / INDEX}.")
     return 1 if log.rows else 0
 

@@ -43,8 +43,8 @@ def embedding_settings(origin: Origin, **running: object) -> EmbedConfig:
     """
     if not origin.recipe:
         raise UsageError(
-            f"The tokens of this bundle ({origin.tokens.get('encoder')}) were imported from another tool, so that slpd "
-            "cannot embed slides in the same way.",
+            f"The tokens of this bundle ({origin.tokens.get('encoder')}) were imported from another tool, so slpd "
+            "cannot embed new slides in the same way.",
             hint="Extract the features of the new slides with that tool, `slpd import` them, and pass --cache.",
         )
     known = settings_of(EmbedConfig)

@@ -186,15 +186,15 @@ class Fleet:
                 self._queue.appendleft(entry)
                 continue
             error = SlideError(
-                f"{entry.slide_path}: the process that embedded it ended {_TRIES} times.",
-                hint="Memory may have run out; embed it alone, with a smaller --batch-size.",
+                f"{entry.slide_path}: the process embedding it ended unexpectedly {_TRIES} times.",
+                hint="It may have run out of memory: embed this slide alone, with a smaller --batch-size.",
             )
             for lane in self._lanes:
                 lane.record(entry, error)
         if member.held:
             console.warn(
                 f"The process on {member.name} ended ({member.how_it_ended()}); "
-                f"the {len(member.held)} slides that it held are done again."
+                f"the {len(member.held)} slides assigned to it will be processed again."
             )
         if self._queue and self._restarts[member.place] < _RESTARTS and alive:
             self._restarts[member.place] += 1

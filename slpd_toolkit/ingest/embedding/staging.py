@@ -147,7 +147,9 @@ class Stage(ClosedOnExit):
                 shutil.rmtree(folder, ignore_errors=True)
                 with self._mutex:
                     self.used_bytes -= size
-                console.warn(f"{entry.slide_id} is read where it is: it could not be copied ({error}).")
+                console.warn(
+                    f"{entry.slide_id} is read from its original location, because it could not be copied ({error})."
+                )
             return _Copy(entry.slide_path)
         self.copied += 1
         return _Copy(folder / files[0][1], size, folder)

@@ -95,7 +95,7 @@ def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sh
         console.warn(
             f"{len(tally.doubts):,} slides have contradicting resolutions: "
             f"{listed(f'{slide_id} ({doubt})' for slide_id, doubt in tally.doubts.items())}. The first was used; "
-            "enter the true one in the column `mpp` of the manifest."
+            "enter the correct one in the manifest column `mpp`."
         )
     if contact_sheet:
         console.note(f"Check the detected tissue in {contact_sheet}.")

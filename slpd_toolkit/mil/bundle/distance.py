@@ -134,7 +134,7 @@ class TrainingSet:
         """
         mean, scale, axes, precisions, rest, held_out = (np.asarray(arrays[name]) for name in _ARRAYS)
         if mean.ndim != 1 or scale.shape != mean.shape or axes.shape != (len(precisions), len(mean)) or rest.ndim:
-            raise ValueError("the arrays of the training set do not fit each other")
+            raise ValueError("the arrays of the training set do not match")
         near = Neighbourhood(mean, scale, axes, precisions, float(rest))
         return cls(near, held_out, limit_of(held_out), false_alarm_rate)
 

@@ -224,7 +224,7 @@ def _check(bundle: Bundle) -> None:
         raise ValueError(f"its heads cannot be applied: {error}") from error
     classes = len(bundle.decision.classes)
     if not np.isfinite(found.outputs).all() or not np.isfinite(found.distances).all():
-        raise ValueError("its heads or its training set give numbers that are not finite")
+        raise ValueError("its heads or its training set produce non-finite numbers")
     if classes not in {0, found.outputs.shape[1]}:
         raise ValueError(f"its heads give {found.outputs.shape[1]} outputs for {classes} classes")
 

@@ -80,7 +80,8 @@ def hold_out_sites(cohort: Cohort, fraction: float, seed: int) -> BoolArray:
                 best = (off, order[:held])
     if best is None:
         raise UsageError(
-            f"--by-site: no choice of sites leaves every class in the held-out sites and in {MIN_FOLDS} others.",
+            f"--by-site: no selection of sites has every class both in the held-out sites and in at least "
+            f"{MIN_FOLDS} others.",
             hint="Hold out patients instead (without --by-site), or use --holdout-column.",
         )
     return np.isin(site, best[1])[table.of_slide]
@@ -109,7 +110,7 @@ def held_out_by_column(cohort: Cohort, cells: StrArray, values: Collection[str],
     if both:
         raise UsageError(
             f"--holdout-column {column}: {len(both)} patients have slides on both sides: {listed(both)}.",
-            hint="Mark all slides of a patient alike.",
+            hint="Use the same value for all slides of a patient.",
         )
     return held
 

@@ -59,7 +59,7 @@ def require_two_classes(
     """
     if sensitivity is not None and len(found[0]) != 2:
         raise UsageError(
-            f"--sensitivity is for two classes; there are {len(found[0])}: {listed(found[0])}.",
+            f"--sensitivity requires two classes; found {len(found[0])}: {listed(found[0])}.",
             hint="Leave it out, or choose two classes with --classes and --allow-missing.",
         )
     return found
@@ -176,7 +176,9 @@ def quantile_strata(values: FloatArray) -> StrArray:
 
 def require_one_time(patients: StrArray, times: FloatArray) -> None:
     """Check that all slides of a patient have one follow-up time; see `require_one_value`."""
-    require_one_value(patients, times, "time", "Survival belongs to patients: correct or drop these.")
+    require_one_value(
+        patients, times, "time", "All slides of a patient need the same survival data: correct or drop these patients."
+    )
 
 
 def require_one_value(patients: StrArray, values: FloatArray, what: str, hint: str) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 ORDER = 3
 WEIGHT = 1.0
-"""Weight of the inter-slide loss: regions to the corresponding prototypes of similar slides. 0 disables it."""
+"""Weight of the inter-slide loss, which distills the corresponding prototypes of similar slides into a region's views.
+0 disables it."""
 CENTRE = "prototype_centre"
 NEEDS_PROTOTYPES = True
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ORDER = 2
 WEIGHT = 1.0
-"""Weight of the intra-slide loss: regions to the prototype of their own cluster. 0 disables it."""
+"""Weight of the intra-slide loss, which distills the prototype of a region's cluster into its views. 0 disables it."""
 CENTRE = "prototype_centre"
 NEEDS_PROTOTYPES = True
 

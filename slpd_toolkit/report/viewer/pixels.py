@@ -209,9 +209,9 @@ class SlidePixels(ClosedOnExit):
             raise SlideError("The file of this slide is not known.", hint="Use --manifest.")
         if meta is None and self._strict:
             raise SlideError(
-                f"No tokens of this slide are known, so that {entry.slide_path} cannot be compared with the slide that "
-                "was embedded.",
-                hint="Name the manifest with --manifest to show it.",
+                f"No tokens of this slide are known, so it cannot be checked whether {entry.slide_path} is the slide "
+                "that was embedded.",
+                hint="Pass the manifest with --manifest to show it anyway.",
             )
         opened = OpenedPixels(self._readers, entry)
         if meta is None:

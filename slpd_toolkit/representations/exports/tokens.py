@@ -53,7 +53,9 @@ def write_tokens(store: TokenStore, to: str, out: Path, failures: list[Failure],
             progress.advance(1)
     if to == "hipt" and store.has_gaps:
         missing = sum(slide.missing_patches for slide in store.files)
-        console.warn(f"{missing:,} patches have no token: HIPT's format has no word for that, they are zeros.")
+        console.warn(
+            f"{missing:,} patches have no token: HIPT's format cannot mark them, so they are written as zeros."
+        )
     console.note(f"Wrote {len(store.files):,} slides to {folder}.")
 
 

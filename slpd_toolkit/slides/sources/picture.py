@@ -29,7 +29,7 @@ MOST_PX = 1 << 28
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "LA": "RGBA", "La": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB"}
 _AS_STORED = frozenset({"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N"})
-_RGB_48_BIT = "RGB of 16 bit"
+_RGB_48_BIT = "16-bit RGB"
 _UM_PER_INCH = 25400.0
 _PHOTOMETRIC, _MIN_IS_WHITE, _TILE_WIDTH = 262, 0, 322
 

@@ -82,5 +82,5 @@ def test_a_sensitivity_needs_two_classes() -> None:
     two, three = (("a", "b"), np.array([0, 1])), (("a", "b", "c"), np.array([0, 1, 2]))
     assert require_two_classes(two, 0.9) is two
     assert require_two_classes(three, None) is three
-    with pytest.raises(UsageError, match="for two classes; there are 3: a, b, c"):
+    with pytest.raises(UsageError, match="two classes; found 3: a, b, c"):
         require_two_classes(three, 0.9)

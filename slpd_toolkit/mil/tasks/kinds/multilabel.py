@@ -96,7 +96,7 @@ class MultiLabel(Task):
             UsageError: They differ, or only some of them have a label.
         """
         for index, name in enumerate(self.names):
-            hint = "Splits keep patients together: correct these, and write the label for all slides of a patient."
+            hint = "All slides of a patient need the same label: correct these patients."
             require_one_value(patients, self.targets[:, index].astype(np.float64), name, hint)
 
     @property

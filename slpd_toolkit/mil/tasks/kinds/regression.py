@@ -58,7 +58,12 @@ class Regression(Task):
         Raises:
             UsageError: They have different values.
         """
-        require_one_value(patients, self.values, "value", "Splits keep patients together: correct or drop these.")
+        require_one_value(
+            patients,
+            self.values,
+            "value",
+            "All slides of a patient need the same value: correct or drop these patients.",
+        )
 
     @property
     def strata(self) -> StrArray:
