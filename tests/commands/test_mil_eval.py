@@ -115,7 +115,7 @@ def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
     grades = [("low", "high", "nan")[number % 3] for number in range(24)]
     graded = plant(tmp_path, {"grade": grades}, [0.0] * 24)
     notes = graded.evaluate(tmp_path / "out", task="ordinal", target=("grade",), aggregator=("knn",))["notes"]
-    assert any("nan counts as a class" in note for note in notes)
+    assert any("nan is used as a class" in note for note in notes)
     assert any("assumed to be ordered high < low < nan" in note for note in notes)
 
 

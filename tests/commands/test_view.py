@@ -170,7 +170,7 @@ def test_a_cache_that_results_were_made_from_is_named_but_not_read(study: Path, 
     run = shutil.copytree(study / "run", tmp_path / "run")
     (run / "recipe.toml").write_text(f'cache = "{study / "cache"}"\n', encoding="utf-8")
     with open_view(ViewConfig(folder=run, port=0)) as found:
-        assert found.cohort.notes == (f"Without a token cache, many layers are missing: use --cache {study / 'cache'}.",)
+        assert found.cohort.notes == (f"Without a token cache, layers are missing: pass --cache {study / 'cache'}.",)
         assert found.cohort.files == {}
     with open_view(ViewConfig(folder=run, port=0, cache=study / "cache")) as found:
         assert len(found.cohort.files) == 3

@@ -162,11 +162,7 @@ def _print(
         }
     )
     console.table("Plan", rows)
-    console.text(
-        [
-            "# The same steps as separate commands, with this plan's files. The last command writes index.html:"
-        ]
-    )
+    console.text(["# The same steps as separate commands, with this plan's files. The last command writes index.html:"])
     for stage in stages:
         console.text([command_line(stage.command, stage.settings(), (stage.argument,)), ""])
     console.text([command_line("study", replace(config, plan=None), ("manifest",))])

@@ -70,7 +70,7 @@ class ViewedCohort:
         notes += [f"{name}: {error}" for name, error in layers.problems.items()]
         if not parts.caches:
             caches = recorded_caches(parts)
-            notes += [f"Without a token cache, many layers are missing: use --cache {path}." for path in caches[:1]]
+            notes += [f"Without a token cache, layers are missing: pass --cache {path}." for path in caches[:1]]
         return cls(parts, files, faults, listed, tuple(predicted), layers, tuple(notes), slides)
 
     @cached_property

@@ -81,9 +81,7 @@ class Classification(Task):
         odd = [name for name in self.classes if name.lower() in _LIKE_NOTHING]
         if settings.classes or not odd:
             return []
-        return [
-            f"{listed(odd)} is used as a class. Only empty cells count as missing; use --classes to exclude classes."
-        ]
+        return [f"{listed(odd)} is used as a class. Only empty cells are missing; use --classes to exclude classes."]
 
     @property
     def strata(self) -> StrArray:
