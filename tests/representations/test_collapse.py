@@ -22,7 +22,7 @@ def test_vectors_within_a_few_hundredths_are_told() -> None:
     unit = close / np.linalg.norm(close, axis=1, keepdims=True)
     said = collapse_warning("giga", IDS, close)
     assert said.startswith("giga: all 40 vectors are within a cosine distance of 0.00")
-    assert f"least cosine {(unit @ unit.T).min():.4f}" in said
+    assert f"smallest cosine similarity {(unit @ unit.T).min():.4f}" in said
 
 
 def test_equal_vectors_are_named() -> None:

@@ -85,7 +85,7 @@ def test_without_a_recipe_only_small_cohorts_are_fitted(tmp_path: Path) -> None:
     plain = build(PretrainConfig, {"cache": tmp_path / "cache", "out": tmp_path / "run"})
     said: list[str] = []
     assert fit_to_cohort(plain, store, 1, said.append).region_vit.embed_dim == 64
-    assert said[0].startswith("A small cohort (29 regions)")
+    assert said[0].startswith("Small cohort (29 regions)")
     given = build(PretrainConfig, {"cache": tmp_path / "cache", "out": tmp_path / "run", "embed_dim": 48})
     assert not given.auto
     assert fit_to_cohort(given, store, 1, said.append) is given
