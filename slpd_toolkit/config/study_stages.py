@@ -56,13 +56,11 @@ def embedding(config: StudyConfig) -> EmbedConfig:
     return build(EmbedConfig, flags | ({} if named_by_recipe else {"encoder": (config.encoder,)}), config.embed_recipe)
 
 
-def pretraining(config: StudyConfig, recipe: str, more: dict[str, Any], *, prototypes: bool) -> PretrainConfig:
-    """Return the settings of `slpd pretrain`.
+def pretraining(config: StudyConfig, *, prototypes: bool) -> PretrainConfig:
+    """Return the settings of `slpd pretrain`; those of the recipe `auto` are chosen when the run starts.
 
     Args:
         config: The study.
-        recipe: Name or path of the recipe.
-        more: Settings that override the recipe.
         prototypes: Whether the prototype losses are used (SLPD); otherwise DINO alone, with equal settings.
     """
     paths = StagePaths.of(config)
@@ -75,8 +73,13 @@ def pretraining(config: StudyConfig, recipe: str, more: dict[str, Any], *, proto
         "seed": config.seed or None,
     }
     without = {} if prototypes else {"intra_weight": 0.0, "inter_weight": 0.0}
-    found = build(PretrainConfig, more | flags | without, Path(recipe))
-    return _with_epochs(found, config.epochs) if config.epochs else found
+    recipe = Path(config.pretrain_recipe)
+    found = build(PretrainConfig, flags | without, recipe)
+    if not config.epochs:
+        return found
+    if "epochs" in found.auto:  # the others that depend on it are chosen with it
+        return build(PretrainConfig, flags | without | {"epochs": config.epochs}, recipe)
+    return _with_epochs(found, config.epochs)
 
 
 def _with_epochs(config: PretrainConfig, epochs: int) -> PretrainConfig:

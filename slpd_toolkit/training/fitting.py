@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, CohortSize, choose_settings
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, Choice, CohortSize, choose_settings
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import RECIPE, read_recipe
 from slpd_toolkit.config.settings import assemble, flatten
@@ -41,21 +41,33 @@ def fit_to_cohort(
         kept = read_recipe(PretrainConfig, written)
         names = CHOSEN if IF_SMALL in config.auto else config.auto
         return _with(config, {name: kept[name] for name in names if name in kept})
-    if IF_SMALL in config.auto:
-        if not size.is_small:
-            return _with(config, {})
+    if IF_SMALL in config.auto and size.is_small:
         say(
             f"Small cohort ({size.total:,} regions): with the published settings, the loss would barely fall below "
             "that of uniform predictions. The following settings are used instead; pass --recipe nsclc (or brca) "
             "for the published ones."
         )
+    fitted, chosen = choose_for(config, size)
+    for name, choice in chosen.items():
+        say(f"  {name} = {choice.value}: {choice.reason}")
+    return fitted
+
+
+def choose_for(config: PretrainConfig, size: CohortSize) -> tuple[PretrainConfig, dict[str, Choice]]:
+    """Return the settings with all values of `auto` for a cohort of this size, and the chosen values.
+
+    Raises:
+        UsageError: The chosen values do not fit the given ones.
+    """
+    if not config.auto:
+        return config, {}
+    if IF_SMALL in config.auto and not size.is_small:
+        return _with(config, {}), {}
     names = CHOSEN if IF_SMALL in config.auto else config.auto
     given = {name: value for name, value in flatten(config).items() if name not in names}
     choices = choose_settings(replace(size, given=given))
     chosen = {name: choices[name] for name in choices if name in names}
-    for name, choice in chosen.items():
-        say(f"  {name} = {choice.value}: {choice.reason}")
-    return _with(config, {name: choice.value for name, choice in chosen.items()})
+    return _with(config, {name: choice.value for name, choice in chosen.items()}), chosen
 
 
 def _with(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainConfig:

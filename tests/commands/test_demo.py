@@ -39,7 +39,7 @@ def test_tiny_sets_what_is_not_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tiny", [True, False])
 def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path, tiny: bool) -> None:
     study = command.study_settings(DemoConfig(out=tmp_path, tiny=tiny))
-    slpd, dino = (stages.pretraining(study, study.pretrain_recipe, {}, prototypes=each) for each in (True, False))
+    slpd, dino = (stages.pretraining(study, prototypes=each) for each in (True, False))
     ours, theirs = flatten(slpd), flatten(dino)
     assert ours.keys() == theirs.keys()
     assert {name for name in ours if ours[name] != theirs[name]} == {"out", "intra_weight", "inter_weight"}

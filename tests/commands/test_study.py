@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +14,14 @@ from slpd_toolkit.cli import app as cli
 from slpd_toolkit.commands import heatmap, mil_eval, pretrain, prototypes
 from slpd_toolkit.commands import study as command
 from slpd_toolkit.commands.study.cohort import read_cohort
-from slpd_toolkit.commands.study.recipes import suitable_recipe
 from slpd_toolkit.commands.study.slurm import write_jobs
 from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages as stages
-from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.config.recipe import build
+from slpd_toolkit.config.auto_recipe import CohortSize, choose_settings
+from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.config.study import StudyConfig
 from slpd_toolkit.core.errors import TrainingError, UsageError
+from slpd_toolkit.training.fitting import choose_for
 from tests.api.place import TINY_RECIPE
 from tests.cohorts import read_csv, write_manifest
 from tests.evaluations import metrics
@@ -30,6 +29,7 @@ from tests.token_factory import write_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SLIDES = 20
 WORK = {"DINO": pretrain, "evaluation": mil_eval, "prototypes": prototypes, "heatmaps": heatmap}
@@ -237,30 +237,29 @@ def test_a_stage_that_fails_does_not_stop_the_others_and_is_made_up_for(
 
 
 @pytest.mark.parametrize(
-    ("regions", "grid", "wanted"),
-    [
-        ((50,) * 300, 16, ("nsclc", {})),
-        ((20,) * 300, 16, ("brca", {})),
-        ((40,) * 100, 16, ("small-cohort", {"batch_size": 128})),
-        ((4,) * 20, 4, ("small-cohort", {"global_side": 3, "local_side": 1, "batch_size": 8, "min_regions": 4})),
-        ((1,) * 8, 8, ("small-cohort", {"global_side": 7, "local_side": 3, "batch_size": 4, "min_regions": 2})),
-    ],
+    ("regions", "grid"), [((50,) * 600, 16), ((20,) * 300, 16), ((4,) * 20, 4), ((1,) * 8, 8), ((1, 90), 1)]
 )
-def test_the_recipe_fits_the_cohort(regions: tuple[int, ...], grid: int, wanted: tuple[str, dict[str, int]]) -> None:
-    recipe, more = suitable_recipe("auto", regions, grid)
-    assert (recipe, more) == wanted
-    settings: dict[str, Any] = {"cache": Path("c"), "out": Path("r"), **more}
-    build(PretrainConfig, settings, Path(recipe))  # the combination is allowed
-    assert suitable_recipe("mine.toml", regions, grid) == ("mine.toml", {})
+def test_both_runs_get_the_settings_of_the_recipe_auto(
+    place: Path, tmp_path: Path, regions: tuple[int, ...], grid: int
+) -> None:
+    size = CohortSize(regions, grid)
+    given = config(place, tmp_path, pretrain_recipe="auto", epochs=0)
+    dino, slpd = (flatten(choose_for(stages.pretraining(given, prototypes=each), size)[0]) for each in (False, True))
+    assert {name for name in slpd if slpd[name] != dino[name]} == {"out", "intra_weight", "inter_weight"}
+    assert all(slpd[name] == choice.value for name, choice in choose_settings(size).items())
 
 
 def test_a_shorter_run_still_uses_prototypes(place: Path, tmp_path: Path) -> None:
-    given = config(place, tmp_path, epochs=20)
-    slpd = stages.pretraining(given, "small-cohort", {}, prototypes=True)
-    assert (slpd.epochs, slpd.optimisation.warmup_epochs, slpd.prototypes.prototype_epoch) == (20, 2, 8)
-    assert slpd.uses_prototypes
-    one = stages.pretraining(config(place, tmp_path, epochs=1), "small-cohort", {}, prototypes=True)
-    assert (one.prototypes.prototype_epoch, one.optimisation.warmup_epochs) == (0, 1)
+    def length(recipe: str, epochs: int) -> tuple[int, int, int]:
+        found = stages.pretraining(config(place, tmp_path, pretrain_recipe=recipe, epochs=epochs), prototypes=True)
+        slpd, _ = choose_for(found, CohortSize((40,) * 100, 16))
+        assert slpd.uses_prototypes
+        return slpd.epochs, slpd.optimisation.warmup_epochs, slpd.prototypes.prototype_epoch
+
+    assert length("small-cohort", 20) == (20, 2, 8)
+    assert length("small-cohort", 1) == (1, 1, 0)
+    assert length("auto", 20) == (20, 2, 8)
+    assert length("auto", 1) == (1, 1, 0)
 
 
 @pytest.mark.slow
@@ -303,15 +302,20 @@ def test_a_plan_is_printed_and_its_jobs_are_submitted_in_order(
     for name in ("DINO", "SLPD"):
         text = (out / "slurm" / f"{name}.sbatch").read_text().partition("\n\n")[2].replace("\\\n", " ")
         assert CliRunner().invoke(cli.app, shlex.split(text)[1:]).exit_code == 0
-    given = StudyConfig(manifest=place / "cohort.csv", cache=place / "cache", out=out, device="cpu")
-    recipe = str(place / "tiny.toml")
-    assert got == [stages.pretraining(given, recipe, {}, prototypes=each) for each in (False, True)]
+    given = StudyConfig(
+        manifest=place / "cohort.csv",
+        cache=place / "cache",
+        out=out,
+        device="cpu",
+        pretrain_recipe=str(place / "tiny.toml"),
+    )
+    assert got == [stages.pretraining(given, prototypes=each) for each in (False, True)]
 
 
 def test_the_slides_are_embedded_by_an_array_if_they_take_hours(place: Path, tmp_path: Path) -> None:
     given = StudyConfig(manifest=place / "cohort.csv", out=tmp_path / "out")
     cohort = read_cohort(given, ["mean-tokens"])
-    made = make_stages(given, cohort, (), lambda: ((40,) * 20, 16))
+    made = make_stages(given, cohort, (), planned=True)
     folder = write_jobs(given, made, {stage.name: (9000.0, 4000.0) for stage in made})
     script = (folder / "tokens.sbatch").read_text()
     assert "#SBATCH --array=1-3" in script

@@ -145,8 +145,7 @@ def _check_settings(config: StudyConfig) -> None:
     """
     if config.cache is None:
         study_stages.embedding(config)
-    if config.pretrain_recipe != "auto":
-        study_stages.pretraining(config, config.pretrain_recipe, {}, prototypes=True)
+    study_stages.pretraining(config, prototypes=True)
 
 
 def _claim(config: StudyConfig) -> None:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.commands.study.slurm import write_jobs
-from slpd_toolkit.commands.study.stages import make_stages, regions_inside
+from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
+from slpd_toolkit.config.auto_recipe import CohortSize
 from slpd_toolkit.config.command_line import command_line
-from slpd_toolkit.config.study_stages import HELD_OUT, PART, StagePaths
+from slpd_toolkit.config.study_stages import HELD_OUT, INSIDE, PART, StagePaths
 from slpd_toolkit.core import console
 from slpd_toolkit.ingest.embedding.estimate import estimate_embedding, peak_mib
+from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.estimate import estimate_training
+from slpd_toolkit.training.fitting import choose_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +76,7 @@ def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) 
             tokens = _of_cache(paths)
         else:
             tokens, needs["tokens"] = _of_sample(config, cohort)
-        stages = make_stages(config, cohort, tables, lambda: (tokens.regions, tokens.grid))
+        stages = make_stages(config, cohort, tables, planned=True)
         needs |= _needs(config, stages, tokens)
     if cached and config.cache is None:
         needs["tokens"] = Need(0, 0, 0)
@@ -87,8 +90,9 @@ def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) 
 def _of_cache(paths: StagePaths) -> Tokens:
     store = TokenStore.open(paths.cache)
     lengths = [len(file) for file in store.files]
+    inside = [len(file) for file in select_slides(store, paths.manifest, (f"{PART}={INSIDE}",)).files]
     source = f"{len(lengths):,} slides in {paths.cache}"
-    return Tokens(regions_inside(paths)[0], sum(lengths), store.grid, store.embedding_dim, source)
+    return Tokens(inside, sum(lengths), store.grid, store.embedding_dim, source)
 
 
 def _of_sample(config: StudyConfig, cohort: StudyCohort) -> tuple[Tokens, Need]:
@@ -114,7 +118,8 @@ def _needs(config: StudyConfig, stages: Sequence[Stage], tokens: Tokens) -> dict
     embed_s = 0.0
     for stage in stages:
         if stage.command == "pretrain":
-            found = estimate_training(stage.settings(), regions, tokens.grid, tokens.width)
+            fitted, _ = choose_for(stage.settings(), CohortSize(tokens.regions, tokens.grid))
+            found = estimate_training(fitted, regions, tokens.grid, tokens.width)
             embed_s = found.embed_s
             needs[stage.name] = Need(found.seconds, _RUN_BYTES, peak_mib())
         elif stage.command == "mil-eval":

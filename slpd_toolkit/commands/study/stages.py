@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.commands import embed, heatmap, mil_eval, pretrain, prototypes
-from slpd_toolkit.commands.study.recipes import suitable_recipe
 from slpd_toolkit.config import study_stages as settings
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.config.recipe import RECIPE, as_recipe
@@ -20,8 +19,7 @@ from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.report.qc import CONTACT_SHEET
 from slpd_toolkit.report.scores import FILENAME as SCORES
 from slpd_toolkit.report.scores import read_scores
-from slpd_toolkit.store.selection import select_slides
-from slpd_toolkit.store.token_file import TokenStore, token_paths
+from slpd_toolkit.store.token_file import token_paths
 from slpd_toolkit.training.run_folder import CURVES, PROTOTYPES
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.commands.study.cohort import StudyCohort
     from slpd_toolkit.config.mil_eval import MilEvalConfig
-    from slpd_toolkit.config.pretrain import PretrainConfig
     from slpd_toolkit.config.study import StudyConfig
 
 _MACHINE = frozenset({"device", "precision", "jobs", "workers", "task", "slides_root"})
@@ -62,7 +59,8 @@ def make_stages(
     config: StudyConfig,
     cohort: StudyCohort,
     tables: Sequence[str],
-    regions: Callable[[], tuple[Sequence[int], int]] | None = None,
+    *,
+    planned: bool = False,
 ) -> list[Stage]:
     """Return the stages in order.
 
@@ -70,16 +68,10 @@ def make_stages(
         config: The study.
         cohort: Its slides.
         tables: Models that are tables of slide vectors, `name=path`.
-        regions: Returns the number of regions of each slide to train on, and the rows of tokens of a region. Default:
-            those of the token cache.
+        planned: Whether the settings are those of a study in which every stage succeeds, before it is run.
     """
     paths = StagePaths.of(config)
-    counts = regions or (lambda: regions_inside(paths))
     runs = {DINO: config.out / DINO, SLPD: config.out / SLPD}
-
-    def pretraining(*, prototypes: bool) -> PretrainConfig:
-        recipe, more = suitable_recipe(config.pretrain_recipe, *counts())
-        return settings.pretraining(config, recipe, more, prototypes=prototypes)
 
     def evaluating(names: Sequence[str] = (DINO, SLPD)) -> MilEvalConfig:
         models = [TOKENS, *(f"{name}={runs[name]}" for name in names), *config.model]
@@ -100,7 +92,7 @@ def make_stages(
             "cache",
             run,
             run / CURVES,
-            lambda: pretraining(prototypes=folder == SLPD),
+            lambda: settings.pretraining(config, prototypes=folder == SLPD),
             pretrain.run,
             lambda: (run / CURVES).exists() and (run / REGION_VIT).exists(),
             no_tokens,
@@ -129,7 +121,7 @@ def make_stages(
             "cache",
             config.out / EVALUATION,
             report,
-            lambda: evaluating() if regions else evaluating(trained()),
+            lambda: evaluating() if planned else evaluating(trained()),
             mil_eval.run,
             lambda: _is_evaluated(evaluating(trained()), cohort, [runs[name] / REGION_VIT for name in trained()]),
             no_tokens,
@@ -163,13 +155,6 @@ def make_stages(
     if not any(_has_attention(name) for name in config.aggregator):
         without.add("heatmaps")
     return [stage for stage in stages if stage.name not in without]
-
-
-def regions_inside(paths: StagePaths) -> tuple[list[int], int]:
-    """Return the number of regions of each slide that is trained on, and the rows of tokens of a region."""
-    store = TokenStore.open(paths.cache)
-    inside = select_slides(store, paths.manifest, (f"{settings.PART}={settings.INSIDE}",))
-    return [len(file) for file in inside.files], store.grid
 
 
 def _has_attention(aggregator: str) -> bool:
