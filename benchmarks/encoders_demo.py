@@ -103,7 +103,7 @@ def run_steps(config: DemoConfig, encoder: str, until: str) -> dict[str, float]:
     cohort.write(stages.StagePaths.of(study))
 
     def train(*, prototypes: bool) -> int:
-        return pretrain.run(stages.pretraining(study, study.pretrain_recipe, {}, prototypes=prototypes))
+        return pretrain.run(stages.pretraining(study, prototypes=prototypes))
 
     works: dict[str, Callable[[], object]] = {
         "embed": lambda: embed.run(replace(stages.embedding(study), encoder=(encoder,))),
