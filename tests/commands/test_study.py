@@ -97,7 +97,7 @@ def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]]
         ({"by_site": True}, "no selection of sites|at least|require"),
         ({"folds": 30}, "30 folds require at least 30 patients per class"),
         ({"model": ("absent",)}, "absent does not exist"),
-        ({"model": ("slpd=mean-tokens",)}, "the name slpd is that of a model of the study"),
+        ({"model": ("slpd=mean-tokens",)}, "the name slpd is already used by a model of the study"),
         ({"model": ("mean-tokens#mean",)}, "descriptors of slides cannot be applied to held-out patients"),
         ({"pretrain_recipe": "lung"}, "Recipe lung: no such file"),
         ({"classes": ("a",)}, "not in --classes"),
