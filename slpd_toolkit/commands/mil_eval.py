@@ -249,7 +249,8 @@ def _write(found: _Evaluated, folder: Path, origins: Mapping[str, Origin], thumb
     bundles = make_bundles(evaluation, splits, origins, final)
     external = None
     if found.other is not None:
-        external = validate(evaluation, found.judgements, bundles, found.other, config.seed)
+        permutations = Permutations(config.permutations, config.seed)
+        external = validate(evaluation, found.judgements, bundles, found.other, permutations)
     write_evaluation(folder, evaluation, splits, thumbnails, bundles, external)
     print_summary(evaluation)
     study = evaluation.of_representations.covariates

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.figures.number_format import UNDEFINED, count, number
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.report.wording import interval, mean_sd, signed
+from slpd_toolkit.report.outcome import comparison_table
+from slpd_toolkit.report.wording import interval, mean_sd, p_value, signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.mil.external.results import External, ExternalResult, SharedIdentities
     from slpd_toolkit.mil.statistics.bootstrap import Estimate
+    from slpd_toolkit.mil.statistics.results import PairedResult
+    from slpd_toolkit.report.outcome import ComparisonTable
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class ExternalSection:
     sentences: Sequence[str]
     rows: Sequence[Sequence[str]]
     """Model, aggregator, cross-validation, external mean over heads, interval, ensemble, drop."""
+    comparisons: ComparisonTable
+    """By the headline metric of the ensembles."""
     details: Sequence[ExternalDetails]
     audit: Sequence[tuple[str, Sequence[str]]]
     """Model, and what was found; empty if nothing."""
@@ -68,6 +73,7 @@ def external_section(external: External) -> ExternalSection:
         f"{external.source}: {count(len(cohort.slides), 'slide')} of {count(patients, 'patient')}",
         sentences_of(external),
         [[each.model, each.aggregator, *_cells(each, headline)] for each in external.results],
+        comparison_table(external.comparisons, headline, headline),
         [_details(each, external) for each in external.results],
         [(name, findings(audit)) for name, audit in external.audits.items()],
         external.notes,
@@ -132,6 +138,11 @@ def print_external(external: External) -> None:
             }
         )
     console.table(f"External: {len(external.cohort.slides):,} slides of {patients:,} patients", rows)
+    if external.comparisons:
+        console.table(
+            f"External: {words} of the ensembles, first - second",
+            [_difference(each, headline) for each in external.comparisons],
+        )
     for each in external.results:
         if each.thresholds:
             console.table(
@@ -150,6 +161,16 @@ def print_external(external: External) -> None:
     )
     for note in external.notes:
         console.note(f"note: {note}")
+
+
+def _difference(paired: PairedResult, headline: str) -> dict[str, object]:
+    found = paired.metrics[headline]
+    return {
+        "first - second, aggregator": f"{paired.first} - {paired.second}, {paired.aggregator}",
+        "ensemble": signed(found.difference),
+        "95 % interval": interval(found.interval, sign=True),
+        "adjusted p perm.": p_value(paired.adjusted["permutation"]).removeprefix("= "),
+    }
 
 
 def _cells(result: ExternalResult, name: str) -> list[str]:

@@ -22,7 +22,8 @@ Document = dict[str, Any]
 """metrics.json of `slpd mil-eval`."""
 
 LEVEL = 0.05
-_TEST = "shared_training"
+_TEST, _HELD_OUT_TEST = "shared_training", "permutation"
+"""Tests that sentences are based on. That of the held-out patients is exact for few patients; heads are as they are."""
 _NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD"}
 
 
@@ -74,8 +75,8 @@ def answer(document: Document) -> Answer:
                 _with_interval(found["ensemble"]["value"], found["ensemble"]) if found else "",
             )
         )
-    sentences = [_best(document, rows[0], words), _differences(document, headline, words)]
-    sentences.append(_open(document, ranked, headline, words))
+    differences = f"{_differences(document, headline, words)} {_held_out_differences(document, headline, words)}"
+    sentences = [_best(document, rows[0], words), differences.rstrip(), _open(document, ranked, headline, words)]
     return Answer(sentences, words, rows)
 
 
@@ -130,6 +131,25 @@ def _differences(document: Document, headline: str, words: str) -> str:
     rest = len(known) - len(differing)
     others = f"; {count(rest, 'other comparison')} {'shows' if rest == 1 else 'show'} no difference" if rest else ""
     return f"{'; '.join(differing)}{others}."
+
+
+def _held_out_differences(document: Document, headline: str, words: str) -> str:
+    """State which ensembles differ on the held-out patients; empty if none are held out or nothing is compared."""
+    external = document.get("external", {})
+    tested = [
+        (pair, p) for pair in external.get("comparisons", []) if (p := _adjusted(pair, _HELD_OUT_TEST)) is not None
+    ]
+    if not tested:
+        return ""
+    patients = external["cohort"]["patients"]
+    start = f"On the {count(patients, 'held-out patient')}"
+    if len(tested) * 2 ** (1 - patients) >= LEVEL:  # two of all swaps are as extreme as the most extreme
+        return f"{start}, no difference could be shown: they are too few for {count(len(tested), 'comparison')}."
+    differing = [_verdict(pair, p, headline, words) for pair, p in tested if p < LEVEL]
+    if not differing:
+        least = p_value(min(p for _, p in tested)).removeprefix("= ")
+        return f"{start}, none is shown either: the smallest of {len(tested)} adjusted p-values is {least}."
+    return f"{start}, as trained here: {'; '.join(differing)}."
 
 
 def _verdict(pair: Document, p: float, headline: str, words: str) -> str:
@@ -188,8 +208,8 @@ def _pair(document: Document, ranked: Sequence[Document], first: str, second: st
     return next((pairs[each["aggregator"]] for each in ranked if each["aggregator"] in pairs), None)
 
 
-def _adjusted(pair: Document) -> float | None:
-    value: float | None = pair["adjusted_p"].get(_TEST)
+def _adjusted(pair: Document, test: str = _TEST) -> float | None:
+    value: float | None = pair["adjusted_p"].get(test)
     return value
 
 

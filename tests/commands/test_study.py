@@ -194,6 +194,13 @@ def test_it_resumes_after_a_kill_at_every_boundary_and_does_the_same_by_hand(
     assert "The highest mean is that of" in page
     assert "The highest mean is that of" in capsys.readouterr().err
     assert {row["stage"] for row in read_csv(tmp_path / "study" / "failures.csv")} == {"prototypes", "heatmap"}
+    compared = metrics(tmp_path / "study" / "eval")["external"]["comparisons"]
+    assert [(each["first"], each["second"]) for each in compared] == [
+        ("mean-tokens", "dino"),
+        ("mean-tokens", "slpd"),
+        ("dino", "slpd"),
+    ]
+    assert "On the 4 held-out patients, no difference could be shown: they are too few for 3 comparisons." in page
 
     study = tmp_path / "study"
     by_hand = page.partition("<pre>")[2].partition("</pre>")[0]

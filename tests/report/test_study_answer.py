@@ -62,6 +62,41 @@ def test_held_out_patients_and_what_is_not_defined() -> None:
     assert "cannot be determined: no paired test is defined" in undefined
 
 
+def held_out(patients: int, *pairs: tuple[str, str, float, float | None]) -> str:
+    """Return the second sentence of a study in whose cross-validation no difference is shown."""
+    metrics = {"auc": {"ensemble": {"value": 0.75, "low": 0.6, "high": 0.9}}}
+    comparisons = [pair(*each) for each in pairs]
+    for each in comparisons:
+        each["adjusted_p"] = {"permutation": each["adjusted_p"].get("shared_training"), "shared_training": 0.0001}
+    outside = {
+        "results": [{"model": each["model"], "aggregator": "abmil", "metrics": metrics} for each in RESULTS],
+        "cohort": {"patients": patients},
+        "comparisons": comparisons,
+    }
+    return answer(document(RESULTS, [pair("slpd", "dino", 0.02, 0.6)], external=outside)).sentences[1]
+
+
+def test_differences_on_held_out_patients_are_tested_as_well() -> None:
+    none = held_out(20, ("slpd", "dino", 0.1, 0.3), ("slpd", "mean-tokens", 0.2, 0.06))
+    assert none.startswith("No difference between the representations is shown: the smallest of 1 Holm-adjusted")
+    assert none.endswith(
+        "On the 20 held-out patients, none is shown either: the smallest of 2 adjusted p-values is 0.060."
+    )
+    one = held_out(20, ("dino", "slpd", -0.1, 0.02), ("slpd", "mean-tokens", 0.2, 0.06))
+    assert one.endswith(
+        "On the 20 held-out patients, as trained here: SLPD is better than DINO with abmil (+0.100 AUC, "
+        "Holm-adjusted p = 0.020)."
+    )
+    assert "held-out" not in held_out(20, ("slpd", "dino", 0.1, None))
+
+
+def test_so_few_held_out_patients_that_no_swap_can_be_significant_are_said_to_be_too_few() -> None:
+    assert "On the 5 held-out patients, no difference could be shown: they are too few for 1 comparison." in held_out(
+        5, ("slpd", "dino", 0.5, 0.0625)
+    )
+    assert "none is shown either" in held_out(6, ("slpd", "dino", 0.5, 0.06))
+
+
 def test_an_interval_without_width_claims_nothing() -> None:
     equal = pair("slpd", "dino", 0.0, 1.0, reach=0.0)
     remains = answer(document(RESULTS, [equal])).sentences[2]

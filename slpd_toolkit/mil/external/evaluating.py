@@ -18,7 +18,7 @@ from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.bootstrap import Estimate, bootstrap, percentile_interval, replicate_means
 from slpd_toolkit.mil.statistics.division import Division
-from slpd_toolkit.mil.statistics.evaluation import one_per_patient
+from slpd_toolkit.mil.statistics.evaluation import Judgement, one_per_patient
 from slpd_toolkit.mil.statistics.influence import influences
 from slpd_toolkit.mil.statistics.intervals import Evidence, interval_of_mean, uncertainty
 from slpd_toolkit.mil.tasks.thresholds import choose_threshold
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.external.results import AtThreshold
-    from slpd_toolkit.mil.statistics.evaluation import CountedUnit, Judgement
+    from slpd_toolkit.mil.statistics.evaluation import CountedUnit
     from slpd_toolkit.mil.statistics.intervals import Interval
     from slpd_toolkit.mil.tasks.task import Task
 
@@ -98,6 +98,24 @@ def evaluate_external(bundle: Bundle, internal: Internal, target: Target, bags: 
         _sites(target, found.outputs),
         sum(found.unusual),
     )
+
+
+def judge_ensemble(target: Target, outputs: FloatArray) -> Judgement:
+    """Return what intervals and tests of an ensemble need, as it is: for other patients of the external cohort.
+
+    Args:
+        target: The external cohort.
+        outputs: (n, C) output of the ensemble for each slide.
+    """
+    (fold,) = _counted(target, [outputs])
+    division = _one_part(target.cohort)
+    influence = _influences(target.task, division, fold)
+    nothing = np.zeros((1, len(division.strata)))  # no patient is trained on
+    evidence = {
+        name: Evidence(np.array([value]), influence[name][None], nothing, 1.0)
+        for name, value in target.task.metrics(fold.rows, fold.outputs).items()
+    }
+    return Judgement([fold], division, evidence)
 
 
 def _at_times_of(bundle: Bundle, task: Task) -> Bundle:

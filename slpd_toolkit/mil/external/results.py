@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
+from slpd_toolkit.mil.statistics.tables import comparison_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.statistics.bootstrap import Estimate
     from slpd_toolkit.mil.statistics.intervals import Interval
+    from slpd_toolkit.mil.statistics.results import PairedResult
     from slpd_toolkit.mil.tasks.task import Task
 
 ENSEMBLE = "ensemble"
@@ -99,6 +101,9 @@ class External:
     """Its targets."""
     cohort: Cohort
     results: Sequence[ExternalResult]
+    comparisons: Sequence[PairedResult]
+    """Every two models with the same aggregator, by their ensembles, which are taken as they are; p-values are
+    adjusted over all of them."""
     audits: Mapping[str, SharedIdentities]
     """By model."""
     notes: Sequence[str]
@@ -114,6 +119,7 @@ def external_document(external: External) -> dict[str, Any]:
         },
         "notes": list(external.notes),
         "results": [_result(each) for each in external.results],
+        "comparisons": [comparison_values(each) for each in external.comparisons],
         "audit": {name: vars(audit) | {"clean": audit.clean} for name, audit in external.audits.items()},
     }
 

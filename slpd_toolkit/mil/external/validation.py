@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
-from slpd_toolkit.mil.external.evaluating import Internal, Target, evaluate_external
+from slpd_toolkit.mil.external.evaluating import Internal, Target, evaluate_external, judge_ensemble
 from slpd_toolkit.mil.external.identities import find_shared_identities
 from slpd_toolkit.mil.external.results import External
+from slpd_toolkit.mil.statistics.comparisons import compare_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.external.inputs import ExternalInputs
-    from slpd_toolkit.mil.statistics.evaluation import Judgement
+    from slpd_toolkit.mil.statistics.evaluation import Judgement, Permutations
     from slpd_toolkit.mil.statistics.results import Evaluation, Representation
 
 
@@ -31,7 +32,11 @@ class OtherCohort:
 
 
 def validate(
-    evaluation: Evaluation, judgements: Sequence[Judgement], bundles: Sequence[Bundle], other: OtherCohort, seed: int
+    evaluation: Evaluation,
+    judgements: Sequence[Judgement],
+    bundles: Sequence[Bundle],
+    other: OtherCohort,
+    permutations: Permutations,
 ) -> External:
     """Apply every head of an evaluation to all slides of another cohort.
 
@@ -40,7 +45,7 @@ def validate(
         judgements: One per result.
         bundles: One per result.
         other: The external cohort.
-        seed: Random seed of the bootstrap.
+        permutations: Number of swaps in the tests between models; their seed is also that of the bootstrap.
     """
     inputs = other.inputs
     target = Target(inputs.task, inputs.cohort, inputs.sites, evaluation.unit)
@@ -50,10 +55,12 @@ def validate(
         for bundle, result, judgement in zip(bundles, evaluation.results, judgements, strict=True):
             wanted = None if result.calibration is None else result.calibration.sensitivity
             internal = Internal(evaluation.task, evaluation.cohort, judgement, result.folds, wanted)
-            results.append(evaluate_external(bundle, internal, target, bags[bundle.model], seed))
+            results.append(evaluate_external(bundle, internal, target, bags[bundle.model], permutations.seed))
             bar.advance(1, f"{bundle.model}, {bundle.aggregator}")
     audits = {
         inside.name: find_shared_identities(inside, evaluation.cohort, outside, inputs.cohort)
         for inside, outside in zip(evaluation.representations, other.representations, strict=True)
     }
-    return External(other.source, inputs.task, inputs.cohort, results, audits, inputs.notes)
+    judged = [judge_ensemble(target, each.ensemble) for each in results]
+    comparisons = compare_all(inputs.task, results, judged, permutations)
+    return External(other.source, inputs.task, inputs.cohort, results, comparisons, audits, inputs.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slpd_toolkit.mil.statistics.evaluation import Comparison, Judgement, Permutations
-    from slpd_toolkit.mil.statistics.results import Result
     from slpd_toolkit.mil.tasks.task import Task
 
 TESTS = ("shared_training", "permutation", "corrected_t", "delong")
 
 
+class Named(Protocol):
+    """A model with an aggregator."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+
+    @property
+    def aggregator(self) -> str:
+        """Name of the aggregator."""
+
+
 def compare_all(
-    task: Task, results: Sequence[Result], judgements: Sequence[Judgement], permutations: Permutations
+    task: Task, results: Sequence[Named], judgements: Sequence[Judgement], permutations: Permutations
 ) -> tuple[PairedResult, ...]:
     """Compare models that share an aggregator, aggregator by aggregator.
 

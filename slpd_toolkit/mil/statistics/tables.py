@@ -59,7 +59,7 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         "notes": list(evaluation.notes),
         "representations": [_representation(each, evaluation.cohort) for each in evaluation.representations],
         "results": [result_document(each) for each in evaluation.results],
-        "comparisons": [_comparison(each) for each in evaluation.comparisons],
+        "comparisons": [comparison_values(each) for each in evaluation.comparisons],
         "correction": correction(evaluation) if evaluation.comparisons else None,
         "audit": {name: _audit(audits) for name, audits in evaluation.audits.items()},
         "recipe": {name: value for name, value in evaluation.recipe.items() if name not in RUNNING},
@@ -221,7 +221,8 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _comparison(paired: PairedResult) -> dict[str, Any]:
+def comparison_values(paired: PairedResult) -> dict[str, Any]:
+    """Return all numbers of a comparison as JSON values."""
     return {
         "aggregator": paired.aggregator,
         "first": paired.first,
