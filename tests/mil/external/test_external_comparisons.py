@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.external.evaluating import Target, judge_ensemble
 from slpd_toolkit.mil.statistics.evaluation import Comparison, Permutations, compare
 from slpd_toolkit.mil.statistics.paired_tests import delong_covariance
 from tests.mil.planted import make_cohort, task_of
+
+if TYPE_CHECKING:
+    from slpd_toolkit.mil.cohort.patients import Cohort
 
 
 def outputs(cohort: Cohort, skill: float, seed: int) -> np.ndarray:
