@@ -74,7 +74,7 @@ class OpenedSlide(ClosedOnExit):
             self.header = SlideHeader(
                 path,
                 *info.sizes_lv[0],
-                choose_mpp(path, info.mpp_xy, mpp_l0),
+                choose_mpp(path, info, mpp_l0),
                 tuple(_nominal(downsample) for downsample in info.downsamples),
                 info.bounds_corner_l0,
                 info.vendor,

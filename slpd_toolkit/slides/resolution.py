@@ -17,20 +17,26 @@ _ANISOTROPY = 0.01
 _MPP_AT_1X = 10.0
 _OBJECTIVE_WITHIN = 2.5
 """Scanners with 0.35 um/px are labeled 20x as well as 40x."""
+_OF_SCREENS = frozenset({"generic-tiff", "picture"})
+"""Formats that many programs write, with the resolution of a screen or printer."""
+_OVERVIEW = (
+    "It may be the overview of a slide: enter the file of the full resolution in the manifest. If its resolution is "
+    "wrong, enter that of level 0 in the column `mpp`."
+)
 
 
-def choose_mpp(path: Location, said: tuple[float | str | None, float | str | None], given: float | None) -> float:
+def choose_mpp(path: Location, info: SourceInfo, given: float | None) -> float:
     """Return the resolution: `given`, otherwise that of the file.
 
     Args:
         path: The slide, for messages.
-        said: um/px in x and y according to the file, unchecked.
+        info: Header information of the file.
         given: um/px according to the manifest.
 
     Raises:
         SlideError: It is missing or implausible, or pixels are not square according to the file.
     """
-    fix = "Enter the resolution of level 0 in the column `mpp` of the manifest."
+    fix, said = "Enter the resolution of level 0 in the column `mpp` of the manifest.", info.mpp_xy
     try:
         mpp_x, mpp_y = (float(value) for value in said if value is not None)
     except ValueError as error:
@@ -51,7 +57,7 @@ def choose_mpp(path: Location, said: tuple[float | str | None, float | str | Non
     if not (is_plausible_mpp(mpp_x) and is_plausible_mpp(mpp_y)):
         raise SlideError(
             f"{path} has a resolution of {mpp_x:.6g} x {mpp_y:.6g} um/px; plausible values are {low} to {high}.",
-            hint=fix,
+            hint=_OVERVIEW if mpp_x > high and info.vendor not in _OF_SCREENS else fix,
         )
     return (mpp_x + mpp_y) / 2
 
@@ -65,7 +71,8 @@ def doubt_of_resolution(info: SourceInfo, given: float | None) -> str:
     """
     said = _plausible(info.mpp_xy[0])
     if given is not None:
-        return "" if agree(said, given) else f"{given:.4g} um/px in the manifest, {said:.4g} in the file"
+        meant = said if info.vendor in _OF_SCREENS else _number(info.mpp_xy[0])
+        return "" if agree(meant, given) else f"{given:.4g} um/px in the manifest, {meant:.4g} in the file"
     tags = _plausible(info.mpp_tags)
     if not agree(said, tags):
         return f"{said:.4g} um/px in the description, {tags:.4g} in the TIFF tags"

@@ -104,6 +104,28 @@ def unknown_format(location: Location) -> SlideError:
     )
 
 
+def require_upright(location: Location, orientation: object) -> None:
+    """Check that an image is stored the way up that it is displayed.
+
+    Of the readers, some ignore the orientation, some turn the image, and OpenSlide mirrors each tile in its place, so
+    that the same file would have different coordinates or wrong pixels.
+
+    Args:
+        location: The file.
+        orientation: The tag Orientation of TIFF and EXIF, 1 to 8; None if the file has none.
+
+    Raises:
+        SlideError: The image has to be rotated or mirrored for display.
+    """
+    if orientation is None or orientation in {0, 1}:
+        return
+    raise SlideError(
+        f"{location} has the orientation {orientation} in its tags (rotated or mirrored for display); allowed: 1 "
+        "(upright). Viewers do not agree on such files, and OpenSlide mirrors their tiles.",
+        hint="Write it upright: vips autorot IN OUT.tif[tile,pyramid,compression=jpeg].",
+    )
+
+
 def on_white(rgba: npt.NDArray[np.uint8]) -> tuple[RGB, Gaps | None]:
     """Composite pixels on white; also return which are transparent, None if none are."""
     alpha = rgba[..., 3:]

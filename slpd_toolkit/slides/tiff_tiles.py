@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from tifffile import TiffPage
 
+    from slpd_toolkit.core.files import Location
+
     Integers = npt.NDArray[np.int64]
 
 STRICT_VENDORS = frozenset({"generic-tiff", "aperio", "trestle"})
@@ -87,6 +89,18 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
     if vendor != "aperio":  # OpenSlide computes missing tiles of coarser levels from finer ones
         _require_in_all_levels(path, tables)
     return tables
+
+
+def orientation_of(path: Location) -> int | None:
+    """Return the tag Orientation of level 0 of a TIFF file; None if there is none, or the file cannot be read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages.first.tags.get("Orientation")
+            return None if tag is None else int(tag.value)
+    except Exception:  # noqa: BLE001 - `read_tile_tables` reports the problem
+        return None
 
 
 def shared_tiles(tables: Mapping[int, TileTable]) -> list[tuple[int, int, int]]:

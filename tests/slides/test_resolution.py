@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.slides.resolution import doubt_of_resolution
+from slpd_toolkit.slides.resolution import choose_mpp, doubt_of_resolution
 from slpd_toolkit.slides.slide import Slide
 from slpd_toolkit.slides.source import SourceInfo
 
@@ -38,6 +38,18 @@ def test_what_contradicts_the_resolution_is_stated(
 ) -> None:
     info = SourceInfo("aperio", ((9, 9),), (1.0,), (said, said), tags, power)
     assert doubt_of_resolution(info, given) == doubt
+
+
+@pytest.mark.parametrize(
+    ("vendor", "doubt"),
+    [("dicom", "0.5 um/px in the manifest, 28.97 in the file"), ("generic-tiff", ""), ("picture", "")],
+)
+def test_an_overview_that_the_manifest_calls_a_slide(vendor: str, doubt: str) -> None:
+    info = SourceInfo(vendor, ((9, 9),), (1.0,), ("28.97", "28.97"))
+    assert doubt_of_resolution(info, 0.5) == doubt
+    with pytest.raises(SlideError, match="plausible values") as caught:
+        choose_mpp("s", info, None)
+    assert ("overview" in caught.value.hint) == (vendor == "dicom")
 
 
 def write(path: Path, units: tuple[str, str], per_cm: tuple[float, float]) -> Path:

@@ -15,7 +15,7 @@ from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides import resolution
 from slpd_toolkit.slides import slide as reader
 from slpd_toolkit.slides.slide import Slide
-from slpd_toolkit.slides.source import on_white
+from slpd_toolkit.slides.source import SourceInfo, on_white
 from tests.slide_factory import (
     area_mean,
     damage_tile,
@@ -218,10 +218,14 @@ def test_an_impossible_resolution_in_a_file_is_an_error_with_the_fix(
         assert slide.header.mpp_l0 == 0.4
 
 
+def stated(mpp_x: str | None, mpp_y: str | None) -> SourceInfo:
+    return SourceInfo("generic-tiff", ((64, 64),), (1.0,), (mpp_x, mpp_y))
+
+
 @pytest.mark.parametrize("said", ["nan", "inf", "-inf", "0", "-0.5", "264.6", "1e400"])
 def test_a_number_that_is_no_resolution_is_implausible(tmp_path: Path, said: str) -> None:
     with pytest.raises(SlideError, match=r"plausible values are 0\.1 to 5"):
-        resolution.choose_mpp(tmp_path, (said, said), None)
+        resolution.choose_mpp(tmp_path, stated(said, said), None)
 
 
 @pytest.mark.parametrize("said", [(None, None), ("0.5", None), (None, "0.5"), ("half", "half"), ("", "")])
@@ -229,8 +233,8 @@ def test_a_resolution_that_is_no_number_or_only_half_there_is_missing(
     tmp_path: Path, said: tuple[str | None, str | None]
 ) -> None:
     with pytest.raises(SlideError, match="does not contain its resolution"):
-        resolution.choose_mpp(tmp_path, said, None)
-    assert resolution.choose_mpp(tmp_path, said, 0.5) == 0.5
+        resolution.choose_mpp(tmp_path, stated(*said), None)
+    assert resolution.choose_mpp(tmp_path, stated(*said), 0.5) == 0.5
 
 
 def test_the_file_s_resolution_is_the_mean_of_x_and_y(tmp_path: Path) -> None:

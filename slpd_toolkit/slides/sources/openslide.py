@@ -9,7 +9,8 @@ import openslide
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import is_url
-from slpd_toolkit.slides.source import DAMAGED, SourceInfo, on_white, unknown_format
+from slpd_toolkit.slides.source import DAMAGED, SourceInfo, on_white, require_upright, unknown_format
+from slpd_toolkit.slides.tiff_tiles import STRICT_VENDORS, orientation_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,12 @@ class OpenSlideSource:
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(f"{location} cannot be opened ({error}).", hint=_hint(location, str(error))) from error
         properties = self._file.properties
+        if properties.get(openslide.PROPERTY_NAME_VENDOR) in STRICT_VENDORS:
+            try:
+                require_upright(location, orientation_of(location))
+            except SlideError:
+                self._file.close()
+                raise
         self.info = SourceInfo(
             properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
             self._file.level_dimensions,

@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import is_url
-from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb, unknown_format
+from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb, require_upright, unknown_format
+from slpd_toolkit.slides.tiff_tiles import orientation_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ _CONVERTED = {"1": "L", "P": "RGB", "PA": "RGBA", "LA": "RGBA", "La": "RGBA", "R
 _AS_STORED = frozenset({"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N"})
 _RGB_48_BIT = "16-bit RGB"
 _UM_PER_INCH = 25400.0
-_PHOTOMETRIC, _MIN_IS_WHITE, _TILE_WIDTH = 262, 0, 322
+_PHOTOMETRIC, _MIN_IS_WHITE, _ORIENTATION, _TILE_WIDTH = 262, 0, 274, 322
 
 
 def recognizes(location: Location) -> bool:
@@ -77,19 +78,22 @@ def read_picture_header(path: Path, most_px: int) -> tuple[tuple[int, int], str,
         Width and height; the mode, as in Pillow; um/px, or None if not recorded.
 
     Raises:
-        SlideError: The file is not an image, is larger than allowed, or has an unsupported pixel format.
+        SlideError: The file is not an image, is larger than allowed, not upright, or has an unsupported pixel format.
     """
     try:
         with _any_size(), Image.open(path) as image:
             size, mode, dpi = image.size, image.mode, image.info.get("dpi")
+            orientation = Image.Image.getexif(image).get(_ORIENTATION)  # that of PNG files would decode the pixels
             tiled = _TILE_WIDTH in dict(getattr(image, "tag_v2", {}))
     except UnidentifiedImageError as error:
         tiled = False
         size, mode, dpi = _header_of_48_bit(path, error)
+        orientation = orientation_of(path)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise SlideError(f"{path} cannot be opened ({error}).", hint=DAMAGED) from error
     if tiled:  # a slide that OpenSlide refuses, which may lack tiles
         raise unknown_format(path)
+    require_upright(path, orientation)
     if size[0] * size[1] > most_px:
         raise SlideError(
             f"{path} has {size[0]:,} x {size[1]:,} px; an image without tiles is decoded as a whole, allowed: "

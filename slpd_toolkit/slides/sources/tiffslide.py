@@ -16,7 +16,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import is_url
-from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb
+from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb, require_upright
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +111,8 @@ class TiffSlideSource:
         ome = tiff.ome_metadata if tiff.is_ome else None
         vendor = "ome-tiff" if ome else _vendor(tiff)
         _require_brightfield(self._location, vendor, properties["tiffslide.series-axes"], self._pages)
+        orientation = self._pages[0].tags.get("Orientation")
+        require_upright(self._location, None if orientation is None else int(orientation.value))
         self._absent = [_absent_tiles(page, int(tiff.filehandle.size), self._location) for page in self._pages]
         return SourceInfo(
             vendor,
