@@ -127,9 +127,9 @@ def test_only_upright_images_are_read(tmp_path: Path, shown: RGB, kind: str, ori
     elif kind == "48 bit":
         tifffile.imwrite(path, shown.astype(np.uint16) << 8, photometric="rgb", extratags=tags)
     else:
-        layout = {"strips": {}, "jpeg tiles": {"compression": "jpeg"}}.get(kind, {"compression": "zlib"})
         tile = None if kind == "strips" else (64, 64)
-        tifffile.imwrite(path, shown, photometric="rgb", tile=tile, extratags=tags, **layout)
+        compression = {"strips": None, "jpeg tiles": "jpeg"}.get(kind, "zlib")
+        tifffile.imwrite(path, shown, photometric="rgb", tile=tile, extratags=tags, compression=compression)
     if kind == "url" and find_spec("tiffslide") is None:
         pytest.skip("the extra `remote` is not installed")
     location = path.as_uri() if kind == "url" else path
