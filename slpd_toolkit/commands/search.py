@@ -17,7 +17,7 @@ from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import SlideEntry, read_table
 from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
 from slpd_toolkit.mil.bundle.origin import Origin
-from slpd_toolkit.report.search_page import STAGE, RegionPictures, SearchPage, write_search_page
+from slpd_toolkit.report.search_page import STAGE, RegionPictures, SearchPage, SlideRegions, write_search_page
 from slpd_toolkit.report.thumbnails import slide_files
 from slpd_toolkit.representations.bundled import tokens_of
 from slpd_toolkit.representations.run_prototypes import cache_of_run, prototypes_of_file
@@ -26,6 +26,8 @@ from slpd_toolkit.store.schema import SUFFIX
 from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from slpd_toolkit.config.search import SearchConfig
@@ -47,6 +49,19 @@ class Found:
     groups: Groups
     page: Path
     failures: FailureLog
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is searched for."""
+
+    slide_id: str
+    what: str | Sets
+    """A slide of the index, or the prototypes of another."""
+    regions: SlideRegions | None = None
+    """Regions of a slide that is not of the run."""
+    entry: SlideEntry | None = None
+    """Its slide file, if that was given."""
 
 
 @dataclass(frozen=True)
@@ -78,37 +93,53 @@ def find(config: SearchConfig) -> Found:
     index = SlideIndex.open(config.source)
     console.warn_if(index.warning())
     groups = _groups(config)
-    name, query = _query(config, index)
+    slides = slide_files(config.manifest, config.slides_root)
+    query = _query(config, index, slides)
+    name = query.slide_id
     allowed = _allowed(config, index, groups, name)
     if not allowed.any():
         raise UsageError(
             f"No slides to compare with {name}: all other slides are of the same patient or site.",
             hint="Use --no-other-patients or --no-other-sites.",
         )
-    matches = index.search(query, top=config.top, allowed=allowed, candidates=config.candidates)
+    matches = index.search(query.what, top=config.top, allowed=allowed, candidates=config.candidates)
     _print(name, matches, groups)
     make_folder(config.folder)
     failures = FailureLog(config.folder / FILENAME)
-    pictures = RegionPictures(
-        index.run, config.folder, config.nearest, slide_files(config.manifest, config.slides_root), failures
-    )
+    if query.entry is not None:
+        slides = slides | {name: query.entry}
+    pictures = RegionPictures(index.run, config.folder, config.nearest, slides, failures)
     path = config.folder / f"{re.sub(_UNSAFE, '_', name)}.html"
-    sets = query if not isinstance(query, str) else index.set_of(query)
-    write_search_page(
-        path, SearchPage(name, str(config.source), sets, matches, index.sets, groups.patients, groups.sites), pictures
+    sets = index.set_of(query.what) if isinstance(query.what, str) else query.what
+    page = SearchPage(
+        name,
+        str(config.source),
+        sets,
+        matches,
+        index.sets,
+        groups.patients,
+        groups.sites,
+        _among(config),
+        query.regions,
     )
+    write_search_page(path, page, pictures)
     if len(failures):
         console.warn(f"{len(failures):,} slides are shown without pixels: see {failures.path}.")
     console.note(f"Page: {path}.")
     return Found(name, matches, groups, path, failures)
 
 
-def _query(config: SearchConfig, index: SlideIndex) -> tuple[str, str | Sets]:
-    """Return the query's slide ID, and what to search for."""
+def _query(config: SearchConfig, index: SlideIndex, slides: Mapping[str, SlideEntry]) -> Query:
+    """Find the query in the index, or compute its prototypes.
+
+    Raises:
+        UsageError: It is neither a slide of the index nor a file, or it is a file and the source is not a run.
+    """
     path = Path(config.query)
-    if config.query in index.slide_ids or not path.is_file():
-        index.set_of(config.query)  # raises where it is missing
-        return config.query, config.query
+    if config.query in index.slide_ids:
+        return Query(config.query, config.query)
+    if not path.is_file():
+        raise _missing(config.query, index)
     if index.run is None:
         raise UsageError(
             f"QUERY: {path} is a file, which can only be searched for in a run folder, because the run's teacher "
@@ -116,21 +147,40 @@ def _query(config: SearchConfig, index: SlideIndex) -> tuple[str, str | Sets]:
             hint="Include the slide when you run `slpd represent`, then search for its slide ID.",
         )
     folder = config.source if config.source.is_dir() else config.source.parent
-    tokens = path if path.suffix == SUFFIX else _embed(config, folder, path)
-    sets, file = prototypes_of_file(folder, tokens, device=config.device, workers=config.workers)
-    return file.meta.slide_id, sets
+    entry = None if path.suffix == SUFFIX else _entry(path, slides)
+    tokens = path if entry is None else _embed(config, folder, entry)
+    sets, cluster, cosine, file = prototypes_of_file(folder, tokens, device=config.device, workers=config.workers)
+    regions = SlideRegions(cluster, cosine, file.coords, file.meta.region_l0, file.meta.located)
+    return Query(file.meta.slide_id, sets, regions, entry)
 
 
-def _embed(config: SearchConfig, run: Path, slide: Path) -> Path:
+def _missing(query: str, index: SlideIndex) -> UsageError:
+    slides = f"{index.origin} has {len(index):,} slides such as {index.slide_ids[0]}"
+    if index.run is None:
+        return UsageError(f"QUERY: {query} is not in the vectors; {slides}.", hint="Use the ID of one of them.")
+    return UsageError(
+        f"QUERY: {query} is neither a slide with prototypes nor a file; {slides}.",
+        hint="Use the ID of one of them, or the path of a slide file or of its token file. Slides with fewer regions "
+        "than --min-regions of `slpd pretrain` have no prototypes; search for their token file.",
+    )
+
+
+def _entry(slide: Path, slides: Mapping[str, SlideEntry]) -> SlideEntry:
+    """Describe a slide file, with the resolution that the manifest lists for it."""
+    if not is_safe_name(slide.stem):
+        raise UsageError(f"QUERY: {slide.stem!r} is not a valid slide ID.", hint="Rename or link the slide file.")
+    listed = slides.get(slide.stem)
+    return SlideEntry(0, slide.stem, slide, slide.stem, None if listed is None else listed.mpp_l0)
+
+
+def _embed(config: SearchConfig, run: Path, entry: SlideEntry) -> Path:
     """Embed a slide file as the slides of the run's token cache were embedded; return its token file.
 
     Raises:
         UsageError: The cache is gone or was imported from another tool, or the encoder is not that of the cache.
         SlideError: The slide cannot be embedded.
     """
-    if not is_safe_name(slide.stem):
-        raise UsageError(f"QUERY: {slide.stem!r} is not a valid slide ID.", hint="Rename or link the slide file.")
-    cache = cache_of_run(run)
+    slide, cache = entry.slide_path, cache_of_run(run)
     paths = token_paths(cache)
     if not paths:
         raise UsageError(
@@ -143,15 +193,18 @@ def _embed(config: SearchConfig, run: Path, slide: Path) -> Path:
     settings = embedding_settings(
         origin, manifest=config.manifest or slide, out=out, weights=config.weights, device=config.device, workers=1
     )
-    listed = slide_files(config.manifest, config.slides_root).get(slide.stem)
-    entry = SlideEntry(0, slide.stem, slide, slide.stem, None if listed is None else listed.mpp_l0)
     make_folder(config.folder)
     failures = FailureLog(config.folder / FILENAME)
     embed_as_bundled(origin, settings, [entry], compute.resolve_device(config.device), failures)
     if len(failures):
         failed = failures.rows[0]
         raise SlideError(f"{slide}: {failed.error}", hint=failed.hint)
-    return out / f"{slide.stem}{SUFFIX}"
+    return out / f"{entry.slide_id}{SUFFIX}"
+
+
+def _among(config: SearchConfig) -> str:
+    others = [name for name, on in (("patients", config.other_patients), ("sites", config.other_sites)) if on]
+    return f"among slides of other {' and '.join(others)}" if others else "among all other slides"
 
 
 def _groups(config: SearchConfig) -> Groups:

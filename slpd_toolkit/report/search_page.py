@@ -52,6 +52,22 @@ STAGE = "search"
 
 
 @dataclass(frozen=True, eq=False)
+class SlideRegions:
+    """Regions of one slide, by prototype."""
+
+    cluster: npt.NDArray[np.int64]
+    """(R,) index of each region's prototype."""
+    cosine: npt.NDArray[np.float32]
+    """(R,) cosine similarity of each region and its prototype."""
+    coords: npt.NDArray[np.int64]
+    """(R, 2) x, y of each top-left corner, level-0 px."""
+    side_l0: int
+    """Side length of a region, level-0 px."""
+    located: bool
+    """Whether the coordinates are in the slide's own level-0 frame."""
+
+
+@dataclass(frozen=True, eq=False)
 class SearchPage:
     """What the page shows."""
 
@@ -64,6 +80,10 @@ class SearchPage:
     """Vectors of all searched slides."""
     patients: Mapping[str, str]
     sites: Mapping[str, str]
+    among: str = ""
+    """Which slides could be found."""
+    regions: SlideRegions | None = None
+    """Regions of a query that is not a slide of the run."""
 
 
 @dataclass(frozen=True)
@@ -106,38 +126,51 @@ class RegionPictures:
         self._slides, self._failures = slides, failures
         self._rows = {} if file is None else {str(name): row for row, name in enumerate(file.slide_ids)}
 
-    def of_slide(self, slide_id: str) -> dict[int, str]:
-        """Return the URL of the strip of each prototype of a slide; empty if there are no pixels."""
-        file, entry, row = self._file, self._slides.get(slide_id), self._rows.get(slide_id)
-        if file is None or entry is None or row is None:
+    def of_slide(self, slide_id: str, regions: SlideRegions | None = None) -> dict[int, str]:
+        """Return the URL of the strip of each prototype of a slide; empty if there are no pixels.
+
+        Args:
+            slide_id: The slide.
+            regions: Its regions; None for those of the run.
+        """
+        entry, row = self._slides.get(slide_id), self._rows.get(slide_id)
+        if regions is None and self._file is not None and row is not None:
+            regions = _regions_of(self._file, row)
+        if regions is None or entry is None:
             return {}
         try:
-            _require_located(file, row)
+            _require_located(regions)
             with SlideReaders() as readers:
                 slide = GuardedSlide(readers, entry.slide_path, entry.mpp_l0)
-                return {
-                    k: self._strip(file, slide, row, slide_id, k)
-                    for k in range(file.prototypes.shape[1])
-                    if ((file.region_row == row) & (file.region_cluster == k)).any()
-                }
+                return {k: self._strip(slide, slide_id, regions, k) for k in np.unique(regions.cluster).tolist()}
         except SlideError as error:
             self._failures.add(Failure.of(STAGE, slide_id, entry.slide_path, error))
             return {}
 
-    def _strip(self, file: PrototypeFile, slide: GuardedSlide, row: int, slide_id: str, k: int) -> str:
-        inside = np.flatnonzero((file.region_row == row) & (file.region_cluster == k))
-        nearest = inside[np.argsort(-file.region_cosine[inside], kind="stable")][: self._nearest]
-        side_l0 = int(file.region_l0[row])
-        corners = file.region_coords[nearest].tolist()
+    def _strip(self, slide: GuardedSlide, slide_id: str, regions: SlideRegions, k: int) -> str:
+        inside = np.flatnonzero(regions.cluster == k)
+        nearest = inside[np.argsort(-regions.cosine[inside], kind="stable")][: self._nearest]
         name = f"{slide_id}-{k + 1}.jpg"
         make_folder(self._folder)
-        write_strip(self._folder / name, [slide.read(x, y, side_l0, THUMBNAIL_PX) for x, y in corners])
+        corners = regions.coords[nearest].tolist()
+        write_strip(self._folder / name, [slide.read(x, y, regions.side_l0, THUMBNAIL_PX) for x, y in corners])
         return quote(name)
 
 
-def _require_located(file: PrototypeFile, row: int) -> None:
-    if not file.located[row]:
+def _require_located(regions: SlideRegions) -> None:
+    if not regions.located:
         raise SlideError("its pixels cannot be located, because its features were imported without resolution.")
+
+
+def _regions_of(file: PrototypeFile, row: int) -> SlideRegions:
+    inside = file.region_row == row
+    return SlideRegions(
+        file.region_cluster[inside],
+        file.region_cosine[inside],
+        file.region_coords[inside],
+        int(file.region_l0[row]),
+        bool(file.located[row]),
+    )
 
 
 def write_search_page(path: Path, page: SearchPage, pictures: RegionPictures) -> None:
@@ -149,7 +182,7 @@ def write_search_page(path: Path, page: SearchPage, pictures: RegionPictures) ->
         pictures: Pictures of regions.
     """
     make_folder(path.parent)
-    own = pictures.of_slide(page.query)
+    own = pictures.of_slide(page.query, page.regions)
     slides = []
     for rank, match in enumerate(page.found, start=1):
         other = pictures.of_slide(match.slide_id)
@@ -168,6 +201,7 @@ def write_search_page(path: Path, page: SearchPage, pictures: RegionPictures) ->
         "search.html",
         query=page.query,
         source=page.source,
+        among=page.among,
         about=_about(page, page.query),
         weights=_used(page.own.weights[0]),
         slides=slides,

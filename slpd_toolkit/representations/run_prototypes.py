@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from slpd_toolkit.store.token_file import TokenFile, TokenStore
 from slpd_toolkit.training.run_folder import LAST
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
     from slpd_toolkit.store.streaming import RegionBatch
@@ -38,7 +39,20 @@ _TEACHER = "teacher."
 _PROJECTION = "backbone.phi.0.weight"
 
 
-def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: int = 2) -> tuple[Sets, TokenFile]:
+class SlidePrototypes(NamedTuple):
+    """Prototypes of one slide with R regions."""
+
+    sets: Sets
+    """Unit vectors, (1, K, d), and the shares of the slide's regions, (1, K)."""
+    cluster: npt.NDArray[np.int64]
+    """(R,) index of each region's prototype."""
+    cosine: npt.NDArray[np.float32]
+    """(R,) cosine similarity of each region and its prototype."""
+    file: TokenFile
+    """The slide's tokens."""
+
+
+def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: int = 2) -> SlidePrototypes:
     """Embed the regions of a token file with the teacher of a run, and cluster them as the run clusters slides.
 
     Args:
@@ -46,9 +60,6 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
         path: Token file of one slide.
         device: Device of the teacher.
         workers: Number of threads that read tokens ahead.
-
-    Returns:
-        The slide's prototypes with the shares of its regions, with shapes (1, K, d) and (1, K), and the token file.
 
     Raises:
         UsageError: The run has no last.pt, or the tokens are not of the kind that the run was trained on.
@@ -79,7 +90,9 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
         bottleneck = F.normalize(network.head.bottleneck(features).float(), dim=-1).cpu().numpy()
     of_backbone = config.prototypes.cluster_features == "backbone"
     clustered = unit_rows(features.float().cpu().numpy()) if of_backbone else bottleneck
-    return _clustered(clustered, bottleneck, config.prototypes.clusters, config.seed), file
+    sets, cluster = _clustered(clustered, bottleneck, config.prototypes.clusters, config.seed)
+    cosine = (bottleneck * sets.vectors[0, cluster]).sum(axis=1)
+    return SlidePrototypes(sets, cluster, cosine, file)
 
 
 def cache_of_run(run: Path) -> Path:
@@ -93,22 +106,20 @@ def cache_of_run(run: Path) -> Path:
 
 
 def _clustered(
-    features: np.ndarray[tuple[int, int], np.dtype[np.float32]],
-    bottleneck: np.ndarray[tuple[int, int], np.dtype[np.float32]],
-    clusters: int,
-    seed: int,
-) -> Sets:
-    if len(features) <= clusters:
-        return Sets(bottleneck[None], np.full((1, len(features)), 1 / len(features), np.float32))
+    features: npt.NDArray[np.float32], bottleneck: npt.NDArray[np.float32], clusters: int, seed: int
+) -> tuple[Sets, npt.NDArray[np.int64]]:
+    """Cluster (R, D) features; return the K' <= `clusters` used prototypes, and the prototype of each region."""
+    count = len(features)
+    if count <= clusters:
+        return Sets(bottleneck[None], np.full((1, count), 1 / count, np.float32)), np.arange(count)
     with one_faiss_thread():
         centroids, assigned = kmeans(features, clusters, seed=seed)
-    counts = np.bincount(assigned, minlength=clusters)
-    used = np.flatnonzero(counts)
+    used, cluster, counts = np.unique(assigned, return_inverse=True, return_counts=True)
     if features is not bottleneck:
-        centroids = np.stack([bottleneck[assigned == k].mean(axis=0) for k in range(clusters) if counts[k]])
+        centroids = np.stack([bottleneck[assigned == k].mean(axis=0) for k in used])
     else:
         centroids = centroids[used]
-    return Sets(unit_rows(centroids)[None], (counts[used] / len(features)).astype(np.float32)[None])
+    return Sets(unit_rows(centroids)[None], (counts / count).astype(np.float32)[None]), cluster.astype(np.int64)
 
 
 def _teacher(path: Path) -> tuple[RegionNetwork, PretrainConfig]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +23,12 @@ from slpd_toolkit.report.scores import read_scores
 from slpd_toolkit.representations.region_embeddings import embed_regions
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training import state
 from slpd_toolkit.training.metrics_file import columns, read_metrics
 from slpd_toolkit.training.recorder import Recorder
 from tests.token_factory import write_cache
-from tests.training.runs import checkpoint, differences
+from tests.training.processes import exit_code, start, start_two
+from tests.training.runs import assert_close_runs, checkpoint, differences, metrics, sgd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +38,8 @@ TINY: dict[str, Any] = {
     "hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32, "lr": 0.05, "log_every": 2, "device": "cpu",
     "precision": "fp32", "workers": 1, "drop_path": 0.2,
 }  # fmt: skip
+FILES_OF_FIRST_STEPS = (28, 64)
+"""Events of files in the run folder, of a run that saves after every step."""
 SLIDES = ("slide000", "slide001", "slide002", "slide003", "slide004")
 
 
@@ -79,6 +85,35 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert checkpoint(tmp_path / "out")["step"] == 3
     assert pretrain_slides.run(tiny(cache, tmp_path / "out")) == 0
     assert differences(checkpoint(run), checkpoint(tmp_path / "out")) == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_equals_one_that_was_not(cache: Path, run: Path, tmp_path: Path) -> None:
+    draw, config = random.Random(0), tiny(cache, tmp_path / "killed", save_every_min=0.0)
+    codes: list[int | None] = []
+    while not codes or codes[-1] == -signal.SIGKILL:
+        event = draw.randint(*FILES_OF_FIRST_STEPS) if len(codes) < 2 else 0
+        codes.append(exit_code(start(config, number=signal.SIGKILL, event=event)))
+    assert codes[-1] == 0
+    assert len(codes) > 2
+    assert differences(checkpoint(run), checkpoint(config.out)) == []
+    assert metrics(run) == metrics(config.out)
+    shared = [torch.load(out / "slide_vit.pt", weights_only=True) for out in (run, config.out)]
+    assert differences(*(each["state_dict"] for each in shared)) == []
+    assert not list(config.out.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "batch_size": 2, "slide_weight": 0.5}])
+def test_two_processes_equal_one_with_twice_the_batch(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(state, "make_optimiser", sgd)
+    changes = {"batch_size": 1, "drop_path": 0.0, "lr": 20.0, "log_every": 1} | changes
+    config = tiny(cache, tmp_path / "two", **changes)
+    assert [exit_code(process) for process in start_two(config, plain_sgd=True)] == [0, 0]
+    pretrain_slides.run(tiny(cache, tmp_path / "one", **changes | {"batch_size": 2 * config.batch_size}))
+    assert_close_runs(tmp_path / "one", config.out)
 
 
 def test_other_settings_are_refused(cache: Path, run: Path) -> None:

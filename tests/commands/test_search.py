@@ -99,9 +99,11 @@ def test_weights_are_the_shares_of_regions(run: Path) -> None:
 def test_a_token_file_gets_the_prototypes_that_the_run_gave_its_slide(
     run: Path, cache_of_run: Path, tmp_path: Path
 ) -> None:
-    sets, file = prototypes_of_file(run, cache_of_run / "slide003.h5", device="cpu", workers=1)
-    known = SlideIndex.open(run).set_of("slide003")
+    sets, cluster, cosine, file = prototypes_of_file(run, cache_of_run / "slide003.h5", device="cpu", workers=1)
+    known, of_run = SlideIndex.open(run).set_of("slide003"), PrototypeFile.read(run / "prototypes.h5")
     assert file.meta.slide_id == "slide003"
+    np.testing.assert_allclose(np.bincount(cluster) / len(cluster), sets.weights[0])
+    np.testing.assert_allclose(cosine, of_run.region_cosine[of_run.region_row == HAVE.index("slide003")], atol=1e-4)
     np.testing.assert_allclose((sets.vectors[0] @ known.vectors[0].T).max(axis=1), 1, atol=1e-4)
     np.testing.assert_allclose(np.sort(sets.weights[0]), np.sort(known.weights[0]))
     by_file = find(run, str(cache_of_run / "slide003.h5"), tmp_path)
@@ -111,7 +113,7 @@ def test_a_token_file_gets_the_prototypes_that_the_run_gave_its_slide(
 
 
 def test_a_slide_without_prototypes_is_found_by_its_token_file(run: Path, cache_of_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="slide001 is not in"):
+    with pytest.raises(UsageError, match="slide001 is neither a slide with prototypes nor a file"):
         find(run, "slide001", tmp_path)
     assert len(find(run, str(cache_of_run / "slide001.h5"), tmp_path).matches) == 4
 
@@ -140,6 +142,20 @@ def test_pictures_of_matched_regions_stand_side_by_side(run: Path, manifest: Pat
     assert code == 0
     assert {name.rpartition("-")[0] for name in page.pictures} == {"slide002", "slide003"}
     assert all((tmp_path / "page" / name).exists() for name in page.pictures)
+
+
+@pytest.mark.slow
+def test_regions_of_a_new_slide_are_shown_beside_those_that_they_match(
+    run: Path, cache_of_run: Path, manifest: Path, tmp_path: Path
+) -> None:
+    picture = tissue_on_glass(4096, 1024, [(0, 0, 4096, 1024)], mpp=0.5, seed=1)
+    write_slide(tmp_path / "slide001.tif", picture, mpp=0.5, downsamples=(4,), compression="jpeg")
+    query = str(cache_of_run / "slide001.h5")
+    find(run, query, tmp_path / "page", manifest=manifest, slides_root=tmp_path)
+    found = prototypes_of_file(run, cache_of_run / "slide001.h5", device="cpu", workers=1)
+    assert "among slides of other patients" in (tmp_path / "page" / "slide001.html").read_text()
+    pictures = set(Page(tmp_path / "page" / "slide001.html").pictures)
+    assert {f"slide001-{k + 1}.jpg" for k in range(len(found.sets.weights[0]))} <= pictures
 
 
 def test_a_run_without_its_head_says_so(run: Path, cache_of_run: Path, tmp_path: Path) -> None:
@@ -171,12 +187,13 @@ def test_a_raw_slide_is_embedded_as_the_slides_of_the_run_were(tmp_path: Path) -
     assert embed.run(made) == 0
     trained = tiny(tmp_path / "cache", tmp_path / "run", epochs=1, prototype_epoch=0, global_side=3, local_side=2)
     pretrain.run(trained)
-    by_slide = find(trained.out, str(tmp_path / "s1.tif"), tmp_path / "page")
     by_id = find(trained.out, "s1", tmp_path / "page")
+    by_slide = find(trained.out, str(tmp_path / "s1.tif"), tmp_path / "page")
     assert (by_slide.query, [m.slide_id for m in by_slide.matches]) == ("s1", [m.slide_id for m in by_id.matches])
     np.testing.assert_allclose(
         [match.similarity for match in by_slide.matches], [match.similarity for match in by_id.matches], atol=1e-3
     )
+    assert "s1-1.jpg" in Page(tmp_path / "page" / "s1.html").pictures
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
     with pytest.raises(SlideError, match=r"broken\.tif"):
         find(trained.out, str(tmp_path / "broken.tif"), tmp_path / "page")

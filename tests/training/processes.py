@@ -12,28 +12,30 @@ from typing import TYPE_CHECKING
 import torch
 
 from slpd_toolkit.cli import app as cli
-from slpd_toolkit.commands import pretrain
+from slpd_toolkit.commands import pretrain, pretrain_slides
+from slpd_toolkit.config.pretrain import PretrainConfig
+from slpd_toolkit.config.pretrain_slides import PretrainSlidesConfig
 from slpd_toolkit.training import state
 from tests.training.runs import sgd
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from slpd_toolkit.config.pretrain import PretrainConfig
-
 FILE_EVENTS = frozenset({"open", "os.rename", "os.remove", "tempfile.mkstemp", "os.chmod"})
 PATIENCE_S = 120
 
+Config = PretrainConfig | PretrainSlidesConfig
+
 
 def start(
-    config: PretrainConfig,
+    config: Config,
     *,
     number: int = 0,
     event: int = 0,
     environment: dict[str, str] | None = None,
     plain_sgd: bool = False,
 ) -> BaseProcess:
-    """Train like `slpd pretrain`; signal `number` is sent at the given event in the run folder (0: never)."""
+    """Train like the command of the settings; signal `number` is sent at an event in the run folder (0: never)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.training.runs", "faiss", "matplotlib.figure"])
     process = context.Process(target=_train, args=(config, number, event, environment or {}, plain_sgd))
@@ -50,7 +52,7 @@ def exit_code(process: BaseProcess) -> int | None:
     return code
 
 
-def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0, plain_sgd: bool = False) -> list[BaseProcess]:
+def start_two(config: Config, *, number: int = 0, event: int = 0, plain_sgd: bool = False) -> list[BaseProcess]:
     """Start two processes like torchrun; the signal is sent to the first."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -67,7 +69,7 @@ def start_two(config: PretrainConfig, *, number: int = 0, event: int = 0, plain_
     ]
 
 
-def _train(config: PretrainConfig, number: int, event: int, environment: dict[str, str], plain_sgd: bool) -> None:
+def _train(config: Config, number: int, event: int, environment: dict[str, str], plain_sgd: bool) -> None:
     if plain_sgd:
         state.make_optimiser = sgd  # type: ignore[attr-defined]
     torch.set_num_threads(1)
@@ -82,6 +84,8 @@ def _train(config: PretrainConfig, number: int, event: int, environment: dict[st
     sys.addaudithook(count)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        cli._guarded(lambda: pretrain.run(config))
+        cli._guarded(
+            lambda: pretrain.run(config) if isinstance(config, PretrainConfig) else pretrain_slides.run(config)
+        )
     except Exception as error:  # noqa: BLE001 - typer's Exit carries the code
         sys.exit(getattr(error, "exit_code", repr(error)))

@@ -21,7 +21,7 @@ from slpd_toolkit.training import state
 from slpd_toolkit.training.processes import Processes
 from tests.token_factory import without_digest
 from tests.training.processes import PATIENCE_S, exit_code, start_two
-from tests.training.runs import checkpoint, metrics, sgd, tiny
+from tests.training.runs import assert_close_runs, checkpoint, metrics, sgd, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,19 +34,7 @@ def plain_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "make_optimiser", sgd)
 
 
-TOLERANCE = 1e-4
-"""Relative; fp32 sums in another order, over two epochs of steps that each start from the one before."""
 CALM: dict[str, Any] = {"drop_path": 0.0, "lr": 0.2, "log_every": 1, "epochs": 2}
-
-
-def assert_close_runs(one: Path, other: Path, tolerance: float = TOLERANCE) -> None:
-    for mine, theirs in zip(metrics(one), metrics(other), strict=True):
-        for name in mine:
-            if mine[name] or theirs[name]:
-                assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=tolerance, abs=1e-6), name
-    for name, value in checkpoint(one)["slpd"].items():
-        error = (value - checkpoint(other)["slpd"][name]).norm()
-        assert error <= tolerance * value.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize(
