@@ -22,8 +22,18 @@ from slpd_toolkit.training.setup import build_run
 from slpd_toolkit.training.signals import StopRequest
 from tests.token_factory import without_digest
 from tests.training.processes import exit_code, start_two
-from tests.training.runs import AUGMENTED, assert_same_run, checkpoint, differences, run_until, sgd, tiny, weights
-from tests.training.test_processes import CALM, assert_close_runs
+from tests.training.runs import (
+    AUGMENTED,
+    assert_close_runs,
+    assert_same_run,
+    checkpoint,
+    differences,
+    run_until,
+    sgd,
+    tiny,
+    weights,
+)
+from tests.training.test_processes import CALM
 
 if TYPE_CHECKING:
     from pathlib import Path
