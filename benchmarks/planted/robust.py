@@ -49,6 +49,7 @@ from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, holm
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.token_whitening import TokenMap, map_of_kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,6 +84,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """Settings of `slpd pretrain` by word; `twice` doubles the number of epochs."""
 
+SAMPLED_TOKENS = 65_536
 SMOOTHING = 0.3
 """Fraction of the mean eigenvalue that is added to the covariance of slide means."""
 
@@ -126,17 +128,34 @@ def power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
     return found
 
 
+def map_against(covariance: NDArray[np.float64], smoothing: float) -> NDArray[np.float64]:
+    """Return the inverse root of a smoothed covariance, (D, D)."""
+    smooth = covariance + smoothing * np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+    return power(smooth, -0.5)
+
+
 def against_between(slides: Slides, smoothing: float = SMOOTHING) -> Slides:
     """Scale down directions in which slides differ (within-class covariance normalization, slides as sessions).
 
     The covariance of slide means is smoothed by a fraction of its mean eigenvalue; tokens have a mean variance of 1.
     """
     covariance = between(slides)
-    smooth = covariance + smoothing * np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
-    matrix = power(smooth, -0.5)
+    matrix = map_against(covariance, smoothing)
     matrix /= np.sqrt(np.trace(matrix @ (within(slides) + covariance) @ matrix) / len(matrix))
     mean = np.mean([slide.mean(axis=(0, 1, 2)) for slide in slides], axis=0)
     return [(slide - mean) @ matrix.astype(np.float32) for slide in slides]
+
+
+def kinds_map(slides: Slides) -> TokenMap:
+    """Return the map of `--whitening within-kinds`, from a sample of tokens."""
+    rng, per_slide = np.random.default_rng(0), SAMPLED_TOKENS // len(slides)
+    return map_of_kinds([rng.permutation(slide.reshape(-1, slide.shape[-1]))[:per_slide] for slide in slides])
+
+
+def within_kinds(slides: Slides) -> Slides:
+    """Scale down directions in which tokens of the same kind (cluster) differ between slides."""
+    found = kinds_map(slides)
+    return [(slide - found.mean.numpy()) @ found.matrix.numpy() for slide in slides]
 
 
 def whitened(slides: Slides) -> Slides:
@@ -156,6 +175,7 @@ NORMALISATIONS: dict[str, Callable[[Slides], Slides]] = {
     "WCCN 1": lambda slides: against_between(slides, 1.0),
     "WCCN 3": lambda slides: against_between(slides, 3.0),
     "center, WCCN": lambda slides: centered(against_between(slides)),
+    "kinds": within_kinds,
     "whiten": whitened,
 }
 """Normalisation of tokens by word, fitted on all slides of the cohort, as `slpd pretrain` would."""

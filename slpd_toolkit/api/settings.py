@@ -108,7 +108,7 @@ class PretrainSettings(TypedDict, total=False):
     mlp_ratio: float
     weight_init: Literal["published", "fan-in"]
     centering: Literal["none", "slide"]
-    whitening: Literal["none", "between-slides"]
+    whitening: Literal["none", "between-slides", "within-kinds"]
     registers: int
     drop_path: float
     hidden_dim: int

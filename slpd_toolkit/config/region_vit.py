@@ -34,9 +34,10 @@ class RegionViTConfig:
     stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
     they are used."""
 
-    whitening: Literal["none", "between-slides"] = "none"
-    """Scale down the directions in which the mean tokens of the slides differ (`between-slides`), such as stain and
-    scanner, instead of subtracting the mean token, which also carries the composition of the slide. Estimated from the
+    whitening: Literal["none", "between-slides", "within-kinds"] = "none"
+    """Scale down the directions in which slides differ, such as stain and scanner, instead of subtracting a slide's
+    mean token. `between-slides`: in which their mean tokens differ, which includes their composition. `within-kinds`:
+    in which tokens of the same kind (cluster) differ between slides, which keeps the composition. Estimated from the
     slides of the run, and stored with the weights."""
 
     registers: int = 0

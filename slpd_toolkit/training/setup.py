@@ -32,7 +32,7 @@ from slpd_toolkit.training.sampling import Stream, generator, read_batches
 from slpd_toolkit.training.state import TrainingState, make_state
 from slpd_toolkit.training.step_plan import Plan, make_plan
 from slpd_toolkit.training.token_statistics import sample_tokens
-from slpd_toolkit.training.token_whitening import whiten_between_slides
+from slpd_toolkit.training.token_whitening import WHITENINGS
 from slpd_toolkit.training.view_source import ViewSource
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ def _whiten(config: PretrainConfig, slpd: Slpd, store: TokenStore) -> None:
     """Estimate the map of tokens, unless the initial weights have one. All processes estimate the same map."""
     if slpd.student.backbone.phi.has_map:
         return
-    centered = config.region_vit.centering == "slide"
+    estimate, centered = WHITENINGS[config.region_vit.whitening], config.region_vit.centering == "slide"
     with closing(CohortTokens(store)) as tokens:
-        found = whiten_between_slides(tokens, store, generator(config.seed, Stream.WHITENING), centered=centered)
+        found = estimate(tokens, store, generator(config.seed, Stream.WHITENING), centered=centered)
     for network in (slpd.student, slpd.teacher):
         network.backbone.phi.set_map(*found)
 

@@ -1,14 +1,22 @@
 """Whitening of tokens against differences between slides, estimated from the slides of a run.
 
-Speaker recognition removes what differs between recordings of the same speaker by within-class covariance normalization
-(Hatch et al., Interspeech 2006): vectors are multiplied by the inverse square root of the covariance between sessions.
-Here the sessions are slides. With the covariance B of their mean tokens, D features and the identity I::
+**Between slides.** Speaker recognition removes what differs between recordings of the same speaker by within-class
+covariance normalization (Hatch et al., Interspeech 2006): vectors are multiplied by the inverse square root of the
+covariance between sessions. Here the sessions are slides. With the covariance B of their mean tokens, D features and
+the identity I::
 
     map = c (B + 0.3 tr(B) / D I)^(-1/2)
 
 Stain, scanner and thickness change a whole slide, so that they dominate B, and the map scales them down. They also vary
 within slides, in the same directions, which no subtraction of a slide's mean removes. Differences in tissue add little
 to B, because they are much larger within slides than between their means. c makes the mean variance of a feature 1.
+
+**Within kinds.** Where slides differ in what they are composed of, B contains these differences too, and the map would
+scale down the very directions that tell kinds of tissue apart. Therefore tokens are clustered into kinds, and the mean
+of a slide is replaced by its shift: the mean difference of its tokens from the mean token of their kind. A token x of
+slide s and kind k is modeled as x = c_k + d_s + noise, fitted by alternating least squares; clusters are formed again
+in the space of the map found so far, in which stain is weaker. B is the covariance of the shifts d_s. Drift within
+slides is weaker too, in the directions in which slides are shifted.
 """
 
 from __future__ import annotations
@@ -17,10 +25,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
+from slpd_toolkit.core.vectors import kmeans, one_faiss_thread
 from slpd_toolkit.store.streaming import in_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -29,6 +41,13 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.3
 """Part of the mean eigenvalue added to the covariance. Between 0.1 and 1, results on planted cohorts hardly differ."""
+KINDS = 32
+"""Clusters of tokens: more than there are kinds of tissue, so that each contains a single kind."""
+_ROUNDS, _ALTERNATIONS = 4, 4
+_TOKENS = 65_536
+"""Tokens of the sample that is clustered, at most: 400 MB of 1,536 features."""
+_LEAST_TOKENS = 64
+"""Tokens of a slide at least: the shift of a slide is an average over them."""
 _REGIONS_OF_SLIDE = 32
 _REGIONS_OF_SCALE = 512
 
@@ -74,21 +93,107 @@ def whiten_between_slides(
         deviations = np.concatenate(kept) - means[row]
         within += deviations.T @ deviations
         count += len(deviations)
-    return _map_of(means, within / max(1, count), centered=centered)
+    between = _covariance(means)
+    matrix = _root(between, within / max(1, count) + (0 if centered else between))
+    return _token_map(np.zeros(width) if centered else means.mean(axis=0), matrix)
 
 
-def _map_of(means: npt.NDArray[np.float64], within: npt.NDArray[np.float64], *, centered: bool) -> TokenMap:
-    """Compute the map from the (S, D) means of slides and the (D, D) covariance within slides."""
-    mean, width = means.mean(axis=0), means.shape[1]
-    between = (means - mean).T @ (means - mean) / max(1, len(means) - 1)
+def whiten_within_kinds(
+    tokens: CohortTokens, store: TokenStore, generator: torch.Generator, *, centered: bool = False
+) -> TokenMap:
+    """Estimate the map from differences between slides among tokens of the same kind.
+
+    Args:
+        tokens: All regions, not centered.
+        store: Their cache.
+        generator: CPU random generator of the sample.
+        centered: Whether the network receives tokens relative to their slide's mean token: nothing else is subtracted.
+
+    Raises:
+        CacheError: A token file can no longer be read.
+    """
+    starts = np.concatenate(([0], np.cumsum(store.lengths)))
+    slides = np.flatnonzero(store.lengths)
+    slides = np.sort(slides[torch.randperm(len(slides), generator=generator).numpy()[: _TOKENS // _LEAST_TOKENS]])
+    per_slide = _TOKENS // len(slides)
+    sample = []
+    for slide in slides.tolist():
+        drawn = torch.randperm(int(store.lengths[slide]), generator=generator)[:_REGIONS_OF_SLIDE]
+        own: list[npt.NDArray[np.float32]] = []
+        for part in in_parts(np.sort(drawn.numpy())):
+            for region in _tissue_tokens(tokens, store, slide, part, int(starts[slide])):
+                chosen = torch.randperm(len(region), generator=generator)[: -(-per_slide // len(drawn))]
+                own.append(region[chosen.numpy()].astype(np.float32))
+        sample.append(np.concatenate(own))
+    return map_of_kinds(sample, centered=centered)
+
+
+def map_of_kinds(sample: Sequence[npt.NDArray[np.float32]], *, centered: bool = False) -> TokenMap:
+    """Compute the map from some tokens of each of S slides, S times (n, D), with n > 0."""
+    slide = np.repeat(np.arange(len(sample)), [len(own) for own in sample])
+    means = np.array([own.mean(axis=0, dtype=np.float64) for own in sample])
+    mean = means.mean(axis=0)
+    shifts = means - mean
+    values = np.concatenate(sample) - mean.astype(np.float32)
+    deviations = values - shifts[slide].astype(np.float32) if centered else values
+    covariance = (deviations.T @ deviations).astype(np.float64) / len(values)
+    matrix = np.eye(len(mean))
+    for _ in range(_ROUNDS):
+        shifts = _shifts_of_kinds(values, slide, shifts, matrix.astype(np.float32))
+        matrix = _root(_covariance(shifts), covariance)
+    return _token_map(np.zeros_like(mean) if centered else mean, matrix)
+
+
+def _shifts_of_kinds(
+    values: npt.NDArray[np.float32],
+    slide: npt.NDArray[np.int64],
+    shifts: npt.NDArray[np.float64],
+    matrix: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float64]:
+    """Cluster the (n, D) tokens less the (S, D) shifts of their slides, and estimate the shifts again."""
+    kinds = min(KINDS, len(values))
+    with one_faiss_thread():
+        kind = kmeans((values - shifts[slide].astype(np.float32)) @ matrix, kinds, restarts=1)[1]
+    for turn in range(_ALTERNATIONS):
+        unshifted = values - shifts[slide].astype(np.float32)
+        centers = _means(unshifted, kind, kinds)
+        if turn:
+            mapped = centers @ matrix
+            kind = ((mapped**2).sum(axis=1) - 2 * (unshifted @ matrix) @ mapped.T).argmin(axis=1)
+            centers = _means(unshifted, kind, kinds)
+        shifts = _means(values - centers[kind], slide, len(shifts)).astype(np.float64)
+        shifts -= shifts.mean(axis=0)
+    return shifts
+
+
+def _means(values: npt.NDArray[np.float32], group: npt.NDArray[np.int64], groups: int) -> npt.NDArray[np.float32]:
+    """Return the mean of each group of rows, (groups, D); 0 for an empty one."""
+    members = csr_array((np.ones(len(group), np.float32), (group, np.arange(len(group)))), (groups, len(group)))
+    counts = np.bincount(group, minlength=groups)[:, None]
+    means: npt.NDArray[np.float32] = (members @ values) / np.maximum(1, counts).astype(np.float32)
+    return means
+
+
+def _covariance(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the covariance of (n, D) rows, (D, D); 0 for a single one."""
+    deviations = rows - rows.mean(axis=0)
+    found: npt.NDArray[np.float64] = deviations.T @ deviations / max(1, len(rows) - 1)
+    return found
+
+
+def _root(between: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the (D, D) map against the covariance `between`, for tokens with the covariance `tokens`."""
+    width = len(between)
     if not np.trace(between) > 0:  # a single slide, or slides that do not differ
         between = np.eye(width)
     values, vectors = np.linalg.eigh(between + SMOOTHING * np.trace(between) / width * np.eye(width))
-    matrix = (vectors / np.sqrt(values)) @ vectors.T
-    variance = within if centered else within + between
-    matrix /= max(float(np.sqrt(np.trace(matrix @ variance @ matrix) / width)), 1e-12)
-    used = np.zeros(width) if centered else mean
-    return TokenMap(*(torch.from_numpy(found.astype(np.float32)) for found in (used, matrix)))
+    matrix: npt.NDArray[np.float64] = (vectors / np.sqrt(values)) @ vectors.T
+    matrix /= max(float(np.sqrt(np.trace(matrix @ tokens @ matrix) / width)), 1e-12)
+    return matrix
+
+
+def _token_map(mean: npt.NDArray[np.float64], matrix: npt.NDArray[np.float64]) -> TokenMap:
+    return TokenMap(*(torch.from_numpy(found.astype(np.float32)) for found in (mean, matrix)))
 
 
 def _tissue_tokens(
@@ -100,3 +205,7 @@ def _tissue_tokens(
     there = np.ones_like(tissue) if present is None else present.numpy()
     used = np.where(tissue.any(axis=(1, 2), keepdims=True), tissue & there, there)
     return [own[mask] for own, mask in zip(read, used, strict=True)]
+
+
+WHITENINGS = {"between-slides": whiten_between_slides, "within-kinds": whiten_within_kinds}
+"""Estimates of the map by value of the setting."""

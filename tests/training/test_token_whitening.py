@@ -17,7 +17,12 @@ from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.representations.exports.weights import without_whitening, write_weights
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.token_whitening import SMOOTHING, whiten_between_slides
+from slpd_toolkit.training.token_whitening import (
+    SMOOTHING,
+    map_of_kinds,
+    whiten_between_slides,
+    whiten_within_kinds,
+)
 from tests.token_factory import LENGTHS, write_cache
 from tests.training.runs import run_until, tiny, weights
 
@@ -106,3 +111,46 @@ def test_runs_store_the_map_and_resume_with_it(tmp_path: Path, monkeypatch: pyte
     )
     assert pretrain.run(again) == 0
     assert torch.equal(RegionViT.from_file(again.out).phi.token_map, network.phi.token_map)
+
+
+def kinds_and_slides(rng: np.random.Generator, shift: float = 0.7) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Draw tokens of 30 slides: 4 kinds in proportions that differ, and shifts of slides along feature 0."""
+    centers, stain = np.zeros((4, 8)), np.zeros(8)
+    centers[:, 1:4] = 3 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, -1, -1]])
+    stain[0] = shift
+    slides = []
+    for _ in range(30):
+        kinds = rng.choice(4, 400, p=rng.dirichlet(np.ones(4)))
+        tokens = centers[kinds] + rng.standard_normal() * stain + 0.5 * rng.standard_normal((400, 8))
+        slides.append(tokens.astype(np.float32))
+    return slides, centers, stain
+
+
+def test_differences_in_composition_are_kept_and_shifts_of_the_same_kind_scaled_down() -> None:
+    slides, centers, stain = kinds_and_slides(np.random.default_rng(0))
+    within_kinds = map_of_kinds(slides).matrix.double().numpy()
+    means = np.array([slide.mean(axis=0) for slide in slides])
+    between = np.cov(means.T)
+    values, vectors = np.linalg.eigh(between + SMOOTHING * np.trace(between) / 8 * np.eye(8))
+    of_means = vectors @ np.diag(values**-0.5) @ vectors.T
+    kept, lost = (
+        np.linalg.norm((centers[0] - centers[1]) @ matrix) / np.linalg.norm(stain @ matrix)
+        for matrix in (within_kinds, of_means)
+    )
+    plain = np.linalg.norm(centers[0] - centers[1]) / np.linalg.norm(stain)
+    assert lost < plain  # means of slides differ most in what the slides are composed of
+    assert kept > 3 * plain
+    variance = np.trace(within_kinds @ np.cov(np.concatenate(slides).T) @ within_kinds) / 8
+    assert variance == pytest.approx(1, abs=0.01)
+
+
+def test_maps_within_kinds_repeat_and_withstand_tiny_cohorts(tmp_path: Path) -> None:
+    store = TokenStore.open(write_cache(tmp_path / "cache", LENGTHS, grid=2, gaps=0.3))
+    with closing(CohortTokens(store)) as tokens:
+        maps = [whiten_within_kinds(tokens, store, torch.Generator().manual_seed(0)) for _ in range(2)]
+        centered = whiten_within_kinds(tokens, store, torch.Generator().manual_seed(0), centered=True)
+    assert torch.equal(maps[0].matrix, maps[1].matrix)
+    torch.testing.assert_close(maps[0].matrix, maps[0].matrix.T)
+    assert not centered.mean.any()
+    one = map_of_kinds([np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)]).matrix
+    torch.testing.assert_close(one, torch.eye(4) * one[0, 0], atol=1e-4, rtol=0)
