@@ -4,9 +4,11 @@
     python -m benchmarks.external_simulated far       # false alarms of the distance from the training set
 
 Drop: training cohorts of 100 patients and external ones of 100, one vector per slide, `probe`, five folds. The external
-cohort is the same, has a weaker signal, or is moved as by another scanner. The true drop is the mean of all runs of a
-setting, so that the interval must also cover what other training patients would have given, although it takes the heads
-as they are.
+cohort is the same, has a weaker signal, is moved as by another scanner, or has fewer patients of the second class. The
+true drop is the mean of all runs of a setting, so that the interval must also cover what other training patients would
+have given, although it takes the heads as they are. The true AUC of the heads of a run is theirs on 3,000 further
+patients of the external cohort, and so are the true Brier score and sensitivity. Calibration of the ensemble is
+measured on these patients too, with and without the temperatures of the heads.
 
 Far: training sets of 40, 100 and 300 slides, with normal or heavy-tailed vectors, and 400 further slides of the same
 kind: share that is marked, intended 5 %.
@@ -17,12 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.bundle.bundle import predict
 from slpd_toolkit.mil.bundle.distance import TrainingSet
 from slpd_toolkit.mil.bundle.making import make_bundles
 from slpd_toolkit.mil.bundle.origin import Origin
@@ -30,32 +34,55 @@ from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.external.evaluating import Internal, Target, evaluate_external
 from slpd_toolkit.mil.heads.training import HeadTraining
+from slpd_toolkit.mil.statistics.bootstrap import Estimate
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models
 from slpd_toolkit.mil.statistics.results import Evaluation, Representation
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
+from slpd_toolkit.mil.tasks.weighted_metrics import brier_score, calibration_error
+
+if TYPE_CHECKING:
+    from slpd_toolkit.mil.statistics.intervals import Interval
 
 RESULTS = Path(__file__).parent / "results"
 PATIENTS, WIDTH, SIGNAL = 100, 16, 1.0
-SETTINGS = {"equal cohorts": (1.0, 0.0), "weaker signal": (0.5, 0.0), "moved by a scanner": (0.8, 1.0)}
-"""Signal of the external cohort relative to the training cohort's, and a shift of all its vectors."""
+FURTHER = 3_000
 
 
-def cohort_of(rng: np.random.Generator, signal: float, shift: float) -> tuple[Cohort, Classification, Bags]:
-    targets = np.arange(PATIENTS) % 2
-    slides = np.array([f"p{number:03}" for number in range(PATIENTS)])
-    vectors = rng.normal(size=(PATIENTS, WIDTH))
-    vectors[:, :2] += signal * targets[:, None] / np.sqrt(2)
-    vectors += shift * np.linspace(-1, 1, WIDTH)
-    bags = Bags(tuple(slides.tolist()), vectors.astype(np.float32), np.arange(PATIENTS + 1))
+class Shift(NamedTuple):
+    """What differs in the external cohort."""
+
+    signal: float = 1.0
+    """Relative to that of the training cohort."""
+    moved: float = 0.0
+    """Shift of all vectors."""
+    positive: float = 0.5
+    """Share of the second class."""
+
+
+SETTINGS = {
+    "equal cohorts": Shift(),
+    "weaker signal": Shift(signal=0.5),
+    "moved by a scanner": Shift(signal=0.8, moved=1.0),
+    "fewer of the second class": Shift(positive=0.2),
+}
+
+
+def cohort_of(rng: np.random.Generator, shift: Shift, patients: int = PATIENTS) -> tuple[Cohort, Classification, Bags]:
+    targets = (np.arange(patients) < round(shift.positive * patients)).astype(np.int64)
+    slides = np.array([f"p{number:05}" for number in range(patients)])
+    vectors = rng.normal(size=(patients, WIDTH))
+    vectors[:, :2] += SIGNAL * shift.signal * targets[:, None] / np.sqrt(2)
+    vectors += shift.moved * np.linspace(-1, 1, WIDTH)
+    bags = Bags(tuple(slides.tolist()), vectors.astype(np.float32), np.arange(patients + 1))
     task = Classification(("a", "b"), targets)
     return Cohort(slides, slides, task.strata), task, bags
 
 
-def one_run(seed: int, signal: float, shift: float) -> dict[str, float]:
-    """Return the drop of the AUC with its interval."""
+def one_run(seed: int, shift: Shift) -> dict[str, float]:
+    """Return the drop of the AUC and what was found on the external cohort, with intervals and true values."""
     rng = np.random.default_rng(seed)
-    cohort, task, bags = cohort_of(rng, SIGNAL, 0.0)
-    other, other_task, other_bags = cohort_of(rng, SIGNAL * signal, shift)
+    cohort, task, bags = cohort_of(rng, Shift())
+    other, other_task, other_bags = cohort_of(rng, shift)
     splits = cross_validation(cohort, folds=5, seed=seed)
     representation = Representation("m", "m", bags)
     results, judgements, _ = evaluate_models(
@@ -66,24 +93,61 @@ def one_run(seed: int, signal: float, shift: float) -> dict[str, float]:
     (bundle,) = make_bundles(evaluation, splits, {"m": Origin("table", "m", "", WIDTH)})
     internal = Internal(task, cohort, judgements[0], results[0].folds)
     found = evaluate_external(bundle, internal, Target(other_task, other, None, "patient"), other_bags, seed)
-    drop = found.drops["auc"]
-    return {"drop": drop.value, "low": drop.low, "high": drop.high, "far": found.far / PATIENTS}
+    _, truth, many = cohort_of(rng, shift, FURTHER)
+    further = predict(bundle, many)
+    raw = np.mean([head.raw for head in further.heads], axis=0)
+    of_heads = [float(roc_auc_score(truth.targets, head.raw[:, 1])) for head in further.heads]
+    weights = np.ones((1, FURTHER))
+    brier = found.calibration["Brier score"][1]
+    kept = found.thresholds[1]
+    called = further.outputs[:, 1] >= kept.threshold
+    return {
+        **_estimate("drop", found.drops["auc"]),
+        **_estimate("auc", Estimate(float(found.values["auc"].mean()), *_ends(found.intervals["auc"]))),
+        "auc_true": float(np.mean(of_heads)),
+        **_estimate("brier", brier),
+        "brier_true": float(brier_score(truth.targets, further.outputs, weights)[0]),
+        **_estimate("sensitivity", kept.sensitivity),
+        "sensitivity_true": float(called[truth.targets == 1].mean()),
+        "brier_unscaled": float(brier_score(truth.targets, raw, weights)[0]),
+        "ece_scaled": float(calibration_error(truth.targets, further.outputs, weights)[0]),
+        "ece_unscaled": float(calibration_error(truth.targets, raw, weights)[0]),
+        "far": found.far / PATIENTS,
+    }
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
+def _estimate(name: str, found: Estimate) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def drops(runs: int) -> dict[str, Any]:
     """Measure the coverage of each setting."""
     document: dict[str, Any] = {}
-    for name, (signal, shift) in SETTINGS.items():
-        found = [one_run(seed, signal, shift) for seed in range(runs)]
-        values, low, high = (np.array([each[key] for each in found]) for key in ("drop", "low", "high"))
-        truth = float(values.mean())
+    for name, shift in SETTINGS.items():
+        found = [one_run(seed, shift) for seed in range(runs)]
+        each = {key: np.array([run[key] for run in found]) for key in found[0]}
+        each["drop_true"] = np.full(runs, each["drop"].mean())
+        low, high = each["drop_low"], each["drop_high"]
         document[name] = {
             "runs": runs,
-            "true_drop": truth,
-            "covered": float(((low <= truth) & (truth <= high)).mean()),
+            "true_drop": float(each["drop"].mean()),
+            "sd_of_drops": float(each["drop"].std(ddof=1)),
+            "covered": {
+                key: float(
+                    ((each[f"{key}_low"] <= each[f"{key}_true"]) & (each[f"{key}_true"] <= each[f"{key}_high"])).mean()
+                )
+                for key in ("drop", "auc", "brier", "sensitivity")
+            },
             "interval_without_0": float((low > 0).mean() + (high < 0).mean()),
             "mean_width": float((high - low).mean()),
-            "far": float(np.mean([each["far"] for each in found])),
+            "far": float(each["far"].mean()),
+        } | {
+            key: float(each[key].mean())
+            for key in ("brier_unscaled", "brier_true", "ece_unscaled", "ece_scaled", "sensitivity_true")
         }
     return document
 
@@ -118,15 +182,39 @@ def text_of(document: dict[str, Any]) -> str:
     """Return the results in Markdown."""
     lines = ["# External cohorts and far slides in simulations", ""]
     if "drop" in document:
+        first = next(iter(document["drop"].values()))
         lines += [
-            "`python -m benchmarks.external_simulated drop`: 100 + 100 patients, probe, five folds, drop of the AUC.",
+            f"`python -m benchmarks.external_simulated drop --runs {first['runs']}`: probe, five folds.",
             "",
-            "| external cohort | runs | true drop | interval covers it | excludes 0 | mean width | marked as far |",
+            "| external cohort | runs | true drop | sd over runs | mean width | excludes 0 | marked as far |",
             "|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {name} | {each['runs']} | {each['true_drop']:.3f} | {100 * each['covered']:.1f} % | "
-            f"{100 * each['interval_without_0']:.1f} % | {each['mean_width']:.3f} | {100 * each['far']:.1f} % |"
+            f"| {name} | {each['runs']} | {each['true_drop']:.3f} | {each['sd_of_drops']:.3f} | "
+            f"{each['mean_width']:.3f} | {100 * each['interval_without_0']:.1f} % | {100 * each['far']:.1f} % |"
+            for name, each in document["drop"].items()
+        ]
+        lines += [
+            "",
+            "Share of intervals that cover the true value, intended 95 %:",
+            "",
+            "| external cohort | drop | external AUC of these heads | Brier score | sensitivity |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {name} | " + " | ".join(f"{100 * share:.0f} %" for share in each["covered"].values()) + " |"
+            for name, each in document["drop"].items()
+        ]
+        lines += [
+            "",
+            "The ensemble on 3,000 further patients, without and with the temperatures of its heads:",
+            "",
+            "| external cohort | calibration error without | with | Brier score without | with | sensitivity |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {name} | {each['ece_unscaled']:.3f} | {each['ece_scaled']:.3f} | {each['brier_unscaled']:.3f} | "
+            f"{each['brier_true']:.3f} | {each['sensitivity_true']:.3f} |"
             for name, each in document["drop"].items()
         ]
         lines.append("")

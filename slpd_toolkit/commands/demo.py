@@ -12,6 +12,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_text
 from slpd_toolkit.core.folder_lock import is_lock, locks_folder
+from slpd_toolkit.core.text import count
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
@@ -43,7 +44,8 @@ def run(config: DemoConfig) -> int:
     planned = planned_slides(config)
     patients = len({slide.patient_id for slide in planned})
     console.note(
-        f"This demo generates {len(planned)} synthetic slides of {patients} invented patients. Their tumors are either "
+        f"This demo generates {len(planned)} synthetic slides of {count(patients, 'invented patient')}. Their tumors "
+        f"are either "
         "inflamed or excluded: the same tissue in a different arrangement. It then runs `slpd study` on them, as you "
         "would on your own slides. The result shows whether region ViTs pretrained without labels, by DINO and by "
         "SLPD, separate the two classes better than the mean of the patch tokens, and how certain that is."

@@ -14,6 +14,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import make_folder
 from slpd_toolkit.core.folder_lock import locks_folder, working_in
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
+from slpd_toolkit.core.text import count
 from slpd_toolkit.encoders.geometry import preferred_precision, resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
@@ -126,9 +127,9 @@ def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEnt
     failures = _start_log(config, problems)
     drawn = write_masks(entries, config, geometry, failures, _draw)
     write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
-    console.note(f"Wrote the masks of {drawn:,} slides to {config.out / MASKS_FOLDER}.")
+    console.note(f"Wrote the masks of {count(drawn, 'slide')} to {config.out / MASKS_FOLDER}.")
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed: {failures.path} lists the reasons and what to do.")
+        console.warn(f"{count(len(failures.rows), 'slide')} failed: {failures.path} lists the reasons and what to do.")
     console.note(
         f"Check {config.out / QC_FOLDER / CONTACT_SHEET}: does the outline match the tissue that you would mark?"
     )
@@ -164,7 +165,9 @@ def _warn_about_problems(config: EmbedConfig, entries: list[SlideEntry], problem
             f"Manifest {config.manifest} has no usable slide:\n{summarise(problems)}", hint="See manifests/README.md."
         )
     if problems:
-        console.warn(f"{config.manifest}: {len(problems)} problems; these rows are left out:\n{summarise(problems)}")
+        console.warn(
+            f"{config.manifest}: {count(len(problems), 'problem')}; these rows are left out:\n{summarise(problems)}"
+        )
 
 
 def _make_encoder(config: EmbedConfig, geometry: Geometry, hardware: Hardware, precision: Precision) -> Encoder:

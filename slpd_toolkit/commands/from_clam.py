@@ -11,7 +11,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, claim_folder
 from slpd_toolkit.core.folder_lock import writing_to
 from slpd_toolkit.core.manifest import check_ids, summarise
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.cohort.audit import audit_split
 from slpd_toolkit.mil.cohort.clam_tables import patients_of_unlisted, read_labels
 from slpd_toolkit.mil.cohort.split_kinds.split_files import read_splits, split_files
@@ -62,7 +62,10 @@ def _write(config: FromClamConfig) -> int:
     for split in splits:
         unknown = sorted({slide for part in split.parts.values() for slide in part} - patient_of.keys())
         if unknown:
-            console.warn(f"Split {split.fold}: {len(unknown)} slides are not in the table: {listed(unknown)}.")
+            console.warn(
+                f"Split {split.fold}: {count(len(unknown), 'slide is', 'slides are')} not in the table: "
+                f"{listed(unknown)}."
+            )
         for finding in audit_split(split, patient_of | patients_of_unlisted(unknown, patient_of)).findings:
             console.warn(f"Split {split.fold}: {finding}")
     for numbers in find_equal(splits):
@@ -83,11 +86,15 @@ def _set_paths(table: pd.DataFrame, root: Path) -> None:
             found[path.name].add(str(path.resolve()))
     absent = sorted(wanted - found.keys())
     if absent:
-        console.warn(f"{len(absent)} of {len(wanted)} slides are not under {root}: {listed(absent)}.")
+        console.warn(
+            f"{len(absent)} of {count(len(wanted), 'slide')} {agree(len(absent), 'is', 'are')} not under "
+            f"{root}: {listed(absent)}."
+        )
     several = [f"{name} ({', '.join(sorted(paths))})" for name, paths in found.items() if len(paths) > 1]
     if several:
         raise UsageError(
-            f"--slides-root: {len(several)} file names exist in more than one folder: {listed(several)}.",
+            f"--slides-root: {count(len(several), 'file name exists', 'file names exist')} in more than one folder: "
+            f"{listed(several)}.",
             hint="Remove or rename the duplicates, or use a --slides-root that contains each name once.",
         )
     table["slide_path"] = [next(iter(found.get(name, {name}))) for name in table["slide_path"]]
@@ -99,12 +106,14 @@ def _facts(table: pd.DataFrame) -> dict[str, str]:
         facts["sites"] = f"{table['site'].nunique():,}"
     if "label" in table:
         groups = table.dropna(subset="label").groupby("label")["patient_id"]
-        facts["label"] = ", ".join(f"{name} {len(of)} slides of {of.nunique()} patients" for name, of in groups)
+        facts["label"] = ", ".join(
+            f"{name} {count(len(of), 'slide')} of {count(of.nunique(), 'patient')}" for name, of in groups
+        )
         facts["without label"] = f"{table['label'].isna().sum():,}"
     if "time" in table:
         known = table[["time", "event"]].notna().all(axis=1)
         facts["survival"] = (
-            f"{known.sum():,} slides with time and event, {int(table['event'].eq(1).sum()):,} with event 1"
+            f"{count(known.sum(), 'slide')} with time and event, {int(table['event'].eq(1).sum()):,} with event 1"
         )
     return facts
 
@@ -117,11 +126,13 @@ def _warn_about_inconsistencies(table: pd.DataFrame) -> None:
         odd = values.index[values > 1]
         if len(odd):
             console.warn(
-                f"{len(odd)} patients have more than one {name}: {listed(odd)}. `slpd mil-eval` will reject them."
+                f"{count(len(odd), 'patient has', 'patients have')} more than one {name}: {listed(odd)}. `slpd "
+                "mil-eval` will reject them."
             )
     if (table["patient_id"] == "").any():
         console.warn(
-            f"{(table['patient_id'] == '').sum()} slides have no case_id; each of them counts as a separate patient."
+            f"{count((table['patient_id'] == '').sum(), 'slide has', 'slides have')} no case_id; each of them counts "
+            "as a separate patient."
         )
 
 

@@ -11,7 +11,7 @@ from slpd_toolkit.core.cluster import joined_cluster
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import claim_folder
 from slpd_toolkit.core.folder_lock import locks_folder
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.workers import in_processes, release_workers
 from slpd_toolkit.report.chosen_scores import choose_scores
 from slpd_toolkit.report.heatmap_figure import heading
@@ -80,11 +80,14 @@ def run(config: HeatmapConfig) -> int:
     unlisted = sorted(source.slides.keys() - entries.keys() - {problem.slide_id for problem in problems})
     if config.manifest and config.format != "geojson" and unlisted:
         console.warn(
-            f"{len(unlisted)} slides are not in {config.manifest} and are shown without pixels: {listed(unlisted)}."
+            f"{count(len(unlisted), 'slide is', 'slides are')} not in {config.manifest}, shown without pixels: "
+            f"{listed(unlisted)}."
         )
     _report_origins(config, corners_l0)
     failed = f"; {len(failures)} failed, see {failures.path}" if len(failures) else ""
-    console.note(f"{done:,} of {len(source.slides):,} slides are in {config.out}{failed}.")
+    console.note(
+        f"{done:,} of {count(len(source.slides), 'slide')} {agree(done, 'is', 'are')} in {config.out}{failed}."
+    )
     if not config.manifest and config.format != "geojson":
         console.note("With --manifest, the images show the pixels of the slides.")
     return 1 if len(failures) else 0
@@ -98,14 +101,14 @@ def _report_origins(config: HeatmapConfig, corners_l0: Sequence[tuple[int, int] 
     unknown = sum(corner_l0 is None for corner_l0 in corners_l0)
     if cropped:
         console.note(
-            f"GeoJSON of {cropped} slides is relative to OpenSlide's bounds, to which QuPath crops by default. For "
-            "images added to QuPath with --no-crop, use --no-crop here as well."
+            f"GeoJSON of {count(cropped, 'slide')} is relative to OpenSlide's bounds, to which QuPath crops by "
+            "default. For images added to QuPath with --no-crop, use --no-crop here as well."
         )
     if unknown:
         where = (
             f"{config.manifest} does not list their files" if config.manifest else "no --manifest to find their files"
         )
         console.note(
-            f"GeoJSON of {unknown} slides is in whole-slide coordinates ({where}). QuPath crops MRXS, SCN and "
+            f"GeoJSON of {count(unknown, 'slide')} is in whole-slide coordinates ({where}). QuPath crops MRXS, SCN and "
             "sparse slides to their bounds: use --manifest, or add these images to QuPath with --no-crop."
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.text import count
 from slpd_toolkit.foreign import format as formats
 from slpd_toolkit.foreign.detect import find
 from slpd_toolkit.ingest.importing.cohort import FeatureReader
@@ -41,7 +42,7 @@ def run(config: ImportConfig) -> int:
     source_format = formats.load(tool)
     if config.source.resolve() == config.out.resolve():
         raise UsageError("--out is the folder of the features.", hint="Choose another folder for the cache.")
-    console.note(f"{config.source}: {len(sources):,} slides of {tool}")
+    console.note(f"{config.source}: {count(len(sources), 'slide')} of {tool}")
     if config.coords and not source_format.READS_COORDS:
         console.warn(f"--coords is not used: files of {tool} contain their coordinates.")
     targets, problems = choose_targets(sources, config.manifest)

@@ -10,6 +10,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.report.evaluation_summary import print_site_effects
 from slpd_toolkit.store import schema
@@ -100,7 +101,7 @@ def _file_facts(slide: TokenFile) -> dict[str, str]:
         "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
         f"at {meta.mpp_l0:.4g} um/px "
         f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
-        "tokens": f"{len(slide):,} regions x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
+        "tokens": f"{count(len(slide), 'region')} x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
         f"float16, {console.human_bytes(slide.path.stat().st_size)}",
         **_shared_facts(meta),
         **_versions([slide]),
@@ -124,7 +125,7 @@ def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
         "slides": f"{len(files):,}",
         "regions": f"{lengths.sum():,} in total; {lengths.min():,} to {lengths.max():,} per slide, "
         f"median {np.median(lengths):,.0f}",
-        "patches": f"{lengths.sum() * store.grid**2:,} tokens of {store.embedding_dim} features (float16)",
+        "patches": f"{count(lengths.sum() * store.grid**2, 'token')} of {store.embedding_dim} features (float16)",
         **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
         "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
         **_stain(store.meta),
@@ -188,10 +189,8 @@ def _stain_views(cache: Path) -> dict[str, str]:
         return {}
     size = sum(path.stat().st_size for folder in folders for path in token_paths(folder))
     slides = [len(token_paths(folder)) for folder in folders]
-    fewest = f"{min(slides):,}" if min(slides) == max(slides) else f"{min(slides):,} to {max(slides):,}"
-    return {
-        "stain views": f"{len(folders)}, each of {fewest} slides, {console.human_bytes(size)} in {folders[0].parent}"
-    }
+    fewest = count(min(slides), "slide") if min(slides) == max(slides) else f"{min(slides):,} to {max(slides):,} slides"
+    return {"stain views": f"{len(folders)}, each of {fewest}, {console.human_bytes(size)} in {folders[0].parent}"}
 
 
 def _tissue(slide: TokenFile) -> str:

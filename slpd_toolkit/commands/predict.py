@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
 from slpd_toolkit.config.recipe import ABOUT, RECIPE, as_recipe
@@ -10,9 +11,9 @@ from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.folder_lock import locks_folder
-from slpd_toolkit.core.manifest import check_rows, read_table
+from slpd_toolkit.core.manifest import check_masks, check_rows, read_table
 from slpd_toolkit.core.precision import Precision
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
@@ -141,6 +142,19 @@ def _embed(
     """
     assert config.manifest is not None
     entries, problems = check_rows(table, config.slides_root or config.manifest.parent)
+    mode = bundle.origin.recipe.get("mask_mode")
+    if mode is not None and "mask_path" not in table:
+        raise UsageError(
+            f"The regions of the training slides were chosen by masks (--mask-mode {mode}), but {config.manifest} has "
+            "no column mask_path.",
+            hint="Add the masks of the new slides: see `slpd embed --help`.",
+        )
+    if mode is not None:
+        entries, more = check_masks(entries, needed=mode != "not")
+        problems = [*problems, *more]
+    elif "mask_path" in table:
+        console.warn("The column mask_path is not used: the training slides were embedded without masks.")
+        entries = [replace(entry, mask_path=None) for entry in entries]
     settings = embedding_settings(
         bundle.origin,
         manifest=config.manifest,
@@ -184,16 +198,17 @@ def _print_summary(config: PredictConfig, bundle: Bundle, found: Predictions, fa
     shown = [name for name in prediction_columns(bundle, patients=False) if not name.startswith(("sd_", "survival_"))]
     rows = list(prediction_rows(bundle, found, None))
     table = [{_title(name): _cell(row[name]) for name in shown if name != "distance_limit"} for row in rows[:_SHOWN]]
-    console.table(f"{bundle.target}: {len(rows):,} slides, {bundle.model}, {bundle.aggregator}", table)
+    console.table(f"{bundle.target}: {count(len(rows), 'slide')}, {bundle.model}, {bundle.aggregator}", table)
     far = [str(row["slide_id"]) for row in rows if row["far_from_training"] == YES]
     if far:
         console.warn(
-            f"{len(far)} slides are far from the training set, so their predictions may be unreliable: {listed(far)}."
+            f"{count(len(far), 'slide is', 'slides are')} far from the training set, so their predictions may be "
+            f"unreliable: {listed(far)}."
         )
     if rows and rows[0]["far_from_training"] == UNKNOWN:
         console.warn(distance_sentence(bundle))
     if len(failures):
-        console.warn(f"{len(failures)} slides failed: {failures.path} lists the reasons.")
+        console.warn(f"{count(len(failures), 'slide')} failed: {failures.path} lists the reasons.")
     page = f" and {config.out / PAGES}" if config.pages else ""
     console.note(f"Predictions: {config.out / PREDICTIONS}{page}.")
 

@@ -12,7 +12,7 @@ from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import read_table
 from slpd_toolkit.core.row_filter import select_rows
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.report.atlas import write_atlas
 from slpd_toolkit.report.atlas_pages import STAGE, Atlas, print_prototypes
 from slpd_toolkit.report.thumbnails import slide_files
@@ -62,7 +62,8 @@ def run(config: PrototypesConfig) -> int:
         console.note("With --manifest, the atlas shows the pixels of the regions.")
     if len(failures):
         console.warn(
-            f"{len(failures):,} slides are shown without pixels; see {failures.path} for the reasons and what to do."
+            f"{count(len(failures), 'slide is', 'slides are')} shown without pixels; see {failures.path} for the "
+            "reasons and what to do."
         )
     console.note(f"Atlas: {folder / 'index.html'}.")
     return 1 if len(failures) else 0
@@ -75,4 +76,6 @@ def _report_absent(shown: list[str], slides: dict[str, SlideEntry], manifest: Pa
         hint = "Add a row with the slide_id of the token cache, or correct the existing row."
         failures.add(Failure(STAGE, slide_id, str(manifest), "the manifest has no usable row for it.", hint))
     if absent:
-        console.warn(f"{manifest} has no usable row for {len(absent):,} of {len(shown):,} slides: {listed(absent)}.")
+        console.warn(
+            f"{manifest} has no usable row for {len(absent):,} of {count(len(shown), 'slide')}: {listed(absent)}."
+        )

@@ -13,6 +13,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import working_in, writing_to
 from slpd_toolkit.core.manifest import read_table
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.foreign.anndata_parquet import require_extra
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
@@ -145,13 +146,17 @@ def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) ->
     """Print what was written, and on whom it was fitted."""
     empty = [file.meta.slide_id for file in wanted.files if not len(file)]
     if empty:
-        console.warn(f"{len(empty)} slides have no regions and are left out, such as {empty[0]}.")
+        console.warn(
+            f"{count(len(empty), 'slide has', 'slides have')} no regions and "
+            f"{agree(len(empty), 'is', 'are')} left out, such as {empty[0]}."
+        )
     if not vectors.is_set:
         console.warn_if(collapse_warning(vectors.descriptor, vectors.bags.slides, vectors.bags.features))
     if vectors.fitted_on:
         also = len(set(vectors.fitted_on) & set(wanted.slide_ids))
         console.note(
-            f"{vectors.descriptor} was fitted on {len(vectors.fitted_on):,} slides, {also:,} of which it describes. "
+            f"{vectors.descriptor} was fitted on {count(len(vectors.fitted_on), 'slide')}, {also:,} of which it "
+            "describes. "
             + (
                 "For an evaluation on these, `slpd mil-eval --model "
                 f"{config.model}#{vectors.descriptor}` fits it in each fold."

@@ -15,6 +15,7 @@ from slpd_toolkit.core.failures import FILENAME, FailureLog
 from slpd_toolkit.core.files import is_safe_name, make_folder
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import SlideEntry, read_table
+from slpd_toolkit.core.text import count
 from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
 from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.report.search_page import STAGE, RegionPictures, SearchPage, SlideRegions, write_search_page
@@ -124,7 +125,7 @@ def find(config: SearchConfig) -> Found:
     )
     write_search_page(path, page, pictures)
     if len(failures):
-        console.warn(f"{len(failures):,} slides are shown without pixels: see {failures.path}.")
+        console.warn(f"{count(len(failures), 'slide is', 'slides are')} shown without pixels: see {failures.path}.")
     console.note(f"Page: {path}.")
     return Found(name, matches, groups, path, failures)
 

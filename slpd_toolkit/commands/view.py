@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.report.viewer.folder import find_parts
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def open_view(config: ViewConfig) -> OpenedView:
         parts = replace(parts, caches=caches)
     cohort = ViewedCohort.open(parts, config.manifest, config.slides_root)
     if config.slide is not None and config.slide not in cohort.position:
-        raise UsageError(f"--slide: {config.slide} is not among the {len(cohort.slides):,} slides of {config.folder}.")
+        raise UsageError(
+            f"--slide: {config.slide} is not among the {count(len(cohort.slides), 'slide')} of {config.folder}."
+        )
     metas = {slide: file.meta for slide, file in cohort.files.items()}
     pixels = SlidePixels(cohort.listed.entries, metas, strict=not cohort.listed.given)
     vectors = RegionVectors([*reversed(parts.runs), *parts.evaluations], cohort.files)
@@ -115,17 +118,20 @@ def _report(config: ViewConfig, cohort: ViewedCohort) -> None:
         (len(parts.evaluations), "evaluation"),
     ]
     found = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count)
-    console.note(f"{len(cohort.slides):,} slides; {found}.")
+    console.note(f"{count(len(cohort.slides), 'slide')}; {found}.")
     readable = sum(slide in listed.entries for slide in cohort.slides)
     if readable:
         whose = "" if listed.given else ", which the results were made from"
         names = ", ".join(map(str, listed.read))
-        console.note(f"Slide files of {readable:,} slides are listed in {names}{whose}.")
+        console.note(f"Slide files of {count(readable, 'slide')} are listed in {names}{whose}.")
     else:
         console.note("No slide files are known, so only grids are shown. With --manifest, slides can be zoomed.")
     for note in cohort.notes:
         console.warn(note)
     if cohort.faults:
-        console.warn(f"{len(cohort.faults):,} slides are damaged or could not be embedded: see the marks on the page.")
+        console.warn(
+            f"{count(len(cohort.faults), 'slide is', 'slides are')} damaged or could not be embedded: see "
+            "the marks on the page."
+        )
     if config.folder.resolve() != parts.root:
         console.note(f"Showing {parts.root}.")

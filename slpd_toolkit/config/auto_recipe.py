@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from slpd_toolkit.core.text import count
+
 SMALL_COHORT = 5_000
 """Regions below which a small network is trained."""
 PUBLISHED_COHORT = 20_000
@@ -66,12 +68,14 @@ def _length(size: CohortSize) -> dict[str, Choice]:
     lr = 0.0005 if published else round(_PEAK * _REFERENCE_BATCH / (batch * size.processes), 6)
     momentum = 0.996 if published else min(0.996, max(0.9, round(1 - 10 / steps, 3)))
     return {
-        "batch_size": Choice(batch, f"{total:,} regions, at least {_STEPS_PER_EPOCH} steps per epoch; at most 128"),
+        "batch_size": Choice(
+            batch, f"{count(total, 'region')}, at least {_STEPS_PER_EPOCH} steps per epoch; at most 128"
+        ),
         "epochs": Choice(
             epochs,
             "as published"
             if published
-            else f"{steps:,} steps in total, {of_epoch} per epoch; about {_STEPS:,} are needed",
+            else f"{count(steps, 'step')} in total, {of_epoch} per epoch; about {_STEPS:,} are needed",
         ),
         "warmup_epochs": Choice(warmup, "a tenth of the epochs"),
         "prototype_epoch": Choice(
@@ -87,7 +91,7 @@ def _length(size: CohortSize) -> dict[str, Choice]:
             else f"a peak of {lr * batch * size.processes / _REFERENCE_BATCH:.2g}: short runs need a higher "
             f"learning rate",
         ),
-        "teacher_momentum": Choice(momentum, "as published" if published else f"for {steps:,} steps"),
+        "teacher_momentum": Choice(momentum, "as published" if published else f"for {count(steps, 'step')}"),
         "weight_decay_end": Choice(0.4 if published else 0.1, "as published" if published else "short run"),
         "log_every": Choice(min(20, of_epoch), "at least one row of metrics.csv per epoch"),
     }
@@ -114,7 +118,7 @@ def _prototypes(size: CohortSize) -> dict[str, Choice]:
     return {
         "clusters": Choice(clusters, f"the median slide has {median} regions"),
         "min_regions": Choice(
-            least, f"{sum(count >= least for count in ordered)} of {len(ordered)} slides get prototypes"
+            least, f"{sum(count >= least for count in ordered)} of {count(len(ordered), 'slide')} get prototypes"
         ),
     }
 
@@ -122,7 +126,7 @@ def _prototypes(size: CohortSize) -> dict[str, Choice]:
 def _network(size: CohortSize) -> dict[str, Choice]:
     total = size.total
     outputs = min(65536, max(256, 2 ** round(math.log2(max(1, total / 4)))))
-    found = {"out_dim": Choice(outputs, f"about a quarter of {total:,} regions, 256 to 65,536")}
+    found = {"out_dim": Choice(outputs, f"about a quarter of {count(total, 'region')}, 256 to 65,536")}
     if size.is_small:
         why = f"fewer than {SMALL_COHORT:,} regions: a small network"
         sizes = {"embed_dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}

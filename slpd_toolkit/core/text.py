@@ -1,4 +1,4 @@
-"""Listing and sorting names for messages."""
+"""Listing, counting and sorting names for messages."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def listed(names: Iterable[str]) -> str:
 def _shown(name: str) -> str:
     short = name if len(name) <= _NAME_CHARACTERS else f"{name[:_NAME_CHARACTERS]}..."
     return "".join(character if character.isprintable() else "?" for character in short)
+
+
+def count(amount: int, one: str, many: str = "") -> str:
+    """Format a count with its noun: `count(2, "slide")` is "2 slides".
+
+    Args:
+        amount: Number of things.
+        one: What one of them is called; a verb may follow: "slide is".
+        many: What several are called; `one` with an s by default.
+    """
+    return f"{amount:,} {agree(amount, one, many or f'{one}s')}"
+
+
+def agree(amount: int, one: str, many: str) -> str:
+    """Return the form of a word that agrees with a count: `agree(2, "is", "are")` is "are"."""
+    return one if amount == 1 else many
 
 
 def natural_key(name: str) -> tuple[bool, float, str]:

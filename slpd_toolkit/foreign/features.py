@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -195,7 +196,7 @@ def check_pairs(coords: npt.NDArray[Any], patches: int, path: Path, what: str = 
         )
     if len(coords) != patches:
         raise SlideError(
-            f"{path}: {len(coords):,} coordinates for {patches:,} {what}.",
+            f"{path}: {count(len(coords), 'coordinate')} for {patches:,} {what}.",
             hint="Features and coordinates are from different runs, or a run was interrupted: extract the slide again.",
         )
     pairs = coords.astype(np.float64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.foreign.lattice import find_lattice
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def _require_inside(slide: SlideFeatures) -> None:
         some = ", ".join(f"({x:g}, {y:g})" for x, y in slide.coords_l0[outside[:_LISTED]])
         size = f"{limit[0]:,.0f} x {limit[1]:,.0f} px" if slide.size_l0 else f"0 to {_LARGEST_SIDE_L0:,}"
         raise SlideError(
-            f"{len(outside):,} of {len(slide.coords_l0):,} coordinates are outside the slide: {some}, allowed: {size} "
+            f"{len(outside):,} of {count(len(slide.coords_l0), 'coordinate')} {agree(len(outside), 'is', 'are')} "
+            f"outside the slide: {some}, allowed: {size} "
             "(level 0).",
             hint="The coordinates may belong to another slide, or be in another unit.",
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, chunk_offsets, describe_hdf5, read_hdf5
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ class ScatteredRows:
         length = width * dtype.itemsize
         data = np.memmap(path, np.uint8, "r")
         if offsets.max() + length > len(data):
-            raise ValueError(f"rows are beyond the end of the file ({len(data):,} bytes)")
+            raise ValueError(f"rows are beyond the end of the file ({count(len(data), 'byte')})")
         self._windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
 
     def take(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
@@ -215,5 +216,7 @@ def _row_offsets(data: DatasetInfo, path: Path) -> npt.NDArray[np.int64]:
         raise ValueError(f"{data.name!r} claims {data.nbytes:,} bytes, but the file has {size:,}")
     offsets = chunk_offsets(path, data.name)
     if offsets.min() < 0:
-        raise ValueError(f"{int((offsets < 0).sum()):,} of {len(offsets):,} rows of {data.name!r} were never written")
+        raise ValueError(
+            f"{int((offsets < 0).sum()):,} of {count(len(offsets), 'row')} of {data.name!r} were never written"
+        )
     return offsets

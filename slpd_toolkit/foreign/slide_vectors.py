@@ -14,7 +14,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.hdf5_reader import describe_hdf5, read_hdf5
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.foreign.tensors import read_tensor
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _read_folder(folder: Path) -> ForeignVectors:
             vectors[name] = vector
     if faults:
         raise UsageError(
-            f"{folder}: {len(faults)} of {len(paths)} files cannot be read: {listed(faults)}.", hint=_REMEDY
+            f"{folder}: {len(faults)} of {count(len(paths), 'file')} cannot be read: {listed(faults)}.", hint=_REMEDY
         )
     if len(pers) > 1:
         raise UsageError(f"{folder}: has vectors of slides and of patients.", hint="Name the folder of one of them.")
@@ -185,7 +185,9 @@ def _read_file(path: Path) -> ForeignVectors:
         if name in contents.datasets and len(contents.datasets[name].shape) <= 2:
             raise UsageError(f"{path}: contains a single slide.", hint=f"Name its folder: {path.parent}.")
     if len(contents.datasets) >= _MOST_DATASETS:
-        raise UsageError(f"{path}: has {_MOST_DATASETS:,} datasets or more.", hint="Convert it to .npz or .parquet.")
+        raise UsageError(
+            f"{path}: has {count(_MOST_DATASETS, 'dataset')} or more.", hint="Convert it to .npz or .parquet."
+        )
     odd = [
         f"{name} {each.shape}"
         for name, each in contents.datasets.items()

@@ -11,6 +11,7 @@ import torch
 from slpd_toolkit.core.archives import check_zip, is_zip, read_npz
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.text import count
 from slpd_toolkit.models.weights import TORCH_LOAD_ERRORS
 
 if TYPE_CHECKING:
@@ -89,5 +90,5 @@ def _load(path: Path) -> object:
     if not isinstance(found, torch.Tensor):
         return found
     if found.layout != torch.strided or found.numel() * found.element_size() > found.untyped_storage().nbytes():
-        raise ValueError(f"it claims {found.numel():,} numbers, but does not contain them")
+        raise ValueError(f"it claims {count(found.numel(), 'number')}, but does not contain them")
     return found.detach().float().numpy() if found.dtype == torch.bfloat16 else found.detach().numpy()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,8 @@ class Bags:
         broken = [slide for slide, bag in bag_of_slide.items() if not np.isfinite(bag).all()]
         if broken:
             raise UsageError(
-                f"Embeddings of {len(broken)} slides contain NaN or infinity: {listed(broken)}.", hint="Recompute them."
+                f"Embeddings of {count(len(broken), 'slide')} contain NaN or infinity: {listed(broken)}.",
+                hint="Recompute them.",
             )
         sizes = [len(bag) for bag in bag_of_slide.values()]
         features = np.concatenate([np.asarray(bag, dtype=np.float32) for bag in bag_of_slide.values()])
@@ -78,7 +79,8 @@ class Bags:
         missing = [slide for slide in slides if slide not in position]
         if missing:
             raise UsageError(
-                f"{len(missing)} slides have no embedding: {listed(missing)}.", hint="Embed them, or leave them out."
+                f"{count(len(missing), 'slide has', 'slides have')} no embedding: {listed(missing)}.",
+                hint="Embed them, or leave them out.",
             )
         return np.array([position[slide] for slide in slides], dtype=np.int64)
 
@@ -131,11 +133,12 @@ def _require_shapes(bag_of_slide: Mapping[str, NDArray[np.floating]]) -> None:
     odd = [f"{slide} {bag.shape}" for slide, bag in bag_of_slide.items() if bag.ndim != 2 or bag.shape[1] != width]
     if odd:
         raise UsageError(
-            f"{len(odd)} slides do not have (regions, {width}) embeddings: {listed(odd)}.",
+            f"{count(len(odd), 'slide does', 'slides do')} not have (regions, {width}) embeddings: {listed(odd)}.",
             hint="All bags of an evaluation must come from the same model.",
         )
     empty = [slide for slide, bag in bag_of_slide.items() if len(bag) == 0]
     if empty:
         raise UsageError(
-            f"{len(empty)} slides have no regions: {listed(empty)}.", hint="Remove them from the manifest."
+            f"{count(len(empty), 'slide has', 'slides have')} no regions: {listed(empty)}.",
+            hint="Remove them from the manifest.",
         )

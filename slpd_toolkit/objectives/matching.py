@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from slpd_toolkit.config.objective import Correspondence
@@ -77,7 +78,7 @@ def nearest_slides(prototypes: Tensor, r: int) -> Neighbours:
     n, k, _ = prototypes.shape
     if not 1 <= r < n:
         raise UsageError(
-            f"{r} neighbors were requested, but only {n} slides have prototypes.",
+            f"{r} neighbors were requested, but only {count(n, 'slide has', 'slides have')} prototypes.",
             hint="Lower neighbours or min_regions, or add slides.",
         )
     fast = prototypes.transpose(0, 1).to(_fast_dtype(prototypes.device)).contiguous()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.core.vectors import kmeans, one_faiss_thread
 from slpd_toolkit.objectives.matching import corresponding, nearest_slides
 
@@ -133,7 +134,8 @@ def build_bank(
     slides, members = _eligible(slide_of_region.cpu().numpy(), config.least_regions)
     if len(slides) <= r:
         raise UsageError(
-            f"{len(slides)} slides have at least {config.least_regions} regions, but {r} neighbors require "
+            f"{count(len(slides), 'slide has', 'slides have')} at least {count(config.least_regions, 'region')}, but "
+            f"{r} neighbors require "
             f"{r + 1} slides.",
             hint="Lower min_regions or neighbours, or add slides.",
         )

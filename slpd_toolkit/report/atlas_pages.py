@@ -10,6 +10,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.core.text import count
 from slpd_toolkit.report.atlas import THUMBNAIL_PX, Prototype, SlidePage, map_squares, write_strip
 from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 
@@ -122,5 +123,5 @@ def print_prototypes(file: PrototypeFile, sizes: npt.NDArray[np.intp], shown: np
             }
         )
     more = len(file.slide_ids) - len(rows)
-    title = f"{len(file.slide_ids):,} slides with {clusters} prototypes each, after {file.step:,} steps"
+    title = f"{count(len(file.slide_ids), 'slide')} with {clusters} prototypes each, after {file.step:,} steps"
     console.table(title + (f" ({more:,} more slides)" if more else ""), rows)

@@ -10,7 +10,7 @@ from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
 from slpd_toolkit.mil.bundle.reading import MODEL
@@ -107,7 +107,8 @@ def write_evaluation(
     if thumbnails.failures:
         slide, error = next(iter(thumbnails.failures.items()))
         console.note(
-            f"note: The report shows {len(thumbnails.failures)} slides without pixels, because their files cannot be "
+            f"note: The report shows {count(len(thumbnails.failures), 'slide')} without pixels, because their files "
+            "cannot be "
             "read: "
             f"{listed(thumbnails.failures)}. {slide}: {error.message}"
         )

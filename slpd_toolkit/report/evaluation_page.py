@@ -10,10 +10,9 @@ import numpy as np
 
 from slpd_toolkit.config.mil_eval import AGGREGATORS, TASKS
 from slpd_toolkit.core import console
-from slpd_toolkit.core.figures.number_format import count
 from slpd_toolkit.core.figures.pictures import looks
 from slpd_toolkit.core.files import write_text
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.statistics.retrieval import WORDS
 from slpd_toolkit.mil.statistics.tables import adjusted_over
@@ -177,11 +176,11 @@ def _strata(evaluation: Evaluation) -> list[tuple[str, int, int]]:
 
 def _described(representation: Representation, evaluation: Evaluation) -> dict[str, str]:
     bags = representation.bags
-    regions = f"{len(bags.features):,} regions ({bags.sizes.min():,} to {bags.sizes.max():,} per slide)"
+    regions = f"{count(len(bags.features), 'region')} ({bags.sizes.min():,} to {bags.sizes.max():,} per slide)"
     vectors = "one vector per slide" if (bags.sizes == 1).all() else regions
     seen = len(representation.pretrained & set(evaluation.cohort.slides.tolist()))
     known = (
-        f"included {seen:,} of the {len(evaluation.cohort.slides):,} evaluated slides, without labels"
+        f"included {seen:,} of the {count(len(evaluation.cohort.slides), 'evaluated slide')}, without labels"
         if seen
         else "none of these slides"
     )

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.statistics.retrieval import WORDS
 from slpd_toolkit.report.site_section import findings, meaning, terminal_rows
 from slpd_toolkit.report.wording import CONSERVATIVE, interval, marked, mean_sd, signed
@@ -32,8 +32,10 @@ def print_summary(evaluation: Evaluation) -> None:
     cohort = evaluation.cohort
     patients = len(set(cohort.patients.tolist()))
     who, rows = _rows(evaluation.results, headline, words)
-    console.table(f"{evaluation.target}: {len(cohort.slides):,} slides of {patients:,} patients{who}", rows)
-    adjusted = f"p adjusted (Holm, {len(evaluation.comparisons)} comparisons)"
+    console.table(
+        f"{evaluation.target}: {count(len(cohort.slides), 'slide')} of {count(patients, 'patient')}{who}", rows
+    )
+    adjusted = f"p adjusted (Holm, {count(len(evaluation.comparisons), 'comparison')})"
     for aggregator in dict.fromkeys(each.aggregator for each in evaluation.comparisons):
         console.table(
             f"{aggregator}: {words}, first - second; {adjusted}",
@@ -131,13 +133,15 @@ def _any_conservative(evaluation: Evaluation, headline: str) -> bool:
 def _patients_line(audits: Sequence[SplitAudit]) -> str:
     leaking = [audit for audit in audits if audit.shared_patients]
     if not leaking:
-        return f"clean: no patient is in two parts of any of the {len(audits)} splits."
+        return f"clean: no patient is in two parts of any of the {count(len(audits), 'split')}."
     pairs = Counter(pair for audit in leaking for pair in audit.shared_patients)
     counts = [len({name for names in audit.shared_patients.values() for name in names}) for audit in leaking]
     shares = [f"{one} and {other} in {count}" for (one, other), count in pairs.items()]
     example = next(iter(leaking[0].shared_patients.values()))
     return (
-        f"LEAK: {len(leaking)} of {len(audits)} splits have patients in two parts ({', '.join(shares)}), "
+        f"LEAK: {len(leaking)} of {count(len(audits), 'split')} "
+        f"{agree(len(leaking), 'has', 'have')} patients in two "
+        f"parts ({', '.join(shares)}), "
         f"{_range(counts)} patients per split, such as {listed(example[:2])}. Results are too optimistic."
     )
 
@@ -149,19 +153,21 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
     if slides:
         lines.append(f"pretrained on {len(slides)} of the tested slides (without their labels).")
     if patients:
-        lines.append(f"pretrained on other slides of {len(patients)} tested patients.")
+        lines.append(f"pretrained on other slides of {count(len(patients), 'tested patient')}.")
     duplicates = [audit for audit in audits if audit.shared_vectors]
     if duplicates:
         shared = duplicates[0].shared_vectors[0]
         lines.append(
-            f"LEAK: identical embeddings are in two parts in {len(duplicates)} of {len(audits)} splits, such as "
+            f"LEAK: identical embeddings are in two parts in {len(duplicates)} of {count(len(audits), 'split')}, "
+            "such as "
             f"{shared.count} in {listed(shared.slides)}."
         )
     near = [audit for audit in audits if audit.near_copies]
     if near:
         groups = {copies.slides: copies for audit in near for copies in audit.near_copies}
         lines.append(
-            f"LEAK: {len(groups)} groups of near-copies are in two parts in {len(near)} of {len(audits)} splits, such "
+            f"LEAK: {count(len(groups), 'group')} of near-copies {agree(len(groups), 'is', 'are')} in two parts in "
+            f"{len(near)} of {count(len(audits), 'split')}, such "
             f"as {next(iter(groups.values())).description}."
         )
     if not duplicates and not near:

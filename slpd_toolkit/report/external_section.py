@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
-from slpd_toolkit.core.figures.number_format import UNDEFINED, count, number
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.figures.number_format import UNDEFINED, number
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.report.outcome import comparison_table
 from slpd_toolkit.report.wording import interval, mean_sd, p_value, signed
 
@@ -106,16 +106,19 @@ def findings(audit: SharedIdentities) -> list[str]:
     if audit.slides:
         found.append(f"{len(audit.slides)} slide IDs are in both cohorts: {listed(audit.slides)}.")
     if audit.patients:
-        found.append(f"{len(audit.patients)} patients are in both cohorts: {listed(audit.patients)}.")
+        found.append(
+            f"{count(len(audit.patients), 'patient is', 'patients are')} in both cohorts: {listed(audit.patients)}."
+        )
     if audit.equal_embeddings:
         slides = [slide for slide, _ in audit.equal_embeddings]
         found.append(
-            f"{len(slides)} external slides share identical embeddings with training slides: {listed(slides)}."
+            f"{count(len(slides), 'external slide shares', 'external slides share')} identical embeddings with "
+            f"training slides: {listed(slides)}."
         )
     found += [f"Near-copies are in both cohorts: {copies}." for copies in audit.near_copies]
     if audit.pretrained_slides:
         found.append(
-            f"{len(audit.pretrained_slides)} external slides were used in pretraining: "
+            f"{count(len(audit.pretrained_slides), 'external slide was', 'external slides were')} used in pretraining: "
             f"{listed(audit.pretrained_slides)}."
         )
     return found
@@ -137,7 +140,7 @@ def print_external(external: External) -> None:
                 "drop": drop,
             }
         )
-    console.table(f"External: {len(external.cohort.slides):,} slides of {patients:,} patients", rows)
+    console.table(f"External: {count(len(external.cohort.slides), 'slide')} of {count(patients, 'patient')}", rows)
     if external.comparisons:
         console.table(
             f"External: {words} of the ensembles, first - second",
@@ -198,7 +201,8 @@ def _details(result: ExternalResult, external: External) -> ExternalDetails:
         _thresholds(result),
         [[name, estimate(inside), estimate(outside)] for name, (inside, outside) in result.calibration.items()],
         [[each.site, f"{each.slides:,}", f"{each.patients:,}", estimate(each.headline)] for each in result.sites],
-        f"{result.far:,} of {len(external.cohort.slides):,} slides are far from the training set.",
+        f"{result.far:,} of {count(len(external.cohort.slides), 'slide')} {agree(result.far, 'is', 'are')} far from "
+        "the training set.",
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.core.figures.number_format import count, number
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.figures.number_format import number
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.tasks.task import groups_of
 from slpd_toolkit.report.evaluation_summary import audit_facts

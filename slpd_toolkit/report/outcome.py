@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.core.figures.number_format import count
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.report.wording import (
     TESTS,

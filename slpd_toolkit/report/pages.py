@@ -9,6 +9,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slpd_toolkit.config.view import ViewConfig
+from slpd_toolkit.core.text import count
 
 VIEWER = f"http://127.0.0.1:{ViewConfig.port}/"
 """Address of `slpd view` with the default port."""
@@ -38,6 +39,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["count_of"] = count
     templates.filters["fragment"] = quote
     templates.filters["in_viewer"] = viewer_link
     return templates

@@ -10,6 +10,7 @@ import pandas as pd
 
 from slpd_toolkit.core.csv_tables import read_number_table
 from slpd_toolkit.core.errors import SlideError, UsageError
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.report.scores import FURTHEST_L0, SlideScores
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _read_slide(path: Path, slide_id: str, table: pd.DataFrame, index: npt.NDArr
         first = int(index[~fine][0])
         found = ", ".join(f"{name} {cells.at[first, name]!s}" for name in _NUMBERS)
         raise SlideError(
-            f"{path}: {(~fine).sum()} rows of {slide_id!r} are not valid squares; row {first + 2} has {found}.",
+            f"{path}: {count((~fine).sum(), 'row')} of {slide_id!r} {agree((~fine).sum(), 'is', 'are')} not valid "
+            f"squares; row {first + 2} has {found}.",
             hint=f"Allowed: finite numbers, a size of at least 1 px, and no coordinate or size above {FURTHEST_L0:,} "
             "px.",
         )

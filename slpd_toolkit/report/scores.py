@@ -10,6 +10,7 @@ import numpy as np
 from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.mean_attention import mean_attention
 
@@ -51,14 +52,14 @@ def require_drawable(slide: SlideScores) -> None:
     wrong = ~np.isfinite(slide.scores)
     if wrong.any():
         raise SlideError(
-            f"{wrong.sum()} of {len(wrong)} scores are NaN or infinite.",
+            f"{wrong.sum()} of {count(len(wrong), 'score')} {agree(wrong.sum(), 'is', 'are')} NaN or infinite.",
             hint="Score this slide again, or leave it out.",
         )
     corners_l0 = np.abs(slide.coords_l0).max(axis=1)
     wrong = (slide.sizes_l0 < 1) | (slide.sizes_l0 > FURTHEST_L0) | (corners_l0 > FURTHEST_L0)
     if wrong.any():
         raise SlideError(
-            f"{wrong.sum()} of {len(wrong)} squares cannot lie on a slide; the first is at "
+            f"{wrong.sum()} of {count(len(wrong), 'square')} cannot lie on a slide; the first is at "
             f"{slide.coords_l0[wrong][0].tolist()} "
             f"with a side of {slide.sizes_l0[wrong][0]} px.",
             hint=f"Allowed: a side of at least 1 px, and no coordinate or side above {FURTHEST_L0:,} px.",
@@ -200,7 +201,9 @@ def _read_table(path: Path, group: str, attributes: Mapping[str, Any]) -> ScoreT
         )
     steps = np.diff(table.offsets)
     if table.offsets[0] != 0 or table.offsets[-1] != regions or (steps <= 0).any():
-        raise CacheError(f"{path}: offsets do not divide the {regions} regions among slides.", hint=_WRITTEN_BY)
+        raise CacheError(
+            f"{path}: offsets do not divide the {count(regions, 'region')} among slides.", hint=_WRITTEN_BY
+        )
     digest = attributes.get("digest")  # missing in files of earlier versions
     if digest is not None and digest != digest_of(arrays | {"slide_ids": np.array(ids)}):
         raise CacheError(f"{path} is damaged: its contents do not match their digest.", hint=_WRITTEN_BY)

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.core.figures.number_format import count, number
+from slpd_toolkit.core.figures.number_format import number
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.statistics.site_effects import WORDS
 from slpd_toolkit.report.wording import signed
 

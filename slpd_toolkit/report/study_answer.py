@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.config.mil_eval import TASKS
-from slpd_toolkit.core.figures.number_format import UNDEFINED, count, number
+from slpd_toolkit.core.figures.number_format import UNDEFINED, number
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.tasks.task import task_class
 from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.report.wording import p_value, signed

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.bundle.reading import MODEL
 from slpd_toolkit.mil.statistics.target_table import COLUMNS, cells_of, targets_document
@@ -123,7 +123,7 @@ def print_targets(rows: Sequence[TargetRow]) -> None:
         for row in rows
     ]
     words = listed(dict.fromkeys(row.words for row in rows))
-    console.table(f"All targets: {words}; p against guessing, adjusted (Holm, {len(rows)} results)", table)
+    console.table(f"All targets: {words}; p against guessing, adjusted (Holm, {count(len(rows), 'result')})", table)
 
 
 def _adjusted(row: TargetRow) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.manifest import check_rows, read_table, summarise
+from slpd_toolkit.core.text import count
 from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def slide_files(manifest: Path | None, slides_root: Path | None) -> dict[str, Sl
     """
     entries, problems = find_slides(manifest, slides_root)
     if problems:
-        console.warn(f"{manifest}: {len(problems)} problems; shown without pixels:\n{summarise(problems)}")
+        console.warn(f"{manifest}: {count(len(problems), 'problem')}; shown without pixels:\n{summarise(problems)}")
     return entries
 
 

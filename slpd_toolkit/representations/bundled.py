@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.representations.models import RegionModel, VectorTable
 from slpd_toolkit.store.schema import COHORT_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.representations.models import Model
     from slpd_toolkit.representations.opening import InferenceOptions
     from slpd_toolkit.store.schema import TokenMeta
+    from slpd_toolkit.store.token_file import TokenFile
 
 RECIPE_KEYS = (
     *("encoder", "mpp", "region_px", "patch_px", "min_tissue", "max_upsample", "allow_missing_pixels"),
@@ -27,6 +28,8 @@ RECIPE_KEYS = (
 )
 """Settings of `slpd embed` that determine tokens; paths and settings of the machine are left out."""
 
+MASK_KEYS = ("mask_mode", "mask_classes", "mask_crop")
+"""Likewise; stored only if a training slide had a mask."""
 _FREE = "precision"
 
 
@@ -47,7 +50,7 @@ def origins_of(
                 representation.bags.width,
                 options.view,
                 options.precision,
-                *tokens_of(meta),
+                *tokens_of(meta, masked=is_masked(model.cache.store.files)),
                 model.network,
             )
     return found
@@ -78,9 +81,39 @@ def require_bundles(models: Sequence[Model], *, final: bool) -> None:
     )
 
 
-def tokens_of(meta: TokenMeta) -> tuple[dict[str, object], dict[str, object]]:
-    """Describe the tokens of a cache: its shared attributes, and the settings of `slpd embed` that made it."""
-    return {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS}, _recipe(meta)
+def tokens_of(meta: TokenMeta, *, masked: bool) -> tuple[dict[str, object], dict[str, object]]:
+    """Describe the tokens of a cache: its shared attributes, and the settings of `slpd embed` that made it.
+
+    Args:
+        meta: Attributes of one of its files.
+        masked: Whether masks of the user chose the regions of any slide.
+    """
+    return {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS}, _recipe(meta, masked=masked)
+
+
+def is_masked(files: Iterable[TokenFile]) -> bool:
+    """Return whether masks of the user chose the regions of any slide."""
+    return any(file.meta.mask for file in files)
+
+
+def mask_warning(files: Sequence[TokenFile], *, trained: bool) -> str:
+    """Return a warning if regions were chosen by masks in one cohort only; empty otherwise.
+
+    Args:
+        files: Token files of the other slides.
+        trained: Whether masks chose the regions of training slides.
+    """
+    without = [file.meta.slide_id for file in files if not file.meta.mask]
+    if trained and without:
+        return (
+            f"Masks chose the regions of the training slides, but not those of {count(len(without), 'slide')}: "
+            f"{listed(without)}. Predictions may not hold."
+        )
+    if not trained and is_masked(files):
+        return (
+            "Masks chose the regions of these slides, but not those of the training slides. Predictions may not hold."
+        )
+    return ""
 
 
 def differences_from(origin: Origin, meta: TokenMeta) -> str:
@@ -94,12 +127,13 @@ def differences_from(origin: Origin, meta: TokenMeta) -> str:
     )
 
 
-def _recipe(meta: TokenMeta) -> dict[str, object]:
+def _recipe(meta: TokenMeta, *, masked: bool) -> dict[str, object]:
     """Return the settings that embed slides as the cache's were; empty for tokens of another tool."""
     if meta.source:
         return {}
     stored = json.loads(meta.recipe)
-    return {name: stored[name] for name in RECIPE_KEYS if name in stored}
+    keys = (*RECIPE_KEYS, *(MASK_KEYS if masked else ()))
+    return {name: stored[name] for name in keys if name in stored}
 
 
 def _short(source: str) -> str:

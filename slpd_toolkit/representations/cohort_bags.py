@@ -13,7 +13,7 @@ import torch
 
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.files import sha256
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.models import Cache, DescribedModel
@@ -47,7 +47,10 @@ def warn_of_empty_slides(cache: Cache, listed_slides: Collection[str]) -> None:
     """Warn about listed slides whose token file has no regions; they count as missing."""
     empty = sorted((set(cache.store.slide_ids) - cache.files.keys()) & set(listed_slides))
     if empty:
-        console.warn(f"{len(empty)} slides have a token file without regions and count as missing: {listed(empty)}.")
+        console.warn(
+            f"{count(len(empty), 'slide has', 'slides have')} a token file without regions and "
+            f"{agree(len(empty), 'counts', 'count')} as missing: {listed(empty)}."
+        )
 
 
 def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, Sequence[str]]:

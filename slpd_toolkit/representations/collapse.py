@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.floa
         most = int(counts.argmax())
         same = np.flatnonzero((vectors == vectors[first[most]]).all(axis=1)).tolist()
         return (
-            f"{name}: {int(counts[counts > 1].sum())} of {len(ids)} vectors are equal to another one: "
+            f"{name}: {int(counts[counts > 1].sum())} of {count(len(ids), 'vector')} are equal to "
+            f"another one: "
             f"{listed([ids[index] for index in same])}. Check how they were made."
         )
     sample = vectors[np.linspace(0, len(ids) - 1, min(len(ids), MOST_COMPARED)).astype(np.int64)].astype(np.float64)
@@ -50,7 +51,8 @@ def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.floa
     if least < CLOSE_COSINE:
         return ""
     return (
-        f"{name}: all {len(ids)} vectors are within a cosine distance of {max(1 - least, 0):.2g} of one another "
+        f"{name}: all {len(ids)} vectors are within a cosine distance of "
+        f"{max(1 - least, 0):.2g} of one another "
         f"(smallest "
         f"cosine similarity {least:.4f}). The model may have collapsed, or its coordinates or inputs may have been "
         f"wrong."

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
+from slpd_toolkit.representations.bundled import is_masked, mask_warning
 from slpd_toolkit.representations.cohort_bags import open_cache, slides_by_source
 from slpd_toolkit.representations.models import RegionModel, VectorTable
 from slpd_toolkit.representations.opening import open_like
@@ -130,6 +132,7 @@ def open_external(
             elif isinstance(model, RegionModel):
                 assert cache is not None
                 _require_same_tokens(model, cache, paths.cache)
+                console.warn_if(mask_warning(cache.store.files, trained=is_masked(model.cache.store.files)))
                 opened.append(open_like(model, cache, options))
         yield ExternalModels(opened, cache, slides_by_source(paths.cache, opened))
 

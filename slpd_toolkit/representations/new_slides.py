@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import Failure
-from slpd_toolkit.representations.bundled import differences_from
+from slpd_toolkit.core.text import count
+from slpd_toolkit.representations.bundled import differences_from, mask_warning
 from slpd_toolkit.representations.models import Cache
 from slpd_toolkit.representations.opening import open_origin
 from slpd_toolkit.representations.vector_sources import open_table
@@ -67,6 +68,9 @@ def open_tokens(bundle: Bundle, folder: Path, wanted: Collection[str] | None, fa
             )
         elif not len(files[slide]):
             failures.add(Failure(STAGE, slide, str(files[slide].path), "The slide has no region.", _EMBED))
+    masked = "mask_mode" in bundle.origin.recipe
+    if bundle.origin.recipe:
+        console.warn_if(mask_warning(list(files.values()), trained=masked))
     known = {failure.slide_id for failure in failures.rows} | files.keys()
     for slide in sorted(set(wanted or ()) - known):
         failures.add(Failure(STAGE, slide, str(folder), f"The slide is not in {folder}.", "Embed it first."))
@@ -135,7 +139,7 @@ def represent_vectors(
     width = next(iter(table.vectors.values())).shape[1]
     if width != bundle.origin.width:
         raise UsageError(
-            f"--vectors: {path} has vectors of {width:,} numbers, but the bundle was trained on "
+            f"--vectors: {path} has vectors of {count(width, 'number')}, but the bundle was trained on "
             f"{bundle.origin.width:,} ({bundle.origin.source}).",
             hint="Compute the same features in the same order.",
         )

@@ -17,6 +17,7 @@ import torch
 from slpd_toolkit.core import compute
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.failures import FILENAME, FailureLog
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.bundle.files import ABOUT
 from slpd_toolkit.mil.bundle.reading import find_bundles, read_bundle
 from slpd_toolkit.mil.heads.head import load_head
@@ -96,7 +97,8 @@ class RegionScorer:
             heads = [head for head in bundle.ensemble if head.name in held_out]
             whose = f"heads that did not see this slide in training ({len(heads)} of {len(bundle.ensemble)})"
             if not heads:
-                heads, whose = list(bundle.ensemble), f"all {len(bundle.ensemble)} heads; none was tested on this slide"
+                heads, whose = list(bundle.ensemble), f"all {count(len(bundle.ensemble), 'head')}; none was tested "
+                "on this slide"
             return score_regions(bundle, heads, self._embed(bundle, file), whose)
 
     def _embed(self, bundle: Bundle, file: TokenFile) -> Bags:

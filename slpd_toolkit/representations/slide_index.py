@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.core.vectors import CosineIndex
 from slpd_toolkit.mil.set_similarity import Sets, match_sets, padded_sets
 from slpd_toolkit.representations.collapse import MOST_COMPARED, collapse_warning
@@ -128,7 +129,7 @@ class SlideIndex:
         """
         if slide_id not in self.slide_ids:
             raise UsageError(
-                f"{slide_id} is not in {self.origin or 'the index'}, which has {len(self):,} slides such as "
+                f"{slide_id} is not in {self.origin or 'the index'}, which has {count(len(self), 'slide')} such as "
                 f"{self.slide_ids[0]}.",
                 hint="Use the ID of a slide with prototypes, or the path of a token file.",
             )

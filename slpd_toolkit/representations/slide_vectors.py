@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.descriptors.descriptor import describe_bags
 
@@ -113,7 +114,8 @@ def pool_patients(bags: Bags, patient_of: Mapping[str, str]) -> Bags:
     unknown = [slide for slide in bags.slides if slide not in patient_of]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} slides have no patient, such as {unknown[0]}.", hint="Add them to the manifest."
+            f"{count(len(unknown), 'slide has', 'slides have')} no patient, such as {unknown[0]}.",
+            hint="Add them to the manifest.",
         )
     patients = [patient_of[slide] for slide in bags.slides]
     names = list(dict.fromkeys(patients))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
 if TYPE_CHECKING:
@@ -71,5 +72,7 @@ def report_failures(out: Path, failures: Sequence[Failure]) -> int:
     log = FailureLog(path)
     for failure in failures:
         log.add(failure)
-    console.warn(f"{len(log):,} slides could not be read and are left out: see {path}.")
+    console.warn(
+        f"{count(len(log), 'slide')} could not be read and {agree(len(log), 'is', 'are')} left out: see {path}."
+    )
     return 1

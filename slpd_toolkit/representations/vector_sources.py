@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.files import sha256
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.foreign.slide_vectors import read_slide_vectors
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.representations.collapse import collapse_warning
@@ -57,7 +57,10 @@ def read_stored_vectors(path: Path, *, no_features: Collection[str] = ()) -> Sto
         return StoredVectors(Bags.pack(found), "patient" if patient_column(path) else None)
     foreign = read_slide_vectors(path)
     if foreign.empty:
-        console.warn(f"{path}: {len(foreign.empty)} slides had no patch and have no vector: {listed(foreign.empty)}.")
+        console.warn(
+            f"{path}: {count(len(foreign.empty), 'slide')} had no patch and "
+            f"{agree(len(foreign.empty), 'has', 'have')} no vector: {listed(foreign.empty)}."
+        )
     return StoredVectors(
         Bags.pack({name: vector[None] for name, vector in foreign.vectors.items()}), foreign.per, foreign.tool
     )

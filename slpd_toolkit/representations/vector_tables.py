@@ -12,6 +12,7 @@ from slpd_toolkit.core.cells import csv_hint
 from slpd_toolkit.core.csv_tables import read_number_table
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import require_regular
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -55,7 +56,7 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
         )
     if vectors.ndim != 2 or vectors.shape[0] != len(slides) or not vectors.size:
         raise UsageError(
-            f"{path}: {len(slides)} slides do not match vectors of shape {vectors.shape}.",
+            f"{path}: {count(len(slides), 'slide does', 'slides do')} not match vectors of shape {vectors.shape}.",
             hint=f"Expected shape: ({len(slides)}, features).",
         )
     with np.errstate(over="ignore"):  # values beyond float32 become infinite and are rejected

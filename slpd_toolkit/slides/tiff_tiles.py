@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.slides.resolution import agree
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _table(path: Path, page: TiffPage) -> TileTable:
     if beyond.any():
         row, column = np.argwhere(beyond)[0].tolist()
         raise SlideError(
-            f"{path}: {int(beyond.sum()):,} of {beyond.size:,} tiles of a level of {page.imagewidth} x "
+            f"{path}: {int(beyond.sum()):,} of {count(beyond.size, 'tile')} of a level of {page.imagewidth} x "
             f"{page.imagelength} px are beyond the end of the file; the first is in row {row}, column {column}.",
             hint="It is truncated or damaged: compare its size with that of the original, and copy it again.",
         )
@@ -197,7 +198,8 @@ def _require_apart(path: Path, tables: Mapping[int, TileTable]) -> None:
     if len(pairs) > 1 and (overlap > _OVERLAP_BYTES).any():
         place = int(pairs[int(overlap.argmax()), 0])
         raise SlideError(
-            f"{path}: {int((overlap > _OVERLAP_BYTES).sum()):,} tiles overlap others in the file, for example at byte "
+            f"{path}: {count(int((overlap > _OVERLAP_BYTES).sum()), 'tile overlaps', 'tiles overlap')} others in the "
+            "file, for example at byte "
             f"{place:,}: tile offsets or sizes are wrong.",
             hint=_HINT,
         )
@@ -217,7 +219,8 @@ def _require_in_all_levels(path: Path, tables: Mapping[int, TileTable]) -> None:
         lacking = int((table.absent[np.ix_(*centres)] & ~full.absent).sum())
         if lacking:
             raise SlideError(
-                f"{path}: {int(table.absent.sum()):,} of {table.absent.size:,} tiles of level {level} are missing, and "
+                f"{path}: {int(table.absent.sum()):,} of {count(table.absent.size, 'tile')} of level {level} are "
+                f"missing, and "
                 f"level 0 contains the pixels of {lacking:,} of these.",
                 hint=_HINT,
             )

@@ -25,6 +25,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path, remove_leftovers, require_regular
+from slpd_toolkit.core.text import count
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.header import Header, Stamp, read_header, read_plain_header
 from slpd_toolkit.store.schema import TokenMeta
@@ -77,7 +78,9 @@ def read_headers(folder: Path, paths: Sequence[Path]) -> list[Header | CacheErro
                 found[path.name] = header
     unknown = [path for path in paths if path.name not in found]
     if len(unknown) >= _MANY:
-        console.note(f"{folder}: reading {len(unknown):,} token files; the next command will find them in an index.")
+        console.note(
+            f"{folder}: reading {count(len(unknown), 'token file')}; the next command will find them in an index."
+        )
     found |= dict(zip([path.name for path in unknown], _read_all(unknown), strict=True))
     if len(unknown) >= _WORTH_WRITING:
         with suppress(OSError):  # with a read-only cache or a full disk, only the next start takes longer

@@ -8,7 +8,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.manifest import read_table
 from slpd_toolkit.core.row_filter import select_rows
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.store.token_file import TokenStore
 
 if TYPE_CHECKING:
@@ -40,11 +40,14 @@ def select_slides(store: TokenStore, manifest: Path | None, where: Sequence[str]
     files = [file for file in store.files if file.meta.slide_id in wanted]
     if not files:
         raise UsageError(
-            f"None of the {len(wanted):,} selected slides of {manifest} is in the cache: the manifest has "
+            f"None of the {count(len(wanted), 'selected slide')} of {manifest} is in the cache: the manifest has "
             f"{chosen[0]}, the cache has {store.slide_ids[0]}.",
             hint="Compare the slide IDs: they must be spelled identically.",
         )
     absent = sorted(wanted - set(store.slide_ids))
     if absent:
-        console.warn(f"{len(absent):,} of {len(wanted):,} selected slides are not in the cache: {listed(absent)}.")
+        console.warn(
+            f"{len(absent):,} of {count(len(wanted), 'selected slide')} {agree(len(absent), 'is', 'are')} "
+            f"not in the cache: {listed(absent)}."
+        )
     return TokenStore(files, store.folder)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from slpd_toolkit.core.errors import CacheError, UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore, token_paths
 
@@ -104,7 +104,7 @@ def _open_view(store: TokenStore, folder: Path) -> TokenStore:
     absent = sorted(set(store.slide_ids) - set(view.slide_ids))
     if absent:
         raise CacheError(
-            f"{folder} lacks {len(absent):,} of {len(store.files):,} slides: {listed(absent)}.",
+            f"{folder} lacks {len(absent):,} of {count(len(store.files), 'slide')}: {listed(absent)}.",
             hint="Run the same `slpd embed` command with --stain-views again: it adds what is missing.",
         )
     files = [view[slide_id] for slide_id in store.slide_ids]
@@ -115,7 +115,7 @@ def _open_view(store: TokenStore, folder: Path) -> TokenStore:
     ]
     if other:
         raise CacheError(
-            f"{folder} has different regions for {len(other):,} slides: {listed(other)}.",
+            f"{folder} has different regions for {count(len(other), 'slide')}: {listed(other)}.",
             hint="Remove these files there, and run `slpd embed` with --stain-views again.",
         )
     return TokenStore(files, folder)

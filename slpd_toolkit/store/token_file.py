@@ -12,6 +12,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import read_failures
+from slpd_toolkit.core.text import count
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.header import read_array, read_header, unreadable_now
 from slpd_toolkit.store.index import read_headers
@@ -212,7 +213,8 @@ class TokenStore:
 
     def __repr__(self) -> str:
         return (
-            f"TokenStore({str(self.folder or '')!r}: {len(self):,} slides, {self.lengths.sum():,} regions of "
+            f"TokenStore({str(self.folder or '')!r}: {count(len(self), 'slide')}, "
+            f"{count(self.lengths.sum(), 'region')} of "
             f"{self.grid} x {self.grid} tokens, {self.embedding_dim} features of {self.meta.encoder})"
         )
 

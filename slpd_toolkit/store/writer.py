@@ -11,6 +11,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import atomic_path
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.layout import lay_out
 from slpd_toolkit.store.region_buffers import RegionBuffers
@@ -155,7 +156,10 @@ class TokenWriter:
         """
         if not self.complete:
             self.abort()
-            raise CacheError(f"{self.path}: {self._regions.missing} of {len(self._checksums)} regions lack tokens.")
+            raise CacheError(
+                f"{self.path}: {self._regions.missing} of {count(len(self._checksums), 'region')} "
+                f"{agree(self._regions.missing, 'lacks', 'lack')} tokens."
+            )
         with _disk_errors(self.path):
             try:
                 self._write_parts(self._lay_out(self._checksums))

@@ -10,6 +10,7 @@ from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, Choice, CohortSize
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import RECIPE, read_recipe
 from slpd_toolkit.config.settings import assemble, flatten
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +44,8 @@ def fit_to_cohort(
         return _with(config, {name: kept[name] for name in names if name in kept})
     if IF_SMALL in config.auto and size.is_small:
         say(
-            f"Small cohort ({size.total:,} regions): with the published settings, the loss would barely fall below "
+            f"Small cohort ({count(size.total, 'region')}): with the published settings, the loss would barely fall "
+            f"below "
             "that of uniform predictions. The following settings are used instead; pass --recipe nsclc (or brca) "
             "for the published ones."
         )
@@ -86,7 +88,8 @@ def verdict(last: Mapping[str, str], outputs: int) -> str:
     if loss > _UNIFORM * uniform or entropy > _UNIFORM * uniform:
         return (
             f"The network has learned almost nothing: self-distillation ended at a loss of {loss:.2f} and targets with "
-            f"an entropy of {entropy:.2f}; uniform predictions over {outputs:,} outputs have {uniform:.2f}. Lower "
+            f"an entropy of {entropy:.2f}; uniform predictions over {count(outputs, 'output')} have "
+            f"{uniform:.2f}. Lower "
             "--teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
         )
     if loss < _COLLAPSED_NATS and entropy < _COLLAPSED_NATS:

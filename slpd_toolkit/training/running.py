@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.folder_lock import working_in
+from slpd_toolkit.core.text import count
 from slpd_toolkit.training.loop import train
 from slpd_toolkit.training.processes import join_processes
 from slpd_toolkit.training.recorder import Recorder
@@ -86,7 +87,7 @@ def _alone_in(folder: Path, command: str, processes: Processes) -> Iterator[None
 def _train_and_finish(run: R, command: str, announce: Callable[[R], None], finish: Callable[[R], None]) -> int:
     weights = run.folder.weights
     if not run.steps_left and (run.folder.path / CURVES).exists():
-        run.say(f"{run.folder.path} is complete ({run.plan.steps} steps). Weights: {weights}.")
+        run.say(f"{run.folder.path} is complete ({count(run.plan.steps, 'step')}). Weights: {weights}.")
         return 0
     announce(run)
     with console.progress(command, total=run.steps_left, unit="steps", shown=run.processes.first) as bar:

@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.config.terms import objective_terms
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import CacheError, UsageError
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.objectives.slpd import Slpd
@@ -85,7 +86,8 @@ class RegionRun(Run):
             describe_prototypes(self.store, bank, bottleneck, state.progress.step).write(self.folder.path / PROTOTYPES)
         health = bank.quality()
         self.say(
-            f"Prototypes of {len(bank.slides):,} slides: clusters of {health.smallest} to {health.largest} regions, "
+            f"Prototypes of {count(len(bank.slides), 'slide')}: clusters of {health.smallest} to {health.largest} "
+            "regions, "
             f"median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
         )
 
@@ -146,7 +148,7 @@ def announce(run: RegionRun) -> None:
     """Print a summary of the run before it starts."""
     config, store, step = run.config, run.store, run.state.progress.step
     run.say(
-        f"{len(store.files):,} slides, {len(run.tokens):,} regions of {store.grid} x {store.grid} tokens "
+        f"{count(len(store.files), 'slide')}, {count(len(run.tokens), 'region')} of {store.grid} x {store.grid} tokens "
         f"({store.meta.encoder}, {store.embedding_dim}-d); {run.state.precision} on "
         f"{compute.describe(run.state.device)}"
         + (f", {run.processes.world} processes" if run.processes.world > 1 else "")
@@ -168,7 +170,7 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
     grid = store.grid
     if not store.lengths.sum():
         raise CacheError(
-            f"Token cache {config.cache}: none of its {len(store.files)} slides has any regions.",
+            f"Token cache {config.cache}: none of its {count(len(store.files), 'slide')} has any regions.",
             hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
         )
     if config.crops.global_side > grid:
@@ -182,7 +184,8 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
     off = [f"{term.flag} 0" for term in objective_terms() if term.needs_prototypes]
     if config.uses_prototypes and usable <= neighbours:
         raise UsageError(
-            f"{usable} of {len(store.files)} slides have at least --min-regions ({least}) regions; "
+            f"{usable} of {count(len(store.files), 'slide')} {agree(usable, 'has', 'have')} at least --min-regions "
+            f"({least}) regions; "
             f"--neighbours {neighbours} requires {neighbours + 1}.",
             hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, "
             f"or train without prototypes ({' '.join(off)}).",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slpd_toolkit.core import compute
+from slpd_toolkit.core.text import count
 from slpd_toolkit.models.slide_vit import SLIDE_VIT, SlideNetwork
 from slpd_toolkit.objectives.slide_distillation import SlideDistillation
 from slpd_toolkit.training.checkpoint import load_checkpoint
@@ -94,8 +95,8 @@ def announce_slides(run: SlideRun) -> None:
     """Print a summary of the run before it starts."""
     step = run.state.progress.step
     run.say(
-        f"{len(run.bags.slides):,} slides, {len(run.bags.values):,} regions with {run.bags.values.shape[1]} features; "
-        f"{run.state.precision} on {compute.describe(run.state.device)}"
+        f"{count(len(run.bags.slides), 'slide')}, {count(len(run.bags.values), 'region')} "
+        f"with {run.bags.values.shape[1]} features; {run.state.precision} on {compute.describe(run.state.device)}"
         + (f", {run.processes.world} processes" if run.processes.world > 1 else "")
     )
     if step:

@@ -250,14 +250,14 @@ def test_missing_pixels_fail_a_slide_or_get_no_token(
     path.write_bytes(file.data)
     assert embed.run(small_config(whole, tmp_path / "cache")) == 1
     (failure,) = read_csv(tmp_path / "cache" / "failures.csv")
-    said = "4,096 pixels are missing from the file" if fault == "absent" else "1 patches differ"
+    said = "4,096 pixels are missing from the file" if fault == "absent" else "1 patch differs"
     assert said in failure["error"]
     assert "--allow-missing-pixels" in failure["hint"]
     assert not list((tmp_path / "cache").glob("*.h5"))
 
     capsys.readouterr()
     assert embed.run(small_config(whole, tmp_path / "cache", allow_missing_pixels=True)) == 0
-    assert "1 slides lack pixels; 2 patches have no token: s (2)" in capsys.readouterr().err
+    assert "1 slide lacks pixels; 2 patches have no token: s (2)" in capsys.readouterr().err
     kept = TokenFile.open(tmp_path / "cache" / "s.h5")
     assert kept.present is not None
     lost = np.zeros_like(kept.present)

@@ -133,7 +133,7 @@ def test_inspect_states_views_and_their_size(tmp_path: Path, capsys: pytest.Capt
     assert embed.run(small_config(manifest, out, stain_views=2)) == 0
     capsys.readouterr()
     assert inspection.run(InspectConfig(path=out)) == 0
-    assert "stain views 2, each of 1 slides," in " ".join(capsys.readouterr().out.split())
+    assert "stain views 2, each of 1 slide," in " ".join(capsys.readouterr().out.split())
     assert inspection.run(InspectConfig(path=out / "stain-views" / "2" / "s0.h5")) == 0
     assert "view 2, changed at random per slide (seed 0)" in " ".join(capsys.readouterr().out.split())
 

@@ -34,9 +34,9 @@ def test_a_label_table_becomes_a_manifest(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     shown = " ".join(said.out.split())
     assert "slides 4 patients 3 sites 2" in shown
-    assert "LUAD 1 slides of 1 patients, LUSC 2 slides of 2 patients" in shown
+    assert "LUAD 1 slide of 1 patient, LUSC 2 slides of 2 patients" in shown
     assert "survival 3 slides with time and event, 1 with event 1" in shown
-    assert "1 patients have more than one label: P1" in said.err
+    assert "1 patient has more than one label: P1" in said.err
 
 
 def test_slides_are_found_in_the_folders_of_a_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +59,8 @@ def test_splits_are_checked_against_the_table(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "splits_3.csv").write_text(",train,val,test\n0,a,c,b\n1,d,,elsewhere\n")
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
     said = capsys.readouterr().err
-    assert "Split 3: 1 slides are not in the table: elsewhere." in said
-    assert "Split 3: 1 patients are in both train and test: P1." in said
+    assert "Split 3: 1 slide is not in the table: elsewhere." in said
+    assert "Split 3: 1 patient is in both train and test: P1." in said
     (tmp_path / "splits_4.csv").write_text("train,val,test\nd,c,elsewhere\na,,b\n")
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path,)))
     assert "Splits 3, 4 are identical;" in capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_one_name_in_two_folders_is_an_error_that_names_both(
     (tmp_path / "gdc" / "y" / "b.svs").symlink_to(tmp_path / "gdc" / "x" / "b.svs")
     (tmp_path / "gdc" / "y" / "c.svs").symlink_to(tmp_path / "nowhere.svs")
     config = FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", slides_root=tmp_path / "gdc")
-    with pytest.raises(UsageError, match=r"1 file names exist.*: a\.svs \(.*/gdc/x/a\.svs, .*/gdc/y/a\.svs\)\."):
+    with pytest.raises(UsageError, match=r"1 file name exists.*: a\.svs \(.*/gdc/x/a\.svs, .*/gdc/y/a\.svs\)\."):
         run(config)
     assert "2 of 4 slides are not under" in (said := capsys.readouterr().err)
     assert "c.svs, d.svs" in said
@@ -103,8 +103,8 @@ def test_slides_outside_the_table_count_in_the_audit_by_their_barcode(
     )
     run(FromClamConfig(labels=tmp_path / "labels.csv", out=tmp_path / "m.csv", splits=(tmp_path / "splits_0.csv",)))
     said = capsys.readouterr().err
-    assert "1 patients are in both train and test: Q." in said
-    assert "1 patients are in both train and val: TCGA-B2-B0SB." in said
+    assert "1 patient is in both train and test: Q." in said
+    assert "1 patient is in both train and val: TCGA-B2-B0SB." in said
     assert "in both val and test" not in said
 
 
@@ -153,7 +153,7 @@ def test_tables_as_programs_write_them(tmp_path: Path, table: bytes, rows: list[
         (b"case_id,slide_id,label,label\nP,a,x,y\n", "duplicate column label"),
         (b"case_id,slide_id\nP,a,more\n", "cannot be read as UTF-8 CSV.*Expected 2 fields in line 2, saw 3"),
         (b"case_id,slide_id\nP,a\n\nQ,\n", "slide_id is empty in row 4"),
-        (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 duplicate slides: a"),
+        (b"case_id,slide_id\nP,a.svs\nP,a.TIF\n", "1 duplicate slide: a"),
         (b"case_id,slide_id\nP,a\n\nP,dir/b\nQ,c d\n", r"row 4 \(dir/b\).*is not a valid file name[^$]*row 5 \(c d\)"),
         (b"case_id,slide_id\nP,a\0\n", "is not a valid file name"),
         (b"case_id,slide_id,survival_months,censorship\nP,a,1,0\n\nQ,b,nan,1\n", "survival_months is 'nan' in row 4"),

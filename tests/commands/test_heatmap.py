@@ -128,7 +128,7 @@ def test_pixels_of_the_slides(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(found) == ["three", "two"]
     assert found["three"]["error"].startswith("Shown without pixels: no such file: ")
     assert found["three"]["path"] == "absent.tiff"
-    assert "1 slides are not in" in (said := capsys.readouterr().err)
+    assert "1 slide is not in" in (said := capsys.readouterr().err)
     assert "shown without pixels: four." in said
 
     def darkest(name: str) -> float:
@@ -179,7 +179,7 @@ def test_geojson_is_relative_to_the_bounds_that_qupath_crops_to(
     feature = json.loads((tmp_path / "out" / "one.geojson").read_text())["features"][0]
     assert feature["properties"]["name"] == "one x 1024 y 1024"
     said = capsys.readouterr().err
-    assert "GeoJSON of 1 slides is relative to OpenSlide's bounds" in said
+    assert "GeoJSON of 1 slide is relative to OpenSlide's bounds" in said
     assert "whole slide" not in said
 
 
@@ -203,7 +203,7 @@ def test_geojson_without_known_bounds_says_so(
     (tmp_path / "one.scn").unlink()
     assert show(scores, tmp_path / "out", format="geojson", manifest=cropped)[0] == 1
     assert failures(tmp_path / "out")[0]["error"].startswith("Written in whole-slide coordinates: no such file")
-    assert "GeoJSON of 1 slides is in whole-slide coordinates" in capsys.readouterr().err
+    assert "GeoJSON of 1 slide is in whole-slide coordinates" in capsys.readouterr().err
     assert first_corner(tmp_path / "out" / "one.geojson") == [0, 0]
     assert show(scores, tmp_path / "out", format="geojson", manifest=cropped, crop=False)[0] == 0
 
@@ -370,6 +370,6 @@ def test_the_command(tmp_path: Path) -> None:
     arguments = [str(tmp_path / "scores.csv"), "--out", str(tmp_path / "out"), "--slide", "two", "--scale", "linear"]
     done = CliRunner().invoke(cli.app, ["heatmap", *arguments])
     assert done.exit_code == 0, done.output
-    assert "1 of 1 slides are in" in done.output
+    assert "1 of 1 slide is in" in done.output
     assert (tmp_path / "out" / "two.png").exists()
     assert CliRunner().invoke(cli.app, ["heatmap", *arguments, "--format", "jpeg"]).exit_code == 2

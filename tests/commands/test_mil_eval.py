@@ -464,9 +464,9 @@ def add_row(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("change", "slides", "note"),
     [
-        (drop_label, 23, "1 slides have no label: s003."),
-        (drop_row, 23, "1 slides of the cache .* are not in the manifest: s000."),
-        (add_row, 24, "1 slides are not in the cache .*: s999."),
+        (drop_label, 23, "1 slide has no label: s003."),
+        (drop_row, 23, "1 slide of the cache .* is not in the manifest: s000."),
+        (add_row, 24, "1 slide is not in the cache .*: s999."),
     ],
 )
 def test_missing_slides_stop_unless_they_may_be_missing(
@@ -486,9 +486,9 @@ def test_missing_slides_stop_unless_they_may_be_missing(
 def test_a_token_file_without_a_region_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort = two_classes(tmp_path)
     write_slide(cohort.cache, "s003", np.zeros((0, 2, 2, 8)))
-    with pytest.raises(UsageError, match=r"1 slides are not in the cache .*: s003"):
+    with pytest.raises(UsageError, match=r"1 slide is not in the cache .*: s003"):
         mil_eval.run(cohort.config(tmp_path / "out"))
-    assert "1 slides have a token file without regions and count as missing: s003." in capsys.readouterr().err
+    assert "1 slide has a token file without regions and counts as missing: s003." in capsys.readouterr().err
 
 
 def one_class(rows: list[dict[str, str]]) -> list[dict[str, str]]:

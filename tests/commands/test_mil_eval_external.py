@@ -129,7 +129,7 @@ def test_wrong_external_cohorts_are_refused_before_work(tmp_path: Path) -> None:
         other.manifest,
         lambda rows: [row | {"label": "z" if number == 3 else row["label"]} for number, row in enumerate(rows)],
     )
-    refused(r"1 external slides are of classes that the training cohort does not have: z \(such as s003\)", **both)
+    refused(r"1 external slide is of classes that the training cohort does not have: z \(such as s003\)", **both)
     rewrite(other.manifest, lambda rows: [{"slide_id": row["slide_id"], "grade": "1"} for row in rows])
     refused("--external-manifest: column label not found", **both)
     rewrite(other.manifest, lambda rows: [{"slide_id": f"x{row['slide_id']}", "label": "a"} for row in rows])

@@ -59,7 +59,7 @@ def test_means_are_summed_in_double_precision() -> None:
 def test_slides_are_found_by_id_and_missing_ones_named() -> None:
     bags = Bags.pack(random_bags([1, 2, 1]))
     assert bags.index_of(["s2", "s0"]).tolist() == [2, 0]
-    with pytest.raises(UsageError, match=r"1 slides have no embedding: s9"):
+    with pytest.raises(UsageError, match=r"1 slide has no embedding: s9"):
         bags.index_of(["s1", "s9"])
 
 
@@ -67,11 +67,11 @@ def test_bags_that_cannot_be_evaluated_are_refused_by_name() -> None:
     good = np.zeros((2, 3), dtype=np.float32)
     with pytest.raises(UsageError, match="no slide"):
         Bags.pack({})
-    with pytest.raises(UsageError, match=r"1 slides do not have \(regions, 3\) embeddings: b \(2, 4\)"):
+    with pytest.raises(UsageError, match=r"1 slide does not have \(regions, 3\) embeddings: b \(2, 4\)"):
         Bags.pack({"a": good, "b": np.zeros((2, 4), dtype=np.float32)})
     with pytest.raises(UsageError, match=r"b \(3,\)"):
         Bags.pack({"a": good, "b": np.zeros(3, dtype=np.float32)})
-    with pytest.raises(UsageError, match="1 slides have no regions: b"):
+    with pytest.raises(UsageError, match="1 slide has no regions: b"):
         Bags.pack({"a": good, "b": good[:0]})
-    with pytest.raises(UsageError, match="1 slides contain NaN or infinity: b"):
+    with pytest.raises(UsageError, match="1 slide contain NaN or infinity: b"):
         Bags.pack({"a": good, "b": np.full((1, 3), np.nan, dtype=np.float32)})

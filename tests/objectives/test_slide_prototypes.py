@@ -163,7 +163,7 @@ def test_settings_that_no_slide_can_meet_are_refused() -> None:
     vectors, slides = cohort()
     with pytest.raises(ValueError, match="requires the backbone embeddings"):
         bank_of(vectors, slides, cluster_features="backbone")
-    with pytest.raises(UsageError, match="1 slides have at least 12 regions, but 2 neighbors require 3 slides"):
+    with pytest.raises(UsageError, match="1 slide has at least 12 regions, but 2 neighbors require 3 slides"):
         bank_of(vectors, slides, min_regions=12)
 
 

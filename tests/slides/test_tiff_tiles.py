@@ -74,7 +74,7 @@ def coarse_level_with_holes(file: Tiff) -> None:
             beyond,
             r"1 of 20 tiles of a level of 1200 x 1000 px are beyond the end of the file; the first is in row 0",
         ),
-        (overlapping, r"1 tiles overlap others in the file"),
+        (overlapping, r"1 tile overlaps others in the file"),
         (shared, r"the tile in row 1, column 1 of level 0 shares its data with others and is not blank"),
         (coarse_level_with_holes, r"of 6 tiles of level 1 are missing, and level 0 has"),
     ],

@@ -15,9 +15,9 @@ from slpd_toolkit.config.study_stages import EVALUATION, HEATMAPS, TOKENS, Stage
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog, read_failures
-from slpd_toolkit.core.figures.number_format import count
 from slpd_toolkit.core.files import claim_folder, sha256, write_text
 from slpd_toolkit.core.folder_lock import locks_folder
+from slpd_toolkit.core.text import count
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.report.study_answer import read_answer
 from slpd_toolkit.report.study_page import INDEX, StageRow, StudyPage, write_study_page

@@ -15,6 +15,7 @@ from slpd_toolkit.config.auto_recipe import CohortSize
 from slpd_toolkit.config.command_line import command_line
 from slpd_toolkit.config.study_stages import HELD_OUT, INSIDE, PART, StagePaths
 from slpd_toolkit.core import console
+from slpd_toolkit.core.text import count
 from slpd_toolkit.ingest.embedding.estimate import estimate_embedding, peak_mib
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
@@ -91,7 +92,7 @@ def _of_cache(paths: StagePaths) -> Tokens:
     store = TokenStore.open(paths.cache)
     lengths = [len(file) for file in store.files]
     inside = [len(file) for file in select_slides(store, paths.manifest, (f"{PART}={INSIDE}",)).files]
-    source = f"{len(lengths):,} slides in {paths.cache}"
+    source = f"{count(len(lengths), 'slide')} in {paths.cache}"
     return Tokens(inside, sum(lengths), store.grid, store.embedding_dim, source)
 
 
@@ -105,7 +106,7 @@ def _of_sample(config: StudyConfig, cohort: StudyCohort) -> tuple[Tokens, Need]:
         found.total_regions,
         found.grid,
         found.embedding_dim,
-        f"a sample of {found.sampled} slides: {float(np.mean(found.regions)):.1f} regions per slide, "
+        f"a sample of {count(found.sampled, 'slide')}: {float(np.mean(found.regions)):.1f} regions per slide, "
         f"{found.read_s * 1000:.1f} ms to read and {found.encode_s * 1000:.1f} ms to encode a patch",
     )
     return tokens, Need(found.seconds, found.disk_bytes, found.peak_mib)
@@ -144,7 +145,8 @@ def _print(
 ) -> None:
     inside, held_out = cohort.patients
     console.note(
-        f"{len(cohort.table):,} slides; {inside} patients in cross-validation, {held_out} held out. Estimated from "
+        f"{count(len(cohort.table), 'slide')}; {count(inside, 'patient')} in cross-validation, {held_out} held out. "
+        "Estimated from "
         f"{tokens.source}, on this machine; expect the actual time within a factor of two."
     )
     rows = [

@@ -16,11 +16,6 @@ def number(value: float, *, digits: int = 3) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
-def count(amount: int, noun: str) -> str:
-    """Format a count with its noun, in the plural unless the count is 1."""
-    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
-
-
 def short(name: str) -> str:
     """Shorten a name for a figure by removing its middle."""
     if len(name) > _LONGEST:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.foreign.features import (
     MissingSettingError,
     SlideFeatures,
@@ -140,6 +141,6 @@ def _plain_tiles(file: Hdf5Contents, tiles: int) -> npt.NDArray[np.bool_] | None
         return None
     flags = dataset(file, "augmented")
     if flags.shape != (tiles,):
-        raise SlideError(f"{file.path}: {flags.shape} flags `augmented` for {tiles:,} tiles.")
+        raise SlideError(f"{file.path}: {flags.shape} flags `augmented` for {count(tiles, 'tile')}.")
     augmented = read_h5(file.path, flags.name).astype(np.bool_)
     return ~augmented if augmented.any() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError
+from slpd_toolkit.core.text import agree, count
 from slpd_toolkit.slides.plan import square_l0
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ def faulty_pixels(entry: SlideEntry, plan: SlidePlan, block: Block, pixels: Bloc
     left_l0, top_l0, side_l0 = square_l0(plan.lattice, plan.corner_l0(block), block)
     place = f"in the {side_l0:,} px square at level-0 ({left_l0}, {top_l0})"
     if pixels.missing.any():
-        error = f"{int(pixels.missing.sum()):,} pixels are missing from the file"
+        error = f"{count(int(pixels.missing.sum()), 'pixel is', 'pixels are')} missing from the file"
     else:
-        error = f"{int(pixels.contrary.sum()):,} patches differ from the thumbnail of the slide"
+        error = f"{count(int(pixels.contrary.sum()), 'patch', 'patches')} "
+        f"{agree(int(pixels.contrary.sum()), 'differs', 'differ')} from the thumbnail of the slide"
     return SlideError(f"{entry.slide_path}: {error}, {place}.", hint=_HINT)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError, SlpdError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.ingest.embedding.tally import EmbedTally
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Fleet:
                 member.end()
         if self._queue:
             raise SlpdError(
-                f"The processes of all devices ended; {len(self._queue):,} slides are left.",
+                f"The processes of all devices ended; {count(len(self._queue), 'slide is', 'slides are')} left.",
                 hint="They may have run out of memory. Run the same command again, with a smaller --batch-size.",
             )
 
@@ -194,7 +195,7 @@ class Fleet:
         if member.held:
             console.warn(
                 f"The process on {member.name} ended ({member.how_it_ended()}); "
-                f"the {len(member.held)} slides assigned to it will be processed again."
+                f"the {count(len(member.held), 'slide')} assigned to it will be processed again."
             )
         if self._queue and self._restarts[member.place] < _RESTARTS and alive:
             self._restarts[member.place] += 1

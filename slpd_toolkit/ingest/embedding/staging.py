@@ -24,6 +24,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.closing import ClosedOnExit
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import is_url, open_location
+from slpd_toolkit.core.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -127,7 +128,7 @@ class Stage(ClosedOnExit):
     def summary(self) -> str:
         """Describe what was copied."""
         most = console.human_bytes(self.peak_bytes)
-        return f"Copied {self.copied:,} slides to {self.folder.parent}, at most {most} at the same time."
+        return f"Copied {count(self.copied, 'slide')} to {self.folder.parent}, at most {most} at the same time."
 
     def _copy(self, entry: SlideEntry) -> _Copy:
         """Copy a slide if there is room."""

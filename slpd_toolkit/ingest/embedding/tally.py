@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,15 +85,18 @@ def print_summary(tally: EmbedTally, failures: FailureLog, out: Path, contact_sh
         ],
     )
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed; see {failures.path} for the reasons and what to do.")
+        console.warn(
+            f"{count(len(failures.rows), 'slide')} failed; see {failures.path} for the reasons and what to do."
+        )
     if tally.lost:
         console.warn(
-            f"{len(tally.lost):,} slides lack pixels; {sum(tally.lost.values()):,} patches have no token: "
+            f"{count(len(tally.lost), 'slide lacks', 'slides lack')} pixels; "
+            f"{count(sum(tally.lost.values()), 'patch has', 'patches have')} no token: "
             f"{listed(f'{slide_id} ({count:,})' for slide_id, count in tally.lost.items())}."
         )
     if tally.doubts:
         console.warn(
-            f"{len(tally.doubts):,} slides have contradicting resolutions: "
+            f"{count(len(tally.doubts), 'slide has', 'slides have')} contradicting resolutions: "
             f"{listed(f'{slide_id} ({doubt})' for slide_id, doubt in tally.doubts.items())}. The first was used; "
             "enter the correct one in the manifest column `mpp`."
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import remove_leftovers, write_csv
+from slpd_toolkit.core.text import count
 from slpd_toolkit.store.token_file import TokenFile, token_paths
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ def print_summary(tally: ImportTally, failures: FailureLog, out: Path) -> None:
         said = ", ".join(f"{count:,} {_REASONS[name]}" for name, count in reasons.items() if count)
         console.note(f"Left out: {said}. See {out / FILENAME} for the counts per slide.")
     for note, slides in tally.notes.items():
-        console.warn(f"{note} ({slides:,} slides).")
+        console.warn(f"{note} ({count(slides, 'slide')}).")
     if failures.rows:
-        console.warn(f"{len(failures.rows)} slides failed; see {failures.path} for the reasons and what to do.")
+        console.warn(
+            f"{count(len(failures.rows), 'slide')} failed; see {failures.path} for the reasons and what to do."
+        )
 
 
 def write_report(out: Path, done: Mapping[str, Mapping[str, Any]]) -> None:

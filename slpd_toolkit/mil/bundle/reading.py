@@ -13,7 +13,7 @@ from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.files import require_regular, sha256
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead, predict
@@ -226,7 +226,7 @@ def _check(bundle: Bundle) -> None:
     if not np.isfinite(found.outputs).all() or not np.isfinite(found.distances).all():
         raise ValueError("its heads or its training set produce non-finite numbers")
     if classes not in {0, found.outputs.shape[1]}:
-        raise ValueError(f"its heads give {found.outputs.shape[1]} outputs for {classes} classes")
+        raise ValueError(f"its heads give {count(found.outputs.shape[1], 'output')} for {classes} classes")
 
 
 def _origin(folder: Path, found: Mapping[str, Any]) -> Origin:

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -61,20 +61,23 @@ class SplitAudit:
     def findings(self) -> list[str]:
         """One sentence per finding, with a count and the first names."""
         lines = [
-            f"{len(patients)} patients are in both {first} and {second}: {listed(patients)}."
+            f"{count(len(patients), 'patient is', 'patients are')} in both {first} and {second}: {listed(patients)}."
             for (first, second), patients in self.shared_patients.items()
         ]
         if self.pretrained_slides:
             lines.append(
-                f"{len(self.pretrained_slides)} test slides were used in pretraining: {listed(self.pretrained_slides)}."
+                f"{count(len(self.pretrained_slides), 'test slide was', 'test slides were')} used in pretraining: "
+                f"{listed(self.pretrained_slides)}."
             )
         if self.pretrained_patients:
             names = listed(self.pretrained_patients)
             lines.append(
-                f"Other slides of {len(self.pretrained_patients)} test patients were used in pretraining: {names}."
+                f"Other slides of {count(len(self.pretrained_patients), 'test patient')} were used in pretraining: "
+                f"{names}."
             )
         lines += [
-            f"{shared.count} identical embeddings occur in different parts, in the slides {listed(shared.slides)}."
+            f"{count(shared.count, 'identical embedding')} {agree(shared.count, 'occurs', 'occur')} in different "
+            f"parts, in the slides {listed(shared.slides)}."
             for shared in self.shared_vectors
         ]
         lines += [f"Near-copies are in different parts: {copies.description}." for copies in self.near_copies]
@@ -104,7 +107,9 @@ def audit_split(
     unknown = [slide for part in split.parts.values() for slide in part if slide not in patient_of]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} slides in the split have no patient: {listed(unknown)}.", hint="Add them to the table."
+            f"{count(len(unknown), 'slide')} in the split {agree(len(unknown), 'has', 'have')} no patient: "
+            f"{listed(unknown)}.",
+            hint="Add them to the table.",
         )
     patients = {name: {patient_of[slide] for slide in part} for name, part in split.parts.items()}
     shared = {pair: tuple(sorted(patients[pair[0]] & patients[pair[1]])) for pair in combinations(patients, 2)}

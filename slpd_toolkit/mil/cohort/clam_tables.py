@@ -11,7 +11,7 @@ import pandas as pd
 
 from slpd_toolkit.core.csv_tables import read_text_table
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.cohort.splits import Split
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def read_labels(path: Path) -> pd.DataFrame:
         raise UsageError(f"{path}: slide_id is empty in row {listed(map(str, bare))}.", hint="Fill or drop these rows.")
     twice = slide_ids[slide_ids.duplicated()]
     if len(twice):
-        raise UsageError(f"{path}: {len(twice)} duplicate slides: {listed(twice)}.", hint="Keep one row per slide.")
+        raise UsageError(
+            f"{path}: {count(len(twice), 'duplicate slide')}: {listed(twice)}.", hint="Keep one row per slide."
+        )
     manifest = pd.DataFrame(
         {
             "slide_id": slide_ids,
@@ -102,7 +104,7 @@ def read_split(path: Path, fold: int) -> Split:
         twice = sorted(slide for slide, count in Counter(part).items() if count > 1)
         if twice:
             raise UsageError(
-                f"{path}: {len(twice)} slides are listed twice in {name}: {listed(twice)}.",
+                f"{path}: {count(len(twice), 'slide is', 'slides are')} listed twice in {name}: {listed(twice)}.",
                 hint="List each slide once; duplicates would count twice.",
             )
     return Split(fold, train, val, test)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import Problems, UsageError
-from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.core.text import count, listed, natural_key
 from slpd_toolkit.mil.tasks.targets import read_numbers
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Covariate:
     def description(self) -> str:
         """Name, kind and missing cells, for readers."""
         kind = "number" if self.numbers is not None else f"{len(set(self.cells.tolist()) - {''})} classes"
-        return f"{self.name} ({kind}{f', missing for {self.missing} slides' if self.missing else ''})"
+        missing = f", missing for {count(self.missing, 'slide')}" if self.missing else ""
+        return f"{self.name} ({kind}{missing})"
 
     def encode(self, train: IntArray) -> FloatArray:
         """Return the columns of a design matrix, (N, k), that depend on the training slides only.
@@ -90,8 +91,8 @@ def _read(name: str, cells: StrArray) -> Covariate:
     if len(values) > MOST_CLASSES:
         odd = [value for value, number in zip(cells[known], numbers[known], strict=True) if not np.isfinite(number)]
         raise UsageError(
-            f"--covariates: {name} has {len(values)} different values that are not all numbers, such as "
+            f"--covariates: {name} has {count(len(values), 'different value')} that are not all numbers, such as "
             f"{listed(sorted(set(odd))[:3])}.",
-            hint=f"Leave missing cells empty. Columns of classes may have {MOST_CLASSES} values.",
+            hint=f"Leave missing cells empty. Columns of classes may have {count(MOST_CLASSES, 'value')}.",
         )
     return Covariate(name, cells, None)

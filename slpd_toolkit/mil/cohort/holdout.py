@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.cohort.splits import MIN_FOLDS
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def held_out_by_column(cohort: Cohort, cells: StrArray, values: Collection[str],
     both = sorted(set(cohort.patients[held].tolist()) & set(cohort.patients[~held].tolist()))
     if both:
         raise UsageError(
-            f"--holdout-column {column}: {len(both)} patients have slides on both sides: {listed(both)}.",
+            f"--holdout-column {column}: {count(len(both), 'patient has', 'patients have')} slides on both sides: "
+            f"{listed(both)}.",
             hint="Use the same value for all slides of a patient.",
         )
     return held

@@ -11,7 +11,7 @@ import numpy as np
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.manifest import check_ids, read_table, summarise
 from slpd_toolkit.core.row_filter import select_rows
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.sites import read_sites
 from slpd_toolkit.mil.cohort.split_kind import split_kind
@@ -155,20 +155,36 @@ def _findings(
     empty = ~_has_targets(table, columns, kind)
     bare, other = table.index[empty], table[~labelled & ~empty]
     if len(bare):
-        found.append(UsageError(f"{len(bare)} slides have no {' or no '.join(columns)}: {listed(bare)}.", hint=go_on))
+        found.append(
+            UsageError(
+                f"{count(len(bare), 'slide has', 'slides have')} no {' or no '.join(columns)}: {listed(bare)}.",
+                hint=go_on,
+            )
+        )
     if len(other):
         counts = other[columns[0]].value_counts()
         labels = listed(f"{name} {count}" for name, count in counts.items())
-        found.append(UsageError(f"{len(other)} slides have a {columns[0]} not in --classes: {labels}.", hint=go_on))
+        found.append(
+            UsageError(
+                f"{count(len(other), 'slide has', 'slides have')} a {columns[0]} not in --classes: {labels}.",
+                hint=go_on,
+            )
+        )
     for source, slides in embedded.items():
         without = table.index[labelled & ~table.index.isin(list(slides))]
         if len(without):
-            found.append(UsageError(f"{len(without)} slides are not in {source}: {listed(without)}.", hint=go_on))
+            found.append(
+                UsageError(
+                    f"{count(len(without), 'slide is', 'slides are')} not in {source}: {listed(without)}.", hint=go_on
+                )
+            )
         unlisted = sorted(set(slides) - set(table.index))
         if unlisted:
             found.append(
                 UsageError(
-                    f"{len(unlisted)} slides of {source} are not in the manifest: {listed(unlisted)}.", hint=go_on
+                    f"{count(len(unlisted), 'slide')} of {source} {agree(len(unlisted), 'is', 'are')} not in the "
+                    f"manifest: {listed(unlisted)}.",
+                    hint=go_on,
                 )
             )
     return found
@@ -201,7 +217,8 @@ def _cohort(chosen: pd.DataFrame, patients: StrArray, task: Task, config: MilEva
     sites = chosen[config.site_column].to_numpy(np.str_) if config.by_site else None
     if sites is not None and (sites == "").any():
         raise UsageError(
-            f"{(sites == '').sum()} slides have no {config.site_column}: {listed(slides[sites == ''])}.",
+            f"{count((sites == '').sum(), 'slide has', 'slides have')} no {config.site_column}: "
+            f"{listed(slides[sites == ''])}.",
             hint="Splitting by site needs a site for every slide.",
         )
     return Cohort(slides, patients, strata, sites, task.balance)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +108,8 @@ def near_copy_notes(copies_of: Mapping[str, Sequence[NearCopies]]) -> list[str]:
         if found:
             models.setdefault(tuple(sorted(each.slides for each in found)), []).append(model)
     return [
-        f"{len(groups)} groups of slides are near-copies of one another in {listed(names)}, such as "
+        f"{count(len(groups), 'group')} of slides {agree(len(groups), 'consists', 'consist')} of near-copies of one "
+        f"another in {listed(names)}, such as "
         f"{copies_of[names[0]][0].description}. Keep one slide of each, unless they are different slides."
         for groups, names in models.items()
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Cohort:
             if len(classes) < 2:
                 found = listed(classes) or "nothing"
                 raise UsageError(
-                    f"All {len(self.slides)} slides have the same label: {found}.",
+                    f"All {count(len(self.slides), 'slide has', 'slides have')} the same label: {found}.",
                     hint="A task needs two or more classes.",
                 )
         if self.sites is not None:
@@ -119,4 +119,6 @@ def _require_one_each(patients: StrArray, values: StrArray, name: str, hint: str
     ids, counts = np.unique(pairs[:, 0], return_counts=True)
     if (counts > 1).any():
         found = [f"{patient} ({', '.join(pairs[pairs[:, 0] == patient, 1])})" for patient in ids[counts > 1]]
-        raise UsageError(f"{len(found)} patients have more than one {name}: {listed(found)}.", hint=hint)
+        raise UsageError(
+            f"{count(len(found), 'patient has', 'patients have')} more than one {name}: {listed(found)}.", hint=hint
+        )

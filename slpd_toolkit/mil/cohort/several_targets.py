@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import Problems, UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.cohort.inputs import read_inputs
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kind import divide, fewer_labels
@@ -96,7 +96,8 @@ def _read_one(
     inputs = read_inputs(table, embedded, settings, without)
     if not without:
         return inputs
-    note = f"{len(without)} slides have no {name} and do not count for it: {listed(sorted(without))}."
+    note = f"{count(len(without), 'slide has', 'slides have')} no {name} and {agree(len(without), 'does', 'do')} not "
+    f"count for it: {listed(sorted(without))}."
     return replace(inputs, notes=(*inputs.notes, note))
 
 

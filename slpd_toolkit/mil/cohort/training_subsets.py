@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.cohort.patients import pick_patients
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ def keep_shots(splits: Sequence[Split], cohort: Cohort, shots: int, *, seed: int
         UsageError: `shots` is below 1, or a class has fewer training patients.
     """
     if shots < 1:
-        raise UsageError(f"Got {shots} shots.", hint="Allowed: 1 or more.")
+        raise UsageError(f"Got {count(shots, 'shot')}.", hint="Allowed: 1 or more.")
 
-    def wanted(count: int) -> int:
-        if count < shots:
+    def wanted(patients: int) -> int:
+        if patients < shots:
             raise UsageError(
-                f"Got {shots} shots, but a class has only {count} training patients in one of the folds.",
+                f"Got {count(shots, 'shot')}, but a class has only {count(patients, 'training patient')} in "
+                "one of the folds.",
                 hint="Use fewer shots.",
             )
         return shots

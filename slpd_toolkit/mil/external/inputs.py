@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.external.other_cohort import read_other
 
@@ -68,12 +68,15 @@ def read_external(
     findings, notes = list[str](), list[str]()
     if not labelled.all():
         bare = table.index[~labelled]
-        found = f"{len(bare)} external slides have no {' or no '.join(columns)}: {listed(bare)}."
+        found = f"{count(len(bare), 'external slide has', 'external slides have')} no {' or no '.join(columns)}: "
+        f"{listed(bare)}."
         (notes if lenient else findings).append(found)
     for source, slides in embedded.items():
         without = table.index[labelled & ~table.index.isin(list(slides))]
         if len(without):
-            findings.append(f"{len(without)} external slides are not in {source}: {listed(without)}.")
+            findings.append(
+                f"{count(len(without), 'external slide is', 'external slides are')} not in {source}: {listed(without)}."
+            )
     usable = labelled & available
     if not usable.any():
         raise UsageError(

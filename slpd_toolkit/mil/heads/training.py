@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from slpd_toolkit.core.compute import explain_out_of_memory
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.heads.optimiser import AdamW
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def explain_large_bag(bags: Bags, rows: IntArray) -> AbstractContextManager[None
     return explain_out_of_memory(
         "Use --head-batch 1, an aggregator without attention between regions (abmil, mean-mlp), larger regions, or "
         "leave the slide out.",
-        at=f"slide {bags.slides[largest]} with {bags.sizes[largest]:,} regions",
+        at=f"slide {bags.slides[largest]} with {count(bags.sizes[largest], 'region')}",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.figures.number_format import count
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.cohort.splits import MIN_FOLDS

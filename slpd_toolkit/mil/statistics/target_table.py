@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.statistics.comparisons import adjust
 from slpd_toolkit.mil.statistics.covariate_study import adjust_studies
@@ -122,6 +123,6 @@ def targets_document(rows: Sequence[TargetRow], folders: Sequence[str]) -> dict[
         "schema": SCHEMA,
         "schema_version": VERSION,
         "folders": dict(zip(dict.fromkeys(row.target for row in rows), folders, strict=True)),
-        "correction": f"Holm over {len(rows)} results of all targets",
+        "correction": f"Holm over {count(len(rows), 'result')} of all targets",
         "results": [finite(dict(cells)) for cells in cells_of(rows)],
     }

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from slpd_toolkit.core.figures.number_format import short
 from slpd_toolkit.core.figures.pictures import panels
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.tasks.figure_sections import CaptionedFigure, FigureSection
 from slpd_toolkit.mil.tasks.predictions import by_aggregator, relative_ranks, risk_ranks
 
@@ -105,7 +106,7 @@ def draw_kaplan_meier(name: str, results: Sequence[ModelOutputs], task: Survival
         for (half, colour, line), inside in zip(_HALVES, (~high, high), strict=True):
             times, events = task.times[slides[inside]], task.events[slides[inside]]
             at_risk.append([(times >= tick).sum() for tick in ticks])
-            label = f"{half} risk: {len(times)} patients, {events.sum()} events"
+            label = f"{half} risk: {count(len(times), 'patient')}, {count(events.sum(), 'event')}"
             _draw_curve(axes, times, events, colour, line, label)
         axes.set_ylim(-0.02, 1.18)  # room for the legend
         axes.set_yticks(np.linspace(0, 1, 6))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.core.text import count, listed, natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,8 @@ def read_known_classes(slides: StrArray, labels: StrArray, classes: Sequence[str
     if not known.all():
         unknown = sorted(set(cells[~known].tolist()), key=natural_key)
         raise UsageError(
-            f"{(~known).sum()} external slides are of classes that the training cohort does not have: "
+            f"{count((~known).sum(), 'external slide is', 'external slides are')} of classes that the training "
+            "cohort does not have: "
             f"{listed(unknown)} (such as {slides[~known][0]}).",
             hint=f"The classes are {listed(classes)}. Rename these labels, or leave the slides out of the manifest.",
         )
@@ -131,7 +132,10 @@ def require_cells(fine: BoolArray, slides: StrArray, cells: StrArray, name: str,
     """Raise a `UsageError` that lists the slides with invalid cells, if there are any."""
     if not fine.all():
         wrong = [f"{slide} ({cell!r})" for slide, cell in zip(slides[~fine], cells[~fine].tolist(), strict=True)]
-        raise UsageError(f"{len(wrong)} slides have no valid {name}: {listed(wrong)}.", hint=f"Allowed: {allowed}.")
+        raise UsageError(
+            f"{count(len(wrong), 'slide has', 'slides have')} no valid {name}: {listed(wrong)}.",
+            hint=f"Allowed: {allowed}.",
+        )
 
 
 def _require_one_spelling(names: Sequence[str]) -> None:
@@ -196,4 +200,6 @@ def require_one_value(patients: StrArray, values: FloatArray, what: str, hint: s
     pairs = sorted({(str(patient), float(value)) for patient, value in zip(patients, values, strict=True)})
     twice = sorted({one for (one, _), (other, _) in pairwise(pairs) if one == other})
     if twice:
-        raise UsageError(f"{len(twice)} patients have more than one {what}: {listed(twice)}.", hint=hint)
+        raise UsageError(
+            f"{count(len(twice), 'patient has', 'patients have')} more than one {what}: {listed(twice)}.", hint=hint
+        )

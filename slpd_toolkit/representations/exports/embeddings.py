@@ -8,6 +8,7 @@ import pandas as pd
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.text import count
 from slpd_toolkit.foreign.anndata_parquet import write_h5ad, write_parquet
 from slpd_toolkit.foreign.formats import trident
 from slpd_toolkit.representations.exports import squares
@@ -36,7 +37,7 @@ def write_trident(store: TokenStore, embeddings: RegionEmbeddings, out: Path) ->
         file = store[slide_id]
         meta, path = file.meta, folder / f"{slide_id}.h5"
         trident.write(path, slide_id, embeddings[slide_id], file.coords, squares.regions(meta), encoder=meta.encoder)
-    console.note(f"Wrote {len(embeddings.slide_ids):,} slides to {folder}.")
+    console.note(f"Wrote {count(len(embeddings.slide_ids), 'slide')} to {folder}.")
 
 
 def write_table(embeddings: RegionEmbeddings, to: str, per: Literal["auto", "slide", "region"], out: Path) -> None:

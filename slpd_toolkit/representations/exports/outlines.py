@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import make_folder, write_text
+from slpd_toolkit.core.text import count
 from slpd_toolkit.slides.label_pictures import read_label_picture
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_outlines(source: Path, out: Path, *, crop: bool, only: set[str] | None
         except (OSError, ValueError, KeyError, SyntaxError) as error:
             raise UsageError(f"{path} is not a mask of slpd embed ({error}).", hint="Remove it.") from error
         write_text(out / f"{path.stem}.geojson", json.dumps(found, separators=(",", ":")) + "\n")
-    console.note(f"Wrote {len(paths):,} slides to {out}.")
+    console.note(f"Wrote {count(len(paths), 'slide')} to {out}.")
 
 
 def outlines(mask: npt.NDArray[np.bool_], step_l0: int, corner_l0: tuple[int, int] = (0, 0)) -> dict[str, Any]:

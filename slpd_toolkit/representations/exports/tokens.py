@@ -8,6 +8,7 @@ import numpy as np
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.text import count
 from slpd_toolkit.foreign.formats import hipt, trident
 from slpd_toolkit.representations.exports import squares
 from slpd_toolkit.representations.sound_slides import without_damaged
@@ -54,9 +55,10 @@ def write_tokens(store: TokenStore, to: str, out: Path, failures: list[Failure],
     if to == "hipt" and store.has_gaps:
         missing = sum(slide.missing_patches for slide in store.files)
         console.warn(
-            f"{missing:,} patches have no token: HIPT's format cannot mark them, so they are written as zeros."
+            f"{count(missing, 'patch has', 'patches have')} no token: HIPT's format cannot mark them, so they are "
+            f"written as zeros."
         )
-    console.note(f"Wrote {len(store.files):,} slides to {folder}.")
+    console.note(f"Wrote {count(len(store.files), 'slide')} to {folder}.")
 
 
 def patches_of(slide: TokenFile) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

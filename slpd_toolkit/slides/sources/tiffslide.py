@@ -16,6 +16,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import is_url
+from slpd_toolkit.core.text import count
 from slpd_toolkit.slides.source import DAMAGED, SourceInfo, as_rgb, require_upright
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def _absent_tiles(page: Any, file_bytes: int, location: Location) -> Any:
         raise SlideError(f"{location}: its tile table does not match the size of its image.", hint=DAMAGED)
     if file_bytes > 0 and (offsets + sizes > file_bytes).any():
         raise SlideError(
-            f"{location}: {int((offsets + sizes > file_bytes).sum()):,} tiles are beyond the end of the file.",
+            f"{location}: {count(int((offsets + sizes > file_bytes).sum()), 'tile is', 'tiles are')} beyond the end "
+            "of the file.",
             hint="It is truncated or damaged: compare its size with that of the original, and copy it again.",
         )
     absent = ((offsets == 0) | (sizes == 0)).reshape(-1, rows, columns).any(axis=0)

@@ -25,7 +25,7 @@ def test_patients_on_two_sides_are_named_for_each_pair_of_parts() -> None:
     assert audit.shared_patients == {("train", "val"): ("B",), ("train", "test"): ("A",)}
     assert (audit.repeat, audit.fold) == (1, 2)
     assert not audit.clean
-    assert audit.findings == ["1 patients are in both train and val: B.", "1 patients are in both train and test: A."]
+    assert audit.findings == ["1 patient is in both train and val: B.", "1 patient is in both train and test: A."]
 
 
 def test_test_slides_and_test_patients_that_pretraining_saw_are_told_apart() -> None:
@@ -35,8 +35,8 @@ def test_test_slides_and_test_patients_that_pretraining_saw_are_told_apart() -> 
     assert audit.pretrained_patients == ("C",)
     assert audit.shared_patients == {}
     assert audit.findings == [
-        "1 test slides were used in pretraining: d1.",
-        "Other slides of 1 test patients were used in pretraining: C.",
+        "1 test slide was used in pretraining: d1.",
+        "Other slides of 1 test patient was used in pretraining: C.",
     ]
 
 
@@ -62,7 +62,7 @@ def test_identical_embeddings_count_where_they_stand_on_two_sides() -> None:
 
 
 def test_a_slide_without_patient_is_refused() -> None:
-    with pytest.raises(UsageError, match="1 slides in the split have no patient: x"):
+    with pytest.raises(UsageError, match="1 slide in the split has no patient: x"):
         audit_split(Split(0, ("a1",), ("x",), ("b1",)), PATIENT_OF)
 
 

@@ -69,7 +69,7 @@ def test_the_plain_clam_table_has_a_label_column(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("case_id,label\na,b\n", "column slide_id is missing; found case_id, label"),
-        ("case_id,slide_id\np,a.svs\np,a\n", "1 duplicate slides: a"),
+        ("case_id,slide_id\np,a.svs\np,a\n", "1 duplicate slide: a"),
         (HEADER + "0,p,a,1,soon,1,X\n1,p,b,1,2,1,X\n", "survival_months is 'soon' in row 2"),
         (HEADER + "0,p,a,1,1,1,X\n1,p,b,1,-2,1,X\n", "survival_months is '-2' in row 3"),
         (HEADER + "0,p,a,1,inf,1,X\n", "survival_months is 'inf' in row 2"),
@@ -115,7 +115,7 @@ def test_a_split_has_parts_of_unequal_length(tmp_path: Path) -> None:
         (",train,val,test\na,True,False,False\nb,False,True,True\n", "contains true and false instead of slide IDs"),
         (",train,val,test\n0,a,,b\n", "val is empty"),
         (",train,test\n0,a,b\n", "column val is missing"),
-        (",train,val,test\n0,a,c,d\n1,b,,d.svs\n", "1 slides are listed twice in test: d"),
+        (",train,val,test\n0,a,c,d\n1,b,,d.svs\n", "1 slide is listed twice in test: d"),
     ],
     ids=["bool", "empty", "no val", "twice"],
 )

@@ -73,5 +73,5 @@ def test_a_column_marks_held_out_patients_and_must_not_divide_one() -> None:
     with pytest.raises(UsageError, match=r"no slide has the value hold; found test, train"):
         held_out_by_column(found, marks, ("hold",), "split")
     marks[np.flatnonzero(found.patients == "P004")[0]] = "test"
-    with pytest.raises(UsageError, match="1 patients have slides on both sides: P004"):
+    with pytest.raises(UsageError, match="1 patient has slides on both sides: P004"):
         held_out_by_column(found, marks, ("test",), "split")

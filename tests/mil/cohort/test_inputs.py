@@ -30,5 +30,5 @@ def test_slides_that_where_leaves_out_are_neither_evaluated_nor_missing() -> Non
     inputs = read_inputs(TABLE, embedded, config(where=("part=train",)))
     assert inputs.cohort.slides.tolist() == TABLE["slide_id"].tolist()[:6]
     assert inputs.patient_of["s7"] == "t"  # the audit still knows the patients of all slides
-    with pytest.raises(UsageError, match="1 slides of the cache are not in the manifest: s9"):
+    with pytest.raises(UsageError, match="1 slide of the cache is not in the manifest: s9"):
         read_inputs(TABLE, {"the cache": [*TABLE["slide_id"], "s9"]}, config(where=("part=train",)))

@@ -73,4 +73,6 @@ def test_the_audit_flags_copies_in_different_parts_with_their_figures() -> None:
     assert "Near-copies are in different parts: s000, s001 (r of at least 1.000000" in finding
     assert together[0].clean
     (note,) = near_copy_notes({"one": copies, "other": copies, "none": []})
-    assert note.startswith("1 groups of slides are near-copies of one another in one, other, such as s000, s001 (r of")
+    assert note.startswith(
+        "1 group of slides consists of near-copies of one another in one, other, such as s000, s001 (r of"
+    )

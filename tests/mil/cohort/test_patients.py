@@ -30,7 +30,7 @@ def test_without_labels_all_patients_are_one_stratum() -> None:
 
 
 def test_a_patient_with_two_labels_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"1 patients have more than one label: p1 \(LUAD, LUSC\)"):
+    with pytest.raises(UsageError, match=r"1 patient has more than one label: p1 \(LUAD, LUSC\)"):
         Cohort(np.array(["a", "b", "c"]), np.array(["p1", "p1", "p2"]), np.array(["LUSC", "LUAD", "LUAD"]))
 
 

@@ -183,7 +183,7 @@ def test_without_val_a_tenth_of_the_training_patients_of_each_class_is_carved_ou
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (["train", " ", "test"], "1 slides have no fold: p001-0"),
+        (["train", " ", "test"], "1 slide has no fold: p001-0"),
         (["1", "2", "2"], "fold column contains 1, 2"),
         (["train", "train", "val"], "split column contains only train, val"),
     ],

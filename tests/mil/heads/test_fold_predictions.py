@@ -147,7 +147,7 @@ def test_processes_change_nothing() -> None:
     [
         ("abmill", SPLITS[0], "--aggregator: got abmill, allowed: abmil, clam-sb, ds-mil, hipt, knn, mean-mlp, probe"),
         ("abmil", dataclasses.replace(SPLITS[0], val=()), "Repeat 0, fold 0: val is empty"),
-        ("knn", dataclasses.replace(SPLITS[0], test=("elsewhere",)), "1 slides have no embedding: elsewhere"),
+        ("knn", dataclasses.replace(SPLITS[0], test=("elsewhere",)), "1 slide has no embedding: elsewhere"),
         ("knn", dataclasses.replace(SPLITS[0], train=("p000-0", "p001-0")), "no slides of c"),
     ],
 )

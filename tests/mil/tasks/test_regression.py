@@ -75,7 +75,7 @@ def test_a_column_holds_finite_numbers_that_differ() -> None:
         read_values(slides, np.array(["1", "high", "inf"]), "dose")
     with pytest.raises(UsageError, match="All slides have dose 4"):
         read_values(slides, np.array(["4", "4.0", "4"]), "dose")
-    with pytest.raises(UsageError, match="1 patients have more than one value: p"):
+    with pytest.raises(UsageError, match="1 patient has more than one value: p"):
         Regression(np.array([1.0, 2, 3])).check_patients(np.array(["p", "p", "q"]))
 
 

@@ -28,7 +28,7 @@ def test_the_order_of_classes_can_be_given() -> None:
     ("labels", "classes", "message"),
     [
         (["a", "", "b", " "], [], r"2 slides have no valid label: s1 \(''\), s3 \(''\).*Allowed: a class"),
-        (["a", "c", "b", "a"], ["a", "b"], r"1 slides have no valid label: s1 \('c'\).*Allowed: a or b"),
+        (["a", "c", "b", "a"], ["a", "b"], r"1 slide has no valid label: s1 \('c'\).*Allowed: a or b"),
         (["a", "a", "a", "a"], [], "Classes with slides: a; requested classes: a"),
         (["a", "a", "b", "a"], ["a", "b", "c"], "Classes with slides: a, b; requested classes: a, b, c"),
         (["0", "1", "1.0", "0"], [], "differ only in spelling: 1 and 1.0.*--classes"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.core.text import count, listed, natural_key
 from slpd_toolkit.mil.cohort.patients import pick_patients
 from slpd_toolkit.mil.cohort.split_kind import SplitKind
 from slpd_toolkit.mil.cohort.splits import MIN_FOLDS, Split, ids_of, rotate_folds
@@ -58,7 +58,8 @@ def from_column(cohort: Cohort, values: StrArray, *, seed: int = 0) -> list[Spli
     empty = cohort.slides[np.char.strip(values) == ""]
     if len(empty):
         raise UsageError(
-            f"{len(empty)} slides have no fold: {listed(empty)}.", hint="Fill in the column, or leave these slides out."
+            f"{count(len(empty), 'slide has', 'slides have')} no fold: {listed(empty)}.",
+            hint="Fill in the column, or leave these slides out.",
         )
     names = sorted(set(values.tolist()), key=natural_key)
     if set(names) <= {"train", "val", "test"}:

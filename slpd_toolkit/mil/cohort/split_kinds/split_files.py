@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import listed, natural_key
+from slpd_toolkit.core.text import agree, count, listed, natural_key
 from slpd_toolkit.mil.cohort.clam_tables import read_split
 from slpd_toolkit.mil.cohort.split_kind import SplitKind
 from slpd_toolkit.mil.cohort.splits import find_equal
@@ -44,7 +44,8 @@ class SplitFiles(SplitKind):
         notes = []
         absent = sorted(named - known)
         if absent:
-            message = f"{len(absent)} slides in the splits are not evaluated: {listed(absent)}."
+            message = f"{count(len(absent), 'slide')} in the splits {agree(len(absent), 'is', 'are')} not evaluated: "
+            f"{listed(absent)}."
             if not settings.allow_missing:
                 raise UsageError(
                     message, hint="They lack a target or an embedding. Use --allow-missing to leave them out."
@@ -53,7 +54,7 @@ class SplitFiles(SplitKind):
             splits = [split.restricted_to(known) for split in splits]
         unused = sorted(known - named)
         if unused:
-            notes.append(f"{len(unused)} slides are in no split: {listed(unused)}.")
+            notes.append(f"{count(len(unused), 'slide is', 'slides are')} in no split: {listed(unused)}.")
         for split in splits:
             empty = [name for name, part in split.parts.items() if not part]
             if empty:
@@ -63,7 +64,7 @@ class SplitFiles(SplitKind):
                 )
         for numbers in find_equal(splits):
             raise UsageError(
-                f"Splits {listed(map(str, numbers))} are identical, but would count as {len(numbers)} folds.",
+                f"Splits {listed(map(str, numbers))} are identical, but would count as {count(len(numbers), 'fold')}.",
                 hint="Pass each split only once.",
             )
         return splits, notes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.tasks.targets import read_classes, require_two_classes
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
@@ -149,7 +149,7 @@ class Classification(Task):
 
     def facts(self) -> dict[str, str]:
         """See `Task.facts`."""
-        return {"task": f"{len(self.classes)} classes"}
+        return {"task": f"{count(len(self.classes), 'class', 'classes')}"}
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""

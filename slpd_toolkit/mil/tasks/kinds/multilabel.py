@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
+from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.tasks.targets import read_classes, read_known_classes, require_one_value
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
@@ -157,7 +158,7 @@ class MultiLabel(Task):
     def facts(self) -> dict[str, str]:
         """See `Task.facts`."""
         shares = [f"{name} {int((self.targets[:, i] != _UNKNOWN).sum())}" for i, name in enumerate(self.names)]
-        return {"task": f"{len(self.names)} labels, one head", "slides with a label": ", ".join(shares)}
+        return {"task": f"{count(len(self.names), 'label')}, one head", "slides with a label": ", ".join(shares)}
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
@@ -204,7 +205,7 @@ def _values(name: str, column: StrArray, slides: StrArray) -> tuple[str, str]:
         raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
     if len(found) != 2:
         raise UsageError(
-            f"{name} has {len(found)} values: {', '.join(found)}.",
+            f"{name} has {count(len(found), 'value')}: {', '.join(found)}.",
             hint="Labels of --task multilabel have two values each.",
         )
     return found[0], found[1]

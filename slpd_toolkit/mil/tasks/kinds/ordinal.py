@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.core.text import natural_key
+from slpd_toolkit.core.text import count, natural_key
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
 from slpd_toolkit.mil.tasks.task import Metric
 
@@ -87,7 +87,7 @@ class Ordinal(Classification):
 
     def facts(self) -> dict[str, str]:
         """See `Task.facts`."""
-        return {"task": f"{len(self.classes)} ordered classes, low to high"}
+        return {"task": f"{count(len(self.classes), 'ordered class', 'ordered classes')}, low to high"}
 
     def definitions(self) -> dict[str, str]:
         """See `Task.definitions`."""
