@@ -97,8 +97,8 @@ class RegionScorer:
             heads = [head for head in bundle.ensemble if head.name in held_out]
             whose = f"heads that did not see this slide in training ({len(heads)} of {len(bundle.ensemble)})"
             if not heads:
-                heads, whose = list(bundle.ensemble), f"all {count(len(bundle.ensemble), 'head')}; none was tested "
-                "on this slide"
+                heads = list(bundle.ensemble)
+                whose = f"all {count(len(heads), 'head')}; none was tested on this slide"
             return score_regions(bundle, heads, self._embed(bundle, file), whose)
 
     def _embed(self, bundle: Bundle, file: TokenFile) -> Bags:
@@ -121,13 +121,13 @@ def score_regions(bundle: Bundle, heads: Sequence[BundledHead], bags: Bags, whos
         bags: One slide.
         whose: Description of the heads.
     """
-    count = len(bags.features)
-    single = replace(bags, slides=tuple(map(str, range(count))), offsets=np.arange(count + 1, dtype=np.int64))
+    regions = len(bags.features)
+    single = replace(bags, slides=tuple(map(str, range(regions))), offsets=np.arange(regions + 1, dtype=np.int64))
     head_class, known = load_head(bundle.aggregator), bundle.known()
     outputs = []
     with torch.inference_mode():
         for head in heads:
-            logits, _ = head_class.apply(head.state, single, np.arange(count), known)
+            logits, _ = head_class.apply(head.state, single, np.arange(regions), known)
             outputs.append(head.readout(logits.double()).double().numpy())  # as in predictions.csv, without temperature
     values = np.mean(outputs, axis=0)
     kind = heads[0].readout.kind

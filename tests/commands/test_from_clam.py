@@ -49,7 +49,7 @@ def test_slides_are_found_in_the_folders_of_a_download(tmp_path: Path, capsys: p
     assert paths == [str(tmp_path / "gdc" / f"uuid{number}" / f"{name}.svs") for number, name in enumerate("abc")] + [
         "d.svs"
     ]
-    assert "1 of 4 slides are not under" in capsys.readouterr().err
+    assert "1 of 4 slides is not under" in capsys.readouterr().err
     usable, problems = check_rows(read_table(tmp_path / "m.csv"), tmp_path)
     assert (len(usable), len(problems)) == (3, 1)
 
@@ -116,7 +116,7 @@ def test_patients_shared_by_parts_of_real_splits(
     run(FromClamConfig(labels=labels, out=tmp_path / "m.csv", splits=(data / "labels" / "tcga_brca_splits_0.csv",)))
     said = capsys.readouterr().err
     for parts, count in {"train and test": 12, "train and val": 10, "val and test": 1}.items():
-        assert f"{count} patients are in both {parts}: " in said
+        assert f"{count} patient{' is' if count == 1 else 's are'} in both {parts}: " in said
 
 
 def test_labels_that_a_spreadsheet_would_run_are_marked_and_read_as_they_were(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 from slpd_toolkit.commands import embed, predict
 from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
+from slpd_toolkit.mil.bundle.reading import read_bundle
 from slpd_toolkit.report import prediction_folder
 from slpd_toolkit.report.scores import read_scores
+from slpd_toolkit.representations.bundled import is_masked, mask_warning, tokens_of
 from slpd_toolkit.store.token_file import TokenFile
 from tests.cohorts import read_csv, small_config, write_cohort, write_manifest
 from tests.evaluations import Planted, two_classes
@@ -195,6 +199,32 @@ def test_what_cannot_be_used_is_refused_before_work(
         run(evaluation, out, cache=cohort.cache, manifest=tmp_path / "cohort.csv")
     with pytest.raises(SlpdError, match="No slide could be predicted"):
         run(evaluation, out, cache=cohort.cache, manifest=write_manifest(tmp_path / "m.csv", [{"slide_id": "x"}]))
+
+
+def test_masks_of_training_slides_are_asked_for_and_other_masks_are_named(tmp_path: Path) -> None:
+    for name, mask in (("plain", ""), ("masked", '{"mode": "only"}')):
+        (tmp_path / name).mkdir()
+        write_slide(tmp_path / name, "s", np.zeros((2, 2, 2, 8)), mask=mask)
+    plain, masked = (TokenFile.open(tmp_path / name / "s.h5") for name in ("plain", "masked"))
+    assert (is_masked([plain]), is_masked([plain, masked])) == (False, True)
+    assert mask_warning([plain], trained=False) == mask_warning([masked], trained=True) == ""
+    assert "but not those of 1 slide: s. Predictions" in mask_warning([masked, plain], trained=True)
+    assert "but not those of the training slides" in mask_warning([plain, masked], trained=False)
+    stored = {"mask_mode": "and", "mask_classes": "Tumor", "mask_crop": True, "min_tissue": 0.1}
+    meta = dataclasses.replace(masked.meta, source="", recipe=json.dumps(stored))
+    assert tokens_of(meta, masked=False)[1] == {"min_tissue": 0.1}
+    assert tokens_of(meta, masked=True)[1] == {key: stored[key] for key in ("min_tissue", *list(stored)[:3])}
+
+
+def test_slides_without_masks_are_refused_where_training_slides_had_them(
+    evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(evaluation / "model")
+    origin = dataclasses.replace(bundle.origin, recipe={**bundle.origin.recipe, "mask_mode": "only"})
+    monkeypatch.setattr(predict, "read_bundle", lambda _: dataclasses.replace(bundle, origin=origin))
+    manifest = write_manifest(tmp_path / "new.csv", [{"slide_id": "x", "slide_path": "x.svs"}])
+    with pytest.raises(UsageError, match=r"chosen by masks \(--mask-mode only\), but .*new\.csv has no column mask_path"):
+        run(evaluation, tmp_path / "out", manifest=manifest)
 
 
 def test_with_too_few_training_slides_the_distance_is_not_judged(

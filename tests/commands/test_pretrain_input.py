@@ -52,7 +52,7 @@ def test_the_command_trains(cache: Path, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"clusters": 8}, "--min-regions: got 5, allowed: at least --clusters (8). next: A slide cannot have more"),
-        ({"min_regions": 8}, "1 of 5 slides have at least --min-regions (8) regions; --neighbours 1 requires 2"),
+        ({"min_regions": 8}, "1 of 5 slides has at least --min-regions (8) regions; --neighbours 1 requires 2"),
         ({"neighbours": 4}, "4 of 5 slides have at least --min-regions (5) regions; --neighbours 4 requires 5"),
         (
             {"batch_size": 31},

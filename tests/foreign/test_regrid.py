@@ -53,7 +53,7 @@ def cell_corners(placement: Placement) -> npt.NDArray[Any]:
 @pytest.mark.parametrize("far", [1e30, 2.0**63, 2.0**31])
 def test_coordinates_that_no_slide_has_are_refused(far: float) -> None:
     """Cells are counted in 64 bits: farther ones would come out anywhere."""
-    with pytest.raises(SlideError, match=r"1 of 2 coordinates are outside the slide: .*allowed: 0 to 2,147,483,648"):
+    with pytest.raises(SlideError, match=r"1 of 2 coordinates is outside the slide: .*allowed: 0 to 2,147,483,648"):
         place(slide(np.array([[0, 0], [far, 0]])), grid=4, tolerance=0.5, min_tissue=0)
 
 
@@ -158,6 +158,6 @@ def test_whole_regions_stay_as_they_are() -> None:
 @pytest.mark.parametrize("bad", [[-256, 0], [2560, 0], [0, 2560]])
 def test_coordinates_outside_the_slide_are_refused(bad: list[int]) -> None:
     coords = np.concatenate([lattice_of(10, 10, 256), np.array([bad])])
-    with pytest.raises(SlideError, match="1 of 101 coordinates are outside the slide") as caught:
+    with pytest.raises(SlideError, match="1 of 101 coordinates is outside the slide") as caught:
         place(slide(coords, size_l0=(2560, 2560)), grid=4, tolerance=0.5, min_tissue=0)
     assert "2,560 x 2,560 px" in str(caught.value)

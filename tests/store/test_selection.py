@@ -48,7 +48,7 @@ def test_training_on_a_part_equals_training_on_a_cache_of_that_part(
     changes = {"global_side": 2, "local_side": 1, "epochs": 2, "neighbours": 2}
     selected = tiny(cache, tmp_path / "part", manifest=manifest, where=("part=train",), **changes)
     assert pretrain.run(selected) == 0
-    assert "1 of 5 selected slides are not in the cache: never" in " ".join(capsys.readouterr().err.split())
+    assert "1 of 5 selected slides is not in the cache: never" in " ".join(capsys.readouterr().err.split())
     assert pretrain.run(tiny(alone, tmp_path / "whole", **changes)) == 0
     assert_same_run(selected.out, tmp_path / "whole")
     assert [row["slide_id"] for row in read_csv(selected.out / "slides.csv")] == [

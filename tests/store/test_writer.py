@@ -146,7 +146,7 @@ def test_a_file_with_missing_tokens_cannot_be_committed(tmp_path: Path) -> None:
     out = writer(tmp_path / "s0.h5")
     out.put(0, ROWS, COLUMNS, tokens())
     out.put(1, ROWS[1:], COLUMNS[1:], tokens()[1:])
-    with pytest.raises(CacheError, match="1 of 2 regions lack tokens"):
+    with pytest.raises(CacheError, match="1 of 2 regions lacks tokens"):
         out.commit()
     assert list(tmp_path.iterdir()) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.core.text import agree, count
+from slpd_toolkit.core.text import count
 from slpd_toolkit.slides.plan import square_l0
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def faulty_pixels(entry: SlideEntry, plan: SlidePlan, block: Block, pixels: Bloc
     if pixels.missing.any():
         error = f"{count(int(pixels.missing.sum()), 'pixel is', 'pixels are')} missing from the file"
     else:
-        error = f"{count(int(pixels.contrary.sum()), 'patch', 'patches')} "
-        f"{agree(int(pixels.contrary.sum()), 'differs', 'differ')} from the thumbnail of the slide"
+        found = count(int(pixels.contrary.sum()), "patch differs", "patches differ")
+        error = f"{found} from the thumbnail of the slide"
     return SlideError(f"{entry.slide_path}: {error}, {place}.", hint=_HINT)
 
 

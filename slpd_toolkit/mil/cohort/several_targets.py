@@ -96,8 +96,8 @@ def _read_one(
     inputs = read_inputs(table, embedded, settings, without)
     if not without:
         return inputs
-    note = f"{count(len(without), 'slide has', 'slides have')} no {name} and {agree(len(without), 'does', 'do')} not "
-    f"count for it: {listed(sorted(without))}."
+    has, does = count(len(without), "slide has", "slides have"), agree(len(without), "does", "do")
+    note = f"{has} no {name} and {does} not count for it: {listed(sorted(without))}."
     return replace(inputs, notes=(*inputs.notes, note))
 
 

@@ -68,8 +68,8 @@ def read_external(
     findings, notes = list[str](), list[str]()
     if not labelled.all():
         bare = table.index[~labelled]
-        found = f"{count(len(bare), 'external slide has', 'external slides have')} no {' or no '.join(columns)}: "
-        f"{listed(bare)}."
+        has = count(len(bare), "external slide has", "external slides have")
+        found = f"{has} no {' or no '.join(columns)}: {listed(bare)}."
         (notes if lenient else findings).append(found)
     for source, slides in embedded.items():
         without = table.index[labelled & ~table.index.isin(list(slides))]

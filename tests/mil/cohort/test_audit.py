@@ -36,7 +36,7 @@ def test_test_slides_and_test_patients_that_pretraining_saw_are_told_apart() -> 
     assert audit.shared_patients == {}
     assert audit.findings == [
         "1 test slide was used in pretraining: d1.",
-        "Other slides of 1 test patient was used in pretraining: C.",
+        "Other slides of 1 test patient were used in pretraining: C.",
     ]
 
 

@@ -44,8 +44,8 @@ class SplitFiles(SplitKind):
         notes = []
         absent = sorted(named - known)
         if absent:
-            message = f"{count(len(absent), 'slide')} in the splits {agree(len(absent), 'is', 'are')} not evaluated: "
-            f"{listed(absent)}."
+            are = agree(len(absent), "is", "are")
+            message = f"{count(len(absent), 'slide')} in the splits {are} not evaluated: {listed(absent)}."
             if not settings.allow_missing:
                 raise UsageError(
                     message, hint="They lack a target or an embedding. Use --allow-missing to leave them out."
