@@ -223,7 +223,7 @@ def test_slides_without_masks_are_refused_where_training_slides_had_them(
     origin = dataclasses.replace(bundle.origin, recipe={**bundle.origin.recipe, "mask_mode": "only"})
     monkeypatch.setattr(predict, "read_bundle", lambda _: dataclasses.replace(bundle, origin=origin))
     manifest = write_manifest(tmp_path / "new.csv", [{"slide_id": "x", "slide_path": "x.svs"}])
-    with pytest.raises(UsageError, match=r"chosen by masks \(--mask-mode only\), but .*new\.csv has no column mask_path"):
+    with pytest.raises(UsageError, match=r"masks \(--mask-mode only\), but .*new\.csv has no column mask_path"):
         run(evaluation, tmp_path / "out", manifest=manifest)
 
 
