@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slpd_toolkit.core.text import count
-
 
 class SlpdError(Exception):
     """Base class of errors that are shown to the user as a message, without a traceback.
@@ -79,4 +77,4 @@ class Problems:
             raise self.found[0]
         if self.found:
             lines = "".join(f"\n  - {error}" for error in self.found)
-            raise UsageError(f"{count(len(self.found), 'problem')} found:{lines}")
+            raise UsageError(f"{len(self.found)} problems found:{lines}")

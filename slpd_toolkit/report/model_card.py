@@ -74,7 +74,7 @@ def model_card(bundle: Bundle, evaluation: Evaluation, external: External | None
         "",
         "## Limits",
         "",
-        *(f"- {_escaped(line)}" for line in (*_LIMITS, *evaluation.notes)),
+        *(f"- {line}" for line in (*_LIMITS, *map(_escaped, evaluation.notes))),
         "",
     ]
     return "\n".join(lines)
