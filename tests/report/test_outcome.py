@@ -165,6 +165,5 @@ def test_numbers() -> None:
     assert wording.mean_sd(np.array([0.5, NAN])) == "0.500"
     assert wording.mean_sd(np.array([0.4, 0.6])) == "0.500 ± 0.141"
     assert wording.interval(Interval(NAN, NAN, 0)) == "undefined"
-    assert (number_format.count(1, "fold"), number_format.count(1200, "fold")) == ("1 fold", "1,200 folds")
     assert len(number_format.short("x" * 100)) < 30
     assert not number_format.short("_hidden").startswith("_")
