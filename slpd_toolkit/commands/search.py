@@ -189,7 +189,9 @@ def _embed(config: SearchConfig, run: Path, entry: SlideEntry) -> Path:
             f"no longer exists.",
             hint="Embed the slide with `slpd embed` and the settings of that cache, then search for its token file.",
         )
-    origin = Origin("region-vit", str(run), "", 0, "full", "fp32", *tokens_of(TokenFile.open(paths[0]).meta, masked=False))
+    origin = Origin(
+        "region-vit", str(run), "", 0, "full", "fp32", *tokens_of(TokenFile.open(paths[0]).meta, masked=False)
+    )
     out = config.folder / "tokens"
     settings = embedding_settings(
         origin, manifest=config.manifest or slide, out=out, weights=config.weights, device=config.device, workers=1
