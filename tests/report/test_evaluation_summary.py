@@ -15,7 +15,7 @@ def test_the_audit_is_said_in_numbers_of_splits() -> None:
     facts = audit_facts(evaluation())
     assert facts["splits"].startswith("LEAK: 1 of 2 splits has patients in two parts (train and test in 1), 2 patients")
     assert "pretrained on 1 of the tested slides" in facts["m"]
-    assert "pretrained on other slides of 1 tested patients" in facts["m"]
+    assert "pretrained on other slides of 1 tested patient" in facts["m"]
     assert "identical embeddings are in two parts in 1 of 2 splits, such as 7 in p000-0, p003-0" in facts["m"]
     assert facts["n"].startswith("clean: no embedding is in two parts.")
     assert facts["n"].endswith("unknown.")
