@@ -96,7 +96,7 @@ def open_view(config: ViewConfig) -> OpenedView:
     cohort = ViewedCohort.open(parts, config.manifest, config.slides_root)
     if config.slide is not None and config.slide not in cohort.position:
         raise UsageError(
-            f"--slide: {config.slide} is not among the {count(len(cohort.slides), 'slide')} of {config.folder}."
+            f"--slide: {config.slide} is not among {count(len(cohort.slides), 'slide')} of {config.folder}."
         )
     metas = {slide: file.meta for slide, file in cohort.files.items()}
     pixels = SlidePixels(cohort.listed.entries, metas, strict=not cohort.listed.given)

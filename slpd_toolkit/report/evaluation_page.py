@@ -180,7 +180,7 @@ def _described(representation: Representation, evaluation: Evaluation) -> dict[s
     vectors = "one vector per slide" if (bags.sizes == 1).all() else regions
     seen = len(representation.pretrained & set(evaluation.cohort.slides.tolist()))
     known = (
-        f"included {seen:,} of the {count(len(evaluation.cohort.slides), 'evaluated slide')}, without labels"
+        f"included {seen:,} of {count(len(evaluation.cohort.slides), 'evaluated slide')}, without labels"
         if seen
         else "none of these slides"
     )

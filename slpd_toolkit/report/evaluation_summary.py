@@ -133,7 +133,7 @@ def _any_conservative(evaluation: Evaluation, headline: str) -> bool:
 def _patients_line(audits: Sequence[SplitAudit]) -> str:
     leaking = [audit for audit in audits if audit.shared_patients]
     if not leaking:
-        return f"clean: no patient is in two parts of any of the {count(len(audits), 'split')}."
+        return f"clean: no patient is in two parts of a split ({count(len(audits), 'split')})."
     pairs = Counter(pair for audit in leaking for pair in audit.shared_patients)
     counts = [len({name for names in audit.shared_patients.values() for name in names}) for audit in leaking]
     shares = [f"{one} and {other} in {count}" for (one, other), count in pairs.items()]

@@ -40,7 +40,7 @@ def select_slides(store: TokenStore, manifest: Path | None, where: Sequence[str]
     files = [file for file in store.files if file.meta.slide_id in wanted]
     if not files:
         raise UsageError(
-            f"None of the {count(len(wanted), 'selected slide')} of {manifest} is in the cache: the manifest has "
+            f"None of the selected slides ({len(wanted):,}) of {manifest} is in the cache: the manifest has "
             f"{chosen[0]}, the cache has {store.slide_ids[0]}.",
             hint="Compare the slide IDs: they must be spelled identically.",
         )

@@ -263,7 +263,7 @@ def test_what_cannot_be_shown_is_refused(study: Path, tmp_path: Path) -> None:
     for folder, said in ((tmp_path / "gone", "is not a folder"), (tmp_path, "contains no token cache")):
         with pytest.raises(UsageError, match=said):
             open_view(ViewConfig(folder=folder, port=0))
-    with pytest.raises(UsageError, match="--slide: s9 is not among the 3 slides"):
+    with pytest.raises(UsageError, match="--slide: s9 is not among 3 slides"):
         open_view(ViewConfig(folder=study, port=0, slide="s9"))
     with pytest.raises(UsageError, match=r"--cache: .* contains no token files"):
         open_view(ViewConfig(folder=study, port=0, cache=study / "run"))

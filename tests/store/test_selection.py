@@ -67,7 +67,7 @@ def test_export_of_a_part(cache: Path, manifest: Path, tmp_path: Path) -> None:
 
 def test_a_manifest_of_other_slides_is_refused(cache: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "other.csv", ["slide_id"], [{"slide_id": "TCGA-1"}])
-    with pytest.raises(UsageError, match=r"None of the 1 selected slides .* has TCGA-1, the cache has slide000"):
+    with pytest.raises(UsageError, match=r"None of the selected slides \(1\) .* has TCGA-1, the cache has slide000"):
         select_slides(TokenStore.open(cache), tmp_path / "other.csv", ())
 
 

@@ -47,7 +47,7 @@ class Cohort:
             if len(classes) < 2:
                 found = listed(classes) or "nothing"
                 raise UsageError(
-                    f"All {count(len(self.slides), 'slide has', 'slides have')} the same label: {found}.",
+                    f"All slides ({len(self.slides):,}) have the same label: {found}.",
                     hint="A task needs two or more classes.",
                 )
         if self.sites is not None:
