@@ -156,7 +156,7 @@ def _query(config: SearchConfig, index: SlideIndex, slides: Mapping[str, SlideEn
 
 
 def _missing(query: str, index: SlideIndex) -> UsageError:
-    slides = f"{index.origin} has {len(index):,} slides such as {index.slide_ids[0]}"
+    slides = f"{index.origin} has {count(len(index), 'slide')}, such as {index.slide_ids[0]}"
     if index.run is None:
         return UsageError(f"QUERY: {query} is not in the vectors; {slides}.", hint="Use the ID of one of them.")
     return UsageError(
