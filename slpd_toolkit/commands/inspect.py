@@ -12,7 +12,6 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.text import count
 from slpd_toolkit.encoders.cache_check import normalisation_warning
-from slpd_toolkit.report.evaluation_summary import print_site_effects
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.stain_views import count_stain_views, stain_folder
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
@@ -58,6 +57,8 @@ def run(config: InspectConfig) -> int:
         meta = found.files[0].meta
         console.warn_if(normalisation_warning(meta.encoder, meta.encoder_sha256, meta.mean, meta.std))
     if config.manifest is not None:
+        from slpd_toolkit.report.evaluation_summary import print_site_effects  # imports scikit-learn
+
         print_site_effects([site_effects_of(config)])
     return 1 if found.broken else 0
 

@@ -1,5 +1,6 @@
 """Manifests: reading cohort CSVs and checking every row before any work starts (columns: manifests/README.md)."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ import pandas as pd
 from slpd_toolkit.core.csv_tables import read_text_table
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import Location, is_safe_name, is_url, special_kind
+from slpd_toolkit.core.text import listed
 from slpd_toolkit.core.units import MPP_RANGE, is_plausible_mpp
 
 REQUIRED_COLUMNS = ("slide_id", "slide_path")
@@ -75,7 +77,7 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
         The usable rows, and one `Problem` per fault, both in the order of the rows.
     """
     entries, problems = [], []
-    rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
+    rows_of = _rows_of(table)
     for row, cells in zip(table.index, table.to_dict("records"), strict=True):
         slide_id, raw_path, raw_mpp = cells["slide_id"], cells["slide_path"], cells.get("mpp", "")
         path: Location = raw_path if is_url(raw_path) else folder / raw_path
@@ -91,12 +93,19 @@ def check_rows(table: pd.DataFrame, folder: Path) -> tuple[list[SlideEntry], lis
 
 def check_ids(table: pd.DataFrame) -> list[Problem]:
     """Check only the slide IDs of a manifest, where no slide files are needed; return one `Problem` per fault."""
-    rows_of = {slide_id: list(rows) for slide_id, rows in table.groupby("slide_id", sort=False).groups.items()}
+    rows_of = _rows_of(table)
     return [
         Problem(int(row), slide_id, "", error, hint)
         for row, slide_id in zip(table.index, table["slide_id"], strict=True)
         for error, hint in _id_problems(slide_id, rows_of[slide_id])
     ]
+
+
+def _rows_of(table: pd.DataFrame) -> dict[str, list[int]]:
+    rows_of = defaultdict[str, list[int]](list)
+    for row, slide_id in zip(table.index.tolist(), table["slide_id"], strict=True):
+        rows_of[slide_id].append(row)
+    return rows_of
 
 
 def check_masks(entries: Sequence[SlideEntry], *, needed: bool) -> tuple[list[SlideEntry], list[Problem]]:
@@ -140,7 +149,7 @@ def _id_problems(slide_id: str, rows: Sequence[int]) -> list[tuple[str, str]]:
             )
         )
     if len(rows) > 1:
-        others = ", ".join(str(row) for row in rows)
+        others = listed(map(str, rows))
         found.append(
             (f"slide_id {slide_id!r} occurs in rows {others}.", "Make it unique: its token file has this name.")
         )

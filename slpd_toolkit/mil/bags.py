@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,7 +65,7 @@ class Bags:
         """Width of the embeddings, D."""
         return int(self.features.shape[1])
 
-    @property
+    @cached_property
     def sizes(self) -> IntArray:
         """(S,) number of regions of each slide."""
         return np.diff(self.offsets)
@@ -86,7 +87,9 @@ class Bags:
 
     def regions_of(self, index: IntArray) -> IntArray:
         """Return the rows of `features` that belong to the slides at these positions, slide by slide."""
-        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
+        starts, sizes = self.offsets[index], self.sizes[index]
+        before = np.cumsum(sizes) - sizes  # rows of the slides that come first
+        return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
 
     def subset(self, index: IntArray) -> Bags:
         """Return the bags of the slides at these positions, in their order."""

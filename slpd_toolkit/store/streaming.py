@@ -6,17 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from slpd_toolkit.core.readahead import read_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
-    import numpy as np
     import numpy.typing as npt
     import torch
     from torch import Tensor
 
     from slpd_toolkit.store.cohort_tokens import CohortTokens
+
+    Regions = npt.NDArray[np.int64]
 
 REGIONS_AT_ONCE = 256
 
@@ -56,11 +59,29 @@ def map_regions(
         CacheError: A token file can no longer be read.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="token-reader") as pool:
-        tasks = ((part, partial(tokens.read, part, pin_memory=device.type == "cuda")) for part in parts)
-        for part, future in read_ahead(pool, tasks, workers + 1):
-            present = tokens.present(part)
-            on_device = None if present is None else present.to(device)
-            yield work(RegionBatch(future.result().to(device, non_blocking=True), on_device, part))
+        tasks = (
+            (group, partial(tokens.read, np.concatenate(group), pin_memory=device.type == "cuda"))
+            for group in _groups(parts)
+        )
+        for group, future in read_ahead(pool, tasks, workers + 1):
+            read = future.result().to(device, non_blocking=True).split([len(part) for part in group])
+            for part, batch in zip(group, read, strict=True):
+                present = tokens.present(part)
+                yield work(RegionBatch(batch, None if present is None else present.to(device), part))
+
+
+def _groups(parts: Iterable[Regions]) -> Iterator[list[Regions]]:
+    """Group batches that are read together: with small slides, threads would wait for each other most of the time."""
+    group: list[Regions] = []
+    regions = 0
+    for part in parts:
+        if group and regions + len(part) > REGIONS_AT_ONCE:
+            yield group
+            group, regions = [], 0
+        group.append(part)
+        regions += len(part)
+    if group:
+        yield group
 
 
 def in_parts(regions: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -30,7 +30,12 @@ _LEAST_WHITENED_RATIO = 1.1
 _LARGEST_SHARE = 0.6
 _LARGEST_WHITENED_SHARE = 0.75
 _SLIDES_PER_DIRECTION = 4
-_BLOCK = 1024
+_BLOCK = 256
+_DRAWN = 1024
+"""Slides whose nearest slide is searched to find what is typical."""
+_LEADING = 64
+"""Directions that bound distances."""
+_BOX = 256
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,16 @@ def find_near_copies(bags: Bags) -> list[NearCopies]:
         return []
     means = bags.mean().astype(np.float64)
     unit, varies = _unit_rows(means)
-    neighbours, distances = _nearest(unit, min(_LARGEST_GROUP, len(unit) - 1))
-    typical = float(np.median(distances[:, 0]))
+    typical = _typical_distance(unit)
     groups = [
         group
-        for group in _isolated_groups(neighbours, distances, _LEAST_RATIO)
+        for group in _isolated_groups(*nearest_within(unit, _LARGEST_GROUP, _LARGEST_SHARE * typical, _LEAST_RATIO))
         if varies[list(group)].all() and _distances(unit, np.array(group)).max() <= _LARGEST_SHARE * typical
     ]
     if not groups:
         return []
     whitened = _whiten(means)
-    _, whitened_distances = _nearest(whitened, 1)
-    closest = _LARGEST_WHITENED_SHARE * float(np.median(whitened_distances))
+    closest = _LARGEST_WHITENED_SHARE * _typical_distance(whitened)
     found = []
     for group in groups:
         members = np.array(group)
@@ -124,34 +127,113 @@ def _unit_rows(means: FloatArray) -> tuple[FloatArray, BoolArray]:
     return scaled, varies
 
 
-def _nearest(rows: FloatArray, count: int) -> tuple[IntArray, FloatArray]:
-    """(n, count) nearest other rows of each row, and how far they are, both by distance."""
-    neighbours, distances = np.zeros((len(rows), count), dtype=np.int64), np.zeros((len(rows), count))
-    for start in range(0, len(rows), _BLOCK):
-        block = np.arange(start, min(start + _BLOCK, len(rows)))
+def _typical_distance(rows: FloatArray) -> float:
+    """Median distance to the nearest other row, of at most 1 024 rows drawn at random, so that time is linear."""
+    count = len(rows)
+    drawn = np.arange(count) if count <= _DRAWN else np.random.default_rng(0).choice(count, _DRAWN, replace=False)
+    nearest = np.empty(len(drawn))
+    for start in range(0, len(drawn), _BLOCK):
+        block = drawn[start : start + _BLOCK]
         squared = _squared_distances(rows[block], rows)
         squared[np.arange(len(block)), block] = np.inf
-        nearest = np.argpartition(squared, count - 1, axis=1)[:, :count]
-        order = np.argsort(np.take_along_axis(squared, nearest, axis=1), axis=1, kind="stable")
-        neighbours[block] = np.take_along_axis(nearest, order, axis=1)
-        distances[block] = np.sqrt(np.take_along_axis(squared, neighbours[block], axis=1))
-    return neighbours, distances
+        nearest[start : start + _BLOCK] = squared.min(axis=1)
+    return float(np.median(np.sqrt(nearest)))
 
 
-def _isolated_groups(neighbours: IntArray, distances: FloatArray, ratio: float) -> list[tuple[int, ...]]:
-    """Groups whose members name one another as nearest, with a gap to the next slide; the largest of nested groups."""
-    groups: list[tuple[int, ...]] = []
-    has_gap = distances[:, 1:] >= ratio * np.maximum(distances[:, :-1], 1e-12)  # necessary, and rare
-    for row in np.flatnonzero(has_gap.any(axis=1)).tolist():
-        for size in (np.flatnonzero(has_gap[row])[::-1] + 1).tolist():
-            members = np.sort(np.append(neighbours[row, :size], row))
-            if row != members[0]:
+def nearest_within(rows: FloatArray, count: int, radius: float, ratio: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Find the nearest other rows of the rows that have any within a radius.
+
+    Exact, and not quadratic in practice: rows are divided into boxes of neighbors along their principal directions, and
+    boxes that are too far apart are not compared. The most important directions bound distances from below, and only
+    pairs within the bound are compared in all directions.
+
+    Args:
+        rows: (n, D).
+        count: Number of neighbors, K.
+        radius: Distance within which a row must have a neighbor.
+        ratio: Neighbors up to this times the radius are reported; further ones are infinitely far.
+
+    Returns:
+        (m,) the rows, sorted; (m, K) their nearest other rows, and how far these are, both by distance.
+    """
+    furthest = ratio * radius * (1 + 1e-6)  # of a pair; rounding must not separate it
+    count = min(count, len(rows) - 1)
+    rotated = _principal_coordinates(rows)
+    leading = np.ascontiguousarray(rotated[:, :_LEADING])
+    boxes = _boxes(leading)
+    lows, highs = (np.stack([bound(leading[box], axis=0) for box in boxes]) for bound in (np.min, np.max))
+    found: list[tuple[int, IntArray, FloatArray]] = []
+    for number, box in enumerate(boxes):
+        apart = np.maximum(0, np.maximum(lows - highs[number], lows[number] - highs))
+        near = np.concatenate([boxes[other] for other in np.flatnonzero((apart**2).sum(axis=1) <= furthest**2)])
+        bounds = _squared_distances(leading[box], leading[near])
+        bounds[box[:, None] == near[None, :]] = np.inf
+        slack = 1e-12 * float((leading[near] ** 2).sum(axis=1).max())
+        for place in np.flatnonzero(bounds.min(axis=1) <= radius**2 + slack).tolist():
+            row, others = int(box[place]), near[bounds[place] <= furthest**2 + slack]
+            distances = np.linalg.norm(rotated[others] - rotated[row], axis=1)
+            order = np.argsort(distances, kind="stable")[:count]
+            if not len(order) or distances[order[0]] > radius:
                 continue
-            within = distances[members, size - 1].max()
-            mutual = all(np.isin(neighbours[member, :size], members).all() for member in members)
-            if mutual and distances[members, size].min() >= ratio * max(within, 1e-12):
-                if not any(set(members.tolist()) <= set(group) for group in groups):
-                    groups.append(tuple(members.tolist()))
+            neighbours, exact = np.full(count, -1, np.int64), np.full(count, np.inf)
+            neighbours[: len(order)], exact[: len(order)] = others[order], distances[order]
+            found.append((row, neighbours, exact))
+    found.sort(key=lambda each: each[0])
+    if not found:
+        return np.empty(0, np.int64), np.empty((0, count), np.int64), np.empty((0, count))
+    return np.array([each[0] for each in found]), *(np.stack([each[k] for each in found]) for k in (1, 2))
+
+
+def _principal_coordinates(rows: FloatArray) -> FloatArray:
+    """Rotate rows to their principal directions, the most important first; distances stay the same."""
+    centred = rows - rows.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    rotated: FloatArray = centred @ directions[:, ::-1]
+    return rotated
+
+
+def _boxes(coordinates: FloatArray) -> list[IntArray]:
+    """Divide rows into boxes of at most 256, at the median of their widest coordinate."""
+    waiting: list[IntArray] = [np.arange(len(coordinates))]
+    done: list[IntArray] = []
+    while waiting:
+        rows = waiting.pop()
+        if len(rows) <= _BOX:
+            done.append(rows)
+            continue
+        values = coordinates[rows]
+        order = rows[np.argsort(values[:, np.ptp(values, axis=0).argmax()], kind="stable")]
+        waiting += [order[: len(order) // 2], order[len(order) // 2 :]]
+    return done
+
+
+def _isolated_groups(rows: IntArray, neighbours: IntArray, distances: FloatArray) -> list[tuple[int, ...]]:
+    """Groups whose members name one another as nearest, with a gap to the next slide; the largest of nested groups.
+
+    Args:
+        rows: (m,) rows with near neighbors, sorted; others are in no group.
+        neighbours: (m, K) their nearest other rows; -1 beyond those that are near.
+        distances: (m, K) their distances; infinite beyond those that are near.
+    """
+    groups: list[tuple[int, ...]] = []
+    place = {row: number for number, row in enumerate(rows.tolist())}
+    grouped = set[int]()
+    ahead = np.concatenate([distances[:, 1:], np.full((len(rows), 1), -np.inf)], axis=1)
+    has_gap = np.isfinite(distances) & (ahead >= _LEAST_RATIO * np.maximum(distances, 1e-12))  # necessary, and rare
+    for number in np.flatnonzero(has_gap.any(axis=1)).tolist():
+        row = int(rows[number])
+        if row in grouped:
+            continue  # groups are nested or apart, and the largest comes first
+        for size in (np.flatnonzero(has_gap[number])[::-1] + 1).tolist():
+            members = np.sort(np.append(neighbours[number, :size], row))
+            if row != members[0] or any(member not in place for member in members.tolist()):
+                continue
+            of_members = [place[member] for member in members.tolist()]
+            within = distances[of_members, size - 1].max()
+            mutual = all(np.isin(neighbours[member, :size], members).all() for member in of_members)
+            if mutual and distances[of_members, size].min() >= _LEAST_RATIO * max(within, 1e-12):
+                groups.append(tuple(members.tolist()))
+                grouped.update(members.tolist())
                 break
     return groups
 

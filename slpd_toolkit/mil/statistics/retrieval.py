@@ -1,6 +1,6 @@
 """Retrieval of similar slides, without training: is the label of a test slide that of the slides most similar to it?
 
-The queries are the test slides of the first repeat's folds. Searched are slides of other patients outside the test
+The queries are the test slides of the first repeat's folds, or 2 000 of them drawn at random. Searched are slides of other patients outside the test
 part, so that descriptors that are fitted on training slides can be measured as well. Sets of prototypes are compared by
 matching (`mil.set_similarity`), everything else by the cosine of mean vectors.
 
@@ -13,6 +13,7 @@ of the first i with the query's label.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,8 @@ MAJORITY_AT = (1, 3, 5)
 PRECISION_AT = 5
 METRICS = (*(f"majority_{k}" for k in MAJORITY_AT), f"map_{PRECISION_AT}")
 WORDS = {**{f"majority_{k}": f"majority at {k}" for k in MAJORITY_AT}, f"map_{PRECISION_AT}": f"mAP at {PRECISION_AT}"}
+MOST_QUERIES = 2000
+"""Comparing all slides of a large cohort with all others would take time in proportion to their square."""
 _REPLICATES = 2000
 _TAIL = 0.025
 
@@ -72,15 +75,16 @@ def measure_retrieval(
         labels: (N,) label of each slide.
         cohort: Slides and patients.
         splits: Those of the first repeat are used.
-        seed: Seed of fitted descriptors and of the bootstrap.
+        seed: Seed of fitted descriptors, of the drawn queries and of the bootstrap.
 
     Returns:
         The result; None if no query has any slide to find.
     """
     first = [split for split in splits if split.repeat == splits[0].repeat]
+    chosen = _draw_queries([len(split.test) for split in first], seed)
     rows, found, shares = [], [], []
-    for split in first:
-        train, query = representation.bags.index_of(split.train), representation.bags.index_of(split.test)
+    for split, drawn in zip(first, chosen, strict=True):
+        train, query = representation.bags.index_of(split.train), representation.bags.index_of(split.test)[drawn]
         known = np.concatenate([train, representation.bags.index_of(split.val)])
         bags = representation.bags
         if representation.descriptor is not None:
@@ -103,6 +107,16 @@ def measure_retrieval(
     of_patient = np.stack([np.bincount(of_query, values[:, j]) / counts for j in range(values.shape[1])], axis=1)
     measured = {name: _interval(of_patient[:, j], seed) for j, name in enumerate(METRICS)}
     return Retrieval(representation.name, measured, float(np.mean(shares)), len(rows), len(counts))
+
+
+def _draw_queries(sizes: Sequence[int], seed: int) -> list[IntArray]:
+    """Return the positions of the queries in the test part of each fold: all, or `MOST_QUERIES` altogether."""
+    total = sum(sizes)
+    drawn = np.arange(total)
+    if total > MOST_QUERIES:
+        drawn = np.sort(np.random.default_rng([seed, 3]).choice(total, MOST_QUERIES, replace=False))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return [drawn[(drawn >= start) & (drawn < stop)] - start for start, stop in pairwise(starts.tolist())]
 
 
 def slide_similarities(bags: Bags, query: IntArray, known: IntArray) -> FloatArray:

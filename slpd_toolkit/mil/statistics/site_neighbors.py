@@ -14,7 +14,7 @@ from slpd_toolkit.mil.statistics.bootstrap import (
     exact_bound,
     percentile_interval,
 )
-from slpd_toolkit.mil.statistics.retrieval import slide_similarities
+from slpd_toolkit.mil.statistics.retrieval import MOST_QUERIES, slide_similarities
 
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
@@ -37,14 +37,15 @@ def robustness_index(
     arXiv:2507.17845). There, cohorts are balanced and k is tuned; here, the cohort is used as it is, k is fixed, and
     the value for random neighbors is returned as chance.
 
-    Each patient counts once, with the mean over its slides.
+    Each patient counts once, with the mean over its slides. Of more than 2 000 slides, the neighbors of 2 000 drawn at
+    random count.
 
     Args:
         bags: Slides; sets of prototypes are compared by matching, others by the cosine of mean vectors.
         labels: (N,) class of each slide.
         patients: (N,) patient of each slide.
         sites: (N,) site of each slide; empty where it is not known.
-        seed: Seed of the bootstrap.
+        seed: Seed of the bootstrap and of the drawn slides.
 
     Returns:
         The index, and its value for random neighbors.
@@ -56,13 +57,16 @@ def robustness_index(
     known = np.flatnonzero(sites != "")
     _require_mixed(labels[known], sites[known])
     k = max(1, min(NEIGHBORS, int(LARGEST_SHARE * len(known))))
+    query = known
+    if len(known) > MOST_QUERIES:
+        query = np.sort(np.random.default_rng([seed, 3]).choice(known, MOST_QUERIES, replace=False))
     counts = np.concatenate(
         [
-            _of_queries(bags, known[start : start + _BLOCK], known, labels, patients, sites, k)
-            for start in range(0, len(known), _BLOCK)
+            _of_queries(bags, query[start : start + _BLOCK], known, labels, patients, sites, k)
+            for start in range(0, len(query), _BLOCK)
         ]
     )
-    _, first, patient = np.unique(patients[known], return_index=True, return_inverse=True)
+    _, first, patient = np.unique(patients[query], return_index=True, return_inverse=True)
     slides = np.bincount(patient)
     per_patient = np.stack([np.bincount(patient, column) / slides for column in counts.T], axis=1)
 
@@ -71,7 +75,7 @@ def robustness_index(
         ratio: FloatArray = np.divide(so, so + os, out=np.full(len(weights), np.nan), where=so + os > 0)
         return ratio
 
-    drawn = draw_units(labels[known][first].astype(np.str_), REPLICATES, np.random.default_rng([seed, 11]))
+    drawn = draw_units(labels[query][first].astype(np.str_), REPLICATES, np.random.default_rng([seed, 11]))
     value = float(index(np.ones((1, len(slides))))[0])
     so, os = per_patient[:, 2:].sum(axis=0)
     return exact_bound(percentile_interval(value, index(drawn)), len(slides)), float(so / (so + os))

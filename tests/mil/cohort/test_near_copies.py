@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.audit import audit_splits
-from slpd_toolkit.mil.cohort.near_copies import FEWEST_SLIDES, find_near_copies, near_copy_notes
+from slpd_toolkit.mil.cohort.near_copies import FEWEST_SLIDES, find_near_copies, near_copy_notes, nearest_within
 from slpd_toolkit.mil.cohort.splits import Split
 
 
@@ -44,6 +45,31 @@ def test_slides_alike_in_the_dominating_features_alone_raise_no_alarm() -> None:
     vectors = features(80)
     vectors[:2, :3] = vectors[0, :3] + 60
     assert find_near_copies(as_bags(vectors)) == []
+
+
+@pytest.mark.parametrize("kinds", [1, 40])
+def test_the_nearest_within_a_radius_are_those_of_a_search_through_all_pairs(kinds: int) -> None:
+    rng = np.random.default_rng(kinds)
+    rows = (rng.normal(size=(kinds, 80)) * 5)[rng.integers(kinds, size=900)] + rng.normal(size=(900, 80))
+    rows[100:140] = rows[:40] + 0.3 * rng.normal(size=(40, 80))
+    distances = cdist(rows, rows)
+    np.fill_diagonal(distances, np.inf)
+    radius = float(np.quantile(distances.min(axis=1), 0.2))
+    found, neighbours, exact = nearest_within(rows, 8, radius, 1.75)
+    assert found.tolist() == np.flatnonzero(distances.min(axis=1) <= radius).tolist()
+    expected = np.sort(distances[found], axis=1)[:, :8]
+    near = expected <= 1.75 * radius
+    np.testing.assert_allclose(exact[near], expected[near])
+    order = np.argsort(distances[found], axis=1)[:, :8]
+    assert (neighbours[near] == order[near]).all()
+    assert (exact[~near] > 1.75 * radius).all()
+
+
+def test_copies_among_thousands_of_slides_are_found_wherever_they_lie() -> None:
+    vectors = features(2600)
+    vectors[2000:2040] = vectors[1000:1040] + 1e-4
+    found = find_near_copies(as_bags(vectors))
+    assert {each.slides for each in found} == {(f"s{row:03}", f"s{row + 1000}") for row in range(1000, 1040)}
 
 
 def test_few_slides_and_constant_slides_are_passed_over() -> None:

@@ -9,6 +9,7 @@ from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.set_similarity import padded_sets, similarities
+from slpd_toolkit.mil.statistics import retrieval
 from slpd_toolkit.mil.statistics.results import Representation
 from slpd_toolkit.mil.statistics.retrieval import measure_retrieval
 from tests.mil.planted import make_cohort, planted_bags, task_of
@@ -46,6 +47,19 @@ def test_equals_plain_loops_by_the_cosine_of_means() -> None:
     assert (found.queries, found.patients) == (30, 20)
     assert all(value.low <= value.mean <= value.high for value in found.values.values())
     assert 0.4 < found.chance < 0.6
+
+
+def test_of_many_test_slides_some_are_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "MOST_QUERIES", 12)
+    first, again, other = (
+        measure_retrieval(Representation("x", "", BAGS), LABELS, COHORT, SPLITS, seed) for seed in (0, 0, 1)
+    )
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert first == again
+    assert first.queries == other.queries == 12
+    assert first.values != other.values
 
 
 def test_sets_are_compared_by_matching() -> None:
