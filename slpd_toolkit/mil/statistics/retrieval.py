@@ -1,8 +1,8 @@
 """Retrieval of similar slides, without training: is the label of a test slide that of the slides most similar to it?
 
-The queries are the test slides of the first repeat's folds, or 2 000 of them drawn at random. Searched are slides of other patients outside the test
-part, so that descriptors that are fitted on training slides can be measured as well. Sets of prototypes are compared by
-matching (`mil.set_similarity`), everything else by the cosine of mean vectors.
+The queries are the test slides of the first repeat's folds, or 2 000 of them drawn at random. Searched are slides of
+other patients outside the test part, so that descriptors that are fitted on training slides can be measured as well.
+Sets of prototypes are compared by matching (`mil.set_similarity`), everything else by the cosine of mean vectors.
 
 Majority at k: whether the most frequent label of the k most similar slides is the query's; of equally frequent labels,
 that of the most similar slide counts. mAP at 5: mean over queries of the average precision of the five most similar
