@@ -64,10 +64,13 @@ def map_regions(
             for group in _groups(parts)
         )
         for group, future in read_ahead(pool, tasks, workers + 1):
-            read = future.result().to(device, non_blocking=True).split([len(part) for part in group])
-            for part, batch in zip(group, read, strict=True):
+            read = future.result().to(device, non_blocking=True)
+            start = 0
+            for part in group:
                 present = tokens.present(part)
+                batch = read[start : start + len(part)]
                 yield work(RegionBatch(batch, None if present is None else present.to(device), part))
+                start += len(part)
 
 
 def _groups(parts: Iterable[Regions]) -> Iterator[list[Regions]]:

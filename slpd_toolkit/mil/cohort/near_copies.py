@@ -179,9 +179,9 @@ def nearest_within(rows: FloatArray, count: int, radius: float, ratio: float) ->
             neighbours[: len(order)], exact[: len(order)] = others[order], distances[order]
             found.append((row, neighbours, exact))
     found.sort(key=lambda each: each[0])
-    if not found:
-        return np.empty(0, np.int64), np.empty((0, count), np.int64), np.empty((0, count))
-    return np.array([each[0] for each in found]), *(np.stack([each[k] for each in found]) for k in (1, 2))
+    neighbours_of = np.array([each[1] for each in found], np.int64).reshape(-1, count)
+    distances_of = np.array([each[2] for each in found], np.float64).reshape(-1, count)
+    return np.array([each[0] for each in found], np.int64), neighbours_of, distances_of
 
 
 def _principal_coordinates(rows: FloatArray) -> FloatArray:
