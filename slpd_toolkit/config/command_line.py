@@ -8,31 +8,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.config.checks import flag
+from slpd_toolkit.config.recipe import read_recipe
 from slpd_toolkit.config.settings import flatten, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def command_words(command: str, config: Any, arguments: Sequence[str]) -> list[str]:
-    """Return the words of a command line whose settings are those of `config`; defaults are left out.
+def command_words(command: str, config: Any, arguments: Sequence[str], recipe: Path | None = None) -> list[str]:
+    """Return the words of a command line whose settings are those of `config`.
 
     Args:
         command: Name of the command: `mil-eval`.
         config: Its configuration.
         arguments: Settings that are positional arguments.
+        recipe: Recipe that `config` was built with. Its values, or defaults without one, are left out.
     """
     known, values = settings_of(type(config)), flatten(config)
     words = ["slpd", *command.split(), *(os.fspath(values[name]) for name in arguments)]
+    of_recipe = {} if recipe is None else read_recipe(type(config), recipe)
+    chosen = set(of_recipe.get("auto", ()))
+    if recipe is not None:
+        words += _option("recipe", recipe)
     for name, value in values.items():
-        if name not in arguments and value is not None and value != known[name].default:
+        if name in arguments or value is None or (recipe is not None and name == "auto"):
+            continue
+        if value != of_recipe.get(name, known[name].default) or name in chosen - set(values.get("auto", ())):
             words += _option(name, value)
     return words
 
 
-def command_line(command: str, config: Any, arguments: Sequence[str], width: int = 100) -> str:
-    """Return the command as shell text, in lines of at most `width` characters where words permit."""
-    return wrapped(command_words(command, config, arguments), width)
+def command_line(command: str, config: Any, arguments: Sequence[str], recipe: Path | None = None) -> str:
+    """Return the command of `command_words` as shell text."""
+    return wrapped(command_words(command, config, arguments, recipe))
 
 
 def wrapped(words: Sequence[str], width: int = 100) -> str:

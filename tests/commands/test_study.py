@@ -308,7 +308,8 @@ def test_a_plan_is_printed_and_its_jobs_are_submitted_in_order(
     monkeypatch.setattr(pretrain, "run", take)
     for name in ("DINO", "SLPD"):
         text = (out / "slurm" / f"{name}.sbatch").read_text().partition("\n\n")[2].replace("\\\n", " ")
-        assert CliRunner().invoke(cli.app, shlex.split(text)[1:]).exit_code == 0
+        assert text.startswith("exec slpd pretrain ")
+        assert CliRunner().invoke(cli.app, shlex.split(text)[2:]).exit_code == 0
     given = StudyConfig(
         manifest=place / "cohort.csv",
         cache=place / "cache",

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slpd_toolkit.cli import app as cli
-from slpd_toolkit.config.command_line import command_line, command_words
+from slpd_toolkit.config.command_line import command_words, wrapped
 from slpd_toolkit.config.embed import EmbedConfig
 from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.config.mil_eval import MilEvalConfig
@@ -78,8 +78,23 @@ def test_it_is_parsed_back(
         return 0
 
     monkeypatch.setattr(f"slpd_toolkit.commands.{module}.run", run)
-    text = command_line(command, config, arguments, width=40)
+    text = wrapped(command_words(command, config, arguments), width=40)
     assert shlex.split(text.replace("\\\n", " ")) == command_words(command, config, arguments)
     done = CliRunner().invoke(cli.app, shlex.split(text.replace("\\\n", " "))[1:])
     assert done.exit_code == 0, done.output
     assert got == [config]
+
+
+@pytest.mark.parametrize("recipe", ["auto", "nsclc", "small-cohort", "robust"])
+@pytest.mark.parametrize("changes", [{}, {"epochs": 100, "intra_weight": 0.0}, {"epochs": 40, "clusters": 3}])
+def test_with_a_recipe_only_what_differs_from_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, changes: dict[str, Any]
+) -> None:
+    """Also values that are chosen by `auto` unless they are given, and that equal the default."""
+    config = build(PretrainConfig, {"cache": Path("c"), "out": Path("r"), **changes}, Path(recipe))
+    got: list[Any] = []
+    monkeypatch.setattr("slpd_toolkit.commands.pretrain.run", lambda given: got.append(given) or 0)
+    words = command_words("pretrain", config, ["cache"], Path(recipe))
+    assert CliRunner().invoke(cli.app, words[1:]).exit_code == 0
+    assert got == [config]
+    assert len(words) <= 7 + 2 * len(changes)

@@ -9,7 +9,6 @@ from slpd_toolkit.commands.study.cohort import read_cohort
 from slpd_toolkit.commands.study.plan import print_plan
 from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
-from slpd_toolkit.config.command_line import command_line
 from slpd_toolkit.config.recipe import as_recipe
 from slpd_toolkit.config.study_stages import EVALUATION, HEATMAPS, TOKENS, StagePaths
 from slpd_toolkit.core import console
@@ -255,6 +254,6 @@ def _report(
 def _command(stage: Stage) -> str:
     """Return the command of a stage, as shell text; the reason if its settings depend on a stage that failed."""
     try:
-        return command_line(stage.command, stage.settings(), (stage.argument,))
+        return stage.command_line()
     except SlpdError as error:
         return f"# {stage.name}: {error.message}"

@@ -171,5 +171,5 @@ def _print(
     console.table("Plan", rows)
     console.text(["# The same steps as separate commands, with this plan's files. The last command writes index.html:"])
     for stage in stages:
-        console.text([command_line(stage.command, stage.settings(), (stage.argument,)), ""])
+        console.text([stage.command_line(), ""])
     console.text([command_line("study", replace(config, plan=None), ("manifest",))])

@@ -45,7 +45,7 @@ def write_jobs(config: StudyConfig, stages: Sequence[Stage], needs: Mapping[str,
     names, submit = [stage.name for stage in stages], ["#!/bin/bash", "set -euo pipefail", 'cd "$(dirname "$0")"']
     for stage in stages:
         seconds, mib = needs[stage.name]
-        text = command_line(stage.command, stage.settings(), (stage.argument,))
+        whole = text = stage.command_line()
         array = tasks if stage.name == "tokens" and tasks > 1 else 0
         if array:
             text += f" \\\n  --shard $SLURM_ARRAY_TASK_ID/{array}"
@@ -54,7 +54,6 @@ def write_jobs(config: StudyConfig, stages: Sequence[Stage], needs: Mapping[str,
         write_text(folder / f"{stage.name}.sbatch", script)
         submit.append(_submission(stage.name, [name for name in _AFTER.get(stage.name, ()) if name in names]))
         if array:  # checks that no slide is missing, and writes one failures.csv
-            whole = command_line(stage.command, stage.settings(), (stage.argument,))
             write_text(folder / "all-tokens.sbatch", _script(config, "all-tokens", whole, 600, mib, 0))
             submit.append(_submission("all-tokens", ["tokens"], name="tokens"))
     report = command_line("study", replace(config, plan=None), ("manifest",))
@@ -77,9 +76,9 @@ def _script(config: StudyConfig, name: str, command: str, seconds: float, mib: f
         "#SBATCH --cpus-per-task=8",
         f"#SBATCH --mem={gib}G",
         f"#SBATCH --time={hours}:00:00",
-        *(["#SBATCH --requeue", "#SBATCH --signal=TERM@120"] if name in {"DINO", "SLPD"} else []),
+        *(["#SBATCH --requeue", "#SBATCH --signal=B:TERM@120"] if name in {"DINO", "SLPD"} else []),
         "",
-        command,
+        f"exec {command}",  # signals of SLURM go to the batch shell, which the command replaces
         "",
     ]
     return "\n".join(lines)

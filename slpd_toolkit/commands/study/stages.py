@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.commands import embed, heatmap, mil_eval, pretrain, prototypes
 from slpd_toolkit.config import study_stages as settings
+from slpd_toolkit.config.command_line import command_line
 from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.config.recipe import RECIPE, as_recipe
 from slpd_toolkit.config.study_stages import ATLAS, DINO, EVALUATION, HEATMAPS, SLPD, TOKENS, StagePaths
@@ -24,7 +26,6 @@ from slpd_toolkit.training.run_folder import CURVES, PROTOTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from slpd_toolkit.commands.study.cohort import StudyCohort
     from slpd_toolkit.config.mil_eval import MilEvalConfig
@@ -44,6 +45,8 @@ class Stage:
     """The command that it runs."""
     argument: str
     """Setting of the command that is its positional argument."""
+    recipe: Path | None
+    """Recipe that its settings are built with."""
     folder: Path
     report: Path
     """What a person looks at."""
@@ -53,6 +56,14 @@ class Stage:
     is_done: Callable[[], bool]
     missing: Callable[[], str]
     """Returns why the stage cannot start; empty if it can."""
+
+    def command_line(self) -> str:
+        """Return the command that does the same, as shell text.
+
+        Raises:
+            SlpdError: The settings depend on a stage that failed.
+        """
+        return command_line(self.command, self.settings(), (self.argument,), self.recipe)
 
 
 def make_stages(
@@ -90,6 +101,7 @@ def make_stages(
             about,
             "pretrain",
             "cache",
+            Path(config.pretrain_recipe),
             run,
             run / CURVES,
             lambda: settings.pretraining(config, prototypes=folder == SLPD),
@@ -105,6 +117,7 @@ def make_stages(
             "embedding each patch with a frozen encoder",
             "embed",
             "manifest",
+            config.embed_recipe,
             paths.cache,
             paths.cache / QC_FOLDER / CONTACT_SHEET,
             lambda: settings.embedding(config),
@@ -119,6 +132,7 @@ def make_stages(
             "comparing the representations by cross-validation, and once on the held-out patients",
             "mil-eval",
             "cache",
+            config.eval_recipe,
             config.out / EVALUATION,
             report,
             lambda: evaluating() if planned else evaluating(trained()),
@@ -131,6 +145,7 @@ def make_stages(
             "drawing each slide's prototypes and their nearest regions",
             "prototypes",
             "run",
+            None,
             config.out / ATLAS,
             config.out / ATLAS / "index.html",
             lambda: settings.atlas(config),
@@ -143,6 +158,7 @@ def make_stages(
             "drawing the attention of the best model",
             "heatmap",
             "scores",
+            None,
             config.out / HEATMAPS,
             config.out / HEATMAPS,
             lambda: settings.heatmaps(config),
