@@ -93,7 +93,12 @@ def test_with_a_recipe_only_what_differs_from_it_is_written(
     """Also values that are chosen by `auto` unless they are given, and that equal the default."""
     config = build(PretrainConfig, {"cache": Path("c"), "out": Path("r"), **changes}, Path(recipe))
     got: list[Any] = []
-    monkeypatch.setattr("slpd_toolkit.commands.pretrain.run", lambda given: got.append(given) or 0)
+
+    def run(given: object) -> int:
+        got.append(given)
+        return 0
+
+    monkeypatch.setattr("slpd_toolkit.commands.pretrain.run", run)
     words = command_words("pretrain", config, ["cache"], Path(recipe))
     assert CliRunner().invoke(cli.app, words[1:]).exit_code == 0
     assert got == [config]
