@@ -30,6 +30,12 @@ _ALIKE = 0.6
 SHIFT_TH, LOOSE_SHIFT_TH = 1, 3
 """Maximum displacement between levels, thumbnail px: in formats that store an image in several sizes, and in those
 whose fields of view are stitched per level."""
+_NEIGHBOURHOOD_TH = 5
+_LOCALLY_ALIKE = 0.5
+"""Correlation of brightness below which neighborhoods of a pixel differ."""
+_LARGEST_DIFFERENT_SHARE = 0.25
+"""Share of neighborhoods with structure that may differ. In the same tissue, compressed again, it is at most 0.06; in
+two tiles that share only the border of the tissue, which dominates the correlation of whole windows, at least 0.37."""
 _FEWEST_PX = 16
 
 
@@ -181,7 +187,9 @@ def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, colum
         other = shown[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
         if other.shape == window.shape:
             compared = True
-            if _similarity(window, other) >= _ALIKE:
+            if _similarity(window, other) >= _ALIKE and (
+                overview.shift_th > SHIFT_TH or _different_share(window, other) <= _LARGEST_DIFFERENT_SHARE
+            ):
                 return True
     return not compared
 
@@ -196,3 +204,24 @@ def _similarity(one: Floats, other: Floats) -> float:
     if max(spreads) < _STRUCTURE:
         return 1.0
     return float((first * second).mean() / max(spreads[0] * spreads[1], 1e-6))
+
+
+def _different_share(one: Floats, other: Floats) -> float:
+    """Return the share of pixels whose neighborhoods differ, of those with structure; 0 if these are few."""
+    first, second = one.mean(axis=2), other.mean(axis=2)
+    mean_one, mean_other = _box(first), _box(second)
+    spreads = [
+        np.sqrt(np.maximum(_box(each * each) - mean * mean, 0))
+        for each, mean in ((first, mean_one), (second, mean_other))
+    ]
+    structured = np.maximum(*spreads) >= _STRUCTURE
+    if structured.sum() < _FEWEST_PX:
+        return 0.0
+    covariance = _box(first * second) - mean_one * mean_other
+    return float((covariance < _LOCALLY_ALIKE * spreads[0] * spreads[1])[structured].mean())
+
+
+def _box(picture: Floats) -> Floats:
+    """Mean over the neighborhood of each pixel."""
+    size = (_NEIGHBOURHOOD_TH, _NEIGHBOURHOOD_TH)
+    return np.asarray(cv2.boxFilter(picture, -1, size, borderType=cv2.BORDER_REFLECT), np.float32)

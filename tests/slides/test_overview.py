@@ -73,6 +73,19 @@ def test_swapped_tiles_are_found_where_they_are(picture: npt.NDArray[np.uint8]) 
     assert (found == expected).all()
 
 
+def test_swapped_tiles_that_share_the_border_of_the_tissue_are_found() -> None:
+    """The border dominates the correlation of whole windows, which is 0.9 here."""
+    picture = tissue_on_glass(1024, 1024, [(0, 0, 566, 1024)], mpp=1.0)
+    block = picture.copy()
+    block[:256, 512:768], block[512:768, 512:768] = block[512:768, 512:768].copy(), block[:256, 512:768].copy()
+    found = contradictions(block, overview_of(picture), 0, 0, 1024)
+    assert found is not None
+    expected = np.zeros((1024, 1024), np.bool_)
+    expected[:256, 512:768] = expected[512:768, 512:768] = True
+    assert (found == expected).all()
+    assert contradictions(picture, overview_of(picture), 0, 0, 1024) is None
+
+
 def test_a_tile_of_another_colour_is_found_though_it_is_flat() -> None:
     picture = glass(1024, 1024)
     block = picture.copy()
