@@ -123,7 +123,7 @@ def _finish(lane: Lane, failures: FailureLog) -> int:
 
 
 def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEntry], problems: list[Problem]) -> int:
-    """Write masks and pictures, and return the exit code."""
+    """Write masks and images, and return the exit code."""
     failures = _start_log(config, problems)
     drawn = write_masks(entries, config, geometry, failures, _draw)
     write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)

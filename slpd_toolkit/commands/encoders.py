@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = 80
 _LABELS = {"licence": "license", "parameters_m": "parameters", "transform": "input"}
-"""What keys of a table are called in its description."""
+"""Labels of the keys of a table in its description."""
 
 
 def run(config: EncodersConfig) -> int:
-    """List all encoders, describe one, check a weights file of one, or find out whose weights a file contains.
+    """List all encoders, describe one, check its weights file, or identify the encoder that a weights file belongs to.
 
     Returns:
         0; 1 if the checked file is not the published one although its digest is known, or belongs to no known encoder.
@@ -88,7 +88,7 @@ def _describe(preset: Preset) -> None:
             **({"arguments": _pairs(architecture.arguments)} if architecture.arguments else {}),
             "patches": ", ".join(f"{scale.patch_px} px at {scale.mpp:g} um/px" for scale in preset.scales),
             "input": ", ".join(steps),
-            "normalization": f"read from {FROM_CONFIG} beside the weights"
+            "normalization": f"read from {FROM_CONFIG} next to the weights"
             if transform.from_config
             else f"mean {_numbers(transform.mean)}, std {_numbers(transform.std)} of RGB in 0-1",
             "token": f"{preset.pooling}, {preset.width} numbers",
@@ -149,7 +149,7 @@ def _check(preset: Preset, path: Path) -> int:
 
 
 def _identify(path: Path) -> int:
-    """Name the encoders whose weights a file contains."""
+    """Name the encoders that a weights file fits."""
     from slpd_toolkit.encoders.registry import sha256_of_weights
     from slpd_toolkit.encoders.weights import encoders_of
 

@@ -27,7 +27,7 @@ def run(config: ExportConfig) -> int:
 
     Returns:
         0, or 1 if the token files of some slides could not be read; failures.csv lists them, in the output folder or,
-        as <out>.failures.csv, beside an output file.
+        as <out>.failures.csv, next to an output file.
 
     Raises:
         UsageError: The source cannot be written in this format, the output path is invalid, an extra is missing, or
@@ -89,7 +89,7 @@ def _require_format(config: ExportConfig, *, of_cache: bool) -> None:
     """Check that the source can be written in the format, and that the output has the format's suffix.
 
     Raises:
-        UsageError: It cannot, or has not.
+        UsageError: One of these is not the case.
     """
     allowed = _OF_CACHE if of_cache else weights.SUFFIXES
     if config.to not in allowed:

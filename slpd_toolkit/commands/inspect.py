@@ -184,7 +184,7 @@ def _stain(meta: TokenMeta) -> dict[str, str]:
 
 
 def _stain_views(cache: Path) -> dict[str, str]:
-    """Describe the stain views beside a cache."""
+    """Describe the stain views of a cache."""
     folders = [stain_folder(cache, view) for view in range(1, count_stain_views(cache) + 1)]
     if not folders:
         return {}

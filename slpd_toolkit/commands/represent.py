@@ -46,7 +46,7 @@ def make(config: RepresentConfig) -> SlideVectors:
     """Compute the descriptors of all chosen slides or their patients, and write them.
 
     A slide whose token file is damaged is left out and listed: in failures.csv in the folder `config.out`, or in
-    <out>.failures.csv beside a file.
+    <out>.failures.csv next to a file.
 
     Raises:
         UsageError: The model does not fit the cache, the manifest does not fit it, an extra is missing, or another

@@ -67,7 +67,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Groups:
-    """Patients and sites of slides; a slide that the manifest does not list is a patient of its own, of no site."""
+    """Patients and sites of slides; a slide that is not in the manifest is a separate patient without a site."""
 
     patients: dict[str, str] = field(default_factory=dict)
     sites: dict[str, str] = field(default_factory=dict)
@@ -178,8 +178,8 @@ def _embed(config: SearchConfig, run: Path, entry: SlideEntry) -> Path:
     """Embed a slide file as the slides of the run's token cache were embedded; return its token file.
 
     Raises:
-        UsageError: The cache is gone or was imported from another tool, or the encoder is not that of the cache.
-        SlideError: The slide cannot be embedded.
+        UsageError: The cache no longer exists or was imported from another tool, or the encoder is not that of the
+            cache. SlideError: The slide cannot be embedded.
     """
     slide, cache = entry.slide_path, cache_of_run(run)
     paths = token_paths(cache)

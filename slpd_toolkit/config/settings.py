@@ -92,7 +92,7 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def one_setting_per_entry(entries: Callable[[], tuple[Setting, ...]]) -> dict[str, Any]:
-    """Return the metadata of a field that is a mapping, each entry of which is a setting with a flag of its own.
+    """Return the metadata of a mapping field, each entry of which is a setting with its own flag.
 
     Args:
         entries: Returns the settings; `Setting.key` is the key of each in the mapping.

@@ -33,7 +33,7 @@ class TermInfo:
 
     @property
     def trains_alone(self) -> bool:
-        """Whether training can start with this term alone: it compares regions with targets of their own."""
+        """Whether training can start with only this term: its targets do not depend on slide prototypes."""
         return not (self.needs_prototypes or self.needs_masks or self.whole_batch)
 
     @property

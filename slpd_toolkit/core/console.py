@@ -159,7 +159,7 @@ def progress(title: str, *, total: float, unit: str, shown: bool = True) -> Iter
 
     Args:
         title: Description of the work.
-        total: Number of units, as far as known; can be corrected with `Progress.expect`.
+        total: Number of units, if known; can be corrected with `Progress.expect`.
         unit: Name of the units, in the plural.
         shown: False if another process reports progress for this one.
     """

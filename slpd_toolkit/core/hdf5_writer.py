@@ -106,7 +106,7 @@ def write_hdf5(
         groups: Name -> attributes of a group.
 
     Raises:
-        OSError: The disk refuses (full, quota); its message names the file.
+        OSError: The file cannot be written (disk full, quota); the message names the file.
     """
     layout, arrays = Layout(), {name: fixed_length(values) for name, values in datasets.items()}
     with describe_layout(layout) as made:
@@ -122,7 +122,7 @@ def write_layout(path: Path, layout: Layout, arrays: Mapping[str, npt.NDArray[An
     """Write a laid-out file and the values of its reserved datasets, atomically.
 
     Raises:
-        OSError: The disk refuses (full, quota); its message names the file.
+        OSError: The file cannot be written (disk full, quota); the message names the file.
     """
     with atomic_path(path) as partial, partial.open("r+b") as file:
         file.truncate(layout.size)

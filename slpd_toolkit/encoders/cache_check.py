@@ -1,7 +1,7 @@
-"""Find token caches whose encoder was fed another normalization than its publishers use, as earlier versions did.
+"""Find token caches made with a normalization other than the publisher's, as earlier versions did.
 
-A bare timm architecture came with timm's own mean and standard deviation, which are .5 for `vit_large_patch16_224`,
-where UNI and others that share this architecture need ImageNet's.
+A timm architecture without pretrained weights has timm's default mean and standard deviation. These are .5 for
+`vit_large_patch16_224`, but UNI and others that share this architecture need ImageNet's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TOLERANCE = 1e-3
 
 
 def normalisation_warning(encoder: str, weights_sha256: str, mean: Sequence[float], std: Sequence[float]) -> str:
-    """Compare how the encoder of a cache was fed with its preset.
+    """Compare the normalization of a cache with the preset of its encoder.
 
     Args:
         encoder: Name of the encoder in the cache.
         weights_sha256: Digest of its weights.
-        mean: Mean that was subtracted; empty for imported features, of which it is not known.
+        mean: Mean that was subtracted; empty for imported features, for which it is not known.
         std: Standard deviation that was divided by.
 
     Returns:
@@ -37,7 +37,7 @@ def normalisation_warning(encoder: str, weights_sha256: str, mean: Sequence[floa
         return ""
     certain, candidates = _candidates(encoder, weights_sha256)
     wrong = [preset for preset in candidates if not _fed_alike(preset, mean, std)]
-    if not wrong or len(wrong) < len(candidates):  # where one candidate was fed so, the cache may be of that one
+    if not wrong or len(wrong) < len(candidates):  # the cache may be from a candidate with this normalization
         return ""
     names = ", ".join(dict.fromkeys(preset.name for preset in wrong))
     needed = "; ".join(

@@ -23,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen patch encoder and everything that makes its features what they are.
+    """A frozen patch encoder and everything that determines its features.
 
     Args:
         name: As the user gave it.
@@ -55,7 +55,7 @@ class Encoder:
     interpolation: Interpolation = "bicubic"
 
     def embed(self, pixels: Tensor, precision: Precision) -> Tensor:
-        """Embed patches; normalization happens on the device, so that pixels travel as bytes.
+        """Embed patches; normalization happens on the device, so that pixels are transferred as bytes.
 
         Args:
             pixels: (N, H, W, 3) uint8 RGB on the network's device.
@@ -91,7 +91,7 @@ def freeze(network: nn.Module) -> nn.Module:
 
 
 def digest_of_state(network: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of a network's parameters and buffers, for weights that are no file."""
+    """SHA-256 over names, shapes and values of parameters and buffers, for weights that are not from a file."""
     digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         digest.update(f"{key}{tuple(tensor.shape)}".encode())

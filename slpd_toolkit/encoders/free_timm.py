@@ -111,7 +111,7 @@ def _without_classes(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_description(model: str, weights: Path | None, mean: str, std: str, pooling: str) -> None:
-    """A weights file alone does not tell how its model was fed, and timm's default is often wrong for it."""
+    """Require normalization and pooling: a weights file does not state them, and timm's defaults are often wrong."""
     missing = [flag for flag, value in (("--mean", mean), ("--std", std), ("--pooling", pooling)) if not value]
     if missing:
         architecture = model.partition("?")[0]

@@ -1,4 +1,4 @@
-"""A fixed picture and what an encoder makes of it, so that two sites can compare what they run."""
+"""A fixed test image and its embedding, so that two sites can check that they run the same encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 8
 
 
 def golden_picture(side_px: int) -> npt.NDArray[np.uint8]:
-    """Return the fixed picture of ramps, stripes and squares, (side_px, side_px, 3) uint8 RGB, from whole numbers."""
+    """Return the test image, (side_px, side_px, 3) uint8 RGB: ramps, stripes and squares from whole numbers."""
     y, x = np.mgrid[:side_px, :side_px]
     red = (x * 255) // max(side_px - 1, 1)
     green = (y * 5 + x * 3) % 256
@@ -32,7 +32,7 @@ def shown(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def golden_vector(encoder: Encoder, patch_px: int) -> npt.NDArray[np.float32]:
-    """Embed the fixed picture in full precision on the CPU: (embedding_dim,) float32."""
+    """Embed the fixed test image in full precision on the CPU: (embedding_dim,) float32."""
     picture = torch.from_numpy(golden_picture(patch_px)[None])
     vector: npt.NDArray[np.float32] = encoder.embed(picture, "fp32")[0].numpy()
     return vector

@@ -1,6 +1,6 @@
-"""A patch encoder without learning: how much stain there is, how it is spread, and how it varies at several scales.
+"""A patch encoder without learning: the amount of each stain, its distribution, and its variation at several scales.
 
-It is cheap and needs no weights, and it shows what a learned encoder must beat: color and texture alone.
+It is cheap, needs no weights, and shows what a learned encoder must improve on: color and texture alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StainStatistics(nn.Module):
     """Statistics of stain densities: (N, 3, S, S) RGB of 0-1, S a multiple of 8, to (N, `DIM`).
 
     Features, in order: mean of each of three stains; share above each level, of haematoxylin, then of eosin; and for
-    each scale the standard deviation of each stain, then the mean difference between neighbours of each stain.
+    each scale the standard deviation of each stain, then the mean difference between neighbors of each stain.
     """
 
     DIM = 3 + 2 * len(LEVELS) + 2 * 3 * len(SCALES)

@@ -1,7 +1,7 @@
 """Layouts in which the weights of patch encoders are published, and how each becomes the names of our networks.
 
-A layout is recognized by its names alone. Every tensor is used, or is one that the layout is known to carry beside the
-patch encoder (text towers, pretraining heads, mask tokens); what is left over afterwards fails the strict loading.
+A layout is recognized by its tensor names. Every tensor is used, or is known to belong to another part of the
+published model (text towers, pretraining heads, mask tokens); what is left over afterwards fails the strict loading.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def read_transform(path: Path) -> Transform:
 def transform_of(config: Mapping[str, Any]) -> Transform:
     """Return the transform of a timm configuration (`mean`, `std`, `input_size`, `crop_pct`, `interpolation`).
 
-    timm resizes to `input_size / crop_pct`, rounded down, and crops the centre.
+    timm resizes to `input_size / crop_pct`, rounded down, and crops the center.
     """
     red, green, blue = map(float, config["mean"])
     red_std, green_std, blue_std = map(float, config["std"])

@@ -71,7 +71,7 @@ class Transform:
     mean: Channels
     std: Channels
     from_config: bool = False
-    """Whether all of this is read from the `config.json` beside the weights."""
+    """Whether all of this is read from the `config.json` next to the weights."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that makes the features of one encoder what they are."""
+    """Everything that determines the features of one encoder."""
 
     name: str
     about: str
@@ -130,7 +130,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which terms the weights are published, and where."""
+    """Terms under which the weights are published, and the address."""
 
     licence: str
     gated: bool

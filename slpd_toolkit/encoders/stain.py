@@ -67,7 +67,7 @@ def draw_stain_change(rng: np.random.Generator, *, gain: float, hue: float) -> S
 
 
 def stain_of_view(view: int, slide_id: str, seed: int) -> StainChange:
-    """Draw the change of stain of one view of a slide; it depends on nothing else.
+    """Draw the change of stain of one view of a slide. The result depends only on the arguments.
 
     Args:
         view: Number of the view, from 1.

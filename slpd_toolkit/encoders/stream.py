@@ -112,7 +112,7 @@ def fill_batches(
     """Lay patches into batches of exactly `batch_size`, the last one padded with black.
 
     Yields:
-        (batch_size, patch_px, patch_px, 3) uint8, a new tensor each time, and the parts that lie in it in turn.
+        (batch_size, patch_px, patch_px, 3) uint8, a new tensor each time, and its parts, in order.
     """
     filler = BatchFiller[Key](batch_size, patch_px, pin_memory=pin_memory)
     for key, pixels in patches:

@@ -64,9 +64,9 @@ def import_timm() -> Any:
 def _import_beside_cpu_torch(module: str) -> Any:
     """Import timm although torchvision's compiled operators may be for another torch build.
 
-    torchvision's wheels from the default index hold CUDA operators, which do not load beside a CPU torch; its Python
-    part then stops at the missing `torchvision::nms`. timm uses none of those operators, so declaring their signatures
-    is enough.
+    torchvision's wheels from the default index contain CUDA operators, which do not load with a CPU build of torch; its
+    Python part then stops at the missing `torchvision::nms`. timm uses none of those operators, so declaring their
+    signatures is enough.
     """
     try:
         return import_module(module)

@@ -168,7 +168,7 @@ def _read_h5(path: Path) -> tuple[str, Per | None, npt.NDArray[np.float32] | Non
 
 
 def _read_tensor(path: Path) -> tuple[str, Per | None, npt.NDArray[np.float32] | None]:
-    """Read one slide of slide2vec (which writes a .meta.json beside it) or CHIEF."""
+    """Read one slide of slide2vec (which writes a .meta.json next to it) or CHIEF."""
     values = read_tensor(path)
     if values.ndim > 2 or (values.ndim == 2 and len(values) > 1):
         raise UsageError(f"{path}: its tensor has the shape {values.shape}.", hint=_PATCHES)

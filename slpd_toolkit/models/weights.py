@@ -236,7 +236,7 @@ def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Netw
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Recognize what downloads leave in place of weights.
+    """Recognize files that failed downloads leave instead of weights.
 
     Raises:
         WeightsError: The file is one of these.

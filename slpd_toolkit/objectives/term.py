@@ -60,7 +60,7 @@ class Term(NamedTuple):
     name: str
     weight: float
     centre: str
-    """Name of the centre of the targets' logits."""
+    """Name of the center of the targets' logits."""
     targets: Tensor
     """(q, B, d) unit vectors."""
     pairs: Tensor

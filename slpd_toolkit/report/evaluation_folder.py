@@ -115,7 +115,7 @@ def write_evaluation(
 
 
 def _write_bundles(folder: Path, evaluation: Evaluation, bundles: Sequence[Bundle], external: External | None) -> None:
-    """Write bundles, in folders of their own if there are several; those of an earlier evaluation are removed."""
+    """Write bundles, each in its own folder if there are several; those of an earlier evaluation are removed."""
     names = [f"{bundle.model}-{bundle.aggregator}" for bundle in bundles] if len(bundles) > 1 else [""] * len(bundles)
     for stale in stale_bundles(folder, names):
         remove_bundle(stale)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.thumbnails import WholeSlide
 
 FIGURES = "figures"
-"""Folder of the figures, beside the page."""
+"""Folder of the figures, next to the page."""
 _EVERY_TASK = ("intervals", "folds")
 _FOREMOST = 6
 _HARDEST = 15

@@ -66,7 +66,7 @@ def _print_retrieval(evaluation: Evaluation) -> None:
 
 
 def print_site_effects(effects: Sequence[SiteEffects]) -> None:
-    """Print how much of each representation is the site, and what that means."""
+    """Print how strongly each representation depends on the site, and what that means."""
     if not effects:
         return
     rows = terminal_rows(effects)

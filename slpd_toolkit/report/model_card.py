@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a bundle: what it predicts, how well, for whom, and what is known to be wrong, as measured."""
+"""MODEL_CARD.md of a bundle: what it predicts, how well, for which patients, and its known limitations, as measured."""
 
 from __future__ import annotations
 

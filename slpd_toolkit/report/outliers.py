@@ -19,7 +19,7 @@ _FAR = 4.0
 
 @dataclass(frozen=True)
 class _Measure:
-    """A measured number: how it is written, the least deviation that is worth a look, and the sides that are."""
+    """A measure: its format, the smallest deviation worth checking, and the directions that count as outliers."""
 
     text: str
     least: float
@@ -45,7 +45,7 @@ def find_outliers(slides: Mapping[str, Mapping[str, float]]) -> dict[str, list[s
             missing are not compared.
 
     Returns:
-        Slide id -> what stands out, most conspicuous slides first.
+        Slide ID -> deviations, most conspicuous slides first.
     """
     flags: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for name, measure in _MEASURES.items():

@@ -48,9 +48,9 @@ def write_predictions(
         out: The folder.
         bundle: The heads.
         found: Their predictions.
-        representation: Bags of the predicted slides, and where their regions lie.
+        representation: Bags of the predicted slides, and the positions of their regions.
         patient_of: Patient of each slide; None if the manifest does not tell.
-        thumbnails: Returns a slide in small, or None if it cannot be read. None: no pages.
+        thumbnails: Returns the thumbnail of a slide, or None if it cannot be read. None: no pages.
     """
     tables = _score_tables(bundle, found, representation)
     write_score_tables(out / SCORES, tables, bundle.target)
@@ -66,7 +66,7 @@ def write_predictions(
 
 
 def _score_tables(bundle: Bundle, found: Predictions, representation: Representation) -> list[ScoreTable]:
-    """Return the attention as `slpd heatmap` reads it; nothing for heads without attention or bags without places."""
+    """Return the attention for `slpd heatmap`; nothing for heads without attention or bags without coordinates."""
     places = representation.places
     if places is None or not found.attention:
         return []

@@ -30,8 +30,8 @@ def slide_page(
         bundle: The heads.
         found: Predictions of all slides.
         row: Position of the slide.
-        scores: Attention of its regions with their places; None for heads without attention, or without places.
-        whole: The slide in small; None if its file is not available.
+        scores: Attention of its regions with their coordinates; None for heads without attention or coordinates.
+        whole: Thumbnail of the slide; None if its file is not available.
     """
     outputs, spread = found.outputs[row].tolist(), found.spread[row].tolist()
     return render(

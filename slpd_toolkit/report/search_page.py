@@ -179,7 +179,7 @@ def write_search_page(path: Path, page: SearchPage, pictures: RegionPictures) ->
     Args:
         path: The HTML file.
         page: What it shows.
-        pictures: Pictures of regions.
+        pictures: Images of regions.
     """
     make_folder(path.parent)
     own = pictures.of_slide(page.query, page.regions)

@@ -1,4 +1,4 @@
-"""index.html of a study: the answer, then the results, the pictures and the report of every stage."""
+"""index.html of a study: the answer, then the results, the figures and the report of every stage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StudyPage:
     title: str
     facts: str
     answer: Answer | None
-    """None while there is no evaluation."""
+    """None before the evaluation is complete."""
     stages: Sequence[StageRow]
     failures: Sequence[Failure]
     notes: Sequence[str]
@@ -54,7 +54,7 @@ def write_study_page(out: Path, page: StudyPage, figures: Sequence[tuple[Path, s
     Args:
         out: Folder of the study, which contains most of what the page links to.
         page: Its contents.
-        figures: Pictures and their captions, in order; missing files are left out.
+        figures: Images and their captions, in order; missing files are left out.
         heatmaps: Folder of heatmaps.
     """
     pictures = sorted(heatmaps.glob("*.png"))[:_HEATMAPS_SHOWN]
@@ -70,5 +70,5 @@ def write_study_page(out: Path, page: StudyPage, figures: Sequence[tuple[Path, s
 
 
 def link(out: Path, target: Path) -> str:
-    """Return a link from the page to a file or folder: relative, also to folders beside that of the study."""
+    """Return a relative link from the page to a file or folder, which may be outside the folder of the study."""
     return quote(os.path.relpath(target.resolve(), out.resolve()))

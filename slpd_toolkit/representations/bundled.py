@@ -62,10 +62,10 @@ def without_bundle(models: Sequence[Model]) -> list[str]:
 
 
 def require_bundles(models: Sequence[Model], *, final: bool) -> None:
-    """Warn about models whose heads cannot be kept.
+    """Warn about models whose heads cannot be stored.
 
     Raises:
-        UsageError: A head of all patients is wanted, and there is no model whose heads can be kept.
+        UsageError: A head of all patients is requested, but no model's heads can be stored.
     """
     without = without_bundle(models)
     hint = "Use the regions, or write the descriptors with `slpd represent` and evaluate them as a table."
@@ -137,7 +137,7 @@ def _recipe(meta: TokenMeta, *, masked: bool) -> dict[str, object]:
 
 
 def _short(source: str) -> str:
-    """Keep the last two parts of a path: a bundle travels, and the folders of this machine do not matter."""
+    """Keep the last two parts of a path, because a bundle may be moved to a machine without its other folders."""
     parts = PurePath(source).parts
     return "/".join(parts[-2:])
 

@@ -64,7 +64,7 @@ def slides_by_source(cache: Path | None, models: Sequence[Model]) -> dict[str, S
 def represent_all(models: Sequence[Model], slides: Sequence[str], cache: Cache | None) -> tuple[Representation, ...]:
     """Represent the slides with every model; models that share their regions embed them once.
 
-    Regions of a cache whose slide means hardly differ are warned of: see `collapse_warning`.
+    A warning reports regions whose slide means hardly differ: see `collapse_warning`.
     """
     files = {} if cache is None else cache.files
     regions = sum(len(files[slide]) for slide in slides if slide in files)

@@ -1,4 +1,4 @@
-"""Sanity check of slide vectors: whether they tell slides apart at all."""
+"""Sanity check of slide vectors: whether they differ between slides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_COMPARED = 2048
 
 
 def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.float32]) -> str:
-    """Describe what is suspicious about vectors: equal ones, or all within a cosine of 0.03 of one another.
+    """Describe suspicious vectors: identical ones, or all within a cosine distance of 0.03 of one another.
 
     Encoders whose coordinates or inputs are wrong have produced such vectors without an error (STAMP, issue 159).
 

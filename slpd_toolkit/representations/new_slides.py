@@ -96,7 +96,7 @@ def represent_tokens(
         failures: Where slides that fail are recorded.
 
     Returns:
-        The bags with places; None if no slide is left.
+        The bags with coordinates; None if no slide is left.
     """
     if not files:
         return None

@@ -47,7 +47,7 @@ class ContextModel:
     def represent(self, slides: Sequence[str], bar: Progress) -> Representation:
         """See `Model.represent`."""
         found = self.regions.represent(slides, bar)
-        assert found.places is not None  # regions have places
+        assert found.places is not None  # regions have coordinates
         bags = slide_bags(found.bags, found.places)
         if self.network.config.centering == "slide":
             bags = bags.centered()

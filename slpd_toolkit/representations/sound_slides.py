@@ -60,7 +60,7 @@ def without_damaged(store: TokenStore, failures: list[Failure], stage: str) -> T
 
 
 def report_failures(out: Path, failures: Sequence[Failure]) -> int:
-    """List slides that failed in failures.csv in a folder, or beside a file; without failures, remove an earlier list.
+    """List failed slides in failures.csv in a folder, or next to a file; without failures, remove an earlier list.
 
     Returns:
         The exit code: 1 if there are failures, otherwise 0.

@@ -29,8 +29,8 @@ def site_effects_of_tokens(cache: Path, manifest: Path, column: str, target: str
     Args:
         cache: Token cache.
         manifest: Cohort CSV; slides that are not in the cache are ignored.
-        column: Its column of the site. TCGA's barcodes are used if there is no column `site`.
-        target: Its column of the classes; without it, only the site is predicted.
+        column: Column of the site. TCGA barcodes are used if there is no column `site`.
+        target: Column of the classes; without it, only the site is predicted.
         workers: Number of threads that read tokens ahead.
 
     Raises:

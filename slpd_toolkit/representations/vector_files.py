@@ -36,7 +36,7 @@ def write_vectors(vectors: SlideVectors, out: Path) -> None:
 
     Raises:
         UsageError: `out` is a folder, and the name of a slide or patient cannot be that of a file.
-        OSError: The disk refuses.
+        OSError: The file cannot be written.
     """
     about = {
         **vectors.provenance,

@@ -47,7 +47,7 @@ def read_stored_vectors(path: Path, *, no_features: Collection[str] = ()) -> Sto
         no_features: Columns of tables that are not features, such as those of the manifest.
 
     Raises:
-        UsageError: The file cannot be read, or is not what it should be.
+        UsageError: The file cannot be read, or is not such a file.
     """
     if is_own_file(path):
         own = read_vectors_back(path)
@@ -71,8 +71,8 @@ def open_table(
 ) -> VectorTable:
     """Open vectors as a model of slides.
 
-    Vectors of patients represent each of their slides. They are recognized by what the file says, or else because more
-    IDs are those of patients than those of slides. Vectors that hardly differ are warned of.
+    Vectors of patients represent each of their slides. They are recognized by a statement in the file, or because more
+    IDs match patients than slides. A warning reports vectors that hardly differ.
 
     Args:
         name: Name of the model.

@@ -1,6 +1,6 @@
-"""Label pictures: masks whose pixels are class numbers, of any size with the slide's proportions.
+"""Label images: masks whose pixels are class numbers, of any size with the slide's aspect ratio.
 
-Those that `slpd embed` writes know how many level-0 pixels one of theirs spans.
+Those that `slpd embed` writes also record the size of their pixels in level-0 pixels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_label_picture(path: Path) -> tuple[Mask, dict[str, Any]]:
 
 
 def about_label_picture(path: Path) -> dict[str, Any]:
-    """Return what `write_label_picture` was told, without reading pixels; empty for other pictures."""
+    """Return the description that `write_label_picture` stored, without reading pixels; empty for other images."""
     try:
         with Image.open(path) as image:
             about = json.loads(image.info.get(_KEY, "{}"))
@@ -73,7 +73,7 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
         thumbnail: Of the slide.
 
     Raises:
-        SlideError: The picture cannot be read, is in color, has other proportions, or has none of the labels.
+        SlideError: The image cannot be read, is in color, has another aspect ratio, or has none of the labels.
     """
     try:
         wanted = np.array(sorted(int(label) for label in classes), np.int64)
@@ -110,7 +110,7 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
 
 
 class _Levels:
-    """The levels of a label picture, read in strips."""
+    """The levels of a label image, read in strips."""
 
     def __init__(self, path: Path, pixels: npt.NDArray[Any] | None) -> None:
         self._path, self._pixels = path, pixels
@@ -154,7 +154,7 @@ class _Levels:
 
 
 def _open_levels(path: Path) -> _Levels:
-    """Open a label picture: as a slide where OpenSlide reads it, otherwise decoded as a whole."""
+    """Open a label image: as a slide if OpenSlide reads it, otherwise decoded as a whole."""
     try:
         is_picture = not any(source.recognizes(path) for source in _tiled_sources()) and picture.recognizes(path)
     except OSError as error:

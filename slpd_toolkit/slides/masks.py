@@ -1,4 +1,4 @@
-"""Masks that users bring: annotations in GeoJSON or a label picture, on the pixels of a slide's thumbnail."""
+"""Masks provided by users: annotations in GeoJSON or a label image, drawn on the pixels of a slide's thumbnail."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class MaskFile:
 
     path: Path
     mode: MaskMode = "only"
-    """`only`: instead of the detected tissue; `and`: the tissue inside; `not`: the tissue outside."""
+    """`only`: replaces the detected tissue; `and`: keeps the tissue inside; `not`: keeps the tissue outside."""
     classes: tuple[str, ...] = ()
-    """Names of classes in GeoJSON, numbers in a label picture; empty for all."""
+    """Names of classes in GeoJSON, numbers in a label image; empty for all."""
     crop: bool = True
-    """Whether coordinates of GeoJSON begin at the corner of the scanned area, as in QuPath, and not at (0, 0)."""
+    """Whether the origin of GeoJSON coordinates is the corner of the scanned area, as in QuPath, instead of (0, 0)."""
 
     def identity(self) -> str:
         """Describe the content and use of the mask, as JSON.
@@ -66,7 +66,7 @@ def read_mask(file: MaskFile, slide: SlideHeader, thumbnail: Thumbnail) -> Mask:
     """Draw the areas of a mask on the thumbnail of its slide, (H, W).
 
     Raises:
-        SlideError: The mask cannot be read, has none of the classes, or does not have the slide's proportions.
+        SlideError: The mask cannot be read, has none of the classes, or does not have the slide's aspect ratio.
     """
     if file.path.suffix.lower() in {".json", ".geojson"}:
         corner_l0 = slide.bounds_corner_l0 if file.crop else (0, 0)
@@ -112,7 +112,7 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:
 
 
 def _class_of(feature: dict[str, Any]) -> str:
-    """Return the class of a feature, as QuPath and TRIDENT write it; empty if it has none."""
+    """Return the class of a feature, in the form that QuPath and TRIDENT write; empty if it has none."""
     properties = feature.get("properties") or {}
     for key in ("classification", "class", "label", "name"):
         value = properties.get(key)

@@ -1,4 +1,4 @@
-"""What stands out on bad slides: share of tissue, its color, and focus."""
+"""Measures that reveal bad slides: tissue fraction, color and focus."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def read_tile_tables(path: Path, vendor: str, sizes_lv: Sequence[tuple[int, int]
 
     Raises:
         SlideError: A table has another number of tiles than its level, points beyond the end of the file or at the data
-            of another tile, levels are not the same picture in different sizes, or state different resolutions.
+            of another tile, levels are not the same image in different sizes, or state different resolutions.
     """
     import tifffile  # imported only by processes that check a slide
 

@@ -156,7 +156,7 @@ SLIDE_FIELDS = (
     "mask",
     "stain",
 )
-"""Attributes, besides `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
+"""Attributes, in addition to `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
 
 
 def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Stain views of a token cache: the same patches under other stains, each view a token cache in a folder beside it."""
+"""Stain views of a token cache: the same patches under other stains. Each view is a token cache in a sub-folder."""
 
 from __future__ import annotations
 

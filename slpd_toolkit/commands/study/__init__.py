@@ -1,4 +1,4 @@
-"""`slpd study`: a cohort of slides in, a compared and reported answer out. Every stage is another command."""
+"""`slpd study`: from a cohort of slides to a report that compares representations. Every stage is another command."""
 
 from __future__ import annotations
 

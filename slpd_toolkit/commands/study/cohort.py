@@ -40,7 +40,7 @@ class StudyCohort:
     evaluated_held_out: pd.DataFrame
     """Rows of the held-out patients that have a target."""
     evaluated_inside: frozenset[str]
-    """Slides inside that have a target."""
+    """Slides that are not held out and have a target."""
     folds: int
     patients: tuple[int, int]
     """Number of patients with a target: inside, held out."""

@@ -1,4 +1,4 @@
-"""`slpd study --plan`: the steps with estimates, and the commands that do the same by hand or as cluster jobs."""
+"""`slpd study --plan`: the steps with estimates, and the equivalent commands or cluster jobs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of the cohort: of the cache, or estimated."""
+    """Tokens of the cohort, from the cache or estimated."""
 
     regions: Sequence[int]
     """Regions of each slide that is trained on."""

@@ -49,7 +49,7 @@ class Stage:
     """Recipe that its settings are built with."""
     folder: Path
     report: Path
-    """What a person looks at."""
+    """Result for readers."""
     settings: Callable[[], Any]
     """Returns the settings of the command; reads the results of earlier stages."""
     work: Callable[[Any], int]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POOLINGS = ("cls", "mean", "cls+mean", "model")
-"""`cls`: the CLS token; `mean`: of all patch tokens or positions, without CLS and registers; `cls+mean`: one beside the
-other; `model`: the model's own pooling."""
+"""`cls`: the CLS token; `mean`: of all patch tokens or positions, without CLS and registers; `cls+mean`: both,
+concatenated; `model`: the model's own pooling."""
 
 
 def build(model: str, arguments: Mapping[str, Any], pooling: str) -> nn.Module:

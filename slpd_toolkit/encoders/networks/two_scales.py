@@ -25,9 +25,9 @@ def build(model: str, arguments: Mapping[str, Any], pooling: str) -> nn.Module:
 
 
 class TwoScales(nn.Module):
-    """CLS of the image beside the mean CLS of its quarters at twice the size: (N, 3, S, S) -> (N, 2 * width).
+    """CLS of the image and mean CLS of its quarters at twice the size, concatenated: (N, 3, S, S) -> (N, 2 * width).
 
-    The enlargement is PyTorch's bicubic interpolation of the normalized image, as MUSK's authors do it.
+    The enlargement is PyTorch's bicubic interpolation of the normalized image, as in MUSK.
     """
 
     def __init__(self, network: nn.Module) -> None:

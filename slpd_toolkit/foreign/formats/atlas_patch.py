@@ -42,7 +42,7 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     """Read one slide.
 
     Raises:
-        SlideError: The file is damaged or inconsistent, or does not say something that the user can.
+        SlideError: The file is damaged or inconsistent, or lacks information that the user can provide.
     """
     path = require_one(slide)
     file = open_h5(path)
@@ -55,10 +55,10 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
 
 
 def _encoder(file: Hdf5Contents, patches: int, settings: Settings, path: Path) -> str:
-    """Return the encoder to import: the one that is named, or the only one with a row per patch.
+    """Return the encoder to import: the requested one, or the only one with a row per patch.
 
     Raises:
-        MissingSettingError: The file has features of several encoders, or none of the one that is named.
+        MissingSettingError: The file has features of several encoders, or none of the requested one.
     """
     whole = [
         name.removeprefix(_FEATURES)

@@ -170,7 +170,7 @@ def cluster_fleet(
 ) -> Fleet:
     """Return a fleet of one actor per slot; see `device_fleet`.
 
-    An actor that dies is restarted while its node lives; the slides that it held are done by any of the others.
+    An actor that dies is restarted while its node is alive; its slides are processed by any of the others.
     """
     workers = lanes[0].identity.config.workers
     places = []

@@ -1,4 +1,4 @@
-"""Several processes that embed slides from a common queue, wherever they run.
+"""Several processes that embed slides from a common queue, on one machine or on a cluster.
 
 If a process ends unexpectedly, the slides that it was working on are put back into the queue.
 """
@@ -37,7 +37,7 @@ class Member(ABC):
     """Index of what started it."""
     tallies: list[EmbedTally] = field(default_factory=list)
     held: dict[str, SlideEntry] = field(default_factory=dict)
-    """Slides that it has received and not finished."""
+    """Slides that it has received but not finished."""
     over: Counter[str] = field(default_factory=Counter)
     """Slide ID -> encoders that have finished it."""
     waits: bool = False
@@ -100,7 +100,8 @@ class Fleet:
         """Embed slides; those that fail are recorded, and the others continue.
 
         Raises:
-            SlpdError: A process cannot work (weights, memory of the device), or those of all devices keep ending.
+            SlpdError: A process cannot work (weights, memory of the device), or the processes of all devices keep
+                ending.
         """
         self._queue.extend(entries)
         self._members = [self._start(place) for place in range(min(len(self._places), max(1, len(entries))))]

@@ -1,4 +1,4 @@
-"""The life of one slide: opened, planned, read and written, then named as complete or thrown away.
+"""Processing of one slide: it is opened, planned, read and written, and its token file is then completed or discarded.
 
 It is opened once, read once per geometry, and written once per encoder.
 """
@@ -66,10 +66,10 @@ class SlideJob:
     """Number of patches without a token, because their pixels are missing."""
 
     def end(self, *, keep: bool) -> None:
-        """Name the token file, or throw it away.
+        """Complete the token file, or discard it.
 
         Raises:
-            CacheError: The disk refuses.
+            CacheError: The file cannot be written.
         """
         self.over = True
         if keep:

@@ -1,7 +1,7 @@
-"""Slides on slow shares: copied to a fast local disk ahead of reading, within a bound, and removed when they are done.
+"""Slides on slow shares: copied to a fast local disk ahead of reading, within a size limit, and removed when done.
 
-The copies lie in a folder of this process, which another process removes as soon as this one has ended, however it
-ended. Folders that even that has left are removed by the next run.
+The copies are in a folder of this process, which a helper process removes as soon as this one has ended for any
+reason. Folders that remain nevertheless are removed by the next run.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Stage(ClosedOnExit):
 
     Args:
         folder: A folder of that disk.
-        bound_bytes: Most bytes of copies at the same time; 0: half of what is free now.
+        bound_bytes: Maximum total size of the copies; 0: half of the space that is free now.
         share: Number of processes that share the bound.
 
     Raises:
@@ -110,7 +110,7 @@ class Stage(ClosedOnExit):
         yield from waiting
 
     def path(self, entry: SlideEntry) -> Location:
-        """Return the copy of a slide, waiting for it; or the slide itself if there was no room for one."""
+        """Return the copy of a slide, after waiting for it; or the slide itself if the copy would not fit."""
         copy = self._copies.get(entry.slide_id)
         return entry.slide_path if copy is None else copy.result().path
 
@@ -131,7 +131,7 @@ class Stage(ClosedOnExit):
         return f"Copied {count(self.copied, 'slide')} to {self.folder.parent}, at most {most} at the same time."
 
     def _copy(self, entry: SlideEntry) -> _Copy:
-        """Copy a slide if there is room."""
+        """Copy a slide if it fits."""
         folder, size = None, 0
         try:
             files = _files_of(entry.slide_path)

@@ -1,4 +1,4 @@
-"""`slpd embed --tissue-only`: the masks and pictures of slides, without an encoder."""
+"""`slpd embed --tissue-only`: the masks and images of slides, without an encoder."""
 
 from __future__ import annotations
 

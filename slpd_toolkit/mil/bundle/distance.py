@@ -130,7 +130,7 @@ class TrainingSet:
 
         Raises:
             KeyError: One is missing.
-            ValueError: Their shapes do not fit each other.
+            ValueError: Their shapes do not match.
         """
         mean, scale, axes, precisions, rest, held_out = (np.asarray(arrays[name]) for name in _ARRAYS)
         if mean.ndim != 1 or scale.shape != mean.shape or axes.shape != (len(precisions), len(mean)) or rest.ndim:

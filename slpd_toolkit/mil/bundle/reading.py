@@ -55,8 +55,8 @@ def read_bundle(folder: Path) -> Bundle:
     """Read and check a bundle.
 
     Raises:
-        UsageError: The folder holds no bundle, one of another version, an incomplete one, or files that are not those
-            that were written.
+        UsageError: The folder has no bundle, or one that is incomplete, modified or of another
+            version.
     """
     if not is_bundle(folder):
         raise UsageError(f"{folder} is not a bundle: it has no {ABOUT}.", hint="`slpd mil-eval` writes it to model/.")
@@ -207,7 +207,7 @@ def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
 
 
 def _check(bundle: Bundle) -> None:
-    """Check that the parts fit each other, by predicting a slide that does not exist.
+    """Check that the parts match, by predicting a synthetic slide.
 
     Raises:
         ValueError: They do not.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
 
 MOST_CLASSES = 20
-"""A column of texts with more values is rather a column of numbers with misspelled cells, or of identifiers."""
+"""A text column with more values is probably a numeric column with misspelled cells, or contains identifiers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Choosing the patients that nothing is trained on before they are predicted once."""
+"""Choosing the held-out patients: not used for any training, and predicted once at the end."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Slides whose embeddings are closer than any two different slides of the cohort: one slide under several names.
 
-Copies that were read again, recompressed or embedded with other arithmetic are not bit-identical. They stand out by
-isolation: a copy is several times as close to its copies as to any other slide, whatever the scale of the embedding.
-Two measures must agree, because slides that look alike (pale, small) are isolated in the few features that dominate a
-correlation, but not once all directions of the embedding have equal variance.
+Copies that were read again, recompressed or embedded with other arithmetic are not bit-identical. They can be
+recognized by their isolation: a copy is several times as close to its copies as to any other slide, whatever the scale
+of the embedding. Two measures must agree, because slides that look alike (pale, small) are isolated in the few features
+that dominate a correlation, but not once all directions of the embedding have equal variance.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class NearCopies:
 def find_near_copies(bags: Bags) -> list[NearCopies]:
     """Find groups of two to eight slides that are isolated from all others.
 
-    Distances are sqrt(1 - r) between mean embeddings. A group counts if its closest outsider is at least 1.75 times as
-    far as its members are from one another, if its members are closer than 0.6 times the median distance to a nearest
-    slide, and if it is isolated by a factor of 1.1 and closer than 0.75 times the median as well where the directions
-    of most variance, one per four slides, are scaled to equal variance.
+    Distances are sqrt(1 - r) between mean embeddings. A group counts if the nearest other slide is at least 1.75 times
+    as far away as its members are from one another, if its members are closer than 0.6 times the median distance to a
+    nearest slide, and if it is isolated by a factor of 1.1 and closer than 0.75 times the median as well where the
+    directions of most variance, one per four slides, are scaled to equal variance.
 
     Args:
-        bags: All slides of the evaluation. Fewer than 20 are too few to tell; none are found then.
+        bags: All slides of the evaluation. With fewer than 20 slides, no groups are reported.
 
     Returns:
         The most isolated groups first. Bit-identical slides count as well.

@@ -48,7 +48,7 @@ def read_targets(
 ) -> list[OneTarget]:
     """Read the targets and divide the cohort; see `read_inputs` and `divide`.
 
-    With several targets, a slide may lack some of them, and counts for the others.
+    With several targets, a slide may lack some of them, and is used for the others.
 
     Raises:
         UsageError: As `read_inputs` and `divide`; or a target has no slide.

@@ -1,4 +1,4 @@
-"""Every head of the training cohort on all slides of an external one: metrics, drops, thresholds and sites."""
+"""Apply every head of the training cohort to all slides of an external one: metrics, drops, thresholds and sites."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluate_external(bundle: Bundle, internal: Internal, target: Target, bags: 
 
     Args:
         bundle: The heads.
-        internal: How they did in cross-validation.
+        internal: Their results in cross-validation.
         target: The external cohort.
         bags: Its bags, in the order of its slides.
         seed: Random seed of the bootstrap.
@@ -174,10 +174,10 @@ def _drops(
     outside: Mapping[str, FloatArray],
     seed: int,
 ) -> dict[str, Estimate]:
-    """Estimate each metric in cross-validation minus that here.
+    """Estimate the drop of each metric: cross-validation minus external cohort.
 
     Patients of both cohorts are resampled, and the heads stay as they are. The replicates of the cross-validation are
-    widened by what folds share because they train on each other's patients. Where the replicates of a
+    widened, because folds train on each other's patients. Where the replicates of a
     cohort do not differ, the two intervals are combined.
     """
     judgement = internal.judgement
@@ -192,7 +192,7 @@ def _drops(
         replicates = widened - outside[name]
         if all(_varies(each) for each in (inside[name], outside[name], replicates)):
             found[name] = percentile_interval(before - after, replicates)
-        else:  # resampling patients of whom all are predicted right says nothing of other patients
+        else:  # if all patients are predicted correctly, resampling them reveals no variance
             scale = internal.task.known_metrics[name].scale
             own = interval_of_mean(evidence, judgement.division, scale=scale)
             found[name] = _combined(before, own, after, intervals[name])
@@ -225,7 +225,7 @@ def held_out_outputs(bundle: Bundle, internal: Internal) -> FoldPrediction:
 def _thresholds(
     bundle: Bundle, internal: Internal, target: Target, ensemble: FoldPrediction
 ) -> tuple[AtThreshold, ...]:
-    """Return sensitivity and specificity as the threshold was, and as it could be."""
+    """Return sensitivity and specificity at the threshold of the bundle, and at one tuned on the external cohort."""
     if bundle.decision.kind != "threshold":
         return ()
     before = held_out_outputs(bundle, internal)

@@ -56,7 +56,7 @@ class ExternalResult:
     values: Mapping[str, FloatArray]
     """(J,) values of each metric, one per head."""
     intervals: Mapping[str, Interval]
-    """Of the mean over heads, for other patients of the external cohort; the heads are taken as they are."""
+    """Of the mean over heads, for other patients of the external cohort; the heads are held fixed."""
     of_ensemble: Mapping[str, Estimate]
     """Metrics of the ensemble."""
     drops: Mapping[str, Estimate]

@@ -35,7 +35,7 @@ class PartRows:
 
 @dataclass(frozen=True, eq=False)
 class HeadState:
-    """What a trained head consists of: everything that a prediction needs, and nothing else."""
+    """State of a trained head: exactly what predictions need."""
 
     tensors: Mapping[str, NDArray[Any]]
     """Learned values by name."""

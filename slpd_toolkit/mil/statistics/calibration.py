@@ -1,6 +1,6 @@
 """Are predicted probabilities true, and what does a threshold find? Fitted on validation parts, judged on test parts.
 
-Each fold's head has a temperature and a threshold of its own, both from its validation part.
+The head of each fold has its own temperature and threshold, both from its validation part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """95 % intervals of a metric's mean over folds, and of the difference between two models.
 
 The variance has two sources: the choice of tested patients, estimated from the influence of each patient (`influence`),
-and that of training patients, as far as folds share them (`shared_training`). If whole sites were split, there are too
+and that of training patients that folds share (`shared_training`). If whole sites were split, there are too
 few units for influences, and the variance between folds is used.
 """
 

@@ -106,7 +106,7 @@ class PairedResult:
 
 @dataclass(frozen=True)
 class RepresentationMeasures:
-    """Measurements beside the metrics of the heads: of representations, and the comparison with covariates."""
+    """Further measurements: those of representations, and the comparison with covariates."""
 
     retrieval: tuple[Retrieval, ...] = ()
     """One per representation; empty if the targets are not classes."""
@@ -141,4 +141,4 @@ class Evaluation:
     notes: tuple[str, ...] = field(default=())
     """Notes for readers, such as slides that were left out or parts that were merged."""
     of_representations: RepresentationMeasures = RepresentationMeasures()
-    """What is measured besides."""
+    """Further measurements."""

@@ -1,6 +1,6 @@
-"""How much of a representation is the site: laboratory, stain and scanner.
+"""How strongly a representation depends on the site: laboratory, stain and scanner.
 
-Each measurement has a 95 % bootstrap interval over patients, which takes the trained heads as they are.
+Each measurement has a 95 % bootstrap interval over patients, in which the trained heads are held fixed.
 
 - `site_accuracy`: how well the site is predicted from slide vectors; see `site_prediction`.
 - `robustness_index`: nearest slides of the same class and another site against the reverse; see `site_neighbors`.

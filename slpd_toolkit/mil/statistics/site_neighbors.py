@@ -34,7 +34,7 @@ def robustness_index(
     with another class and the same site; others do not count. 1: neighbors share the class whatever the site; 0: they
     share the site whatever the class. The index was introduced by de Jong et al. 2025, "Current pathology foundation
     models are unrobust to medical center differences" (arXiv:2501.18055); this is PathoROB's form (Koemen et al. 2025,
-    arXiv:2507.17845). There, cohorts are balanced and k is tuned; here, the cohort is used as it is, k is fixed, and
+    arXiv:2507.17845). There, cohorts are balanced and k is tuned; here, the cohort is not balanced, k is fixed, and
     the value for random neighbors is returned as chance.
 
     Each patient counts once, with the mean over its slides. Of more than 2 000 slides, the neighbors of 2 000 drawn at

@@ -57,7 +57,8 @@ _CONFUSION = (
 _WIDE_CLASSES = 5
 _ROOMY_CLASSES = 10
 _MOST_CLASSES = 40
-"""Beyond it, classes have neither panels of their own nor names in the confusion matrix: they would not be legible."""
+"""With more classes, there are neither separate panels nor names in the confusion matrix, because they would not be
+legible."""
 _DARK_SHARE = 0.55
 _LABEL_ROOM = 24
 

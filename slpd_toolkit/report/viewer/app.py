@@ -39,7 +39,7 @@ _REPORT_POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; sandbox allow-same-origin allow-top-navigation-by-user-activation allow-popups"
 )
-"""No scripts. The origin is kept: without it, pictures of the page would be requested without the cookie."""
+"""No scripts. The origin is kept: without it, images of the page would be requested without the cookie."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def make_app(viewer: Viewer) -> Starlette:
 
 
 def below(root: Path, name: str) -> Path | None:
-    """Return the file of a report, if it is one and lies below a folder; links that lead out of it do not count."""
+    """Return the path of a report if it exists inside a folder; links that lead out of the folder are not followed."""
     if "\0" in name:
         return None
     path = (root / name).resolve()

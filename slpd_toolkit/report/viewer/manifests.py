@@ -48,7 +48,7 @@ def read_manifest(path: Path, slides_root: Path | None) -> Listed:
 
 
 def recorded_manifests(parts: Parts, meta: TokenMeta | None, slides_root: Path | None) -> Listed:
-    """Read the manifests that the recipes below a folder name, and CSVs beside them; those that are gone are skipped.
+    """Read the manifests named by the recipes in a folder, and CSVs next to them; missing ones are skipped.
 
     Args:
         parts: What the folder contains.

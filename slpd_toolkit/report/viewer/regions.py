@@ -37,7 +37,7 @@ _NEIGHBOURS = 5
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Places of a slide's regions."""
+    """Positions of a slide's regions."""
 
     coords_l0: Coords
     """(R, 2) x, y of the top-left corners, level-0 px."""
@@ -53,7 +53,7 @@ class Frame:
         return {(x, y): row for row, (x, y) in enumerate(self.coords_l0.tolist())}
 
     def place(self, coords_l0: Coords, values: npt.NDArray[Any]) -> list[Any]:
-        """Arrange values of other coordinates in the order of the regions; None where there is no value."""
+        """Reorder values given for other coordinates to match the regions; None for regions without a value."""
         found: list[Any] = [None] * len(self.coords_l0)
         for (x, y), value in zip(coords_l0.tolist(), values.tolist(), strict=True):
             row = self.index_of.get((x, y))
@@ -77,7 +77,7 @@ class RunPrototypes:
         return self._order[first:last]
 
     def frame(self, slide_id: str) -> Frame | None:
-        """Return where the regions of a slide are; None if it has no prototypes."""
+        """Return the positions of a slide's regions; None if it has no prototypes."""
         row = self.rows.get(slide_id)
         if row is None:
             return None
@@ -111,7 +111,7 @@ class SlideScoreTables:
         self.rows = [{slide: row for row, slide in enumerate(table.slide_ids)} for table in tables]
 
     def frame(self, slide_id: str) -> Frame | None:
-        """Return where the regions of a slide are; None if it has no scores."""
+        """Return the positions of a slide's regions; None if it has no scores."""
         for table, rows in zip(self.tables, self.rows, strict=True):
             if slide_id in rows:
                 found = table.slide(rows[slide_id])
@@ -184,7 +184,7 @@ class Layers:
         return found
 
     def frame(self, slide_id: str, file: TokenFile | None) -> Frame | None:
-        """Return where the regions of a slide are, from its token file or else from the results; None if unknown."""
+        """Return the positions of a slide's regions, from its token file or else from the results; None if unknown."""
         if file is not None:
             meta = file.meta
             size = (meta.slide_width_l0, meta.slide_height_l0)

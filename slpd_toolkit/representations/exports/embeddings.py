@@ -29,7 +29,7 @@ def write_trident(store: TokenStore, embeddings: RegionEmbeddings, out: Path) ->
     Args:
         store: The token cache, which has the geometry.
         embeddings: The region embeddings.
-        out: Folder in which the folder of the features is made.
+        out: Folder in which the folder of features is created.
     """
     folder = out / trident.folder_name(f"slpd-{embeddings.model_name}")
     make_folder(folder)

@@ -1,4 +1,4 @@
-"""A bundle as a folder that a model hub takes as it is: its files, and its model card as README.md."""
+"""A bundle as a folder that can be uploaded to a model hub: its files, and its model card as README.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FOLDER is this folder, after download. Nothing in it is executed when it is read
 
 
 def write_hub_folder(source: Path, out: Path) -> None:
-    """Copy a bundle into a folder of its own; the result is a bundle as well.
+    """Copy a bundle into a new folder; the copy is also a bundle.
 
     Args:
         source: Folder of an evaluation with a single bundle, or of a bundle.

@@ -112,7 +112,7 @@ def decode_picture(path: Path, mode: str, *, as_labels: bool = False) -> npt.NDA
     """Decode an image whose header was checked.
 
     Args:
-        path: The picture.
+        path: The image.
         mode: From its header.
         as_labels: Return the numbers of a palette, not its colors.
 

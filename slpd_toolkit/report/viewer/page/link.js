@@ -1,4 +1,4 @@
-// The address of a view: everything that is needed to show it again stands in the part after #.
+// The address of a view: the part after # contains everything that is needed to restore it.
 
 const NUMBERS = ["x", "y", "w", "region"];
 const TEXTS = ["slide", "q", "label", "predicted", "show", "sort", "result", "run", "attention", "scorer", "class"];

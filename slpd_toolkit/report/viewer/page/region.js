@@ -1,4 +1,4 @@
-// The panel of one region: its picture, its values, its prototype and the most similar regions of other slides.
+// The panel of one region: its image, its values, its prototype and the most similar regions of other slides.
 
 import { getJson, ofSlide } from "./api.js";
 import { ranks } from "./colours.js";

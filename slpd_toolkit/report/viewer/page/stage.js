@@ -10,7 +10,7 @@ const PAN = 0.2, ZOOM = 1.5;
 const STEPS_UM = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
 
 // OpenSeadragon adds a style element for phones, which the page's security policy forbids, unless it finds its mark. The element below
-// has the mark, but belongs to no known namespace, so it is no style.
+// has the mark, but belongs to no known namespace, so it has no effect as a style.
 function keepStyleOut() {
   const mark = document.createElementNS("urn:slpd", "style");
   mark.setAttribute("data-openseadragon-mobile-css", "true");
