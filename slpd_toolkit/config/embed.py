@@ -126,7 +126,7 @@ class EmbedConfig:
     has a process that takes the next slide when it is ready."""
 
     cluster: str = ""
-    """Ray cluster to use in place of `--device`: `auto` (the cluster that this machine belongs to) or
+    """Ray cluster to use instead of `--device`: `auto` (the cluster that this machine belongs to) or
     `ray://HOST:10001`. Slides are distributed one at a time to its GPUs, or to its nodes if it has no GPUs (requires
     the ray extra)."""
 

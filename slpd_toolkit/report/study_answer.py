@@ -108,7 +108,7 @@ def _best(document: Document, row: ResultRow, words: str) -> str:
     )
     if row.held_out:
         held = count(document["external"]["cohort"]["patients"], "patient")
-        said += f", and {row.held_out} on {held} that nothing was trained on"
+        said += f", and {row.held_out} on {held} held out from all training"
     bare = [text for text in (row.inside, row.held_out) if text and "[" not in text]
     return f"{said} ({'no interval is defined for so few patients' if bare else '95 % intervals'})."
 

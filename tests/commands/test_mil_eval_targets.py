@@ -105,7 +105,7 @@ def test_the_slide_adds_to_the_covariates_where_it_does(several: Path) -> None:
     assert (
         "The slide adds to the covariates (conservative Holm-adjusted p" in (several / "er" / "report.html").read_text()
     )
-    assert "Does the slide add anything" in (several / "pr" / "report.html").read_text()
+    assert "Does the slide add information" in (several / "pr" / "report.html").read_text()
     predicted = {row["predicted_from"] for row in read_csv(several / "er" / "covariates.csv")}
     assert predicted == {"covariates", "slide and covariates"}
 

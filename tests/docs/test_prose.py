@@ -162,3 +162,18 @@ def test_settings_named_on_the_page_of_the_method_exist() -> None:
     for name, value in re.findall(r"`(\w+)` = ([\d ]*\d(?:\.\d+)?)", text):
         defaults = {known[name].default for known in map(settings_of, cli.CONFIGS.values()) if name in known}
         assert float(value.replace(" ", "")) in defaults, (name, value, defaults)
+
+
+HABITS = re.compile(
+    r"\b(for\s+ever|anew|at\s+hand|nobody|goes\s+on|as\s+far\s+as|is\s+told|is\s+said|whilst|amongst|thereof|beside"
+    r"|in\s+place\s+of|of\s+(?:its|their|his|her)\s+own|label\s+pictures?)\b"
+    r"|\"\"\"(?:Give|Say|Tell|Turn)s?\b"
+)
+"""Archaic or literal constructions, for each of which there is a plain one: "next to", "instead of", "Return"."""
+
+
+def test_prose_is_plain_english() -> None:
+    package = REPOSITORY / "slpd_toolkit"
+    paths = (*PAGES, *package.rglob("*.py"), *package.glob("report/templates/*.html"))
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    assert [(path.name, hit.group()) for path, text in texts.items() for hit in HABITS.finditer(text)] == []

@@ -55,7 +55,7 @@ def test_held_out_patients_and_what_is_not_defined() -> None:
     metrics = {"auc": {"ensemble": {"value": 0.75, "low": None, "high": None}}}
     outside = {"results": [{"model": "slpd", "aggregator": "abmil", "metrics": metrics}], "cohort": {"patients": 2}}
     best, differences, remains = answer(document([result("slpd", 0.6, 0.45, 0.7)], [], external=outside)).sentences
-    assert "and 0.750 on 2 patients that nothing was trained on (no interval is defined for so few patients)" in best
+    assert "and 0.750 on 2 patients held out from all training (no interval is defined for so few patients)" in best
     assert "single representation" in differences
     assert "includes 0.5, the value of random guessing, so no signal is shown" in remains
     undefined = answer(document(RESULTS, [pair("slpd", "dino", 0.02, None)])).sentences[1]

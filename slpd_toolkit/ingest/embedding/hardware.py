@@ -69,7 +69,7 @@ def chosen_hardware(config: EmbedConfig, draw: Draw) -> Iterator[Hardware]:
             EmbeddingPipeline(lanes, draw).run(entries, len(entries))
 
     yield Hardware(
-        device=torch.device("cpu") if several else devices[0],  # several have processes with encoders of their own
+        device=torch.device("cpu") if several else devices[0],  # with several, each process has its own encoders
         target=devices[0],
         description=listed(compute.describe(device) for device in devices),
         resolve_precision=partial(compute.resolve_precision, device=devices[0]),
