@@ -63,7 +63,7 @@ def test_a_lost_node_costs_only_time(
         ray.shutdown()
         nodes.shutdown()  # type: ignore[no-untyped-call]
     assert lost
-    assert "are done again" in capfd.readouterr().err
+    assert "will be processed again" in capfd.readouterr().err
     require_same(tmp_path / "one", tmp_path / "lost")
     for name in ("one", "lost"):
         assert sorted(row["slide_id"] for row in read_csv(tmp_path / name / "failures.csv")) == ["bad", "broken"]

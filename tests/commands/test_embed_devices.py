@@ -62,7 +62,7 @@ def test_two_devices_write_the_cache_of_one_and_a_kill_costs_nothing(
     monkeypatch.setattr(fleet.Fleet, "_handle", kill_once)
     assert embed.run(settings(manifest, tmp_path / "killed", device="cpu,cpu")) == 1
     assert killed
-    assert "are done again" in capfd.readouterr().err
+    assert "will be processed again" in capfd.readouterr().err
     require_same(tmp_path / "one", tmp_path / "killed")
     assert len(read_csv(tmp_path / "killed" / "failures.csv")) == 2
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.endswith(".tmp")]

@@ -197,7 +197,7 @@ def test_label_pictures_of_any_size(tmp_path: Path, scale: int, kind: str) -> No
 
 def test_color_pictures_and_other_proportions_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (160, 120), (1, 2, 3)).save(tmp_path / "c.png")
-    with pytest.raises(SlideError, match="is a color picture"):
+    with pytest.raises(SlideError, match="is a color image"):
         drawn(tmp_path / "c.png")
     Image.new("L", (160, 160), 1).save(tmp_path / "p.png")
     with pytest.raises(SlideError, match="other proportions"):

@@ -76,7 +76,7 @@ def coarse_level_with_holes(file: Tiff) -> None:
         ),
         (overlapping, r"1 tile overlaps others in the file"),
         (shared, r"the tile in row 1, column 1 of level 0 shares its data with others and is not blank"),
-        (coarse_level_with_holes, r"of 6 tiles of level 1 are missing, and level 0 has"),
+        (coarse_level_with_holes, r"of 6 tiles of level 1 are missing, and level 0 contains"),
     ],
 )
 def test_a_damaged_table_is_refused(whole: Path, tmp_path: Path, damage: Callable[[Tiff], None], said: str) -> None:
