@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.store.token_file import TokenStore
 
-_UNIFORM, _COLLAPSED_NATS = 0.97, 0.02
+_UNIFORM, _NEAR_UNIFORM, _COLLAPSED_NATS = 0.97, 0.9, 0.02
 
 
 def fit_to_cohort(
@@ -91,6 +91,12 @@ def verdict(last: Mapping[str, str], outputs: int) -> str:
             f"an entropy of {entropy:.2f}; uniform predictions over {count(outputs, 'output')} have "
             f"{uniform:.2f}. Lower "
             "--teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
+        )
+    if loss > _NEAR_UNIFORM * uniform:
+        return (
+            f"The network may have learned little: self-distillation ended at a loss of {loss:.2f}, close to the "
+            f"{uniform:.2f} of uniform predictions over {outputs:,} outputs. Train longer (--epochs) or lower "
+            "--teacher-temp (0.02), and compare with --model mean-tokens in slpd mil-eval."
         )
     if loss < _COLLAPSED_NATS and entropy < _COLLAPSED_NATS:
         return (

@@ -32,7 +32,7 @@ def test_targets_that_collapsed_are_named_with_what_to_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nearly no centering and very sharp targets: all regions get the same output."""
-    said = end_of(tmp_path, capsys, centre_momentum=0.99999, teacher_temp=0.0005, epochs=8)
+    said = end_of(tmp_path, capsys, centre_momentum=0.99999, teacher_temp=0.0005, epochs=2)
     assert "The targets have collapsed: all regions get the same output" in said
     assert "Raise --teacher-temp (0.04), lower --lr, or raise --teacher-momentum." in said
 
@@ -41,6 +41,7 @@ def test_targets_that_collapsed_are_named_with_what_to_change(
 def test_a_loss_that_stayed_uniform_is_named_with_what_to_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Targets that are too soft stay uniform."""
     said = end_of(tmp_path, capsys, lr=1e-9, teacher_temp=1.0, epochs=1)
-    assert "The network has learned next to nothing: self-distillation ends at a loss of 2.0" in said
+    assert "The network has learned almost nothing: self-distillation ended at a loss of" in said
     assert "uniform predictions over 8 outputs have 2.08. Lower --teacher-temp (0.02), train longer (--epochs)" in said

@@ -95,6 +95,7 @@ def test_the_verdict_names_uniform_and_collapsed_outputs() -> None:
     uniform = math.log(256)
     assert "learned almost nothing" in verdict({"dino": str(uniform), "target_entropy": "5.5"}, 256)
     assert "learned almost nothing" in verdict({"dino": "", "target_entropy": str(uniform)}, 256)
+    assert "may have learned little" in verdict({"dino": "5.2", "target_entropy": "4.8"}, 256)
     assert "collapsed" in verdict({"dino": "0.001", "target_entropy": "0.001"}, 256)
     assert not verdict({"dino": "4.0", "target_entropy": "2.0"}, 256)
 
