@@ -89,7 +89,7 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
     if not exact and abs(width * size_l0[1] / (height * size_l0[0]) - 1) > _PROPORTIONS_WITHIN:
         raise SlideError(
             f"The mask {path} has {width:,} x {height:,} px, but its slide has {size_l0[0]:,} x "
-            "{size_l0[1]:,}: the aspect ratios differ.",
+            f"{size_l0[1]:,}: the aspect ratios differ.",
             hint="A label image must cover the whole slide.",
         )
     rows, columns = thumbnail.rgb.shape[:2]
