@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
-from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.files import make_folder, remove_leftovers_of
 from slpd_toolkit.core.folder_lock import locks_folder, working_in
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table, summarise
 from slpd_toolkit.core.text import count
@@ -24,8 +24,10 @@ from slpd_toolkit.ingest.embedding.lane import QC_FOLDER, STAGE, Lane
 from slpd_toolkit.ingest.embedding.tally import print_summary
 from slpd_toolkit.ingest.embedding.tissue_only import write_masks
 from slpd_toolkit.report.qc import CONTACT_SHEET, MASKS_FOLDER, draw_overlay, write_contact_sheet, write_mask
+from slpd_toolkit.store import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from slpd_toolkit.config.embed import EmbedConfig
@@ -85,8 +87,13 @@ def run(config: EmbedConfig) -> int:
             for identity in identities
         ]
         lanes = [Lane(identity, hardware.device, log) for identity, log in zip(identities, logs, strict=True)]
+        own = [entry for entry in entries if entry.row in mine]
+        for lane in lanes:
+            _remove_leftovers(lane.identity.config, own)
         with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
-            hardware.embed(lanes, [entry for entry in entries if entry.row in mine])
+            hardware.embed(lanes, own)
+        for lane in lanes:
+            _remove_leftovers(lane.identity.config, own)
         return max(_finish(lane, log) for lane, log in zip(lanes, logs, strict=True))
 
 
@@ -125,6 +132,7 @@ def _finish(lane: Lane, failures: FailureLog) -> int:
 def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEntry], problems: list[Problem]) -> int:
     """Write masks and images, and return the exit code."""
     failures = _start_log(config, problems)
+    _remove_leftovers(config, entries)
     drawn = write_masks(entries, config, geometry, failures, _draw)
     write_contact_sheet(config.out, config.out / QC_FOLDER, failures.rows)
     console.note(f"Wrote the masks of {count(drawn, 'slide')} to {config.out / MASKS_FOLDER}.")
@@ -134,6 +142,16 @@ def _only_tissue(config: EmbedConfig, geometry: Geometry, entries: list[SlideEnt
         f"Check {config.out / QC_FOLDER / CONTACT_SHEET}: does the outline match the tissue that you would mark?"
     )
     return 1 if failures.rows else 0
+
+
+def _remove_leftovers(config: EmbedConfig, entries: Sequence[SlideEntry]) -> None:
+    """Remove unfinished files of slides: of an earlier run, or of a process of this run that ended."""
+    for folder, suffix in (
+        (config.out, schema.SUFFIX),
+        (config.out / QC_FOLDER, ".jpg"),
+        (config.out / MASKS_FOLDER, ".png"),
+    ):
+        remove_leftovers_of(folder, {f"{entry.slide_id}{suffix}" for entry in entries})
 
 
 def _start_log(config: EmbedConfig, problems: list[Problem]) -> FailureLog:

@@ -9,13 +9,13 @@ import joblib
 from slpd_toolkit.core import console
 from slpd_toolkit.core.cluster import joined_cluster
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
-from slpd_toolkit.core.files import claim_folder
+from slpd_toolkit.core.files import claim_folder, remove_leftovers_of
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.workers import in_processes, release_workers
 from slpd_toolkit.report.chosen_scores import choose_scores
 from slpd_toolkit.report.heatmap_figure import heading
-from slpd_toolkit.report.heatmap_files import STAGE, draw_slide, needs_slides, read_squares
+from slpd_toolkit.report.heatmap_files import STAGE, SUFFIXES, draw_slide, needs_slides, read_squares
 from slpd_toolkit.report.thumbnails import find_slides
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def run(config: HeatmapConfig) -> int:
     source = choose_scores(config)
     entries, problems = find_slides(config.manifest, config.slides_root)
     claim_folder(config.out, (FILENAME,))
+    names = {f"{slide_id}.{suffix}" for slide_id in source.slides for suffix in SUFFIXES[config.format]}
+    remove_leftovers_of(config.out, names)
     failures = FailureLog(config.out / FILENAME)
     if needs_slides(config):
         result = "Written in whole-slide coordinates" if config.format == "geojson" else "Shown without pixels"

@@ -9,7 +9,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -152,6 +152,25 @@ def remove_leftovers(path: Path, min_age_s: float = 0) -> None:
         with suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime >= min_age_s:
                 leftover.unlink()
+
+
+def remove_leftovers_of(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files that killed writers of these files in a folder left behind; lists the folder once.
+
+    Args:
+        folder: The folder; it may not exist.
+        names: Names of the files. Those of other commands that write to the folder at the same time must not be among
+            them.
+    """
+    try:
+        found = os.listdir(folder)  # noqa: PTH208 - names are compared, thousands of them
+    except OSError:
+        return
+    end = len("." + "?" * _RANDOM_CHARACTERS + ".tmp")
+    for name in found:
+        if name.startswith(".") and name.endswith(".tmp") and name[1:-end] in names and name[-end] == ".":
+            with suppress(FileNotFoundError):
+                (folder / name).unlink()
 
 
 def claim_folder(folder: Path, names: Iterable[str], flag: str = "--out") -> None:

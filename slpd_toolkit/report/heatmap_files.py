@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.failures import Failure
-from slpd_toolkit.core.files import is_safe_name, remove_leftovers
+from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.report.heatmap_figure import write_heatmap
 from slpd_toolkit.report.overlays import colour_values, draw_overlay
 from slpd_toolkit.report.qupath import write_geojson
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.report.thumbnails import SlideFrame
 
 STAGE = "heatmap"
-_SUFFIXES = {"both": ("geojson", "png"), "geojson": ("geojson",), "png": ("png",)}
+SUFFIXES = {"both": ("geojson", "png"), "geojson": ("geojson",), "png": ("png",)}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def draw_slide(
 ) -> Drawn:
     """Write the files of a slide; outdated files of an earlier run are removed if they cannot be replaced."""
     paths = (
-        [config.out / f"{slide_id}.{suffix}" for suffix in _SUFFIXES[config.format]] if is_safe_name(slide_id) else []
+        [config.out / f"{slide_id}.{suffix}" for suffix in SUFFIXES[config.format]] if is_safe_name(slide_id) else []
     )
     if isinstance(squares, Failure):
         _remove(paths)
@@ -129,7 +129,6 @@ def _write(
     """
     values = colour_values(slide.scores, config.scale)
     for path in paths:
-        remove_leftovers(path)
         if path.suffix == ".geojson":
             write_geojson(path, slide, values, config.scale, (corner_l0 or (0, 0)) if config.crop else (0, 0))
             continue

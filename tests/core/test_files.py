@@ -18,6 +18,7 @@ from slpd_toolkit.core.files import (
     is_safe_name,
     read_json,
     remove_leftovers,
+    remove_leftovers_of,
     sha256,
     write_csv,
     write_text,
@@ -85,6 +86,15 @@ def test_leftovers_of_one_file_go_and_those_of_others_stay(tmp_path: Path) -> No
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "a.h5")
     assert {entry.name for entry in tmp_path.iterdir()} == set(names[2:])
+
+
+def test_leftovers_of_many_files_go_at_once(tmp_path: Path) -> None:
+    others = [".a.h5.b.h5.abcdefgh.tmp", ".c.h5.abcdefgh.tmp", ".a.h5.tmp", "a.h5", "..tmp", ".tmp"]
+    for name in [".a.h5.abcdefgh.tmp", ".a.h5.12_45678.tmp", ".b.h5.abcdefgh.tmp", *others]:
+        (tmp_path / name).touch()
+    remove_leftovers_of(tmp_path, {"a.h5", "b.h5"})
+    assert {entry.name for entry in tmp_path.iterdir()} == set(others)
+    remove_leftovers_of(tmp_path / "absent", {"a.h5"})
 
 
 def test_leftovers_may_have_to_be_old(tmp_path: Path) -> None:

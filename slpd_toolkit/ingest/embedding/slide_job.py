@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.errors import CacheError, SlideError
-from slpd_toolkit.core.files import remove_leftovers
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.slides.masks import MaskFile
 from slpd_toolkit.slides.plan import require_tissue
@@ -142,9 +141,6 @@ class SlideOpener:
         Raises:
             SlideError: The slide cannot be used by any encoder.
         """
-        for lane in self.lanes:
-            for target in (lane.token_file(entry), lane.picture(entry)):
-                remove_leftovers(target)
         path = self.stage.path(entry) if self.stage else entry.slide_path
         slide = GuardedSlide(self.readers, path, entry.mpp_l0)
         found = OpenedSlides([], [], [])

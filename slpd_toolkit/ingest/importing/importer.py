@@ -9,7 +9,7 @@ import numpy as np
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.failures import FILENAME, Failure, FailureLog
-from slpd_toolkit.core.files import make_folder, remove_leftovers
+from slpd_toolkit.core.files import make_folder, remove_leftovers_of
 from slpd_toolkit.foreign.consensus import require_member
 from slpd_toolkit.foreign.regrid import place
 from slpd_toolkit.ingest.importing.report import ImportTally
@@ -55,6 +55,7 @@ class Importer:
 
     def run(self, targets: Sequence[ImportTarget]) -> None:
         """Import slides; complete ones are skipped, failing ones are recorded, and the others continue."""
+        remove_leftovers_of(self._config.out, {f"{target.slide_id}{schema.SUFFIX}" for target in targets})
         with console.progress("import", total=len(targets), unit="slides") as progress:
             for target in targets:
                 try:
@@ -72,7 +73,6 @@ class Importer:
         config, path = self._config, self._config.out / f"{target.slide_id}{schema.SUFFIX}"
         placement = place(slide, grid=self._cohort.grid, tolerance=config.tolerance, min_tissue=config.min_tissue)
         meta = slide_meta(self._shared, target.slide_id, slide, placement, config.tolerance)
-        remove_leftovers(path)
         if path.exists() and not config.overwrite:
             require_placed_alike(path, meta)
             self.tally.skipped += 1
