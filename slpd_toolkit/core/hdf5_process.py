@@ -182,6 +182,8 @@ def _gather(group: Any, prefix: str, members: dict[str, Any], depth: int) -> Non
             members[name] = {"kind": "group", "attributes": _attributes(found)}
             if depth > 1:
                 _gather(found, f"{name}/", members, depth - 1)
+            elif found.get_num_objs():
+                members[f"{name}/..."] = {"kind": "too deep"}
 
 
 def _describe_dataset(data: Any) -> dict[str, Any]:

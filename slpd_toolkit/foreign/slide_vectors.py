@@ -198,6 +198,12 @@ def _read_file(path: Path) -> ForeignVectors:
             f"{path}: does not hold one vector per slide or patient: {listed(odd) or 'no dataset'}.",
             hint="Known single files: those of COBRA and EAGLE, with a dataset per ID, and AnnData.",
         )
+    if contents.others:
+        unread = listed(f"{name} ({kind})" for name, kind in contents.others.items())
+        raise UsageError(
+            f"{path}: some of its members cannot be read as vectors: {unread}.",
+            hint="Write one dataset per slide or patient, named by its ID, without links and groups within groups.",
+        )
     vectors = {name: _vector(path, read_hdf5(path, name)) for name in contents.datasets}
     return ForeignVectors("COBRA" if "top_k" in contents.attributes else "EAGLE", vectors, None)
 

@@ -271,7 +271,7 @@ def with_first(*values: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        ({"scores": with_first(np.nan)}, r"1 of \d+ scores are NaN or infinite"),
+        ({"scores": with_first(np.nan)}, r"1 of \d+ scores is NaN or infinite"),
         ({"scores": with_first(np.inf, -np.inf)}, r"2 of \d+ scores are NaN or infinite"),
         ({"region_l0": with_first(0)}, r"squares cannot lie on a slide.* with a side of 0 px"),
         ({"coords_l0": with_first(2**62, 0)}, r"1 of \d+ squares cannot lie on a slide"),

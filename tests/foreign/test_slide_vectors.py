@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -201,3 +202,23 @@ def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> Non
     with np.load(tmp_path / "TCGA_TITAN_features.npz") as converted:
         assert converted["slide_id"].tolist() == list(VECTORS)
         np.testing.assert_array_equal(converted["vectors"][1], VECTORS["TCGA-2"])
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "../../x"])
+def test_members_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
+    path = cobra(tmp_path)
+    with h5py.File(path, "a") as file:
+        holder = file
+        for part in name.split("/")[:-1]:
+            holder = h5py.Group(h5py.h5g.create(holder.id, part.encode()))
+        h5py.h5d.create(holder.id, name[-1:].encode(), h5py.h5t.NATIVE_FLOAT, h5py.h5s.create_simple((5,)))
+    with pytest.raises(UsageError, match=re.escape(f"cannot be read as vectors: {name[:-1]}... (too deep)")):
+        read_slide_vectors(path)
+
+
+def test_links_are_named(tmp_path: Path) -> None:
+    path = cobra(tmp_path)
+    with h5py.File(path, "a") as file:
+        file["other"] = h5py.SoftLink("/S1")
+    with pytest.raises(UsageError, match=r"cannot be read as vectors: other \(link\)"):
+        read_slide_vectors(path)
