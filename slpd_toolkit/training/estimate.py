@@ -43,6 +43,10 @@ class TrainingEstimate:
     steps: int
     embedded: int
     """Regions that are embedded for prototypes, over all epochs."""
+    parameters: int
+    """Number of parameters of the network with its head."""
+    backbone_parameters: int
+    """Number of parameters of the region ViT."""
 
     @property
     def seconds(self) -> float:
@@ -87,7 +91,10 @@ def estimate_training(config: PretrainConfig, regions: int, grid: int, input_dim
     else:
         step_s = _time_steps(config, config.batch_size, grid, input_dim, device)
     epochs = max(0, config.epochs - config.prototypes.prototype_epoch) + 1 if config.uses_prototypes else 0
-    return TrainingEstimate(step_s, _time_embedding(config, grid, input_dim, device), plan.steps, epochs * regions)
+    embed_s = _time_embedding(config, grid, input_dim, device)
+    network = _network(config, input_dim)
+    whole, backbone = (sum(each.numel() for each in part.parameters()) for part in (network, network.backbone))
+    return TrainingEstimate(step_s, embed_s, plan.steps, epochs * regions, whole, backbone)
 
 
 def _time_steps(config: PretrainConfig, batch: int, grid: int, input_dim: int, device: torch.device) -> float:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.commands.study.needs import (
+    MIB,
+    Need,
+    Tokens,
+    need_of_evaluation,
+    need_of_pictures,
+    need_of_training,
+)
 from slpd_toolkit.commands.study.slurm import write_jobs
 from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
@@ -19,7 +27,7 @@ from slpd_toolkit.core.text import count
 from slpd_toolkit.ingest.embedding.estimate import estimate_embedding, peak_mib
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.estimate import estimate_training
+from slpd_toolkit.training.estimate import TrainingEstimate, estimate_training
 from slpd_toolkit.training.fitting import choose_for
 
 if TYPE_CHECKING:
@@ -27,37 +35,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.commands.study.cohort import StudyCohort
     from slpd_toolkit.commands.study.stages import Stage
-    from slpd_toolkit.config.mil_eval import MilEvalConfig
     from slpd_toolkit.config.study import StudyConfig
-
-_MIB = 2**20
-_CPU_S_A_HEAD, _CPU_S_A_HEAD_AND_THOUSAND = 0.6, 4.0
-"""Training of a head: benchmarks/results/mil-cpu.json has 38.7 CPU seconds for 10 heads on 1 000 slides."""
-_CPU_S_A_MODEL, _CPU_S_A_PICTURE = 5.0, 1.5
-_RUN_BYTES = 300 * _MIB
-"""Checkpoint and weights of a run with the default networks."""
-_PICTURE_BYTES = _MIB
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a stage needs."""
-
-    seconds: float
-    disk_bytes: float
-    memory_mib: float
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of the cohort, from the cache or estimated."""
-
-    regions: Sequence[int]
-    """Regions of each slide that is trained on."""
-    all_regions: int
-    grid: int
-    width: int
-    source: str
 
 
 def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) -> int:
@@ -114,30 +92,18 @@ def _of_sample(config: StudyConfig, cohort: StudyCohort) -> tuple[Tokens, Need]:
 
 def _needs(config: StudyConfig, stages: Sequence[Stage], tokens: Tokens) -> dict[str, Need]:
     cores = config.jobs or os.cpu_count() or 1
-    regions = int(np.sum(tokens.regions))
-    needs = {}
-    embed_s = 0.0
+    regions, runs, needs = int(np.sum(tokens.regions)), list[TrainingEstimate](), dict[str, Need]()
     for stage in stages:
         if stage.command == "pretrain":
             fitted, _ = choose_for(stage.settings(), CohortSize(tokens.regions, tokens.grid))
-            found = estimate_training(fitted, regions, tokens.grid, tokens.width)
-            embed_s = found.embed_s
-            needs[stage.name] = Need(found.seconds, _RUN_BYTES, peak_mib())
+            runs.append(estimate_training(fitted, regions, tokens.grid, tokens.width))
+            needs[stage.name] = need_of_training(runs[-1], peak_mib())
         elif stage.command == "mil-eval":
-            needs[stage.name] = _evaluation(stage.settings(), tokens, embed_s, cores)
+            needs[stage.name] = need_of_evaluation(stage.settings(), tokens, runs, peak_mib(), cores)
         elif stage.command in {"prototypes", "heatmap"}:
-            pictures = min(config.heatmaps, len(tokens.regions))
-            needs[stage.name] = Need(pictures * _CPU_S_A_PICTURE / cores, pictures * _PICTURE_BYTES, peak_mib())
+            slides = min(config.heatmaps, len(tokens.regions))
+            needs[stage.name] = need_of_pictures(stage.command, slides, peak_mib(), cores)
     return needs
-
-
-def _evaluation(settings: MilEvalConfig, tokens: Tokens, embed_s: float, cores: int) -> Need:
-    slides, models = len(tokens.regions), len(settings.model)
-    a_head = max(_CPU_S_A_HEAD, _CPU_S_A_HEAD_AND_THOUSAND * slides / 1000)
-    heads = sum(settings.repeats_of(name) for name in settings.aggregator) * (settings.folds or 5)
-    cpu_s = models * (_CPU_S_A_MODEL + heads * a_head)
-    vectors = tokens.all_regions * tokens.width * 4
-    return Need(cpu_s / cores + 2 * tokens.all_regions * embed_s, vectors, peak_mib() + models * vectors / _MIB)
 
 
 def _print(
@@ -154,7 +120,7 @@ def _print(
             "step": stage.name,
             "time": console.human_seconds(needs[stage.name].seconds),
             "disk": console.human_bytes(needs[stage.name].disk_bytes),
-            "memory": console.human_bytes(needs[stage.name].memory_mib * _MIB),
+            "memory": console.human_bytes(needs[stage.name].memory_mib * MIB),
             "state": "done" if stage.is_done() else "",
         }
         for stage in stages
@@ -164,7 +130,7 @@ def _print(
             "step": "all",
             "time": console.human_seconds(sum(need.seconds for need in needs.values())),
             "disk": console.human_bytes(sum(need.disk_bytes for need in needs.values())),
-            "memory": console.human_bytes(max(need.memory_mib for need in needs.values()) * _MIB),
+            "memory": console.human_bytes(max(need.memory_mib for need in needs.values()) * MIB),
             "state": "",
         }
     )

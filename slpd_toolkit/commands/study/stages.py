@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slpd_toolkit.commands import embed, heatmap, mil_eval, pretrain, prototypes
+from slpd_toolkit.commands.study.needs import has_attention
 from slpd_toolkit.config import study_stages as settings
 from slpd_toolkit.config.command_line import command_line
-from slpd_toolkit.config.mil_eval import AGGREGATORS
 from slpd_toolkit.config.recipe import RECIPE, as_recipe
 from slpd_toolkit.config.study_stages import ATLAS, DINO, EVALUATION, HEATMAPS, SLPD, TOKENS, StagePaths
 from slpd_toolkit.core.failures import read_failures
@@ -168,13 +168,9 @@ def make_stages(
         ),
     ]
     without = {"tokens"} if config.cache else set()
-    if not any(_has_attention(name) for name in config.aggregator):
+    if not any(map(has_attention, config.aggregator)):
         without.add("heatmaps")
     return [stage for stage in stages if stage.name not in without]
-
-
-def _has_attention(aggregator: str) -> bool:
-    return bool(AGGREGATORS.load(aggregator).HEAD.in_workers)
 
 
 def _is_embedded(cache: Path, cohort: StudyCohort) -> bool:
