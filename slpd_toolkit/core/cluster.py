@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from slpd_toolkit.core.errors import UsageError
 
@@ -16,7 +18,13 @@ if TYPE_CHECKING:
 
 _joined: ContextVar[Any] = ContextVar("joined", default=None)
 _RETRIES = 3
+_ANSWERS_WITHIN_S = 5.0
+_CLIENT_PORT = 10001
 _PLAIN = (str, int, float, bool, type(None))
+
+
+class ProcessLostError(Exception):
+    """The process of a task on a cluster ended each time that it was repeated."""
 
 
 def joined() -> Any:
@@ -72,14 +80,41 @@ def joined_cluster(address: str) -> Iterator[Any]:
 
 def _connect(ray: Any, address: str) -> None:
     try:
+        _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"--cluster: got {address}, but no Ray cluster responds there ({first_line}).",
             hint="Start one with `ray start --head` on this machine, or pass ray://HOST:10001 with the address of "
             "the head node.",
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Check that something listens at an address; Ray itself keeps trying for minutes.
+
+    Raises:
+        OSError: Nothing does, or `auto` finds no cluster.
+        ValueError: The address is malformed.
+    """
+    named = _current_address() if address == "auto" else address
+    where = urlsplit(named if "://" in named else f"//{named}")
+    if where.hostname:
+        socket.create_connection((where.hostname, where.port or _CLIENT_PORT), _ANSWERS_WITHIN_S).close()
+
+
+def _current_address() -> str:
+    """Return what Ray takes for `auto`: $RAY_ADDRESS, or the cluster that was started on this machine, maybe long ago.
+
+    Raises:
+        ConnectionError: There is none.
+    """
+    try:
+        from ray._private.services import get_ray_address_from_environment
+    except ImportError:  # another version of Ray
+        return os.environ.get("RAY_ADDRESS", "")
+    return str(get_ray_address_from_environment("auto", None))
 
 
 def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
@@ -93,6 +128,9 @@ def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any
 
     Yields:
         The results, in the order of the calls.
+
+    Raises:
+        ProcessLostError: The process of a task ended each time, or its node was lost.
     """
     task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
     shared: dict[int, tuple[Any, Any]] = {}
@@ -108,7 +146,17 @@ def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any
     most = max(1, 2 * int(ray.cluster_resources().get("CPU", 1)))
     for call in calls:
         if len(running) == most:
-            yield ray.get(running.popleft())
+            yield _result(ray, running.popleft())
         running.append(task.remote(*map(sent, call)))
     while running:
-        yield ray.get(running.popleft())
+        yield _result(ray, running.popleft())
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    """Return the result of a task; an exception of the function is raised as it was there."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise ProcessLostError(type(error).__name__) from error

@@ -14,7 +14,7 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from slpd_toolkit.core.cluster import joined, on_cluster
+from slpd_toolkit.core.cluster import ProcessLostError, joined, on_cluster
 from slpd_toolkit.core.errors import SlpdError
 from slpd_toolkit.core.files import working_folder
 
@@ -52,7 +52,13 @@ def in_processes(
     """
     here, folder = os.getpid(), working_folder()
     if ray := joined():
-        yield from on_cluster(ray, _apply_remotely, ((folder, work, *call) for call in calls))
+        try:
+            yield from on_cluster(ray, _apply_remotely, ((folder, work, *call) for call in calls))
+        except ProcessLostError as error:
+            raise WorkerKilledError(
+                f"A process of the cluster that {doing} ended each time ({error}), probably because memory ran out.",
+                hint="Give its nodes more memory, start them with fewer --num-cpus, or run without --cluster.",
+            ) from error
         return
     # A process that was never given work must end with this one as well, so it watches from its start.
     watched = joblib.parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(here,))

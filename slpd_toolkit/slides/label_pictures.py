@@ -6,6 +6,7 @@ Those that `slpd embed` writes also record the size of their pixels in level-0 p
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -31,6 +32,9 @@ MOST_PX = 1 << 31
 _KEY = "slpd"
 _PROPORTIONS_WITHIN = 0.02
 _STRIP_LV = 2048
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_LOSSY = frozenset({6, 7, 34892})
+"""TIFF compressions that are JPEG."""
 _HINT = "A label image is grayscale or has a palette; each pixel is the number of a class, and 0 means none."
 
 
@@ -156,16 +160,48 @@ class _Levels:
 def _open_levels(path: Path) -> _Levels:
     """Open a label image: as a slide if OpenSlide reads it, otherwise decoded as a whole."""
     try:
-        is_picture = not any(source.recognizes(path) for source in _tiled_sources()) and picture.recognizes(path)
+        is_tiled = any(source.recognizes(path) for source in _tiled_sources())
+        if not is_tiled and not picture.recognizes(path):
+            raise SlideError(
+                f"The mask {path} is neither GeoJSON (.geojson, .json) nor a label image (PNG or TIFF).",
+                hint="Unpack compressed files; convert other annotations to GeoJSON, for example in QuPath.",
+            )
+        _require_exact(path, is_tiled=is_tiled)
     except OSError as error:
         raise SlideError(f"The mask {path} cannot be read ({error.strerror}).", hint="Check the path.") from error
-    if not is_picture:
+    if is_tiled:
         return _Levels(path, None)
     _, mode, _ = picture.read_picture_header(path, MOST_PX)
     pixels = picture.decode_picture(path, "L" if mode in {"1", "P"} else mode, as_labels=True)
     if pixels.ndim != 2:
         raise SlideError(f"The mask {path} is a color image.", hint=_HINT)
     return _Levels(path, pixels)
+
+
+def _require_exact(path: Path, *, is_tiled: bool) -> None:
+    """Check that the numbers in a label image are read as they were written.
+
+    Raises:
+        SlideError: It is compressed as JPEG, or its tiles have 16 bits, of which OpenSlide returns the upper 8.
+    """
+    import tifffile
+
+    lossy, bits = False, 8
+    with path.open("rb") as file:
+        lossy = file.read(3) == _JPEG_MAGIC
+    with suppress(Exception), tifffile.TiffFile(path) as tiff:  # what cannot be read is reported where it is opened
+        page = tiff.pages.first
+        lossy, bits = page.compression in _LOSSY, page.bitspersample if is_tiled else bits
+    if lossy:
+        raise SlideError(
+            f"The mask {path} is compressed as JPEG, which changes the numbers of classes.",
+            hint="Save it without loss, for example as PNG, or as TIFF with LZW or deflate.",
+        )
+    if bits > 8:
+        raise SlideError(
+            f"The mask {path} is a tiled TIFF with {bits} bits; allowed: 8 bits in tiles, or 16 bits without tiles.",
+            hint="Convert it: vips cast IN OUT.tif uchar, or save it as PNG.",
+        )
 
 
 def _tiled_sources() -> list[Any]:

@@ -33,6 +33,10 @@ _DIGESTED_BYTES = 64 << 20
 _HINT = "Export it again: in QuPath, File > Export objects as GeoJSON, as FeatureCollection."
 
 
+_NOTHING_TO_CUT = "Leave mask_path empty for slides from which nothing is cut out; otherwise correct the annotations."
+_CROSSINGS_AT_ONCE = 1 << 22
+
+
 @dataclass(frozen=True)
 class MaskFile:
     """The mask of one slide, and how it is used."""
@@ -88,15 +92,16 @@ def _read_areas(file: MaskFile) -> list[list[Ring]]:
             raise SlideError(
                 f"The mask {file.path} has no area of the class {', '.join(absent)}; "
                 f"found: {', '.join(sorted(named)) or 'no classes'}.",
-                hint="Correct --mask-classes, or the annotations.",
+                hint=_NOTHING_TO_CUT if file.mode == "not" else "Correct --mask-classes, or the annotations.",
             )
-        areas = [area for feature in wanted for area in _polygons(feature.get("geometry", feature))]
+        shapes = [feature.get("geometry", feature) for feature in wanted]
+        areas = [area for shape in shapes if shape is not None for area in _polygons(shape)]
     except OSError as error:
         raise SlideError(f"The mask {file.path} cannot be read ({error.strerror}).", hint="Check the path.") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise SlideError(f"The mask {file.path} is not GeoJSON ({str(error)[:200]}).", hint=_HINT) from error
     if not areas:
-        raise SlideError(f"The mask {file.path} has no polygon.", hint=_HINT)
+        raise SlideError(f"The mask {file.path} has no polygon.", hint=_NOTHING_TO_CUT if file.mode == "not" else _HINT)
     return areas
 
 
@@ -117,9 +122,9 @@ def _class_of(feature: dict[str, Any]) -> str:
     for key in ("classification", "class", "label", "name"):
         value = properties.get(key)
         if isinstance(value, dict):
-            value = value.get("name")
-        if isinstance(value, str) and value:
-            return value
+            value = value.get("name") or ": ".join(value.get("names") or [])  # a class, or one derived from another
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return str(value)
     return ""
 
 
@@ -138,12 +143,14 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
     coordinates = geometry["coordinates"]
     polygons: dict[str, list[Any]] = {"Polygon": [coordinates], "MultiPolygon": coordinates}
     for rings in polygons.get(kind, []):
-        arrays = [np.asarray([point[:2] for point in ring], np.float64).reshape(-1, 2) for ring in rings]
+        arrays = [np.asarray([point[:2] for point in ring], np.float64) for ring in rings]
         for ring in arrays:
+            if ring.size and (ring.ndim != 2 or ring.shape[1] != 2):
+                raise ValueError(f"a {kind} whose coordinates are nested otherwise")
             if not (np.abs(ring) < _FURTHEST_L0).all():
                 raise ValueError("coordinates outside any possible slide")
         if arrays and len(arrays[0]) >= 3:
-            yield arrays
+            yield [ring.reshape(-1, 2) for ring in arrays]
 
 
 def _draw(areas: list[list[Ring]], thumbnail: Thumbnail, corner_l0: tuple[int, int]) -> Mask:
@@ -174,10 +181,24 @@ def _inside(rings: list[Ring], rows: int, columns: int) -> Mask:
     down = starts[:, 1] > ends[:, 1]
     starts[down], ends[down] = ends[down], starts[down]
     first, last = (np.clip(np.ceil(points[:, 1] - 0.5), 0, rows).astype(np.int64) for points in (starts, ends))
-    crossed = last - first
+    total = np.cumsum(last - first)
+    parts = np.searchsorted(total, np.arange(_CROSSINGS_AT_ONCE, total[-1], _CROSSINGS_AT_ONCE))
+    for edges in np.split(np.arange(len(starts)), parts):
+        _toggle(toggled, starts[edges], ends[edges], first[edges], last[edges])
+    return np.bitwise_xor.accumulate(toggled, axis=1)[:, :columns].view(np.bool_)
+
+
+def _toggle(
+    toggled: npt.NDArray[np.uint8],
+    starts: Ring,
+    ends: Ring,
+    first: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+) -> None:
+    """Mark, in each row that an edge crosses, the pixel at which the number of edges to the left changes."""
+    columns, crossed = toggled.shape[1] - 1, last - first
     edge = np.repeat(np.arange(len(starts)), crossed)
     row = np.arange(crossed.sum()) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
     along = (row + 0.5 - starts[edge, 1]) / (ends[edge, 1] - starts[edge, 1])
     x = starts[edge, 0] + along * (ends[edge, 0] - starts[edge, 0])
     np.bitwise_xor.at(toggled, (row, np.clip(np.ceil(x - 0.5), 0, columns).astype(np.int64)), 1)
-    return np.bitwise_xor.accumulate(toggled, axis=1)[:, :columns].view(np.bool_)

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
+import os
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slpd_toolkit.commands import embed
+from slpd_toolkit.commands import embed, heatmap
+from slpd_toolkit.config.heatmap import HeatmapConfig
 from slpd_toolkit.core import cluster as clusters
-from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.workers import in_processes
+from slpd_toolkit.core.errors import SlideError, UsageError
+from slpd_toolkit.core.manifest import SlideEntry
+from slpd_toolkit.core.workers import WorkerKilledError, in_processes
 from slpd_toolkit.ingest.embedding.fleet import Fleet, Member
+from slpd_toolkit.ingest.embedding.tally import EmbedTally
 from tests.cohorts import read_csv, write_cohort
 from tests.commands.test_embed_devices import require_same, settings
+from tests.evaluations import two_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUICK_HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+
+
+def fail(message: str) -> None:
+    raise SlideError(message, hint="Copy it.")
+
+
+def mil_eval_and_heatmap(folder: Path) -> None:
+    """Evaluate and draw here and on the cluster, and compare the files."""
+    cohort = two_classes(folder)
+    made = []
+    for name, cluster in (("here", ""), ("there", "auto")):
+        cohort.evaluate(folder / name, aggregator=("abmil",), folds=3, steps=20, cluster=cluster)
+        heatmap.run(
+            HeatmapConfig(scores=folder / name, out=folder / f"{name}-maps", format="geojson", jobs=1, cluster=cluster)
+        )
+        files = [folder / name / "metrics.json", folder / name / "predictions.csv"]
+        files += sorted((folder / f"{name}-maps").glob("*.geojson"))
+        made.append([(path.name, path.read_bytes()) for path in files])
+    assert len(made[0]) > 10
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow
@@ -57,8 +86,12 @@ def test_a_lost_node_costs_only_time(
 
         monkeypatch.setattr(Fleet, "_handle", lose_a_node)
         assert embed.run(settings(manifest, tmp_path / "lost", cluster="auto")) == 1
-        with clusters.joined_cluster("auto"):  # as `slpd mil-eval` and `slpd heatmap` do
-            assert list(in_processes(math.hypot, [(3, 4), (5, 12)], 1, doing="computes")) == [5.0, 13.0]
+        mil_eval_and_heatmap(tmp_path)
+        with clusters.joined_cluster("auto"), pytest.raises(WorkerKilledError, match="that aborts ended each time"):
+            list(in_processes(os.abort, [()], 1, doing="aborts"))
+        with clusters.joined_cluster("auto"), pytest.raises(SlideError, match=r"^no pixels") as caught:
+            list(in_processes(fail, [("no pixels",)], 1, doing="fails"))
+        assert caught.value.hint == "Copy it."
     finally:
         ray.shutdown()
         nodes.shutdown()  # type: ignore[no-untyped-call]
@@ -71,6 +104,64 @@ def test_a_lost_node_costs_only_time(
     assert not [path for path in (tmp_path / "lost").iterdir() if path.name.endswith(".tmp")]
     nodes = second = None  # type: ignore[assignment]
     gc.collect()  # Ray leaves files open: here their warnings are ignored, in a later test they would be errors
+
+
+class Puppet(Member):
+    """A process that holds three slides at once, and ends when one of them is poison."""
+
+    drained = idle = awaiting = False
+
+    def send(self, entry: SlideEntry | None) -> None:
+        self.awaiting, self.drained = False, entry is None
+
+    def receive(self) -> list[tuple[Any, ...]]:
+        full = self.drained or len(self.held) == 3
+        if (self.idle and self.drained) or (full and any(name.startswith("poison") for name in self.held)):
+            raise EOFError
+        if full and self.held:
+            return [("over", next(iter(self.held)))]
+        self.idle, self.drained, self.awaiting = not self.held, False, True
+        return [("next",) if self.held else ("idle",)]
+
+    def end(self) -> None:
+        pass
+
+    def how_it_ended(self) -> str:
+        return "killed"
+
+
+@pytest.mark.parametrize("poisons", [1, 6])
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_slide_that_ends_every_process_takes_no_other_with_it(poisons: int, places: int) -> None:
+    names = [f"s{number}" for number in range(10)]
+    names[1:1] = [f"poison{number}" for number in range(poisons)]
+    failed: list[str] = []
+    lane = SimpleNamespace(tally=EmbedTally(), failures=failed, record=lambda entry, _: failed.append(entry.slide_id))
+    finished: list[str] = []
+
+    class Watched(Fleet):
+        def _handle(self, member: Member, kind: str, content: list[Any]) -> None:
+            super()._handle(member, kind, content)
+            finished.extend(content if kind == "over" else [])
+
+    def wait(members: Sequence[Member]) -> list[Member]:
+        return [member for member in members if isinstance(member, Puppet) and not member.awaiting]
+
+    start = [partial(Puppet, f"puppet {number}") for number in range(places)]
+    Watched([lane], start, wait).run([SlideEntry(row, name, name, "", None) for row, name in enumerate(names)])  # type: ignore[list-item]
+    assert sorted(failed) == [name for name in names if name.startswith("poison")]
+    assert sorted(finished) == [f"s{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "ray://127.0.0.1:x", "auto"])
+@pytest.mark.filterwarnings("ignore")  # of Ray's own modules
+def test_no_cluster_at_an_address_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that was stopped
+    with pytest.raises(UsageError, match=f"--cluster: got {address}, but no Ray cluster responds there") as caught:
+        clusters._connect(ray, address)
+    assert "ray start --head" in caught.value.hint
 
 
 def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

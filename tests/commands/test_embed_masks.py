@@ -15,6 +15,7 @@ from slpd_toolkit.commands import embed, export
 from slpd_toolkit.config.export import ExportConfig
 from slpd_toolkit.core.errors import SlideError, UsageError
 from slpd_toolkit.representations.exports.outlines import outlines
+from slpd_toolkit.slides import masks
 from slpd_toolkit.slides.label_pictures import read_label_picture
 from slpd_toolkit.slides.masks import MaskFile, read_mask
 from slpd_toolkit.slides.opened_slide import SlideHeader
@@ -202,6 +203,83 @@ def test_color_pictures_and_other_proportions_are_refused(tmp_path: Path) -> Non
     Image.new("L", (160, 160), 1).save(tmp_path / "p.png")
     with pytest.raises(SlideError, match=r"but its slide has [\d,]+ x [\d,]+: the aspect ratios differ"):
         drawn(tmp_path / "p.png")
+
+
+HIGH = {"type": "Polygon", "coordinates": [[[80, 160, 1], [480, 160, 1], [480, 640, 1], [80, 640, 1]]]}
+BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [800, 800], [800, 0], [0, 800], [0, 0]]]}
+CLOUD = {"type": "Polygon", "coordinates": [np.random.default_rng(0).uniform(-99, 1500, (300, 2)).tolist()]}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"type": "Feature", "geometry": None, "properties": None},
+        feature([box(-9e6, -9e6, -8e6, -8e6)]),
+        feature([[[5, 5]]]),
+        feature([]),
+        {"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": [[1, 2]]}, "properties": {}},
+    ],
+)
+def test_features_without_area_on_the_slide_change_nothing(tmp_path: Path, extra: dict[str, Any]) -> None:
+    shapes = [extra, {"type": "Feature", "geometry": HIGH, "properties": {"classification": {"names": ["A", "B"]}}}]
+    text = json.dumps({"type": "FeatureCollection", "features": shapes}, indent=1).replace("\n", "\r\n")
+    (tmp_path / "m.geojson").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert np.array_equal(drawn(tmp_path / "m.geojson"), expected((80, 160, 480, 640)))
+    assert np.array_equal(drawn(tmp_path / "m.geojson", classes=("A: B",)), expected((80, 160, 480, 640)))
+    with pytest.raises(SlideError, match=r"no area of the class Tumor; found: A: B") as caught:
+        drawn(tmp_path / "m.geojson", classes=("Tumor",), mode="not")
+    assert "Leave mask_path empty" in caught.value.hint
+
+
+def test_outlines_that_cross_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pixel with an odd number of lines to its left is inside; drawing in parts bounds the memory."""
+    (tmp_path / "m.json").write_text(json.dumps(BOW_TIE))
+    rows, columns = (np.indices((HEIGHT // STEP, WIDTH // STEP)) + 0.5) * STEP
+    high, wide = np.abs(rows - 400), np.abs(columns - 400)
+    triangles, clear = (wide < 400) & (high < wide), np.abs(high - wide) > STEP
+    assert np.array_equal(drawn(tmp_path / "m.json")[clear], triangles[clear])
+    (tmp_path / "m.json").write_text(json.dumps(CLOUD))
+    whole = drawn(tmp_path / "m.json")
+    assert 0.2 < whole.mean() < 0.8
+    monkeypatch.setattr(masks, "_CROSSINGS_AT_ONCE", 1 << 12)
+    assert np.array_equal(drawn(tmp_path / "m.json"), whole)
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "said"),
+    [
+        ([[box(0, 0, 9, 9), box(0, 0, 9, 9)]], "a Polygon whose coordinates are nested otherwise"),
+        ([[[1], [2], [3], [4]]], "a Polygon whose coordinates are nested otherwise"),
+        ([[[0, 0], [10**400, 0], [1, 1]]], "is not GeoJSON"),
+        ([[0, 0], [1, 0], [1, 1]], "is not GeoJSON"),
+        ([[[0, 0], None, [1, 1]]], "is not GeoJSON"),
+    ],
+)
+def test_coordinates_of_another_shape_are_no_polygon(tmp_path: Path, coordinates: Any, said: str) -> None:
+    (tmp_path / "m.json").write_text(json.dumps({"type": "Polygon", "coordinates": coordinates}))
+    with pytest.raises(SlideError, match=said):
+        drawn(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("name", ["m.xml", "m.geojson.gz", "m.zip"])
+def test_annotations_in_other_formats_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"<xml/>")
+    with pytest.raises(SlideError, match="is neither GeoJSON") as caught:
+        drawn(tmp_path / name)
+    assert "Unpack" in caught.value.hint
+
+
+def test_label_images_whose_numbers_would_change_are_refused(tmp_path: Path) -> None:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[400:800, 400:800] = 3
+    Image.fromarray(labels).save(tmp_path / "m.jpg")
+    tifffile.imwrite(tmp_path / "j.tif", labels, tile=(256, 256), compression="jpeg")
+    tifffile.imwrite(tmp_path / "w.tif", labels.astype(np.uint16), tile=(256, 256))
+    for name, said in (("m.jpg", "compressed as JPEG"), ("j.tif", "compressed as JPEG"), ("w.tif", "with 16 bits")):
+        with pytest.raises(SlideError, match=said):
+            drawn(tmp_path / name)
+    tifffile.imwrite(tmp_path / "w.tif", labels.astype(np.uint16))
+    assert np.array_equal(drawn(tmp_path / "w.tif", classes=("3",)), expected((400, 400, 800, 800)))
 
 
 def test_outlines_are_read_back_as_the_same_mask(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Several processes that embed slides from a common queue, on one machine or on a cluster.
 
-If a process ends unexpectedly, the slides that it was working on are put back into the queue.
+If a process ends unexpectedly, the slides that it was working on are done again, each alone in a process, so that one
+that ends its process does not take others with it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _TRIES = 2
 """Maximum number of attempts per slide; a slide whose process ends each time has failed."""
 _RESTARTS = 3
-"""Maximum number of restarts of the process of a device."""
+"""Maximum number of restarts of the process of a device without a slide that was finished or has failed."""
 
 
 @dataclass(eq=False)
@@ -92,6 +93,7 @@ class Fleet:
     ) -> None:
         self._lanes, self._places, self._wait = lanes, places, wait
         self._queue: deque[SlideEntry] = deque()
+        self._suspects: deque[SlideEntry] = deque()  # their process has ended before
         self._tries: Counter[str] = Counter()
         self._restarts: Counter[int] = Counter()
         self._members: list[Member] = []
@@ -125,9 +127,10 @@ class Fleet:
         finally:
             for member in self._members:
                 member.end()
-        if self._queue:
+        left = len(self._queue) + len(self._suspects)
+        if left:
             raise SlpdError(
-                f"The processes of all devices ended; {count(len(self._queue), 'slide is', 'slides are')} left.",
+                f"The processes of all devices ended; {count(left, 'slide is', 'slides are')} left.",
                 hint="They may have run out of memory. Run the same command again, with a smaller --batch-size.",
             )
 
@@ -148,7 +151,8 @@ class Fleet:
 
     def _handle(self, member: Member, kind: str, content: list[Any]) -> None:
         if kind == "next":
-            member.give(self._queue.popleft() if self._queue else None)
+            alone = any(self._tries[slide_id] for slide_id in member.held)
+            member.give(self._queue.popleft() if self._queue and not alone else None)
         elif kind == "idle":
             member.waits = True
         elif kind == "over":
@@ -156,6 +160,7 @@ class Fleet:
             member.over[slide_id] += 1
             if member.over[slide_id] == len(self._lanes):
                 member.held.pop(slide_id, None)
+                self._restarts[member.place] = 0
         elif kind == "failed":
             lane, failure = content
             self._lanes[lane].failures.add(failure)
@@ -168,25 +173,30 @@ class Fleet:
     def _serve_waiting(self) -> None:
         """Send slides to waiting processes; end them when no slides are left."""
         for member in [each for each in self._members if each.waits]:
-            if self._queue:
-                member.give(self._queue.popleft())
-        if not self._queue and not any(member.held for member in self._members):
+            waiting = self._queue or self._suspects
+            if waiting:
+                member.give(waiting.popleft())
+        if not self._queue and not self._suspects and not any(member.held for member in self._members):
             for member in self._members:
                 if member.waits:
                     member.give(None)
 
     def _bury(self, member: Member) -> None:
-        """Put the slides of an ended process back into the queue, and restart it if there is work left."""
+        """Have the slides of an ended process done again, and restart it if there is work left."""
         member.end()
         self._members.remove(member)
         for lane, tally in zip(self._lanes, member.tallies, strict=True):
             lane.tally.add(tally)
         alive = member.can_restart()
         for slide_id, entry in reversed(member.held.items()):
-            self._tries[slide_id] += alive  # a node that goes down says nothing about its slides
-            if self._tries[slide_id] < _TRIES:
-                self._queue.appendleft(entry)
+            if not alive:  # a node that goes down says nothing about its slides
+                (self._suspects if self._tries[slide_id] else self._queue).appendleft(entry)
                 continue
+            self._tries[slide_id] += 1
+            if self._tries[slide_id] < _TRIES:
+                self._suspects.appendleft(entry)
+                continue
+            self._restarts[member.place] = 0
             error = SlideError(
                 f"{entry.slide_path}: the process embedding it ended unexpectedly {_TRIES} times.",
                 hint="It may have run out of memory: embed this slide alone, with a smaller --batch-size.",
@@ -198,7 +208,7 @@ class Fleet:
                 f"The process on {member.name} ended ({member.how_it_ended()}); "
                 f"the {count(len(member.held), 'slide')} assigned to it will be processed again."
             )
-        if self._queue and self._restarts[member.place] < _RESTARTS and alive:
+        if (self._queue or self._suspects) and self._restarts[member.place] < _RESTARTS and alive:
             self._restarts[member.place] += 1
             self._members.append(self._start(member.place))
 
