@@ -61,7 +61,8 @@ def run(config: PredictConfig) -> int:
     _require_input(config, bundle)
     device = compute.resolve_device(config.device)
     table = _read_manifest(config)
-    claim_prediction_folder(config.out)
+    read = (config.bundle, config.manifest, config.cache, config.vectors)
+    claim_prediction_folder(config.out, [path for path in read if path is not None])
     failures = FailureLog(config.out / FILENAME)
     with compute.explain_out_of_memory("Use --device cpu, or wait until the device is free."):
         representation = _represent(config, bundle, table, device, failures)
@@ -71,8 +72,8 @@ def run(config: PredictConfig) -> int:
     recipe = {**as_recipe(config), ABOUT: {"toolkit": __version__, "bundle_sha256": bundle.digest}}
     write_text(config.out / RECIPE, toml_text(recipe))
     thumbnails = _thumbnails(config, table)
-    read = thumbnails.read if config.pages else None
-    write_predictions(config.out, bundle, found, representation, _patients(table), read)
+    small = thumbnails.read if config.pages else None
+    write_predictions(config.out, bundle, found, representation, _patients(table), small)
     _print_summary(config, bundle, found, failures)
     return 1 if len(failures) else 0
 
@@ -198,7 +199,8 @@ def _print_summary(config: PredictConfig, bundle: Bundle, found: Predictions, fa
     shown = [name for name in prediction_columns(bundle, patients=False) if not name.startswith(("sd_", "survival_"))]
     rows = list(prediction_rows(bundle, found, None))
     table = [{_title(name): _cell(row[name]) for name in shown if name != "distance_limit"} for row in rows[:_SHOWN]]
-    console.table(f"{bundle.target}: {count(len(rows), 'slide')}, {bundle.model}, {bundle.aggregator}", table)
+    first = f", the first {_SHOWN}" if len(rows) > _SHOWN else ""
+    console.table(f"{bundle.target}: {count(len(rows), 'slide')}, {bundle.model}, {bundle.aggregator}{first}", table)
     far = [str(row["slide_id"]) for row in rows if row["far_from_training"] == YES]
     if far:
         console.warn(

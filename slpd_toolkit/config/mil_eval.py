@@ -13,6 +13,8 @@ TASKS = Registry("slpd_toolkit.mil.tasks.kinds", "--task")
 SPLIT_KINDS = Registry("slpd_toolkit.mil.cohort.split_kinds", "--split-kind")
 AGGREGATORS = Registry("slpd_toolkit.mil.heads.aggregators", "--aggregator")
 DESCRIPTORS = Registry("slpd_toolkit.mil.descriptors.kinds", "descriptor")
+MOST_CLUSTERS = 1024
+"""Largest number of prototypes of a descriptor."""
 _FOLDS = 5
 _REPEATS_OF_CHEAP_HEADS = 5
 

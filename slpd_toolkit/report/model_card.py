@@ -80,8 +80,9 @@ def model_card(bundle: Bundle, evaluation: Evaluation, external: External | None
     return "\n".join(lines)
 
 
-def _prediction_facts(bundle: Bundle) -> dict[str, str]:
-    decision, heads = bundle.decision, bundle.ensemble
+def decision_rule(bundle: Bundle) -> str:
+    """Return how outputs become a decision, in words."""
+    decision = bundle.decision
     texts = {
         "threshold": f"{decision.classes[-1]} if its probability is at least {decision.threshold:.4g} (chosen on "
         "the validation parts), otherwise the other class"
@@ -97,12 +98,17 @@ def _prediction_facts(bundle: Bundle) -> dict[str, str]:
         )
         + " (probabilities, chosen on the validation parts)",
     }
+    return texts[decision.kind]
+
+
+def _prediction_facts(bundle: Bundle) -> dict[str, str]:
+    decision, heads = bundle.decision, bundle.ensemble
     facts = {"target": bundle.target, "task": str(bundle.task.get("kind", ""))}
     if decision.classes:
         facts["classes"] = ", ".join(decision.classes)
     temperatures = [head.temperature for head in heads]
     return facts | {
-        "decision": texts[decision.kind],
+        "decision": decision_rule(bundle),
         "heads": f"{count(len(heads), 'head')}, one per fold; predictions are their mean"
         + ("; one more was trained on all patients and not evaluated" if len(bundle.heads) > len(heads) else ""),
         "temperature": f"{min(temperatures):.3g} to {max(temperatures):.3g}, fitted on validation parts",

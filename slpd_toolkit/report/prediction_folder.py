@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.config.recipe import RECIPE
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME as FAILURES
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
 from slpd_toolkit.report.prediction_page import index_page, slide_page
@@ -14,23 +16,37 @@ from slpd_toolkit.report.scores import FILENAME as SCORES
 from slpd_toolkit.report.scores import ScoreTable, slide_scores, write_score_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from slpd_toolkit.mil.bundle.bundle import Bundle, Predictions
     from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.report.thumbnails import WholeSlide
 
+_OF_OTHER_COMMANDS = ("metrics.json", "folds.csv", "region_vit.pt", "bundle.json", "SHA256SUMS")
 PREDICTIONS, HEADS, PAGES, INDEX = "predictions.csv", "heads.csv", "pages", "index.html"
 
 
-def claim_prediction_folder(out: Path) -> None:
+def claim_prediction_folder(out: Path, inputs: Iterable[Path]) -> None:
     """Create the folder before the work starts, and remove the table of an earlier run.
 
+    Args:
+        out: The folder.
+        inputs: Files and folders that are read.
+
     Raises:
-        UsageError: It cannot be written to.
+        UsageError: It cannot be written to, or holds an input or results of another command.
     """
-    claim_folder(out, (PREDICTIONS, HEADS, SCORES, FAILURES))
+    files = (PREDICTIONS, HEADS, SCORES, FAILURES, RECIPE)
+    read = {path.resolve() for path in inputs}
+    lost = [name for name in (".", *files) if (out / name).resolve() in read]
+    others = [name for name in _OF_OTHER_COMMANDS if (out / name).exists()]
+    if lost or others:
+        what = f"holds {others[0]} of another command" if others else f"holds the input {lost[0]}"
+        raise UsageError(
+            f"--out: {out} {what}, whose files would be overwritten.", hint="Choose a folder for the predictions alone."
+        )
+    claim_folder(out, files)
     (out / PREDICTIONS).unlink(missing_ok=True)
 
 

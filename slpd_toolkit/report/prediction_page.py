@@ -8,7 +8,7 @@ from urllib.parse import quote
 from slpd_toolkit.core.figures.number_format import number
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.report.attention import encoded, in_small
-from slpd_toolkit.report.model_card import distance_sentence
+from slpd_toolkit.report.model_card import decision_rule, distance_sentence
 from slpd_toolkit.report.overlays import colour_values, draw_overlay
 from slpd_toolkit.report.pages import render
 from slpd_toolkit.report.prediction_table import output_names
@@ -40,6 +40,7 @@ def slide_page(
         version=__version__,
         bundle=bundle,
         decision=found.decisions[row],
+        rule=decision_rule(bundle),
         outputs=[
             (name.removeprefix("probability_"), number(value), number(sd), _bar(value, name))
             for name, value, sd in zip(output_names(bundle), outputs, spread, strict=True)

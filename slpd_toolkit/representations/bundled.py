@@ -10,7 +10,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.bundle.origin import Origin
-from slpd_toolkit.representations.models import RegionModel, VectorTable
+from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.store.schema import COHORT_FIELDS
 
 if TYPE_CHECKING:
@@ -36,29 +36,38 @@ _FREE = "precision"
 def origins_of(
     models: Sequence[Model], representations: Sequence[Representation], options: InferenceOptions
 ) -> dict[str, Origin]:
-    """Describe the models that can be bundled, by name; descriptors of slides and means over stains cannot yet."""
+    """Describe the models that can be bundled, by name; see `without_bundle` for the others."""
     found = {}
     for model, representation in zip(models, representations, strict=True):
+        regions = regions_of(model)
         if isinstance(model, VectorTable):
             found[model.name] = Origin("table", _short(model.source), model.digest, representation.bags.width)
-        elif isinstance(model, RegionModel) and not model.over_stains:
-            meta = model.cache.store.meta
+        elif regions is not None and not regions.over_stains:
+            store = regions.cache.store
             found[model.name] = Origin(
-                "mean-tokens" if model.network is None else "region-vit",
-                _short(model.source),
-                model.digest,
+                "mean-tokens" if regions.network is None else "region-vit",
+                _short(regions.source),
+                regions.digest,
                 representation.bags.width,
                 options.view,
                 options.precision,
-                *tokens_of(meta, masked=is_masked(model.cache.store.files)),
-                model.network,
+                *tokens_of(store.meta, masked=is_masked(store.files)),
+                regions.network,
+                model.descriptor if isinstance(model, DescribedModel) else None,
             )
     return found
 
 
+def regions_of(model: Model) -> RegionModel | None:
+    """Return the model of regions that a model consists of or describes; None for vectors and for slide ViTs."""
+    inner = model.regions if isinstance(model, DescribedModel) else model
+    return inner if isinstance(inner, RegionModel) else None
+
+
 def without_bundle(models: Sequence[Model]) -> list[str]:
-    """Return the names of models that cannot be bundled: descriptors of slides."""
-    return [model.name for model in models if not isinstance(model, VectorTable | RegionModel)]
+    """Return the names of models that cannot be bundled: slide ViTs, and means over stain views."""
+    usable = [isinstance(model, VectorTable) or not getattr(regions_of(model), "over_stains", True) for model in models]
+    return [model.name for model, is_usable in zip(models, usable, strict=True) if not is_usable]
 
 
 def require_bundles(models: Sequence[Model], *, final: bool) -> None:
@@ -68,14 +77,15 @@ def require_bundles(models: Sequence[Model], *, final: bool) -> None:
         UsageError: A head of all patients is requested, but no model's heads can be stored.
     """
     without = without_bundle(models)
-    hint = "Use the regions, or write the descriptors with `slpd represent` and evaluate them as a table."
+    hint = "Write the vectors of slides with `slpd represent` and evaluate them as a table."
     if final and len(without) == len(models):
         raise UsageError(
-            f"--final with --model {listed(without)}: heads trained on slide descriptors cannot be stored.", hint=hint
+            f"--final with --model {listed(without)}: slide ViTs and means over stain views have no bundle.",
+            hint=hint,
         )
     console.warn_if(
-        f"The heads of {listed(without)} are not kept for `slpd predict`: descriptors of slides cannot be applied to "
-        f"new slides yet. {hint}"
+        f"The heads of {listed(without)} are not kept for `slpd predict`, which cannot apply slide ViTs and means over "
+        f"stain views to new slides. {hint}"
         if without
         else ""
     )

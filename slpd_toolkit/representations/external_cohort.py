@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import listed
-from slpd_toolkit.representations.bundled import is_masked, mask_warning
+from slpd_toolkit.representations.bundled import is_masked, mask_warning, regions_of, without_bundle
 from slpd_toolkit.representations.cohort_bags import open_cache, slides_by_source
-from slpd_toolkit.representations.models import RegionModel, VectorTable
+from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.representations.opening import open_like
 from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -115,11 +115,12 @@ def open_external(
         UsageError: Something is missing, or the external embeddings are not of the same kind; both sides are named.
         CacheError: The token cache is empty, mixed or damaged.
     """
-    described = [model.name for model in models if not isinstance(model, VectorTable | RegionModel)]
-    if described:
+    without = without_bundle(models)
+    if without:
         raise UsageError(
-            f"{_FLAG} with --model {listed(described)}: descriptors of slides cannot be applied to another cohort yet.",
-            hint="Evaluate the regions, or write the descriptors with `slpd represent` and pass them as tables.",
+            f"{_FLAG} with --model {listed(without)}: slide ViTs and means over stain views cannot be applied to "
+            "another cohort.",
+            hint="Write the vectors of slides with `slpd represent` and pass them as tables.",
         )
     paths = parse_external(values, models)
     with open_cache(paths.cache, device, workers) as cache:
@@ -129,11 +130,15 @@ def open_external(
                 table = open_table(model.name, paths.tables[model.name], no_features=no_features, patient_of=patient_of)
                 _require_width(model, table)
                 opened.append(table)
-            elif isinstance(model, RegionModel):
+            elif (regions := regions_of(model)) is not None:
                 assert cache is not None
-                _require_same_tokens(model, cache, paths.cache)
-                console.warn_if(mask_warning(cache.store.files, trained=is_masked(model.cache.store.files)))
-                opened.append(open_like(model, cache, options))
+                _require_same_tokens(regions, cache, paths.cache)
+                console.warn_if(mask_warning(cache.store.files, trained=is_masked(regions.cache.store.files)))
+                other = open_like(regions, cache, options)
+                if isinstance(model, DescribedModel):
+                    opened.append(DescribedModel(model.name, other, model.descriptor))
+                else:
+                    opened.append(replace(other, name=model.name))
         yield ExternalModels(opened, cache, slides_by_source(paths.cache, opened))
 
 

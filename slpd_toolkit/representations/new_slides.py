@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.failures import Failure
+from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.core.text import count
 from slpd_toolkit.representations.bundled import differences_from, mask_warning
 from slpd_toolkit.representations.models import Cache
@@ -146,6 +147,10 @@ def represent_vectors(
     chosen = sorted(table.slides if wanted is None else set(wanted) & set(table.slides))
     for slide in sorted(set(wanted or ()) - set(table.slides)):
         failures.add(Failure(STAGE, slide, str(path), f"The slide is not in {path}.", "Add its vector."))
+    for slide in [slide for slide in chosen if not is_safe_name(slide)]:
+        error = f"{slide!r} is not a valid slide ID."
+        failures.add(Failure(STAGE, slide, str(path), error, "Use letters, digits, `.`, `_` and `-`."))
+        chosen.remove(slide)
     if not chosen:
         return None
     with console.progress("read", total=len(chosen), unit="slides", shown=False) as bar:

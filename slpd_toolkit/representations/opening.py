@@ -143,7 +143,7 @@ def open_network(network: RegionViT, cache: Cache, options: InferenceOptions) ->
     return RegionModel(name, name, digest_of_state(network), _inputs(network, cache), _forward(network, cache, options))
 
 
-def open_origin(name: str, origin: Origin, cache: Cache, options: InferenceOptions) -> RegionModel:
+def open_origin(name: str, origin: Origin, cache: Cache, options: InferenceOptions) -> Model:
     """Open the representation of a bundle, for tokens of the kind that it was trained on.
 
     Args:
@@ -152,6 +152,11 @@ def open_origin(name: str, origin: Origin, cache: Cache, options: InferenceOptio
         cache: The tokens.
         options: Inference settings. Embeddings by a region ViT are stored in `options.out`.
     """
+    regions = _regions_of(name, origin, cache, options)
+    return regions if origin.descriptor is None else DescribedModel(name, regions, origin.descriptor)
+
+
+def _regions_of(name: str, origin: Origin, cache: Cache, options: InferenceOptions) -> RegionModel:
     network = origin.network
     if network is None:
         return RegionModel(name, origin.source, "", cache, _mean_tokens(cache.store))

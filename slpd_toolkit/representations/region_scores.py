@@ -127,7 +127,8 @@ def score_regions(bundle: Bundle, heads: Sequence[BundledHead], bags: Bags, whos
     outputs = []
     with torch.inference_mode():
         for head in heads:
-            logits, _ = head_class.apply(head.state, single, np.arange(regions), known)
+            described, of_training = bundle.inputs_of(head, single, known)
+            logits, _ = head_class.apply(head.state, described, np.arange(regions), of_training)
             outputs.append(head.readout(logits.double()).double().numpy())  # as in predictions.csv, without temperature
     values = np.mean(outputs, axis=0)
     kind = heads[0].readout.kind

@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slpd_toolkit.config.mil_eval import DESCRIPTORS
+from slpd_toolkit.config.mil_eval import DESCRIPTORS, MOST_CLUSTERS
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.foreign.slide_vectors import PICKLES, is_vector_folder, refuse_pickle
@@ -24,7 +24,6 @@ _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)", re.DOTALL)
 _MEAN_TOKENS, _MEAN_OF_STAINS, _UNTRAINED = "mean-tokens", "mean-of-stains", "untrained"
 TABLE_SUFFIXES = (".csv", ".npz", ".parquet", ".h5", ".h5ad")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
-MOST_CLUSTERS = 1024
 _OF_SLIDE_VIT = ChosenDescriptor("mean-sd")
 """Descriptor of the regions in context that a slide ViT is used with, unless another is given."""
 

@@ -54,6 +54,8 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
         raise UsageError(
             f"{path}: duplicate slide_id {', '.join(names[counts > 1][:8])}.", hint="Keep one row per slide."
         )
+    if not slides:
+        raise UsageError(f"{path}: has no slides.", hint="Write a row per slide.")
     if vectors.ndim != 2 or vectors.shape[0] != len(slides) or not vectors.size:
         raise UsageError(
             f"{path}: {count(len(slides), 'slide does', 'slides do')} not match vectors of shape {vectors.shape}.",

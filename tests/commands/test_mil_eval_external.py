@@ -218,16 +218,9 @@ def test_external_numbers_that_cannot_be_used_are_refused(tmp_path: Path, change
 
 
 @pytest.mark.slow
-def test_one_site_only_has_one_row_and_descriptors_no_bundle(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_site_only_has_one_row(tmp_path: Path) -> None:
     one, other = cohort(tmp_path / "a", 18, 1.0), cohort(tmp_path / "b", 12, 1.0, seed=1, site=["north"] * 12)
     (result,) = external(one, other, tmp_path / "out")["results"]
     assert [site["site"] for site in result["sites"]] == ["north"]
     with pytest.raises(UsageError, match="column site not found"):
         one.evaluate(tmp_path / "sites", by_site=True, **QUICK)
-    with pytest.raises(UsageError, match="--final with --model described: heads trained on slide descriptors"):
-        one.evaluate(tmp_path / "final", model=("described=mean-tokens#mean-sd",), final=True, **QUICK)
-    one.evaluate(tmp_path / "described", model=("described=mean-tokens#mean-sd",), **QUICK)
-    assert "The heads of described are not kept for `slpd predict`" in capsys.readouterr().err
-    assert not (tmp_path / "described" / "model" / "bundle.json").exists()

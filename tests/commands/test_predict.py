@@ -201,6 +201,33 @@ def test_what_cannot_be_used_is_refused_before_work(
         run(evaluation, out, cache=cohort.cache, manifest=write_manifest(tmp_path / "m.csv", [{"slide_id": "x"}]))
 
 
+def test_no_results_of_other_commands_and_no_input_are_overwritten(
+    evaluation: Path, cohort: Planted, several: Path, tmp_path: Path
+) -> None:
+    before = (evaluation / "predictions.csv").read_bytes()
+    for folder in (evaluation, evaluation / "model"):
+        with pytest.raises(UsageError, match=r"of another command, whose files would be overwritten"):
+            run(evaluation, folder, cache=cohort.cache)
+    assert (evaluation / "predictions.csv").read_bytes() == before
+    with pytest.raises(UsageError, match=r"holds the input predictions\.csv"):
+        run(several, tmp_path / "out", vectors=tmp_path / "out" / "predictions.csv", aggregator="knn")
+    with pytest.raises(UsageError, match=r"holds the input \."):
+        run(evaluation, cohort.cache, cache=cohort.cache)
+
+
+def test_ids_that_cannot_name_a_file_fail_and_the_others_are_predicted(several: Path, tmp_path: Path) -> None:
+    odd = ["=cmd()", "../x", "a\nb", "<b>", ".."]
+    np.savez(tmp_path / "odd.npz", slide_id=[*odd, "fine"], vectors=np.zeros((6, 5)))
+    assert run(several, tmp_path / "out", vectors=tmp_path / "odd.npz", aggregator="knn", pages=True) == 1
+    assert [row["slide_id"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == ["fine"]
+    assert len(read_csv(tmp_path / "out" / "failures.csv")) == len(odd)
+    page = (tmp_path / "out" / "pages" / "fine.html").read_text()
+    assert "The decision is b if its probability is at least 0." in page
+    np.savez(tmp_path / "none.npz", slide_id=np.array([], str), vectors=np.zeros((0, 5)))
+    with pytest.raises(UsageError, match="has no slides"):
+        run(several, tmp_path / "none", vectors=tmp_path / "none.npz", aggregator="knn")
+
+
 def test_masks_of_training_slides_are_asked_for_and_other_masks_are_named(tmp_path: Path) -> None:
     for name, mask in (("plain", ""), ("masked", '{"mode": "only"}')):
         (tmp_path / name).mkdir()
@@ -264,6 +291,33 @@ def test_of_several_bundles_one_is_chosen_and_vectors_are_predicted(several: Pat
     np.savez(tmp_path / "wide.npz", slide_id=["x"], vectors=np.zeros((1, 6)))
     with pytest.raises(UsageError, match=r"vectors of 6 numbers, but the bundle was trained on 5 \(.*vectors\.npz\)"):
         run(several, out, vectors=tmp_path / "wide.npz", aggregator="knn")
+
+
+@pytest.mark.parametrize(
+    ("source", "aggregator"), [("mean-tokens#histogram:3", "probe"), ("mean-tokens#prototypes:2", "set-knn")]
+)
+def test_a_descriptor_of_slides_is_predicted_with_and_applied_to_another_cohort(
+    cohort: Planted, tmp_path: Path, source: str, aggregator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slpd_toolkit.report.evaluation_folder.write_report", lambda path, *_: path.write_text(""))
+    cohort.evaluate(
+        tmp_path / "eval",
+        model=(f"d={source}",),
+        aggregator=(aggregator,),
+        folds=3,
+        final=True,
+        external=(str(cohort.cache),),
+        external_manifest=cohort.manifest,
+    )
+    assert run(tmp_path / "eval", tmp_path / "out", cache=cohort.cache) == 0
+    heads = {(row["repeat"], row["fold"], row["slide_id"]): row for row in read_csv(tmp_path / "out" / "heads.csv")}
+    other = read_csv(tmp_path / "eval" / "external_predictions.csv")
+    outside = {(row["repeat"], row["fold"], row["slide_id"]): row for row in other}
+    reported = read_csv(tmp_path / "eval" / "predictions.csv")
+    for row in reported:
+        key = (row["repeat"], row["fold"], row["slide_id"])
+        assert row["probability_b"] == heads[key]["probability_b"] == outside[key]["probability_b"]
+    assert run(tmp_path / "eval", tmp_path / "final", cache=cohort.cache, final=True) == 0
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]]
         ({"folds": 30}, "30 folds require at least 30 patients per class"),
         ({"model": ("absent",)}, "absent does not exist"),
         ({"model": ("slpd=mean-tokens",)}, "the name slpd is already used by a model of the study"),
-        ({"model": ("mean-tokens#mean",)}, "descriptors of slides cannot be applied to held-out patients"),
+        ({"model": ("mean-of-stains",)}, "means over stain views cannot be applied to held-out"),
         ({"pretrain_recipe": "lung"}, "Recipe lung: no such file"),
         ({"classes": ("a",)}, "not in --classes"),
     ],

@@ -127,10 +127,11 @@ def _check_models(config: StudyConfig) -> list[str]:
             f"--model: the name {', '.join(taken)} is already used by a model of the study.",
             hint="Rename it: other-name=source.",
         )
-    described = [source.name for source in sources if source.descriptor is not None]
-    if described and config.holds_out:
+    without = [source.name for source in sources if source.kind in {Kind.SLIDE_VIT, Kind.MEAN_OF_STAINS}]
+    if without and config.holds_out:
         raise UsageError(
-            f"--model {', '.join(described)}: descriptors of slides cannot be applied to held-out patients yet.",
+            f"--model {', '.join(without)}: slide ViTs and means over stain views cannot be applied to held-out "
+            "patients.",
             hint="Write them with `slpd represent` and pass them as a table, or use --holdout 0.",
         )
     return [f"{source.name}={source.path}" for source in sources if source.kind is Kind.TABLE]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.mil.bags import Bags
+from slpd_toolkit.mil.descriptors.descriptor import describe_bags
 from slpd_toolkit.mil.heads.head import load_head
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Bundle:
     decision: Decision
     training: TrainingSet
     known_means: NDArray[np.float32] | None = None
-    """(S, D) mean embeddings of the training cohort, for heads that compare."""
+    """(S, D) mean embeddings of the training cohort, for heads that compare; with a fitted descriptor, each head has
+    its own."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What was measured: cohort, metrics with intervals, seed."""
     digest: str = ""
@@ -71,9 +73,25 @@ class Bundle:
 
     def known(self) -> Bags | None:
         """Return the training cohort for heads that compare; None for others."""
-        if self.known_means is None:
-            return None
-        return Bags.pack({str(index): mean[None] for index, mean in enumerate(self.known_means)})
+        return _as_bags(self.known_means)
+
+    def inputs_of(self, head: BundledHead, bags: Bags, known: Bags | None) -> tuple[Bags, Bags | None]:
+        """Return what `Head.apply` takes: the bags, and the training cohort for heads that compare.
+
+        Args:
+            head: A head of the bundle.
+            bags: The slides.
+            known: Result of `known`.
+        """
+        if not self.origin.is_fitted or self.origin.descriptor is None:
+            return bags, known
+        fitted = self.origin.descriptor.restore(head.state.descriptor)
+        return describe_bags(fitted, bags), _as_bags(head.state.known_means)
+
+
+def _as_bags(means: NDArray[np.float32] | None) -> Bags | None:
+    """Return a bag of one vector for each of (S, D) means; None for None."""
+    return None if means is None else Bags.pack({str(index): mean[None] for index, mean in enumerate(means)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +134,8 @@ class Predictions:
 def apply_head(bundle: Bundle, head: BundledHead, bags: Bags, known: Bags | None) -> HeadOutputs:
     """Apply one head of a bundle; see `Head.apply`."""
     rows = np.arange(len(bags.slides))
-    logits, attention = load_head(bundle.aggregator).apply(head.state, bags, rows, known)
+    described, of_training = bundle.inputs_of(head, bags, known)
+    logits, attention = load_head(bundle.aggregator).apply(head.state, described, rows, of_training)
     raw = head.readout.one_by_one(logits)
     outputs = head.readout.one_by_one(logits.double() / head.temperature)
     percentiles = np.full(len(rows), np.nan)

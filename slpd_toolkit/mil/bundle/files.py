@@ -6,6 +6,7 @@ complete.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead
 
-SCHEMA, VERSION = "slpd-bundle", 1
+SCHEMA = "slpd-bundle"
+VERSIONS = (1, 2)
+"""2: with a descriptor of slides."""
 ABOUT, HEADS, TRAINING, REGION_VIT, DIGESTS = (
     "bundle.json",
     "heads.safetensors",
@@ -35,7 +38,7 @@ ABOUT, HEADS, TRAINING, REGION_VIT, DIGESTS = (
 )
 MODEL_CARD = "MODEL_CARD.md"
 FILES = (ABOUT, HEADS, TRAINING, REGION_VIT, DIGESTS, MODEL_CARD)
-KNOWN_MEANS, RISKS = "known_means", "held_out_risks"
+KNOWN_MEANS, RISKS, DESCRIPTOR = "known_means", "held_out_risks", "descriptor/"
 """Names of tensors."""
 
 
@@ -54,7 +57,13 @@ def write_bundle(folder: Path, bundle: Bundle, card: str) -> None:
     remove_bundle(folder)
     tensors = {
         f"{head.name}/{name}": values for head in bundle.heads for name, values in sorted(head.state.tensors.items())
-    } | {f"{head.name}/{RISKS}": head.held_out_risks for head in bundle.heads if len(head.held_out_risks)}
+    }
+    for head in bundle.heads:
+        if len(head.held_out_risks):
+            tensors[f"{head.name}/{RISKS}"] = head.held_out_risks
+        tensors |= {f"{head.name}/{DESCRIPTOR}{name}": values for name, values in head.state.descriptor.items()}
+        if head.state.known_means is not None:
+            tensors[f"{head.name}/{KNOWN_MEANS}"] = head.state.known_means
     write_safetensors(_tensors(tensors), {}, folder / HEADS)
     training = bundle.training.arrays()
     if bundle.known_means is not None:
@@ -90,7 +99,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     origin, training = bundle.origin, bundle.training
     return {
         "schema": SCHEMA,
-        "schema_version": VERSION,
+        "schema_version": VERSIONS[origin.descriptor is not None],
         "toolkit_version": __version__,
         "model": bundle.model,
         "aggregator": bundle.aggregator,
@@ -105,7 +114,8 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "precision": origin.precision,
             "tokens": dict(origin.tokens),
             "recipe": dict(origin.recipe),
-        },
+        }
+        | ({} if origin.descriptor is None else {"descriptor": dataclasses.asdict(origin.descriptor)}),
         "heads": [_head_document(head) for head in bundle.heads],
         "decision": {
             "kind": bundle.decision.kind,

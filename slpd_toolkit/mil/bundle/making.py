@@ -11,6 +11,8 @@ import torch
 from slpd_toolkit.mil.bundle.bundle import FINAL, Bundle, BundledHead
 from slpd_toolkit.mil.bundle.decision import decision_of
 from slpd_toolkit.mil.bundle.distance import TrainingSet
+from slpd_toolkit.mil.descriptors.descriptor import describe_bags
+from slpd_toolkit.mil.heads.fold_predictions import with_descriptor
 from slpd_toolkit.mil.heads.head import load_head
 from slpd_toolkit.mil.statistics.tables import finite, result_document
 from slpd_toolkit.mil.tasks.temperature import fit_temperature
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.heads.training import HeadTraining
-    from slpd_toolkit.mil.statistics.results import Evaluation, Result
+    from slpd_toolkit.mil.statistics.results import Evaluation, Representation, Result
     from slpd_toolkit.mil.tasks.task import Task
 
 _FINAL_STREAM = 1 << 31
@@ -53,7 +55,7 @@ def make_bundles(
         origins: What the embeddings of each model were made of; models without an origin have no bundle.
         final: How one more head per bundle is trained on all patients; None for none.
     """
-    bags = {each.name: each.bags for each in evaluation.representations}
+    of_model = {each.name: each for each in evaluation.representations}
     of_fold = {(split.repeat, split.fold): split for split in splits}
     training_sets: dict[str, TrainingSet] = {}
     bundles = []
@@ -62,7 +64,7 @@ def make_bundles(
             continue
         if result.model not in training_sets:
             first = [fold.rows for fold in result.folds if fold.repeat == result.folds[0].repeat]
-            training_sets[result.model] = TrainingSet.of(bags[result.model].mean(), first)
+            training_sets[result.model] = TrainingSet.of(of_model[result.model].bags.mean(), first)
         chosen = [of_fold[fold.repeat, fold.fold] for fold in result.folds]
         bundles.append(
             _make_bundle(
@@ -71,7 +73,7 @@ def make_bundles(
                 chosen,
                 origins[result.model],
                 training_sets[result.model],
-                bags[result.model],
+                of_model[result.model],
                 final,
             )
         )
@@ -84,15 +86,15 @@ def _make_bundle(
     splits: Sequence[Split],
     origin: Origin,
     training_set: TrainingSet,
-    bags: Bags,
+    representation: Representation,
     final: FinalTraining | None,
 ) -> Bundle:
-    task, cohort = evaluation.task, evaluation.cohort
+    task, cohort, bags = evaluation.task, evaluation.cohort, representation.bags
     heads = [_head(task, bags, fold, split) for fold, split in zip(result.folds, splits, strict=True)]
     sensitivity = result.calibration.sensitivity if result.calibration is not None else None
     decision = _decision(task, cohort, heads, result.folds, sensitivity)
     if final is not None:
-        heads.append(_train_final(task, bags, result, heads, final))
+        heads.append(_train_final(task, representation, result, heads, final))
     return Bundle(
         result.model,
         result.aggregator,
@@ -102,7 +104,7 @@ def _make_bundle(
         heads,
         decision,
         training_set,
-        bags.mean() if load_head(result.aggregator).compares else None,
+        bags.mean() if load_head(result.aggregator).compares and not origin.is_fitted else None,
         _facts(evaluation, result),
     )
 
@@ -119,16 +121,20 @@ def _facts(evaluation: Evaluation, result: Result) -> dict[str, object]:
 
 
 def _train_final(
-    task: Task, bags: Bags, result: Result, heads: Sequence[BundledHead], final: FinalTraining
+    task: Task, representation: Representation, result: Result, heads: Sequence[BundledHead], final: FinalTraining
 ) -> BundledHead:
-    head, rows = load_head(result.aggregator), np.arange(len(bags.slides))
+    head, bags, descriptor = load_head(result.aggregator), representation.bags, representation.descriptor
+    rows = np.arange(len(bags.slides))
     objective = task.objective(rows)
     weights, order = np.random.SeedSequence([final.seed, _FINAL_STREAM]).generate_state(2)
     settings = [fold.setting for fold in result.folds]
-    trained = head.refit(bags, objective, rows, final.training, (int(weights), int(order)), settings)
+    fitted = None if descriptor is None else descriptor.fit(bags, rows, int(weights))
+    described = bags if fitted is None else describe_bags(fitted, bags)
+    trained = head.refit(described, objective, rows, final.training, (int(weights), int(order)), settings)
+    state = trained.state if fitted is None else with_descriptor(head, trained.state, fitted, described)
     typical = float(np.exp(np.mean(np.log([each.temperature for each in heads]))))
     pooled = np.sort(np.concatenate([each.held_out_risks for each in heads]))
-    return BundledHead(FINAL, trained.state, trained.setting, objective.readout, typical, pooled)
+    return BundledHead(FINAL, state, trained.setting, objective.readout, typical, pooled)
 
 
 def _head(task: Task, bags: Bags, fold: FoldPrediction, split: Split) -> BundledHead:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.models.region_vit import RegionViT
 
 OriginKind = Literal["region-vit", "mean-tokens", "table"]
@@ -37,3 +38,11 @@ class Origin:
     """Settings of `slpd embed` that made the cache; empty for tables and for imported tokens."""
     network: RegionViT | None = None
     """The region ViT."""
+    descriptor: ChosenDescriptor | None = None
+    """Descriptor of slides that is applied to the regions; `width` is that of the regions if it is fitted in each
+    fold."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether each head has a descriptor of its own, fitted on its training slides."""
+        return self.descriptor is not None and self.descriptor.load().is_fitted

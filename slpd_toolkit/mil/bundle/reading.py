@@ -8,19 +8,21 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from slpd_toolkit.config.mil_eval import AGGREGATORS
+from slpd_toolkit.config.mil_eval import AGGREGATORS, DESCRIPTORS, MOST_CLUSTERS
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.files import require_regular, sha256
-from slpd_toolkit.core.text import count, listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead, predict
-from slpd_toolkit.mil.bundle.decision import Decision
+from slpd_toolkit.mil.bundle.decision import Decision, decision_of
 from slpd_toolkit.mil.bundle.distance import TrainingSet
 from slpd_toolkit.mil.bundle.files import (
     ABOUT,
+    DESCRIPTOR,
     DIGESTS,
     HEADS,
     KNOWN_MEANS,
@@ -28,11 +30,12 @@ from slpd_toolkit.mil.bundle.files import (
     RISKS,
     SCHEMA,
     TRAINING,
-    VERSION,
+    VERSIONS,
     files_of,
     is_bundle,
 )
 from slpd_toolkit.mil.bundle.origin import KINDS, VIEWS, Origin
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.heads.head import HeadState, load_head
 from slpd_toolkit.mil.tasks.readouts import READOUT_KINDS, VOTE_RULES, Readout
 from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AGAIN = "Run `slpd mil-eval` again, or copy the whole folder again."
-_MOST_BYTES = 64 << 20  # of bundle.json
+_MOST_BYTES = 64 << 20  # of bundle.json and of the digests
 MODEL = "model"
 """Folder of bundles in the folder of an evaluation."""
 
@@ -68,8 +71,6 @@ def read_bundle(folder: Path) -> Bundle:
         raise UsageError(
             f"{folder / ABOUT} does not describe a bundle ({type(error).__name__}: {error}).", hint=_AGAIN
         ) from error
-    except UsageError:
-        raise
     except SlpdError as error:
         raise UsageError(f"{folder}: {error.message}", hint=_AGAIN) from error
 
@@ -125,9 +126,7 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
 def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     try:
-        require_regular(path)
-        with path.open("rb") as handle:
-            document = json.loads(handle.read(_MOST_BYTES))
+        document = json.loads(_read(path))
     except FileNotFoundError:
         raise UsageError(f"{folder} is an incomplete bundle: {ABOUT} is missing.", hint=_AGAIN) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -135,10 +134,11 @@ def _read_document(folder: Path) -> dict[str, Any]:
     found = (document.get("schema"), document.get("schema_version")) if isinstance(document, dict) else (None, None)
     if found[0] != SCHEMA:
         raise UsageError(f"{path} is not a bundle: schema {found[0]!r}, needed {SCHEMA!r}.", hint=_AGAIN)
-    if found[1] != VERSION:
+    if found[1] not in VERSIONS:
         raise UsageError(
             f"{path} is a bundle of version {found[1]!r}, written by slpd_toolkit "
-            f"{document.get('toolkit_version', '?')}; this slpd_toolkit {__version__} reads version {VERSION}.",
+            f"{document.get('toolkit_version', '?')}; this slpd_toolkit {__version__} reads versions "
+            f"{listed(map(str, VERSIONS))}.",
             hint="Use the slpd_toolkit that wrote it, or run `slpd mil-eval` again.",
         )
     known: dict[str, Any] = document
@@ -148,8 +148,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
 def _check_digests(folder: Path, document: Mapping[str, Any]) -> None:
     path = folder / DIGESTS
     try:
-        require_regular(path)
-        lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = [line.partition("  ") for line in _read(path).decode().splitlines() if line]
     except FileNotFoundError:
         raise UsageError(
             f"{folder} is an incomplete bundle: {DIGESTS} is missing, which is written last.", hint=_AGAIN
@@ -162,14 +161,38 @@ def _check_digests(folder: Path, document: Mapping[str, Any]) -> None:
     needed = files_of(str(kind))
     missing = [name for name in needed if name not in digests or not (folder / name).is_file()]
     if missing:
-        raise UsageError(f"{folder} is an incomplete bundle: {', '.join(missing)} is missing.", hint=_AGAIN)
-    changed = [name for name in needed if sha256(folder / name) != digests[name]]
+        are = agree(len(missing), "is", "are")
+        raise UsageError(f"{folder} is an incomplete bundle: {', '.join(missing)} {are} missing.", hint=_AGAIN)
+    changed = [name for name in needed if not _has_its_size(folder / name) or sha256(folder / name) != digests[name]]
     if changed:
+        are_not = agree(len(changed), "is not the file that was", "are not the files that were")
         raise UsageError(
-            f"{folder}: {', '.join(changed)} is not the file that was written: its SHA-256 is not the one in "
-            f"{DIGESTS}.",
-            hint="It is damaged or was changed. " + _AGAIN,
+            f"{folder}: {', '.join(changed)} {are_not} written: the SHA-256 is not the one in {DIGESTS}.",
+            hint="The bundle is damaged or was changed. " + _AGAIN,
         )
+
+
+def _read(path: Path) -> bytes:
+    """Read a small file.
+
+    Raises:
+        OSError: It cannot be read, or is larger than such files are.
+    """
+    require_regular(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise OSError(f"it has {path.stat().st_size:,} bytes")
+    return path.read_bytes()
+
+
+def _has_its_size(path: Path) -> bool:
+    """Return whether a file is as long as its header says, so that no time is spent on the digest of a huge one."""
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
@@ -215,18 +238,39 @@ def _check(bundle: Bundle) -> None:
     width = bundle.origin.width
     if len(bundle.training.neighbourhood.mean) != width:
         raise ValueError(f"the training set has {len(bundle.training.neighbourhood.mean)} features, not {width}")
-    if load_head(bundle.aggregator).compares != (bundle.known_means is not None):
+    fitted = bundle.origin.is_fitted
+    known = [head.state.known_means for head in bundle.heads] if fitted else [bundle.known_means]
+    if any((means is not None) != load_head(bundle.aggregator).compares for means in known):
         raise ValueError("the embeddings of the training slides are missing or not needed")
+    if any(bool(head.state.descriptor) != fitted for head in bundle.heads):
+        raise ValueError("the descriptors of the heads are missing or not needed")
     probe = Bags.pack({"probe": bundle.training.neighbourhood.mean[None].astype(np.float32)})
     try:
         found = predict(bundle, probe)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"its heads cannot be applied: {error}") from error
     classes = len(bundle.decision.classes)
+    _check_decision(bundle)
     if not np.isfinite(found.outputs).all() or not np.isfinite(found.distances).all():
         raise ValueError("its heads or its training set produce non-finite numbers")
     if classes not in {0, found.outputs.shape[1]}:
         raise ValueError(f"its heads give {count(found.outputs.shape[1], 'output')} for {classes} classes")
+
+
+def _check_decision(bundle: Bundle) -> None:
+    """Check that the decision fits the outputs of the heads.
+
+    Raises:
+        ValueError: It does not.
+    """
+    found = bundle.decision
+    kinds = {decision_of(head.readout.kind, found.classes).kind for head in bundle.heads}
+    if kinds != {found.kind}:
+        raise ValueError(f"it decides by {found.kind!r}, but its heads need {listed(sorted(kinds))}")
+    if not all(map(math.isfinite, (found.threshold, *found.thresholds))):
+        raise ValueError("a threshold is not a number")
+    if found.kind == "labels" and len(found.thresholds) != len(found.classes):
+        raise ValueError(f"it has {len(found.thresholds)} thresholds for {len(found.classes)} labels")
 
 
 def _origin(folder: Path, found: Mapping[str, Any]) -> Origin:
@@ -248,7 +292,18 @@ def _origin(folder: Path, found: Mapping[str, Any]) -> Origin:
         dict(found["tokens"]),
         dict(found["recipe"]),
         network,
+        _descriptor(found.get("descriptor")),
     )
+
+
+def _descriptor(found: Mapping[str, Any] | None) -> ChosenDescriptor | None:
+    if found is None:
+        return None
+    name, clusters = str(found["name"]), int(found["clusters"])
+    DESCRIPTORS.require(name)
+    if not 0 <= clusters <= MOST_CLUSTERS:
+        raise ValueError(f"the descriptor has {clusters} prototypes")
+    return ChosenDescriptor(name, clusters)
 
 
 def _network(path: Path) -> RegionViT:
@@ -263,7 +318,8 @@ def _network(path: Path) -> RegionViT:
 def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> BundledHead:
     name, readout = str(found["name"]), found["readout"]
     mine = {key.removeprefix(f"{name}/"): values for key, values in arrays.items() if key.startswith(f"{name}/")}
-    risks = mine.pop(RISKS, np.zeros(0))
+    risks, known = mine.pop(RISKS, np.zeros(0)), mine.pop(KNOWN_MEANS, None)
+    fitted = {key.removeprefix(DESCRIPTOR): mine.pop(key) for key in list(mine) if key.startswith(DESCRIPTOR)}
     options = dict(found["options"])
     if not all(isinstance(value, int | str) for value in options.values()):
         raise ValueError(f"the options of head {name} are {options}")
@@ -279,7 +335,7 @@ def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bundl
     if not 0 < temperature < math.inf:
         raise ValueError(f"the temperature of head {name} is {temperature}")
     made = Readout(readout["kind"], grid, offset, scale)
-    return BundledHead(name, HeadState(mine, options), str(found["setting"]), made, temperature, risks)
+    return BundledHead(name, HeadState(mine, options, fitted, known), str(found["setting"]), made, temperature, risks)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,8 @@ class Fitted:
 
     describe: Callable[[NDArray[np.float32]], Described]
     """(n, D) regions of a slide or patient, n >= 1 -> its descriptor. Deterministic."""
-    parameters: Mapping[str, NDArray[np.float32]]
-    """What was fitted, by name; empty for descriptors that are not fitted."""
+    parameters: Mapping[str, NDArray[np.floating]]
+    """What was fitted, by name; empty for descriptors that are not fitted. `Descriptor.restore` takes it."""
 
 
 class Descriptor(ABC):
@@ -60,6 +60,19 @@ class Descriptor(ABC):
             train: Positions of the slides to fit on; no others are used.
             clusters: Number of prototypes K.
             seed: Random seed.
+        """
+
+    @abstractmethod
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:
+        """Return the descriptor with parameters that were fitted before; it describes regions alike, bit by bit.
+
+        Args:
+            parameters: `Fitted.parameters`.
+            clusters: Number of prototypes K.
+
+        Raises:
+            KeyError: A parameter is missing.
+            ValueError: Parameters do not fit each other.
         """
 
 
@@ -85,6 +98,11 @@ class ChosenDescriptor:
         """Fit it on the slides at the positions `train`; see `Descriptor.fit`."""
         descriptor = self.load()
         return descriptor.fit(bags, train, clusters=self.clusters or descriptor.clusters, seed=seed)
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]]) -> Fitted:
+        """Restore it from `Fitted.parameters`; see `Descriptor.restore`."""
+        descriptor = self.load()
+        return descriptor.restore(parameters, clusters=self.clusters or descriptor.clusters)
 
     def apply(self, bags: Bags, train: IntArray, seed: int = 0) -> Bags:
         """Fit it on the slides at the positions `train`, and describe all slides."""

@@ -190,7 +190,9 @@ def _drops(
         shared = uncertainty(evidence, judgement.division).inflation
         widened = before + (inside[name] - before) * math.sqrt(1 + shared)
         replicates = widened - outside[name]
-        if all(_varies(each) for each in (inside[name], outside[name], replicates)):
+        if math.isnan(intervals[name].low):  # too few patients
+            found[name] = Estimate(before - after, math.nan, math.nan)
+        elif all(_varies(each) for each in (inside[name], outside[name], replicates)):
             found[name] = percentile_interval(before - after, replicates)
         else:  # if all patients are predicted correctly, resampling them reveals no variance
             scale = internal.task.known_metrics[name].scale
@@ -268,7 +270,7 @@ def _sites(target: Target, outputs: FloatArray) -> tuple[SiteRow, ...]:
         return ()
     task, cohort = target.task, target.cohort
     found = []
-    for site in np.unique(target.sites):
+    for site in np.unique(target.sites[target.sites != ""]):
         rows = np.flatnonzero(target.sites == site)
         fold = FoldPrediction(0, 0, rows, outputs[rows], 0, "")
         (counted,) = one_per_patient(cohort, [fold]) if target.unit == "patient" else [fold]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.statistics.results import Representation
 
+_PARTS = 4
 _INTERNAL, _EXTERNAL = "internal:", "external:"
 
 
@@ -42,10 +43,24 @@ def find_shared_identities(
         tuple(sorted(set(cohort.slides.tolist()) & set(other.slides.tolist()))),
         tuple(sorted(set(cohort.patients.tolist()) & set(other.patients.tolist()))),
         tuple(sorted(equal.items())),
-        tuple(copies.description for copies in find_near_copies(both) if _is_mixed(copies.slides)),
+        _near_copies(internal.bags, external.bags),
         tuple(sorted(internal.pretrained & set(other.slides.tolist()))),
         internal.pretraining_known,
     )
+
+
+def _near_copies(internal: Bags, external: Bags) -> tuple[str, ...]:
+    """Describe near-copies across cohorts.
+
+    External slides are compared in parts of a quarter of the internal ones, because copies stand out only where most
+    slides have none, and the whole external cohort may be the internal one, embedded again.
+    """
+    size, found = max(len(internal.slides) // _PARTS, 1), list[str]()
+    for start in range(0, len(external.slides), size):
+        part = external.subset(np.arange(start, min(start + size, len(external.slides))))
+        copies = find_near_copies(_together(internal, part))
+        found += [each.description for each in copies if _is_mixed(each.slides)]
+    return tuple(found)
 
 
 def _together(one: Bags, other: Bags) -> Bags:

@@ -96,4 +96,7 @@ def read_external(
     other.check_patients(patients)
     strata = other.strata if len(np.unique(other.strata)) > 1 else None
     sites = chosen[config.site_column].to_numpy(np.str_) if config.site_column in chosen else None
+    if sites is not None and (sites == "").any():
+        has = count(int((sites == "").sum()), "external slide has", "external slides have")
+        findings.append(f"{has} no {config.site_column}: {listed(slides[sites == ''])}.")
     return ExternalInputs(other, Cohort(slides, patients, strata), sites, (*notes, *findings))

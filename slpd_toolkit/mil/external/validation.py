@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from slpd_toolkit.core import console
+from slpd_toolkit.core.text import agree, listed
 from slpd_toolkit.mil.external.evaluating import Internal, Target, evaluate_external, judge_ensemble
 from slpd_toolkit.mil.external.identities import find_shared_identities
 from slpd_toolkit.mil.external.results import External
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.external.inputs import ExternalInputs
+    from slpd_toolkit.mil.external.results import ExternalResult
     from slpd_toolkit.mil.statistics.evaluation import Judgement, Permutations
     from slpd_toolkit.mil.statistics.results import Evaluation, Representation
+    from slpd_toolkit.mil.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,4 +68,18 @@ def validate(
     }
     judged = [judge_ensemble(target, each.ensemble) for each in results]
     comparisons = compare_all(inputs.task, results, judged, permutations)
-    return External(other.source, inputs.task, inputs.cohort, results, comparisons, audits, inputs.notes)
+    notes = (*inputs.notes, *_undefined(results, inputs.task))
+    return External(other.source, inputs.task, inputs.cohort, results, comparisons, audits, notes)
+
+
+def _undefined(results: Sequence[ExternalResult], task: Task) -> list[str]:
+    """Return notes on metrics without a value, and on a missing interval of the headline metric."""
+    notes = []
+    names = [name for name in results[0].values if all(np.isnan(each.values[name]).all() for each in results)]
+    if names:
+        labels = np.unique(task.strata) if task.strata_are_labels else []
+        why = f", in which all slides have the label {labels[0]}" if len(labels) == 1 else ""
+        notes.append(f"{listed(names)} {agree(len(names), 'is', 'are')} undefined in the external cohort{why}.")
+    reasons = {each.intervals[task.headline].reason for each in results} - {""}
+    notes += [f"No interval can be computed in the external cohort: {reason}." for reason in sorted(reasons)]
+    return notes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.workers import in_processes
+from slpd_toolkit.mil.descriptors.descriptor import describe_bags
 from slpd_toolkit.mil.heads.head import HeadResult, PartRows, load_head
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.splits import Split
-    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
-    from slpd_toolkit.mil.heads.head import HeadState
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor, Fitted
+    from slpd_toolkit.mil.heads.head import Head, HeadState
     from slpd_toolkit.mil.heads.training import Check, HeadTraining
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.readouts import Readout
@@ -162,9 +163,26 @@ def _train_and_predict(
     seeds: tuple[int, int],
 ) -> HeadResult:
     """Run one head on one split; worker processes import the head and the descriptor by name."""
-    if descriptor is not None:
-        bags = descriptor.apply(bags, rows.train, seeds[0])
-    return load_head(aggregator).train_and_predict(bags, objective, rows, training, seeds)
+    head = load_head(aggregator)
+    if descriptor is None:
+        return head.train_and_predict(bags, objective, rows, training, seeds)
+    fitted = descriptor.fit(bags, rows.train, seeds[0])
+    described = describe_bags(fitted, bags)
+    result = head.train_and_predict(described, objective, rows, training, seeds)
+    return replace(result, state=result.state and with_descriptor(head, result.state, fitted, described))
+
+
+def with_descriptor(head: Head, state: HeadState, fitted: Fitted, described: Bags) -> HeadState:
+    """Add to the state of a head the descriptor whose vectors it was trained on.
+
+    Args:
+        head: The head.
+        state: Its state.
+        fitted: The descriptor, fitted on the head's training slides.
+        described: The slides that the head was given.
+    """
+    known = described.mean() if head.compares else None
+    return replace(state, descriptor=fitted.parameters, known_means=known)
 
 
 def _rows_of(bags: Bags, split: Split) -> PartRows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from slpd_toolkit.config.mil_eval import AGGREGATORS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -41,6 +42,12 @@ class HeadState:
     """Learned values by name."""
     options: Mapping[str, str | int]
     """What is not learned, such as the sizes of a network."""
+    descriptor: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Parameters of the descriptor that was fitted on the head's training slides, and whose vectors the head takes;
+    empty without one."""
+    known_means: NDArray[np.float32] | None = None
+    """(S, D) mean descriptors of the slides that `Head.fit` was given, for heads that compare; None without a fitted
+    descriptor."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class Readout:
         if self.kind == "ordered-classes":
             return class_probabilities(logits)
         if self.kind == "identity":
-            return logits * self.scale + self.offset
+            return logits.double() * self.scale + self.offset  # values may be far from 0 and close to one another
         survival = survival_curve(logits)
         risks = -survival.sum(dim=1, keepdim=True)
         if self.grid is None:

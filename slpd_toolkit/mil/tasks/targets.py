@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
 
+_LARGEST = 1e30
 _EVENT_WORDS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
@@ -117,13 +119,14 @@ def read_follow_up(slides: StrArray, times: StrArray, events: StrArray) -> tuple
 
 
 def read_numbers(cells: StrArray) -> FloatArray:
-    """Convert cells to numbers, (N,); NaN if a cell is not a number."""
+    """Convert cells to numbers, (N,); NaN if a cell is not a number, infinity beyond +-1e30, where float32 ends."""
 
     def number(cell: str) -> float:
         try:
-            return float(cell)
+            found = float(cell)
         except ValueError:
-            return float("nan")
+            return math.nan
+        return math.copysign(math.inf, found) if abs(found) > _LARGEST else found
 
     return np.array([number(cell) for cell in cells.tolist()], dtype=np.float64)
 
@@ -164,7 +167,13 @@ def read_values(slides: StrArray, cells: StrArray, column: str) -> FloatArray:
         UsageError: Cells that are not finite numbers, or equal numbers throughout.
     """
     values = read_numbers(cells)
-    require_cells(np.isfinite(values), slides, cells, column, "a finite number; for classes use --task classification")
+    require_cells(
+        np.isfinite(values),
+        slides,
+        cells,
+        column,
+        "a number from -1e30 to 1e30; for classes use --task classification",
+    )
     if len(np.unique(values)) < 2:
         raise UsageError(f"All slides have {column} {values[0]:g}.", hint="There must be two or more values.")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.mil.bundle.reading import find_bundles, read_bundle
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
+from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.heads.training import HeadTraining
 from slpd_toolkit.mil.statistics.model_results import Counting, evaluate_models
 from slpd_toolkit.mil.statistics.results import Evaluation, Representation
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
+    from slpd_toolkit.mil.statistics.results import Result
     from slpd_toolkit.mil.tasks.task import Task
 
 COHORT = make_cohort([1, 2] * 12, ["a", "b"] * 12)
@@ -40,9 +43,11 @@ RNG = np.random.default_rng(0)
 SURVIVAL = Survival(RNG.exponential(size=len(BAGS.slides)), RNG.random(len(BAGS.slides)) < 0.7)
 
 
-def evaluated(task: Task, *aggregators: str) -> tuple[Evaluation, list[Bundle]]:
+def evaluated(
+    task: Task, *aggregators: str, descriptor: ChosenDescriptor | None = None
+) -> tuple[Evaluation, list[Bundle]]:
     splits = cross_validation(COHORT, folds=3)
-    representation = Representation("m", "vectors.npz", BAGS)
+    representation = Representation("m", "vectors.npz", BAGS, descriptor=descriptor)
     results, _, _ = evaluate_models(
         task,
         COHORT,
@@ -55,7 +60,9 @@ def evaluated(task: Task, *aggregators: str) -> tuple[Evaluation, list[Bundle]]:
         jobs=1,
     )
     evaluation = Evaluation("label", task, COHORT, (representation,), results, "patient", False, (), {"m": ()}, {})
-    return evaluation, make_bundles(evaluation, splits, {"m": ORIGIN}, FinalTraining(SHORT, 0))
+    return evaluation, make_bundles(
+        evaluation, splits, {"m": dataclasses.replace(ORIGIN, descriptor=descriptor)}, FinalTraining(SHORT, 0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +94,64 @@ def test_a_bundle_that_was_moved_repeats_the_evaluation(task: Task, tmp_path: Pa
         alone = Bags.pack({"x": BAGS.features[BAGS.offsets[row] : BAGS.offsets[row + 1]]})
         np.testing.assert_array_equal(predict(again, alone).outputs[0], other.outputs[row])
     assert list(find_bundles(tmp_path)) == ["abmil", "knn", "probe"]
+
+
+def assert_repeats_the_evaluation(bundle: Bundle, result: Result, folder: Path) -> None:
+    write_bundle(folder / "here", bundle, "")
+    (folder / "here").rename(folder / "there")
+    again = read_bundle(folder / "there")
+    for head, fold in zip(again.heads, result.folds, strict=False):
+        found = apply_head(again, head, BAGS, again.known())
+        np.testing.assert_array_equal(found.raw[fold.rows], fold.outputs)
+    one, other = predict(bundle, BAGS, final=True), predict(again, BAGS, final=True)
+    np.testing.assert_array_equal(one.outputs, other.outputs)
+    alone = Bags.pack({"x": BAGS.features[BAGS.offsets[5] : BAGS.offsets[6]]})
+    np.testing.assert_array_equal(predict(again, alone, final=True).outputs[0], other.outputs[5])
+
+
+@pytest.mark.parametrize(("name", "aggregator"), [("histogram", "probe"), ("mixture", "knn")])
+def test_the_descriptor_of_each_fold_is_kept_with_its_head(name: str, aggregator: str, tmp_path: Path) -> None:
+    chosen = ChosenDescriptor(name, 3)
+    evaluation, (bundle,) = evaluated(task_of(COHORT), aggregator, descriptor=chosen)
+    assert bundle.known_means is None
+    assert_repeats_the_evaluation(bundle, evaluation.results[0], tmp_path)
+    document = json.loads((tmp_path / "there" / "bundle.json").read_text())
+    assert document["schema_version"] == 2
+    assert document["representation"]["descriptor"] == {"name": name, "clusters": 3}
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    _, (bundle,) = evaluated(task_of(COHORT), "probe", descriptor=ChosenDescriptor("histogram", 3))
+    folder = tmp_path_factory.mktemp("described") / "model"
+    write_bundle(folder, bundle, "")
+    return folder
+
+
+def origin_of(**values: Any) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        found = json.loads((folder / "bundle.json").read_text())["representation"]
+        change(representation=found | values)(folder)
+
+    return changed
+
+
+DESCRIPTORS_DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "none": (origin_of(descriptor=None), "descriptors of the heads are missing or not needed"),
+    "unknown": (origin_of(descriptor={"name": "x", "clusters": 3}), "descriptor: got x"),
+    "another": (origin_of(descriptor={"name": "mixture", "clusters": 3}), "does not describe a bundle .KeyError"),
+    "not fitted": (origin_of(descriptor={"name": "mean", "clusters": 0}), "missing or not needed"),
+    "many prototypes": (origin_of(descriptor={"name": "histogram", "clusters": 10**9}), "has 1000000000 prototypes"),
+}
+
+
+@pytest.mark.parametrize("damage", DESCRIPTORS_DAMAGED)
+def test_a_descriptor_that_does_not_fit_is_refused(described: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(described, tmp_path / "model")
+    harm, said = DESCRIPTORS_DAMAGED[damage]
+    harm(tmp_path / "model")
+    with pytest.raises(UsageError, match=said):
+        read_bundle(tmp_path / "model")
 
 
 def sign_again(folder: Path) -> None:
@@ -151,6 +216,18 @@ def huge_header(folder: Path) -> None:
     sign_again(folder)
 
 
+def decision(kind: str = "threshold", threshold: float = 0.5) -> dict[str, Any]:
+    return {"kind": kind, "classes": ["a", "b"], "threshold": threshold}
+
+
+def huge(name: str) -> Callable[[Path], None]:
+    def grown(folder: Path) -> None:
+        with (folder / name).open("r+b") as handle:
+            handle.truncate(1 << 40)  # takes no room, but a digest of it would take an hour
+
+    return grown
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no json": (lambda folder: (folder / "bundle.json").unlink(), "incomplete bundle: bundle.json is missing"),
     "no heads": (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors is missing"),
@@ -158,7 +235,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (cut("heads.safetensors"), "heads.safetensors is not the file that was written"),
     "flipped": (flip("training.safetensors"), "training.safetensors is not the file that was written"),
     "json": (cut("bundle.json"), "cannot be read as JSON"),
-    "another version": (change(schema_version=7), "version 7, written by slpd_toolkit .*reads version 1"),
+    "another version": (change(schema_version=7), "version 7, written by slpd_toolkit .*reads versions 1, 2"),
+    "another decision": (change(decision=decision("value")), "decides by 'value', but its heads need threshold"),
+    "threshold that is not a number": (change(decision=decision(threshold=np.nan)), "a threshold is not a number"),
     "another schema": (change(schema="x"), "is not a bundle: schema 'x'"),
     "unknown aggregator": (change(aggregator="x"), "got x, allowed: abmil"),
     "no aggregator": (change(aggregator=None), "allowed: abmil"),
@@ -171,6 +250,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "tensor that is missing": (
         tensors("training.safetensors", lambda found: found.pop("axes")), "does not describe a bundle"
     ),
+    "huge tensors": (huge("heads.safetensors"), "heads.safetensors is not the file that was written"),
+    "huge json": (huge("bundle.json"), "cannot be read as JSON .it has 1,099,511,627,776 bytes"),
+    "huge digests": (huge("SHA256SUMS"), "SHA256SUMS cannot be read .it has 1,099,511,627,776 bytes"),
     "huge header": (huge_header, "heads.safetensors"),
     "name that leads out of the folder": (change(model="../../evil"), "the model is named '../../evil'"),
     "hidden name": (change(model=".x"), "the model is named '.x'"),

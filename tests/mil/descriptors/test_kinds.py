@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy.optimize import linprog
 
 from slpd_toolkit.config.mil_eval import DESCRIPTORS
@@ -16,6 +17,9 @@ from slpd_toolkit.mil.descriptors.cohort_prototypes import fit_prototypes
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.descriptors.kinds import histogram, mean_sd, mixture, transport
 from slpd_toolkit.mil.descriptors.kinds.prototypes import slide_prototypes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RNG = np.random.default_rng(0)
 SIZES = (9, 1, 12, 7, 10, 5)
@@ -55,6 +59,42 @@ def test_nothing_is_learned_from_slides_outside_of_training(name: str) -> None:
     np.testing.assert_array_equal(before.describe(bag(5)).vectors, after.describe(bag(5)).vectors)
 
 
+@every_kind
+def test_restored_parameters_describe_alike_bit_by_bit(name: str, tmp_path: Path) -> None:
+    chosen = ChosenDescriptor(name, 3)
+    fitted = chosen.fit(BAGS, TRAIN)
+    save_file({key: np.asarray(values) for key, values in fitted.parameters.items()}, tmp_path / "p.safetensors")
+    restored = chosen.restore(load_file(tmp_path / "p.safetensors"))
+    for index in range(len(BAGS.slides)):
+        for one, other in zip(fitted.describe(bag(index)), restored.describe(bag(index)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        ("histogram", "width", np.zeros(1)),
+        ("histogram", "width", np.ones((1, 1))),
+        ("histogram", "sd", np.zeros(4)),
+        ("histogram", "centroids", np.ones((3, 5))),
+        ("histogram", "centroids", np.ones((0, 4))),
+        ("mixture", "sd", -np.ones(4)),
+        ("mixture", "means", np.ones((2, 4))),
+        ("mixture", "variances", np.zeros((3, 4))),
+        ("mixture", "shares", np.zeros(3)),
+        ("transport", "shares", np.zeros(3)),
+        ("transport", "references", np.ones((2, 4))),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(name: str, parameter: str, value: Any) -> None:
+    chosen = ChosenDescriptor(name, 3)
+    fitted = chosen.fit(BAGS, TRAIN)
+    with pytest.raises(ValueError, match=r"do not fit|not above 0"):
+        chosen.restore({**fitted.parameters, parameter: value})
+    with pytest.raises(KeyError):
+        chosen.restore({key: values for key, values in fitted.parameters.items() if key != parameter})
+
+
 @pytest.mark.parametrize("name", sorted(set(DESCRIPTORS.names()) - {"prototypes"}))
 def test_neither_order_nor_parts_of_the_regions_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = ChosenDescriptor(name, 3).fit(BAGS, TRAIN)
@@ -79,8 +119,8 @@ def gaussian(x: Any, mean: Any, variance: Any) -> float:
 
 def test_mixture_statistics_are_those_of_em_in_plain_loops() -> None:
     k = 3
-    cohort = fit_prototypes(BAGS, TRAIN, k, 0)
-    sample = cohort.sample.astype(float)
+    cohort, sample = fit_prototypes(BAGS, TRAIN, k, 0)
+    sample = sample.astype(float)
     members: list[list[Any]] = [[] for _ in range(k)]
     for x in sample:
         members[int(np.argmin([((x - c) ** 2).sum() for c in cohort.centroids]))].append(x)
@@ -135,7 +175,7 @@ def test_the_entropic_plan_is_near_the_exact_one_and_has_its_masses(monkeypatch:
 def test_the_transport_embedding_is_its_formula() -> None:
     fitted = ChosenDescriptor("transport", 3).fit(BAGS, TRAIN)
     z, b = fitted.parameters["references"].astype(float), fitted.parameters["shares"].astype(float)
-    cohort = fit_prototypes(BAGS, TRAIN, 3, 0)
+    cohort, _ = fit_prototypes(BAGS, TRAIN, 3, 0)
     x = cohort.standardized(bag(0)).astype(float)
     costs = np.array([[((one - other) ** 2).sum() for other in z] for one in x])
     plan = transport.sinkhorn(costs, b, 0.1 * cohort.width)
@@ -162,6 +202,6 @@ def test_slide_prototypes_are_unit_centroids_with_the_shares_of_their_regions() 
 
 def test_many_regions_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohort_prototypes, "MOST_REGIONS", 20)
-    fitted = fit_prototypes(BAGS, TRAIN, 3, 0)
-    assert len(fitted.sample) == 20
+    fitted, sample = fit_prototypes(BAGS, TRAIN, 3, 0)
+    assert len(sample) == 20
     np.testing.assert_array_equal(fitted.scaler.mean, BAGS.scaler(TRAIN).mean)

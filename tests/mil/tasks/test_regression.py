@@ -73,10 +73,17 @@ def test_a_column_holds_finite_numbers_that_differ() -> None:
     assert read_values(slides, np.array(["1", " 2.5", "-3e2"]), "dose").tolist() == [1, 2.5, -300]
     with pytest.raises(UsageError, match=r"2 slides have no valid dose: s1 \('high'\), s2 \('inf'\)"):
         read_values(slides, np.array(["1", "high", "inf"]), "dose")
+    with pytest.raises(UsageError, match=r"s1 \('1e31'\), s2 \('-1e400'\).*from -1e30 to 1e30"):
+        read_values(slides, np.array(["1e30", "1e31", "-1e400"]), "dose")
     with pytest.raises(UsageError, match="All slides have dose 4"):
         read_values(slides, np.array(["4", "4.0", "4"]), "dose")
     with pytest.raises(UsageError, match="1 patient has more than one value: p"):
         Regression(np.array([1.0, 2, 3])).check_patients(np.array(["p", "p", "q"]))
+
+
+def test_values_far_from_0_keep_their_differences() -> None:
+    readout = Readout("identity", None, 1e9, 0.5)
+    assert readout.one_by_one(torch.tensor([[0.0], [1.0]]))[:, 0].tolist() == [1e9, 1e9 + 0.5]
 
 
 def test_strata_are_quarters() -> None:

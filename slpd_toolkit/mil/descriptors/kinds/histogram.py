@@ -11,15 +11,20 @@ prototype if clusters are well separated relative to their width; otherwise the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.mil.descriptors.cohort_prototypes import PROTOTYPES, fit_prototypes, squared_distances
+from slpd_toolkit.mil.descriptors.cohort_prototypes import (
+    PROTOTYPES,
+    CohortPrototypes,
+    fit_prototypes,
+    squared_distances,
+)
 from slpd_toolkit.mil.descriptors.descriptor import PART, Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -58,7 +63,12 @@ class Histogram(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:
         """See `Descriptor.fit`."""
-        cohort = fit_prototypes(bags, train, clusters, seed)
+        cohort, _ = fit_prototypes(bags, train, clusters, seed)
+        return self.restore(cohort.parameters, clusters=clusters)
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
+        cohort = CohortPrototypes.of_parameters(parameters)
 
         def describe(regions: NDArray[np.float32]) -> Described:
             return as_vector(soft_histogram(regions, cohort.standardized, cohort.centroids, cohort.width))

@@ -7,13 +7,15 @@ The baseline of slide-level evaluations (HIPT, CVPR 2022, section 4). Nothing is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from slpd_toolkit.mil.descriptors.descriptor import Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import IntArray
@@ -32,6 +34,10 @@ class Mean(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:  # noqa: ARG002
         """See `Descriptor.fit`."""
+        return Fitted(describe, {})
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
         return Fitted(describe, {})
 
 

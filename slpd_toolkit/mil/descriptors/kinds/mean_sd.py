@@ -7,13 +7,15 @@ Statistics pooling (Snyder et al., Interspeech 2017). A slide with one region ha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from slpd_toolkit.mil.descriptors.descriptor import PART, Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import IntArray
@@ -35,6 +37,10 @@ class MeanSd(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:  # noqa: ARG002
         """See `Descriptor.fit`."""
+        return Fitted(describe, {})
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
         return Fitted(describe, {})
 
 

@@ -16,15 +16,21 @@ CVPR 2024) describes slides by these statistics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.mil.descriptors.cohort_prototypes import PROTOTYPES, fit_prototypes, squared_distances
+from slpd_toolkit.mil.descriptors.cohort_prototypes import (
+    PROTOTYPES,
+    fit_prototypes,
+    scaler_of,
+    squared_distances,
+    standardize,
+)
 from slpd_toolkit.mil.descriptors.descriptor import PART, Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -140,15 +146,25 @@ class MixtureStatistics(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:
         """See `Descriptor.fit`."""
-        cohort = fit_prototypes(bags, train, clusters, seed)
-        mixture = fit_mixture(cohort.sample, cohort.centroids)
+        cohort, sample = fit_prototypes(bags, train, clusters, seed)
+        mixture = fit_mixture(sample, cohort.centroids)
+        fitted = {"shares": mixture.shares, "means": mixture.means, "variances": mixture.variances}
+        return self.restore({"mean": cohort.scaler.mean, "sd": cohort.scaler.sd, **fitted}, clusters=clusters)
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
+        scaler = scaler_of(parameters)
+        mixture = Mixture(*(np.asarray(parameters[name]) for name in ("shares", "means", "variances")))
+        shape = (len(mixture.shares), *scaler.mean.shape)
+        if scaler.mean.ndim != 1 or mixture.means.shape != shape or mixture.variances.shape != shape:
+            raise ValueError("the arrays of the mixture do not fit each other")
+        if not (mixture.variances > 0).all() or not (mixture.shares >= 0).all() or not mixture.shares.any():
+            raise ValueError("the mixture has variances or shares that are not above 0")
 
         def describe(regions: NDArray[np.float32]) -> Described:
-            return as_vector(statistics(sums_of(cohort.standardized(regions), mixture), mixture))
+            return as_vector(statistics(sums_of(standardize(regions, scaler), mixture), mixture))
 
-        fitted = {"shares": mixture.shares, "means": mixture.means, "variances": mixture.variances}
-        scaling = {"mean": cohort.scaler.mean, "sd": cohort.scaler.sd}
-        return Fitted(describe, scaling | {name: value.astype(np.float32) for name, value in fitted.items()})
+        return Fitted(describe, parameters)
 
 
 DESCRIPTOR = MixtureStatistics()

@@ -8,7 +8,7 @@ fitted on other slides. Sets are compared by matching: see `set_similarity`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from slpd_toolkit.core.vectors import kmeans, one_faiss_thread
 from slpd_toolkit.mil.descriptors.descriptor import Described, Descriptor, Fitted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import IntArray
@@ -49,6 +51,10 @@ class Prototypes(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:  # noqa: ARG002
         """See `Descriptor.fit`."""
+        return self.restore({}, clusters=clusters)
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
         return Fitted(lambda regions: slide_prototypes(regions, clusters), {})
 
 

@@ -15,15 +15,22 @@ in the log domain (Cuturi, NIPS 2013) stop once the masses of the regions agree 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import logsumexp
 
-from slpd_toolkit.mil.descriptors.cohort_prototypes import PROTOTYPES, fit_prototypes, squared_distances
+from slpd_toolkit.mil.descriptors.cohort_prototypes import (
+    PROTOTYPES,
+    CohortPrototypes,
+    fit_prototypes,
+    squared_distances,
+)
 from slpd_toolkit.mil.descriptors.descriptor import Described, Descriptor, Fitted, as_vector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
@@ -62,12 +69,22 @@ class TransportEmbedding(Descriptor):
 
     def fit(self, bags: Bags, train: IntArray, *, clusters: int, seed: int) -> Fitted:
         """See `Descriptor.fit`."""
-        cohort = fit_prototypes(bags, train, clusters, seed)
+        cohort, sample = fit_prototypes(bags, train, clusters, seed)
         counts = np.bincount(
-            squared_distances(cohort.sample, cohort.centroids).argmin(axis=1), minlength=len(cohort.centroids)
+            squared_distances(sample, cohort.centroids).argmin(axis=1), minlength=len(cohort.centroids)
         )
         references = cohort.centroids[counts > 0]  # of coinciding centroids, all but one are empty
         shares = counts[counts > 0] / counts.sum()
+        return self.restore({**cohort.parameters, "references": references, "shares": shares}, clusters=clusters)
+
+    def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:  # noqa: ARG002
+        """See `Descriptor.restore`."""
+        cohort = CohortPrototypes.of_parameters(parameters)
+        references, shares = np.asarray(parameters["references"]), np.asarray(parameters["shares"])
+        if shares.ndim != 1 or references.shape != (len(shares), *cohort.scaler.mean.shape):
+            raise ValueError("the arrays of the references do not fit each other")
+        if not len(shares) or not (shares > 0).all():
+            raise ValueError("the references have shares that are not above 0")
 
         def describe(regions: NDArray[np.float32]) -> Described:
             x = cohort.standardized(regions)
@@ -75,7 +92,7 @@ class TransportEmbedding(Descriptor):
             displaced = (plan.T @ x) / shares[:, None] - references
             return as_vector((np.sqrt(shares)[:, None] * displaced).ravel())
 
-        return Fitted(describe, cohort.parameters | {"references": references, "shares": shares.astype(np.float32)})
+        return Fitted(describe, parameters)
 
 
 DESCRIPTOR = TransportEmbedding()

@@ -38,7 +38,7 @@ class PrototypeHistogram:
 
     def fit(self, bags: Bags, train: IntArray, seed: int) -> dict[str, NDArray[Any]]:
         """Cluster the regions of the training slides, which also determine standardization and width."""
-        cohort = fit_prototypes(bags, train, self._prototypes, seed)
+        cohort, _ = fit_prototypes(bags, train, self._prototypes, seed)
         values = (cohort.scaler.mean, cohort.scaler.sd, cohort.centroids, np.array(cohort.width))
         return dict(zip(_NAMES, values, strict=True))
 
