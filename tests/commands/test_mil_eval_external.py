@@ -217,6 +217,19 @@ def test_external_numbers_that_cannot_be_used_are_refused(tmp_path: Path, change
     assert not (tmp_path / "out").exists()
 
 
+def test_one_class_only_and_slides_without_a_site_are_noted(tmp_path: Path) -> None:
+    sites = ["", *["north"] * 11]
+    one, other = cohort(tmp_path / "a", 18, 1.0), cohort(tmp_path / "b", 12, 1.0, seed=1, site=sites)
+    rewrite(other.manifest, lambda rows: [row | {"label": "a"} for row in rows])
+    found = external(one, other, tmp_path / "out")
+    (result,) = found["results"]
+    assert [site["site"] for site in result["sites"]] == ["north"]
+    said = " ".join(found["notes"])
+    assert "1 external slide has no site: s000." in said
+    assert "auc is undefined in the external cohort, in which all slides have the label a." in said
+    assert "No interval" not in said
+
+
 @pytest.mark.slow
 def test_one_site_only_has_one_row(tmp_path: Path) -> None:
     one, other = cohort(tmp_path / "a", 18, 1.0), cohort(tmp_path / "b", 12, 1.0, seed=1, site=["north"] * 12)

@@ -80,6 +80,7 @@ def _undefined(results: Sequence[ExternalResult], task: Task) -> list[str]:
         labels = np.unique(task.strata) if task.strata_are_labels else []
         why = f", in which all slides have the label {labels[0]}" if len(labels) == 1 else ""
         notes.append(f"{listed(names)} {agree(len(names), 'is', 'are')} undefined in the external cohort{why}.")
-    reasons = {each.intervals[task.headline].reason for each in results} - {""}
+    judged = [each for each in results if not np.isnan(each.values[task.headline]).all()]
+    reasons = {each.intervals[task.headline].reason for each in judged} - {""}
     notes += [f"No interval can be computed in the external cohort: {reason}." for reason in sorted(reasons)]
     return notes

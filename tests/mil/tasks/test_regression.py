@@ -11,6 +11,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.kinds.regression import Regression
+from slpd_toolkit.mil.tasks.readouts import Readout
 from slpd_toolkit.mil.tasks.regression_metrics import weighted_metrics, weighted_ranks
 from slpd_toolkit.mil.tasks.scatter import line_with_band, patient_means
 from slpd_toolkit.mil.tasks.targets import quantile_strata, read_values
