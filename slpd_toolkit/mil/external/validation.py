@@ -77,7 +77,7 @@ def _undefined(results: Sequence[ExternalResult], task: Task) -> list[str]:
     notes = []
     names = [name for name in results[0].values if all(np.isnan(each.values[name]).all() for each in results)]
     if names:
-        labels = np.unique(task.strata) if task.strata_are_labels else []
+        labels = np.unique(task.strata).tolist() if task.strata_are_labels else []
         why = f", in which all slides have the label {labels[0]}" if len(labels) == 1 else ""
         notes.append(f"{listed(names)} {agree(len(names), 'is', 'are')} undefined in the external cohort{why}.")
     judged = [each for each in results if not np.isnan(each.values[task.headline]).all()]
