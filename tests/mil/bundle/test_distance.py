@@ -61,5 +61,5 @@ def test_stored_and_read_again_it_is_the_same() -> None:
     again = TrainingSet.from_arrays(training.arrays(), training.false_alarm_rate)
     np.testing.assert_array_equal(again.neighbourhood.distances(means + 1), training.neighbourhood.distances(means + 1))
     assert (again.limit, again.false_alarm_rate) == (training.limit, training.false_alarm_rate)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         TrainingSet.from_arrays(training.arrays() | {"scale": np.ones(3)}, 0.0)
