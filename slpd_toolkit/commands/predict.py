@@ -148,13 +148,13 @@ def _embed(
         raise UsageError(
             f"The regions of the training slides were chosen by masks (--mask-mode {mode}), but {config.manifest} has "
             "no column mask_path.",
-            hint="Add the masks of the new slides: see `slpd embed --help`.",
+            hint="Add a column `mask_path` with the masks of the new slides; see `slpd embed --help`.",
         )
     if mode is not None:
         entries, more = check_masks(entries, needed=mode != "not")
         problems = [*problems, *more]
     elif "mask_path" in table:
-        console.warn("The column mask_path is not used: the training slides were embedded without masks.")
+        console.warn("The column `mask_path` is ignored, because the training slides were embedded without masks.")
         entries = [replace(entry, mask_path=None) for entry in entries]
     settings = embedding_settings(
         bundle.origin,

@@ -58,11 +58,11 @@ class Query:
 
     slide_id: str
     what: str | Sets
-    """A slide of the index, or the prototypes of another."""
+    """A slide of the index, or the prototypes of another slide."""
     regions: SlideRegions | None = None
-    """Regions of a slide that is not of the run."""
+    """Regions of a slide that is not part of the run."""
     entry: SlideEntry | None = None
-    """Its slide file, if that was given."""
+    """Its slide file, if one was given."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ def _query(config: SearchConfig, index: SlideIndex, slides: Mapping[str, SlideEn
 def _missing(query: str, index: SlideIndex) -> UsageError:
     slides = f"{index.origin} has {count(len(index), 'slide')}, such as {index.slide_ids[0]}"
     if index.run is None:
-        return UsageError(f"QUERY: {query} is not in the vectors; {slides}.", hint="Use the ID of one of them.")
+        return UsageError(f"QUERY: {query} is not in the vectors; {slides}.", hint="Use one of these slide IDs.")
     return UsageError(
         f"QUERY: {query} is neither a slide with prototypes nor a file; {slides}.",
-        hint="Use the ID of one of them, or the path of a slide file or of its token file. Slides with fewer regions "
+        hint="Use one of these slide IDs, or the path of a slide file or of its token file. Slides with fewer regions "
         "than --min-regions of `slpd pretrain` have no prototypes; search for their token file.",
     )
 
@@ -186,7 +186,7 @@ def _embed(config: SearchConfig, run: Path, entry: SlideEntry) -> Path:
     if not paths:
         raise UsageError(
             f"QUERY: {slide} cannot be embedded like the slides of the run, because the run's token cache {cache} "
-            f"no longer exists.",
+            "no longer exists.",
             hint="Embed the slide with `slpd embed` and the settings of that cache, then search for its token file.",
         )
     origin = Origin(

@@ -36,9 +36,9 @@ class RegionViTConfig:
 
     whitening: Literal["none", "between-slides", "within-kinds"] = "none"
     """Scale down the directions in which slides differ, such as stain and scanner, instead of subtracting a slide's
-    mean token. `between-slides`: in which their mean tokens differ, which includes their composition. `within-kinds`:
-    in which tokens of the same kind (cluster) differ between slides, which keeps the composition. Estimated from the
-    slides of the run, and stored with the weights."""
+    mean token. `between-slides`: directions in which mean tokens differ, which include composition. `within-kinds`:
+    directions in which tokens of the same kind (cluster) differ between slides, so that composition is kept. Estimated
+    from the slides of the run, and stored with the weights."""
 
     registers: int = 0
     """Number of additional learned tokens without a position, which every token can attend to."""

@@ -29,8 +29,8 @@ def count(amount: int, one: str, many: str = "") -> str:
 
     Args:
         amount: Number of things.
-        one: What one of them is called; a verb may follow: "slide is".
-        many: What several are called; `one` with an s by default.
+        one: Singular noun; a verb may follow: "slide is".
+        many: Plural noun; `one` with an s by default.
     """
     return f"{amount:,} {agree(amount, one, many or f'{one}s')}"
 

@@ -24,7 +24,8 @@ Document = dict[str, Any]
 
 LEVEL = 0.05
 _TEST, _HELD_OUT_TEST = "shared_training", "permutation"
-"""Tests that sentences are based on. That of the held-out patients is exact for few patients; heads are as they are."""
+"""Tests that sentences are based on. The test of the held-out patients is exact for few patients; heads are held
+fixed."""
 _NAMES = {"mean-tokens": "mean tokens", "dino": "DINO", "slpd": "SLPD"}
 
 

@@ -32,7 +32,7 @@ class StageRow:
     """Empty if everything was done."""
     report: Path
     command: str
-    """The command that does the same, as shell text."""
+    """The equivalent command, as shell text."""
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,13 @@ def tokens_of(meta: TokenMeta, *, masked: bool) -> tuple[dict[str, object], dict
 
     Args:
         meta: Attributes of one of its files.
-        masked: Whether masks of the user chose the regions of any slide.
+        masked: Whether user masks determined the regions of any slide.
     """
     return {name: _plain(getattr(meta, name)) for name in COHORT_FIELDS}, _recipe(meta, masked=masked)
 
 
 def is_masked(files: Iterable[TokenFile]) -> bool:
-    """Return whether masks of the user chose the regions of any slide."""
+    """Return whether user masks determined the regions of any slide."""
     return any(file.meta.mask for file in files)
 
 
@@ -117,11 +117,12 @@ def mask_warning(files: Sequence[TokenFile], *, trained: bool) -> str:
     if trained and without:
         return (
             f"Masks chose the regions of the training slides, but not those of {count(len(without), 'slide')}: "
-            f"{listed(without)}. Predictions may not hold."
+            f"{listed(without)}. Their predictions may be unreliable."
         )
     if not trained and is_masked(files):
         return (
-            "Masks chose the regions of these slides, but not those of the training slides. Predictions may not hold."
+            "Masks chose the regions of these slides, but not those of the training slides. Their predictions may "
+            "be unreliable."
         )
     return ""
 

@@ -20,8 +20,8 @@ _OBJECTIVE_WITHIN = 2.5
 _OF_SCREENS = frozenset({"generic-tiff", "picture"})
 """Formats that many programs write, with the resolution of a screen or printer."""
 _OVERVIEW = (
-    "It may be the overview of a slide: enter the file of the full resolution in the manifest. If its resolution is "
-    "wrong, enter that of level 0 in the column `mpp`."
+    "The file may be the overview of a slide: list the file with the full resolution in the manifest. If the "
+    "resolution in the file is wrong, enter that of level 0 in the column `mpp`."
 )
 
 

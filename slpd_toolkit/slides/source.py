@@ -105,10 +105,10 @@ def unknown_format(location: Location) -> SlideError:
 
 
 def require_upright(location: Location, orientation: object) -> None:
-    """Check that an image is stored the way up that it is displayed.
+    """Check that an image is stored in the orientation in which it is displayed.
 
-    Of the readers, some ignore the orientation, some turn the image, and OpenSlide mirrors each tile in its place, so
-    that the same file would have different coordinates or wrong pixels.
+    Some readers ignore the orientation, some rotate the image, and OpenSlide mirrors each tile in place. The same
+    file would therefore have different coordinates or wrong pixels.
 
     Args:
         location: The file.

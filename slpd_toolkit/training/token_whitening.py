@@ -1,6 +1,6 @@
 """Whitening of tokens against differences between slides, estimated from the slides of a run.
 
-**Between slides.** Speaker recognition removes what differs between recordings of the same speaker by within-class
+**Between slides.** Speaker recognition removes differences between recordings of the same speaker by within-class
 covariance normalization (Hatch et al., Interspeech 2006): vectors are multiplied by the inverse square root of the
 covariance between sessions. Here the sessions are slides. With the covariance B of their mean tokens, D features and
 the identity I::
@@ -11,12 +11,12 @@ Stain, scanner and thickness change a whole slide, so that they dominate B, and 
 within slides, in the same directions, which no subtraction of a slide's mean removes. Differences in tissue add little
 to B, because they are much larger within slides than between their means. c makes the mean variance of a feature 1.
 
-**Within kinds.** Where slides differ in what they are composed of, B contains these differences too, and the map would
-scale down the very directions that tell kinds of tissue apart. Therefore tokens are clustered into kinds, and the mean
+**Within kinds.** If slides differ in composition, B contains these differences too, and the map would scale down the
+directions that separate kinds of tissue. Therefore tokens are clustered into kinds, and the mean
 of a slide is replaced by its shift: the mean difference of its tokens from the mean token of their kind. A token x of
 slide s and kind k is modeled as x = c_k + d_s + noise, fitted by alternating least squares; clusters are formed again
 in the space of the map found so far, in which stain is weaker. B is the covariance of the shifts d_s. Drift within
-slides is weaker too, in the directions in which slides are shifted.
+slides also becomes weaker, in the directions in which slides are shifted.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ KINDS = 32
 """Clusters of tokens: more than there are kinds of tissue, so that each contains a single kind."""
 _ROUNDS, _ALTERNATIONS = 4, 4
 _TOKENS = 65_536
-"""Tokens of the sample that is clustered, at most: 400 MB of 1,536 features."""
+"""Maximum number of tokens in the sample that is clustered: 400 MB with 1,536 features."""
 _LEAST_TOKENS = 64
-"""Tokens of a slide at least: the shift of a slide is an average over them."""
+"""Minimum number of tokens per slide: the shift of a slide is an average over them."""
 _REGIONS_OF_SLIDE = 32
 _REGIONS_OF_SCALE = 512
 

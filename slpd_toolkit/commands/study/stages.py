@@ -58,7 +58,7 @@ class Stage:
     """Returns why the stage cannot start; empty if it can."""
 
     def command_line(self) -> str:
-        """Return the command that does the same, as shell text.
+        """Return the equivalent command as shell text.
 
         Raises:
             SlpdError: The settings depend on a stage that failed.

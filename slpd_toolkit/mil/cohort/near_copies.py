@@ -32,7 +32,7 @@ _LARGEST_WHITENED_SHARE = 0.75
 _SLIDES_PER_DIRECTION = 4
 _BLOCK = 256
 _DRAWN = 1024
-"""Slides whose nearest slide is searched to find what is typical."""
+"""Number of slides from which the typical distance is estimated."""
 _LEADING = 64
 """Directions that bound distances."""
 _BOX = 256
@@ -154,7 +154,7 @@ def nearest_within(rows: FloatArray, count: int, radius: float, ratio: float) ->
         ratio: Neighbors up to this times the radius are reported; further ones are infinitely far.
 
     Returns:
-        (m,) the rows, sorted; (m, K) their nearest other rows, and how far these are, both by distance.
+        (m,) the rows, sorted; (m, K) their nearest other rows and the distances to them, sorted by distance.
     """
     furthest = ratio * radius * (1 + 1e-6)  # of a pair; rounding must not separate it
     count = min(count, len(rows) - 1)

@@ -101,7 +101,9 @@ def evaluate_external(bundle: Bundle, internal: Internal, target: Target, bags: 
 
 
 def judge_ensemble(target: Target, outputs: FloatArray) -> Judgement:
-    """Return what intervals and tests of an ensemble need, as it is: for other patients of the external cohort.
+    """Return what intervals and tests of an ensemble need.
+
+    They describe other patients of the external cohort, with the ensemble held fixed.
 
     Args:
         target: The external cohort.

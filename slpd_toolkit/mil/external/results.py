@@ -102,8 +102,8 @@ class External:
     cohort: Cohort
     results: Sequence[ExternalResult]
     comparisons: Sequence[PairedResult]
-    """Every two models with the same aggregator, by their ensembles, which are taken as they are; p-values are
-    adjusted over all of them."""
+    """Comparisons of every two models with the same aggregator, by their ensembles, which are held fixed;
+    p-values are adjusted over all of them."""
     audits: Mapping[str, SharedIdentities]
     """By model."""
     notes: Sequence[str]

@@ -37,8 +37,8 @@ def robustness_index(
     arXiv:2507.17845). There, cohorts are balanced and k is tuned; here, the cohort is not balanced, k is fixed, and
     the value for random neighbors is returned as chance.
 
-    Each patient counts once, with the mean over its slides. Of more than 2 000 slides, the neighbors of 2 000 drawn at
-    random count.
+    Each patient counts once, with the mean over its slides. With more than 2 000 slides, the neighbors of 2 000 drawn
+    at random count.
 
     Args:
         bags: Slides; sets of prototypes are compared by matching, others by the cosine of mean vectors.

@@ -56,7 +56,7 @@ def write_tokens(store: TokenStore, to: str, out: Path, failures: list[Failure],
         missing = sum(slide.missing_patches for slide in store.files)
         console.warn(
             f"{count(missing, 'patch has', 'patches have')} no token: HIPT's format cannot mark them, so they are "
-            f"written as zeros."
+            "written as zeros."
         )
     console.note(f"Wrote {count(len(store.files), 'slide')} to {folder}.")
 
