@@ -43,7 +43,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # classes of Python and numpy, whose p
 
 
 def setup(app: "Sphinx") -> None:
-    """Leave the list of settings out of the functions' descriptions: a page of its own has it."""
+    """Leave the list of settings out of the functions' descriptions: it has a separate page."""
     app.connect("autodoc-process-docstring", _cut_settings, priority=100)  # before napoleon reads it
 
 

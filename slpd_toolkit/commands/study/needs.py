@@ -25,7 +25,7 @@ _CURVES_BYTES, _REPORT_BYTES, _BUNDLE_BYTES = 128 * _KIB, 2 * MIB, 32 * _KIB
 _HIDDEN = 64
 """Width of the first layer of the aggregators that are networks."""
 _ATLAS_BYTES, _HEATMAP_BYTES = 64 * _KIB, 1.4 * MIB
-"""Per slide: crops of its prototypes; a heatmap beside its slide."""
+"""Per slide: crops of its prototypes; a heatmap next to its slide."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def need_of_evaluation(
     Args:
         settings: Its settings.
         tokens: Tokens of the cohort.
-        runs: The runs that it evaluates beside other models.
+        runs: The runs that it evaluates in addition to other models.
         memory_mib: Memory of a process before it reads anything.
         cores: Number of processes.
     """

@@ -44,5 +44,5 @@ class Origin:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether each head has a descriptor of its own, fitted on its training slides."""
+        """Whether each head has its own descriptor, fitted on its training slides."""
         return self.descriptor is not None and self.descriptor.load().is_fitted
