@@ -104,7 +104,9 @@ def findings(audit: SharedIdentities) -> list[str]:
     """Put into words what two cohorts share; empty if nothing."""
     found = []
     if audit.slides:
-        found.append(f"{len(audit.slides)} slide IDs are in both cohorts: {listed(audit.slides)}.")
+        found.append(
+            f"{count(len(audit.slides), 'slide ID is', 'slide IDs are')} in both cohorts: {listed(audit.slides)}."
+        )
     if audit.patients:
         found.append(
             f"{count(len(audit.patients), 'patient is', 'patients are')} in both cohorts: {listed(audit.patients)}."
@@ -115,7 +117,9 @@ def findings(audit: SharedIdentities) -> list[str]:
             f"{count(len(slides), 'external slide shares', 'external slides share')} identical embeddings with "
             f"training slides: {listed(slides)}."
         )
-    found += [f"Near-copies are in both cohorts: {copies}." for copies in audit.near_copies]
+    if audit.near_copies:
+        groups = count(len(audit.near_copies), "group of near-copies has", "groups of near-copies have")
+        found.append(f"{groups} slides of both cohorts, such as {audit.near_copies[0]}.")
     if audit.pretrained_slides:
         found.append(
             f"{count(len(audit.pretrained_slides), 'external slide was', 'external slides were')} used in pretraining: "
