@@ -13,7 +13,7 @@ from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.text import count
 from slpd_toolkit.encoders.cache_check import normalisation_warning
 from slpd_toolkit.store import schema
-from slpd_toolkit.store.stain_views import count_stain_views, stain_folder
+from slpd_toolkit.store.stain_folders import count_stain_views, stain_folder
 from slpd_toolkit.store.token_file import TokenFile, TokenStore, open_token_files, token_paths
 
 if TYPE_CHECKING:

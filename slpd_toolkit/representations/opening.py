@@ -27,7 +27,8 @@ from slpd_toolkit.representations.vector_sources import open_table
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.schema import COHORT_FIELDS
-from slpd_toolkit.store.stain_views import MeanOfStains, count_stain_views, open_stain_views
+from slpd_toolkit.store.stain_folders import count_stain_views
+from slpd_toolkit.store.stain_views import MeanOfStains, open_stain_views
 from slpd_toolkit.training.run_folder import SLIDES
 from slpd_toolkit.training.sampling import Stream, generator
 

@@ -10,7 +10,8 @@ import torch
 from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.store.cohort_tokens import CohortTokens
-from slpd_toolkit.store.token_file import TokenStore, token_paths
+from slpd_toolkit.store.stain_folders import count_stain_views, stain_folder
+from slpd_toolkit.store.token_file import TokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     from torch import Tensor
-
-_FOLDER = "stain-views"
-
-
-def stain_folder(cache: Path, view: int) -> Path:
-    """Return the folder of a stain view, counted from 1."""
-    return cache / _FOLDER / str(view)
-
-
-def count_stain_views(cache: Path) -> int:
-    """Count the stain views of a cache: folders 1, 2, ... that contain token files."""
-    count = 0
-    while token_paths(stain_folder(cache, count + 1)):
-        count += 1
-    return count
 
 
 def open_stain_views(store: TokenStore, count: int) -> list[TokenStore]:

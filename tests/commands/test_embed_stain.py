@@ -20,7 +20,8 @@ from slpd_toolkit.encoders.stain import stain_of_view
 from slpd_toolkit.ingest.embedding import pipeline
 from slpd_toolkit.slides.guarded_slide import GuardedSlide
 from slpd_toolkit.store.cohort_tokens import CohortTokens
-from slpd_toolkit.store.stain_views import MeanOfStains, StainTokens, open_stain_views, stain_folder
+from slpd_toolkit.store.stain_folders import stain_folder
+from slpd_toolkit.store.stain_views import MeanOfStains, StainTokens, open_stain_views
 from slpd_toolkit.store.token_file import TokenStore
 from tests.cohorts import mean_colour_encoder, read_csv, small_config, write_cohort
 from tests.encoders.test_stain import twin_of_matrix

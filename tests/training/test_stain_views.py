@@ -15,7 +15,7 @@ from slpd_toolkit.objectives.crops import cut_crops, draw_crops, draw_stains
 from slpd_toolkit.representations.cohort_bags import open_cache, represent_all
 from slpd_toolkit.representations.opening import InferenceOptions, open_models
 from slpd_toolkit.representations.sources import parse_sources
-from slpd_toolkit.store.stain_views import stain_folder
+from slpd_toolkit.store.stain_folders import stain_folder
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training import view_source
 from tests.token_factory import LENGTHS, write_cache, write_slide

@@ -11,7 +11,7 @@ from slpd_toolkit.core.version import __version__
 from slpd_toolkit.encoders.stain import stain_of_view
 from slpd_toolkit.slides.regions import Lattice
 from slpd_toolkit.store.schema import TokenMeta
-from slpd_toolkit.store.stain_views import stain_folder
+from slpd_toolkit.store.stain_folders import stain_folder
 from slpd_toolkit.store.token_file import require_same_run
 
 if TYPE_CHECKING:
