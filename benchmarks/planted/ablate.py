@@ -59,7 +59,7 @@ from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.objectives.slide_prototypes import PrototypeBank, PrototypeTargets
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
-from slpd_toolkit.store.stain_views import stain_folder
+from slpd_toolkit.store.stain_folders import stain_folder
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.prototype_file import PrototypeFile
