@@ -2,10 +2,11 @@
 
     python -m benchmarks.semireal.shift --out runs/tiles --tiles tiles.npz --into benchmarks/results/semireal.json
 
-For each cohort of `benchmarks.semireal.cohorts`, and mean tokens as they are, relative to the mean of their slide, and
-averaged over stain views if the tiles have any: balanced accuracy of the site from slide means (patients in one fold,
-95 % bootstrap interval over patients), of the architecture of a region from its nearest neighbors of other patients,
-and AUC of the class by a logistic probe of slide means in five folds of patients.
+For each cohort of `benchmarks.semireal.cohorts`, and mean tokens as they are, relative to the mean of their slide,
+whitened as by `slpd pretrain --whitening`, and averaged over stain views if the tiles have any: balanced accuracy of
+the site from slide means (patients in one fold, 95 % bootstrap interval over patients), of the architecture of a region
+from its nearest neighbors of other patients, and AUC of the class by a logistic probe of slide means in five folds of
+patients.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import json
 import shlex
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -31,8 +34,10 @@ from benchmarks.semireal.cohorts import TILE_COHORTS
 from benchmarks.semireal.tiles import Tiles
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.mil.statistics.site_prediction import predict_site
+from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.stain_views import open_stain_views
 from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.token_whitening import WHITENINGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from benchmarks.planted.cohorts import Truth
 
 OF_STAINS = "mean of stains"
+WHITENED = {f"mean tokens {name}": name for name in WHITENINGS}
 
 
 def means_of_stains(unit: Unit, views: int) -> NDArray[np.float32]:
@@ -51,6 +57,16 @@ def means_of_stains(unit: Unit, views: int) -> NDArray[np.float32]:
     ]
     average: NDArray[np.float32] = np.mean(means, axis=0, dtype=np.float32)
     return average
+
+
+def whitened_means(unit: Unit, whitening: str) -> NDArray[np.float32]:
+    """Return mean tokens after a whitening that is estimated from the cohort, (R, D)."""
+    store = TokenStore.open(unit.data / CACHE)
+    with closing(CohortTokens(store)) as tokens:
+        found = WHITENINGS[whitening](tokens, store, torch.Generator().manual_seed(unit.seed))
+    means = np.concatenate([file.tokens.mean(axis=(1, 2), dtype=np.float32) for file in store.files])
+    whitened: NDArray[np.float32] = (means - found.mean.numpy()) @ found.matrix.numpy()
+    return whitened
 
 
 def measure(features: NDArray[np.float32], truth: Truth) -> dict[str, Any]:
@@ -75,6 +91,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=Path, required=True, help="encoded tiles, copied to the folder")
     parser.add_argument("--cohorts", nargs="+", default=list(TILE_COHORTS), choices=TILE_COHORTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", nargs="+", choices=(MEAN, MEAN_CENTERED, *WHITENED, OF_STAINS), help="default: all")
     parser.add_argument("--into", type=Path, required=True, help="JSON file of the results; extended if it exists")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -86,9 +103,12 @@ def main() -> None:
     for cohort in args.cohorts:
         for seed in args.seeds:
             truth = write_data(Unit(args.out, cohort, seed, MEAN))
-            for row in (MEAN, MEAN_CENTERED, *([OF_STAINS] if len(tiles.stained) else [])):
+            for row in args.rows or (MEAN, MEAN_CENTERED, *WHITENED, *([OF_STAINS] if len(tiles.stained) else [])):
                 unit = Unit(args.out, cohort, seed, row)
-                features = means_of_stains(unit, len(tiles.stained)) if row == OF_STAINS else represent(unit, truth)
+                if row in WHITENED:
+                    features = whitened_means(unit, WHITENED[row])
+                else:
+                    features = means_of_stains(unit, len(tiles.stained)) if row == OF_STAINS else represent(unit, truth)
                 place = {"cohort": cohort, "seed": seed, "row": row}
                 kept = [each for each in found["rows"] if {name: each[name] for name in place} != place]
                 found["rows"] = [*kept, place | measure(features, truth)]

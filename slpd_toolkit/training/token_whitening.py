@@ -159,7 +159,7 @@ def _shifts_of_kinds(
         centers = _means(unshifted, kind, kinds)
         if turn:
             mapped = centers @ matrix
-            kind = ((mapped**2).sum(axis=1) - 2 * (unshifted @ matrix) @ mapped.T).argmin(axis=1)
+            kind = ((mapped**2).sum(axis=1) - 2 * unshifted @ (matrix @ mapped.T)).argmin(axis=1)
             centers = _means(unshifted, kind, kinds)
         shifts = _means(values - centers[kind], slide, len(shifts)).astype(np.float64)
         shifts -= shifts.mean(axis=0)
