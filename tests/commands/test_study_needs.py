@@ -11,6 +11,7 @@ from slpd_toolkit.commands.study.needs import MIB, Tokens, need_of_evaluation, n
 from slpd_toolkit.config.mil_eval import MilEvalConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build
+from slpd_toolkit.ingest.embedding.estimate import EmbeddingEstimate
 from slpd_toolkit.training.estimate import TrainingEstimate, estimate_training
 
 RUN = TrainingEstimate(
@@ -66,3 +67,15 @@ def test_the_networks_are_those_of_the_run() -> None:
     assert head <= found.parameters - found.backbone_parameters <= head + 32
     assert found.steps == 3
     assert found.embedded == 2 * 6
+
+
+@pytest.mark.parametrize(("on_cpu", "seconds"), [(True, 100 / 2 + 8000 * 0.01 / 2 + 8000 * 0.05), (False, 8000 * 0.05)])
+def test_embedding_reads_and_encodes_every_patch(on_cpu: bool, seconds: float) -> None:
+    """On a GPU, reading takes place while patches are encoded."""
+    found = EmbeddingEstimate(
+        slides=100, sampled=4, failed=(), regions=(3, 5, 4, 8), grid=4, embedding_dim=10, open_s=1.0, read_s=0.01,
+        encode_s=0.05, on_cpu=on_cpu, workers=2, peak_mib=500.0,
+    )  # fmt: skip
+    assert found.total_regions == 500
+    assert found.seconds == pytest.approx(seconds)
+    assert found.disk_bytes == 500 * 16 * 10 * 2 + 100 * 16 * 1024

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _SAMPLE, _READ = 8, 3
 """Slides whose regions are counted, and those of which pixels are read."""
 _BLOCKS, _ENOUGH_S = 2, 10.0
+_SLIDE_BYTES = 16 * 2**10
 _MIB = 2**20
 
 
@@ -81,8 +82,8 @@ class EmbeddingEstimate:
 
     @property
     def disk_bytes(self) -> int:
-        """Estimated size of the token cache: two bytes per value."""
-        return self.total_regions * self.grid**2 * self.embedding_dim * 2
+        """Estimated size of the token cache: two bytes per value, and each slide's pictures and other datasets."""
+        return self.total_regions * self.grid**2 * self.embedding_dim * 2 + self.slides * _SLIDE_BYTES
 
 
 def estimate_embedding(config: EmbedConfig) -> EmbeddingEstimate:
