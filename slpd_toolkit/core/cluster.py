@@ -24,7 +24,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class ProcessLostError(Exception):
-    """The process of a task on a cluster ended each time that it was repeated."""
+    """The process of a task on a cluster ended in every attempt."""
 
 
 def joined() -> Any:
@@ -95,7 +95,7 @@ def _require_listener(address: str) -> None:
     """Check that something listens at an address; Ray itself keeps trying for minutes.
 
     Raises:
-        OSError: Nothing does, or `auto` finds no cluster.
+        OSError: Nothing listens there, or `auto` finds no cluster.
         ValueError: The address is malformed.
     """
     named = _current_address() if address == "auto" else address
@@ -105,7 +105,7 @@ def _require_listener(address: str) -> None:
 
 
 def _current_address() -> str:
-    """Return what Ray takes for `auto`: $RAY_ADDRESS, or the cluster that was started on this machine, maybe long ago.
+    """Return the address that Ray uses for `auto`: $RAY_ADDRESS, or the cluster that was last started on this machine.
 
     Raises:
         ConnectionError: There is none.
@@ -130,7 +130,7 @@ def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any
         The results, in the order of the calls.
 
     Raises:
-        ProcessLostError: The process of a task ended each time, or its node was lost.
+        ProcessLostError: The process of a task ended in every attempt, or its node was lost.
     """
     task = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
     shared: dict[int, tuple[Any, Any]] = {}
@@ -153,7 +153,7 @@ def on_cluster(ray: Any, function: Callable[..., Any], calls: Iterable[tuple[Any
 
 
 def _result(ray: Any, reference: Any) -> Any:
-    """Return the result of a task; an exception of the function is raised as it was there."""
+    """Return the result of a task; exceptions of the function are raised unchanged."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -56,7 +56,7 @@ def in_processes(
             yield from on_cluster(ray, _apply_remotely, ((folder, work, *call) for call in calls))
         except ProcessLostError as error:
             raise WorkerKilledError(
-                f"A process of the cluster that {doing} ended each time ({error}), probably because memory ran out.",
+                f"A process of the cluster that {doing} repeatedly ended ({error}), probably because memory ran out.",
                 hint="Give its nodes more memory, start them with fewer --num-cpus, or run without --cluster.",
             ) from error
         return

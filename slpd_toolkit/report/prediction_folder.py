@@ -44,7 +44,8 @@ def claim_prediction_folder(out: Path, inputs: Iterable[Path]) -> None:
     if lost or others:
         what = f"holds {others[0]} of another command" if others else f"holds the input {lost[0]}"
         raise UsageError(
-            f"--out: {out} {what}, whose files would be overwritten.", hint="Choose a folder for the predictions alone."
+            f"--out: {out} {what}, whose files would be overwritten.",
+            hint="Choose a separate folder for the predictions.",
         )
     claim_folder(out, files)
     (out / PREDICTIONS).unlink(missing_ok=True)

@@ -84,7 +84,8 @@ def require_bundles(models: Sequence[Model], *, final: bool) -> None:
             hint=hint,
         )
     console.warn_if(
-        f"The heads of {listed(without)} are not kept for `slpd predict`, which cannot apply slide ViTs and means over "
+        f"The heads of {listed(without)} are not stored for `slpd predict`, which cannot apply slide ViTs and means "
+        f"over "
         f"stain views to new slides. {hint}"
         if without
         else ""

@@ -179,7 +179,7 @@ def _open_levels(path: Path) -> _Levels:
 
 
 def _require_exact(path: Path, *, is_tiled: bool) -> None:
-    """Check that the numbers in a label image are read as they were written.
+    """Check that the class numbers in a label image can be read exactly.
 
     Raises:
         SlideError: It is compressed as JPEG, or its tiles have 16 bits, of which OpenSlide returns the upper 8.

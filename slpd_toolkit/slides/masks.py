@@ -33,7 +33,7 @@ _DIGESTED_BYTES = 64 << 20
 _HINT = "Export it again: in QuPath, File > Export objects as GeoJSON, as FeatureCollection."
 
 
-_NOTHING_TO_CUT = "Leave mask_path empty for slides from which nothing is cut out; otherwise correct the annotations."
+_NOTHING_TO_CUT = "Leave mask_path empty for slides without excluded areas; otherwise correct the annotations."
 _CROSSINGS_AT_ONCE = 1 << 22
 
 
@@ -146,7 +146,7 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
         arrays = [np.asarray([point[:2] for point in ring], np.float64) for ring in rings]
         for ring in arrays:
             if ring.size and (ring.ndim != 2 or ring.shape[1] != 2):
-                raise ValueError(f"a {kind} whose coordinates are nested otherwise")
+                raise ValueError(f"a {kind} with wrongly nested coordinates")
             if not (np.abs(ring) < _FURTHEST_L0).all():
                 raise ValueError("coordinates outside any possible slide")
         if arrays and len(arrays[0]) >= 3:

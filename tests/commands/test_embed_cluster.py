@@ -87,7 +87,7 @@ def test_a_lost_node_costs_only_time(
         monkeypatch.setattr(Fleet, "_handle", lose_a_node)
         assert embed.run(settings(manifest, tmp_path / "lost", cluster="auto")) == 1
         mil_eval_and_heatmap(tmp_path)
-        with clusters.joined_cluster("auto"), pytest.raises(WorkerKilledError, match="that aborts ended each time"):
+        with clusters.joined_cluster("auto"), pytest.raises(WorkerKilledError, match="that aborts repeatedly ended"):
             list(in_processes(os.abort, [()], 1, doing="aborts"))
         with clusters.joined_cluster("auto"), pytest.raises(SlideError, match=r"^no pixels") as caught:
             list(in_processes(fail, [("no pixels",)], 1, doing="fails"))

@@ -50,7 +50,7 @@ class Tokens:
 
 
 def need_of_training(found: TrainingEstimate, memory_mib: float) -> Need:
-    """Return what a pretraining run needs: last.pt, region_vit.pt and curves.svg."""
+    """Return the needs of a pretraining run: last.pt, region_vit.pt and curves.svg."""
     values = _COPIES_IN_CHECKPOINT * found.parameters + found.backbone_parameters
     return Need(found.seconds, values * _FP32 + _CURVES_BYTES, memory_mib + values * _FP32 / MIB)
 

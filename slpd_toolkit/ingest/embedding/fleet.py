@@ -1,7 +1,7 @@
 """Several processes that embed slides from a common queue, on one machine or on a cluster.
 
-If a process ends unexpectedly, the slides that it was working on are done again, each alone in a process, so that one
-that ends its process does not take others with it.
+If a process ends unexpectedly, the slides that it was working on are processed again, each alone in a process, so
+that a slide that crashes its process does not fail others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TRIES = 2
 """Maximum number of attempts per slide; a slide whose process ends each time has failed."""
 _RESTARTS = 3
-"""Maximum number of restarts of the process of a device without a slide that was finished or has failed."""
+"""Maximum number of consecutive restarts of a device's process in which no slide was completed or failed."""
 
 
 @dataclass(eq=False)
@@ -93,7 +93,7 @@ class Fleet:
     ) -> None:
         self._lanes, self._places, self._wait = lanes, places, wait
         self._queue: deque[SlideEntry] = deque()
-        self._suspects: deque[SlideEntry] = deque()  # their process has ended before
+        self._suspects: deque[SlideEntry] = deque()  # slides whose process ended unexpectedly
         self._tries: Counter[str] = Counter()
         self._restarts: Counter[int] = Counter()
         self._members: list[Member] = []
@@ -182,7 +182,7 @@ class Fleet:
                     member.give(None)
 
     def _bury(self, member: Member) -> None:
-        """Have the slides of an ended process done again, and restart it if there is work left."""
+        """Queue the slides of an ended process again, and restart it if there is work left."""
         member.end()
         self._members.remove(member)
         for lane, tally in zip(self._lanes, member.tallies, strict=True):

@@ -176,7 +176,7 @@ def _read(path: Path) -> bytes:
     """Read a small file.
 
     Raises:
-        OSError: It cannot be read, or is larger than such files are.
+        OSError: It cannot be read, or is too large for such a file.
     """
     require_regular(path)
     if path.stat().st_size > _MOST_BYTES:

@@ -43,11 +43,11 @@ class CohortPrototypes:
 
         Raises:
             KeyError: A value is missing.
-            ValueError: Shapes do not fit each other, or a scale is not above 0.
+            ValueError: Shapes do not match, or a scale is not above 0.
         """
         mean, sd, centroids, width = (np.asarray(parameters[name]) for name in ("mean", "sd", "centroids", "width"))
         if mean.ndim != 1 or sd.shape != mean.shape or centroids.shape[1:] != mean.shape or not len(centroids):
-            raise ValueError("the arrays of the prototypes do not fit each other")
+            raise ValueError("the arrays of the prototypes do not match")
         if width.shape != (1,) or not width[0] > 0:
             raise ValueError("the width of the prototypes is not above 0")
         return cls(scaler_of(parameters), centroids, float(width[0]))

@@ -64,7 +64,7 @@ class Descriptor(ABC):
 
     @abstractmethod
     def restore(self, parameters: Mapping[str, NDArray[Any]], *, clusters: int) -> Fitted:
-        """Return the descriptor with parameters that were fitted before; it describes regions alike, bit by bit.
+        """Return the descriptor with parameters that were fitted before; its results are bit-identical.
 
         Args:
             parameters: `Fitted.parameters`.
@@ -72,7 +72,7 @@ class Descriptor(ABC):
 
         Raises:
             KeyError: A parameter is missing.
-            ValueError: Parameters do not fit each other.
+            ValueError: Parameters do not match.
         """
 
 

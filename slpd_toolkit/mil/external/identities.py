@@ -52,8 +52,8 @@ def find_shared_identities(
 def _near_copies(internal: Bags, external: Bags) -> tuple[str, ...]:
     """Describe near-copies across cohorts.
 
-    External slides are compared in parts of a quarter of the internal ones, because copies stand out only where most
-    slides have none, and the whole external cohort may be the internal one, embedded again.
+    External slides are compared in parts of a quarter of the internal ones, because copies can only be recognized if
+    most slides have none, and the external cohort may be a copy of the whole internal one.
     """
     size, found = max(len(internal.slides) // _PARTS, 1), list[str]()
     for start in range(0, len(external.slides), size):

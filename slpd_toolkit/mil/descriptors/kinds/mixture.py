@@ -157,7 +157,7 @@ class MixtureStatistics(Descriptor):
         mixture = Mixture(*(np.asarray(parameters[name]) for name in ("shares", "means", "variances")))
         shape = (len(mixture.shares), *scaler.mean.shape)
         if scaler.mean.ndim != 1 or mixture.means.shape != shape or mixture.variances.shape != shape:
-            raise ValueError("the arrays of the mixture do not fit each other")
+            raise ValueError("the arrays of the mixture do not match")
         if not (mixture.variances > 0).all() or not (mixture.shares >= 0).all() or not mixture.shares.any():
             raise ValueError("the mixture has variances or shares that are not above 0")
 

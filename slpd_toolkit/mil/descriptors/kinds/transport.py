@@ -82,7 +82,7 @@ class TransportEmbedding(Descriptor):
         cohort = CohortPrototypes.of_parameters(parameters)
         references, shares = np.asarray(parameters["references"]), np.asarray(parameters["shares"])
         if shares.ndim != 1 or references.shape != (len(shares), *cohort.scaler.mean.shape):
-            raise ValueError("the arrays of the references do not fit each other")
+            raise ValueError("the arrays of the references do not match")
         if not len(shares) or not (shares > 0).all():
             raise ValueError("the references have shares that are not above 0")
 
