@@ -51,6 +51,7 @@ from slpd_toolkit.representations.cohort_bags import (
     slides_by_source,
     warn_of_empty_slides,
 )
+from slpd_toolkit.representations.collapse import collapse_warning
 from slpd_toolkit.representations.external_cohort import open_external
 from slpd_toolkit.representations.opening import InferenceOptions, open_models
 from slpd_toolkit.representations.sources import parse_sources
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.errors import SlpdError
     from slpd_toolkit.mil.bundle.origin import Origin
     from slpd_toolkit.mil.cohort.covariates import Covariate
+    from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.cohort.several_targets import OneTarget
     from slpd_toolkit.mil.statistics.evaluation import Judgement
     from slpd_toolkit.mil.statistics.results import Representation
@@ -237,9 +239,17 @@ def _evaluate(
             *undefined_metrics(results),
             *missing_intervals(results, task.headline),
             *near_copy_notes(copies),
+            *_collapsed(representations, cohort),
         ),
     )
     return _Evaluated(target, evaluation, judgements, problems, other)
+
+
+def _collapsed(representations: Sequence[Representation], cohort: Cohort) -> list[str]:
+    """Return notes on models that hardly tell patients apart; slides of a patient may share a vector."""
+    rows = np.unique(cohort.patients, return_index=True)[1]
+    ids = cohort.slides[rows].tolist()
+    return list(filter(None, (collapse_warning(each.name, ids, each.bags.mean()[rows]) for each in representations)))
 
 
 def _write(found: _Evaluated, folder: Path, origins: Mapping[str, Origin], thumbnails: Thumbnails) -> None:

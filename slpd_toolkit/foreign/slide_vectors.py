@@ -31,7 +31,7 @@ PICKLES = (".pkl", ".pickle")
 _MOST_DATASETS = 10_000
 _ANNDATA = ".h5ad"
 _PATCHES = "These are features of patches, not of slides: convert them with `slpd import`, or pool them per slide."
-_REMEDY = "Write these files again, or remove them to leave the slides out (--allow-missing)."
+_REMEDY = "Write these files again, or remove them to leave the slides out (`slpd mil-eval --allow-missing`)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,8 @@ def read_slide_vectors(path: Path) -> ForeignVectors:
         UsageError: It is of no known tool, holds features of patches, a file cannot be read, vectors differ in length
             or are not finite, or two files are of the same slide.
     """
+    if path.suffix.lower() in PICKLES:
+        refuse_pickle(path)
     found = _read_folder(path) if path.is_dir() else _read_file(path)
     if not found.vectors:
         raise UsageError(f"{path}: has no slide vectors.", hint="Check that it is the output of a slide encoder.")
@@ -150,10 +152,14 @@ def _read_h5(path: Path) -> tuple[str, Per | None, npt.NDArray[np.float32] | Non
     contents = describe_hdf5(path)
     name = next((each for each in ("features", "feats") if each in contents.datasets), "")
     if not name:
-        found = ", ".join(list(contents.datasets)[:8]) or "nothing"
+        found = ", ".join(list(contents.datasets)[:8]) or "no dataset; links are not followed"
+        of_patches = any(each.startswith("features/") for each in contents.datasets)  # AtlasPatch
         raise UsageError(
             f"{path}: has neither `features` nor `feats`; found {found}.",
-            hint="Known: TRIDENT, STAMP and MOOZY with one file per slide; COBRA and EAGLE as a single file.",
+            hint=_PATCHES
+            if of_patches
+            else "Known: TRIDENT, STAMP and MOOZY, with one file per slide. Of COBRA and EAGLE, give the .h5 file, not "
+            "its folder.",
         )
     shape, kind = contents.datasets[name].shape, contents.attributes.get("feat_type")
     if (len(shape) == 2 and shape[0] > 1) or len(shape) > 2 or kind == "tile":

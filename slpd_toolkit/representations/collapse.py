@@ -44,16 +44,14 @@ def collapse_warning(name: str, ids: Sequence[str], vectors: npt.NDArray[np.floa
         )
     sample = vectors[np.linspace(0, len(ids) - 1, min(len(ids), MOST_COMPARED)).astype(np.int64)].astype(np.float64)
     lengths = np.linalg.norm(sample, axis=1, keepdims=True)
-    if vectors.shape[1] < FEWEST or (lengths == 0).any():
+    unit = sample[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
+    if vectors.shape[1] < FEWEST or len(unit) < FEWEST:
         return ""
-    unit = sample / lengths
     least = float((unit @ unit.T).min())
     if least < CLOSE_COSINE:
         return ""
     return (
-        f"{name}: all {len(ids)} vectors are within a cosine distance of "
-        f"{max(1 - least, 0):.2g} of one another "
-        f"(smallest "
-        f"cosine similarity {least:.4f}). The model may have collapsed, or its coordinates or inputs may have been "
-        f"wrong."
+        f"{name}: all {len(ids)} vectors are within a cosine distance of {max(1 - least, 0):.2g} of one another "
+        f"(smallest cosine similarity {least:.4f}). The model may have collapsed, or its coordinates or inputs may "
+        "have been wrong."
     )

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -375,6 +376,28 @@ def test_splits_of_files_are_used_as_they_are(separable: Planted, tmp_path: Path
     folds = read_csv(tmp_path / "out" / "folds.csv")
     tested = [row["slide_id"] for row in folds if (row["fold"], row["part"]) == ("10", "test")]
     assert tested == [f"s{number:03}" for number in range(4, 10)]
+
+
+def test_vectors_that_hardly_differ_are_told_before_the_work_and_in_the_results(
+    separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slide encoder with wrong coordinates: files as STAMP writes GigaPath's, all slides at a cosine of .98."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=64)
+    for name, noise in (("gigapath-slide-1a2b3c4d", 0.12), ("titan-slide-5e6f7a8b", 1.0)):
+        (tmp_path / name).mkdir()
+        for slide in (row["slide_id"] for row in read_csv(separable.manifest)):
+            with h5py.File(tmp_path / name / f"{slide}.h5", "w") as file:
+                file["feats"] = (common + noise * rng.normal(size=64)).astype(np.float16)[None]
+                file.attrs.update({"encoder": name.partition("-")[0], "feat_type": "slide", "stamp_version": "2.4.0"})
+    models = (f"gigapath={tmp_path}/gigapath-slide-1a2b3c4d", f"titan={tmp_path}/titan-slide-5e6f7a8b")
+    found = separable.evaluate(tmp_path / "out", model=models, aggregator=("knn",), cache=None)
+    said = r"gigapath: all 24 vectors are within a cosine distance of 0\.0[23]\d* of one another"
+    assert len([note for note in found["notes"] if re.match(said, note)]) == 1
+    before, _, after = " ".join(capsys.readouterr().err.split()).partition("gigapath: all 24 vectors")
+    assert before.endswith("warning: ")
+    assert "gigapath: all 24 vectors" in after
+    assert "titan: all" not in before + after
 
 
 def test_a_split_counts_once_however_often_it_is_given(separable: Planted, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def h5(path: Path, attributes: dict[str, Any], **datasets: Any) -> None:
     with h5py.File(path, "w") as file:
         file.attrs.update(attributes)
         for name, values in datasets.items():
-            file.create_dataset(name, data=values)
+            file[name] = values
 
 
 def trident(root: Path) -> Path:
@@ -132,6 +132,18 @@ def test_anndata_is_read_by_the_names_of_its_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.vectors["TCGA-2"], VECTORS["TCGA-2"])
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "nan": {"features": np.full(6, np.nan, np.float32)},
+    "width": {"features": np.ones(5, np.float32)},
+    "unknown": {"embedding": np.ones(6, np.float32)},
+    "integers": {"features": np.ones(6, np.int64)},
+    "link": {"features": h5py.ExternalLink("TCGA-2.h5", "features")},
+    "atlaspatch": {"coords": np.zeros((9, 5), np.int32), "features/uni_v1": np.ones((9, 6), np.float32)},
+    "cobra": VECTORS,
+}
+"""What else an .h5 file of a folder may hold."""
+
+
 def spoil(change: str, root: Path) -> Path:
     folder = trident(root)
     file = folder / "TCGA-1.h5"
@@ -139,16 +151,10 @@ def spoil(change: str, root: Path) -> Path:
         h5(file, {}, features=np.ones((50, 6), np.float32), coords=np.zeros((50, 2)))
     elif change == "tiles":
         h5(file, {"feat_type": "tile"}, feats=np.ones((1, 6), np.float32))
-    elif change == "nan":
-        h5(file, {}, features=np.full(6, np.nan, np.float32))
-    elif change == "width":
-        h5(file, {}, features=np.ones(5, np.float32))
-    elif change == "unknown":
-        h5(file, {}, embedding=np.ones(6, np.float32))
+    elif change in OTHERS:
+        h5(file, {}, **OTHERS[change])
     elif change == "cut":
         file.write_bytes(file.read_bytes()[:400])
-    elif change == "integers":
-        h5(file, {}, features=np.ones(6, np.int64))
     elif change == "kinds":
         torch.save(torch.ones(6), folder / "TCGA-9.pt")
     elif change == "twice":
@@ -164,6 +170,9 @@ def spoil(change: str, root: Path) -> Path:
         ("nan", "NaN or infinity in the vectors of TCGA-1"),
         ("width", "vectors differ in length: TCGA-1 has 5, TCGA-2 has 6"),
         ("unknown", "has neither `features` nor `feats`; found embedding"),
+        ("link", "found no dataset; links are not followed"),
+        ("atlaspatch", r"found coords, features/uni_v1.*convert them with `slpd import`"),
+        ("cobra", "has neither `features` nor `feats`.*give the .h5 file, not its folder"),
         ("cut", r"1 of 3 files cannot be read: TCGA-1\.h5"),
         ("integers", r"holds int64 of shape \(6,\), expected a vector of numbers"),
         ("kinds", r"files of several kinds: 3 \.h5, 1 \.pt"),
@@ -192,8 +201,9 @@ def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path: Path) -> Non
     path.write_bytes(pickle.dumps({"filenames": list(VECTORS), "embeddings": np.stack(list(VECTORS.values()))}))
     with pytest.raises(UsageError, match="is a pickle, which can execute arbitrary code") as caught:
         refuse_pickle(path)
-    with pytest.raises(UsageError, match="is a pickle"):
-        read_slide_vectors(tmp_path)
+    for each in (path, tmp_path):
+        with pytest.raises(UsageError, match="is a pickle"):
+            read_slide_vectors(each)
     import subprocess
     import sys
 

@@ -25,6 +25,12 @@ def test_vectors_within_a_few_hundredths_are_told() -> None:
     assert f"smallest cosine similarity {(unit @ unit.T).min():.4f}" in said
 
 
+def test_a_slide_without_a_vector_hides_nothing() -> None:
+    close = VECTORS * 0.1 + 5
+    close[4] = 0
+    assert "all 40 vectors are within" in collapse_warning("giga", IDS, close)
+
+
 def test_equal_vectors_are_named() -> None:
     same = VECTORS.copy()
     same[[3, 7, 9]] = same[3]
