@@ -31,8 +31,13 @@ import torch
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
-from slpd_toolkit.config.optimisation import OptimisationConfig
-from slpd_toolkit.config.slide_vit import SlideHeadConfig, SlideObjectiveConfig, SlideViewsConfig, SlideViTConfig
+from slpd_toolkit.config.slide_vit import (
+    SlideHeadConfig,
+    SlideObjectiveConfig,
+    SlideOptimisationConfig,
+    SlideViewsConfig,
+    SlideViTConfig,
+)
 from slpd_toolkit.core.files import write_text
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
@@ -59,20 +64,17 @@ if TYPE_CHECKING:
 KINDS, WIDTH, SIDE = 4, 32, 16
 COHORTS = ("nests", "neighbors")
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"slides": 200, "regions": 40, "epochs": 40, "batch": 40, "embed_dim": 64, "depth": 2},
-    "large": {"slides": 800, "regions": 64, "epochs": 100, "batch": 80, "embed_dim": 128, "depth": 3},
+    "small": {"slides": 200, "regions": 40, "epochs": 60, "batch": 16, "embed_dim": 64, "depth": 2},
+    "large": {"slides": 800, "regions": 64, "epochs": 60, "batch": 16, "embed_dim": 128, "depth": 3},
 }
 DESCRIPTORS = ("mean", "mean-sd", "histogram", "mixture", "transport")
-_FIXED, _REGIONS = {"freeze": 1000}, {"slide_weight": 0.0}
+_DISTILLED = {"content_weight": 0.0, "slide_weight": 1.0, "region_weight": 1.0}
 TUNING: dict[str, dict[str, Any]] = {
-    "low learning rate": {"lr": 0.003},
-    "low learning rate, fixed last layer": {"lr": 0.003, **_FIXED},
-    "fixed last layer": _FIXED,
-    "fixed last layer, 256 outputs": {**_FIXED, "out_dim": 256},
-    "fixed last layer, temperature 0.04": {**_FIXED, "teacher_temp": 0.04},
-    "fixed last layer, longer": {**_FIXED, "longer": 2},
-    "regions, fixed last layer": {**_FIXED, **_REGIONS},
-    "regions, fixed last layer, temperature 0.04, longer": {**_FIXED, **_REGIONS, "teacher_temp": 0.04, "longer": 2},
+    "content of hidden regions": {},
+    "content, low learning rate": {"lr": 0.01},
+    "content, and slides": {"slide_weight": 1.0},
+    "slides and outputs of the teacher": _DISTILLED,
+    "outputs of the teacher": {**_DISTILLED, "slide_weight": 0.0},
 }
 """Changes of the settings; one is chosen with `--tune`."""
 TRAINED = "slide ViT"
@@ -153,17 +155,11 @@ def network_of(size: dict[str, Any], seed: int, bags: SlideBags) -> SlideNetwork
 
 def trained(size: dict[str, Any], bags: SlideBags, seed: int, device: torch.device) -> SlideViT:
     """Train a slide ViT with the loop of the toolkit."""
-    steps = OptimisationConfig(
-        lr=size.get("lr", 0.01),
-        warmup_epochs=4,
-        weight_decay_end=0.04,
-        teacher_momentum=0.99,
-        freeze_last_layer=size.get("freeze", 1),
-    )
+    steps = SlideOptimisationConfig(**{name: size[name] for name in ("lr", "freeze_last_layer") if name in size})
     epochs = size["epochs"] * size.get("longer", 1)
     config: Any = SimpleNamespace(optimisation=steps, batch_size=size["batch"], accumulate=1, epochs=epochs, seed=seed)
     plan = make_plan(config, len(bags.slides), Processes(0, 1, device))
-    names = ("slide_weight", "region_weight", "teacher_temp")
+    names = ("content_weight", "slide_weight", "region_weight", "teacher_temp")
     settings = SlideObjectiveConfig(**{name: size[name] for name in names if name in size})
     objective = SlideDistillation(settings, network_of(size, seed, bags)).to(device)
     state = make_state(objective, device, "fp32")

@@ -142,6 +142,7 @@ class PretrainSlidesSettings(TypedDict, total=False):
     epochs: int
     batch_size: int
     accumulate: int
+    content_weight: float
     slide_weight: float
     region_weight: float
     student_temp: float

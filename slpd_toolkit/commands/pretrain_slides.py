@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.core import console
 from slpd_toolkit.report.curves import draw_curves
 from slpd_toolkit.report.scores import ScoreTable, write_score_tables
 from slpd_toolkit.representations.slide_context import attention_of
 from slpd_toolkit.representations.slide_training import regions_for_training
 from slpd_toolkit.store.selection import select_slides
 from slpd_toolkit.store.token_file import TokenStore
+from slpd_toolkit.training.fitting import verdict
 from slpd_toolkit.training.metrics_file import read_metrics
 from slpd_toolkit.training.run_folder import CURVES, METRICS
 from slpd_toolkit.training.running import run_in_folder
 from slpd_toolkit.training.slide_setup import SCORES, announce_slides, build_slide_run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from slpd_toolkit.config.pretrain_slides import PretrainSlidesConfig
@@ -26,6 +29,13 @@ if TYPE_CHECKING:
 
 AGGREGATOR = "slide-vit"
 """Name of its attention in scores.h5."""
+EXPERIMENTAL = (
+    "Slide ViTs are experimental: on planted cohorts, training did not beat random weights reliably. Compare this one "
+    "with descriptors of the same regions, such as #mixture, by `slpd mil-eval`."
+)
+"""Printed at the end; figures are in benchmarks/results/slide-vit.md."""
+_NOTHING_LEARNED = 0.98
+"""Loss of content, of 1."""
 
 
 def run(config: PretrainSlidesConfig) -> int:
@@ -51,13 +61,30 @@ def run(config: PretrainSlidesConfig) -> int:
         return build_slide_run(config, regions.bags, regions.provenance, processes, stop)
 
     def finish(finished: SlideRun) -> None:
-        """Write the attention of the trained teacher and the curves."""
+        """Write the attention of the trained teacher, if its CLS token is trained, and the curves."""
         if finished.processes.first:
             out = finished.folder.path
-            _write_attention(finished, places[0], out / SCORES)
-            draw_curves(out / CURVES, read_metrics(out / METRICS), tuple(config.objective.weights))
+            if config.objective.slide_weight > 0:
+                _write_attention(finished, places[0], out / SCORES)
+            rows = read_metrics(out / METRICS)
+            draw_curves(out / CURVES, rows, tuple(config.objective.weights))
+            console.warn_if(_verdict(config, rows[-1]) if rows else "")
+            console.note(EXPERIMENTAL)
 
     return run_in_folder(config.out, "pretrain-slides", config.device, build, announce_slides, finish)
+
+
+def _verdict(config: PretrainSlidesConfig, last: Mapping[str, str]) -> str:
+    """Describe a run that has not learned, and what to change; empty if it has."""
+    content = float(last["content"])
+    if config.objective.content_weight > 0 and content > _NOTHING_LEARNED:
+        return (
+            f"The network has learned next to nothing: its predictions of hidden regions have a loss of {content:.3f}, "
+            "and the mean region has 1. Train longer (--epochs), raise --lr, or use fewer --hidden regions."
+        )
+    if config.objective.slide_weight > 0:
+        return verdict({**last, "dino": last["slide"]}, config.dino_head.out_dim)
+    return ""
 
 
 def _write_attention(run: SlideRun, places: RegionPlaces, path: Path) -> None:

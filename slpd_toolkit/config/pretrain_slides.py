@@ -4,8 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slpd_toolkit.config.checks import require, require_at_least, require_manifest
-from slpd_toolkit.config.optimisation import OptimisationConfig
-from slpd_toolkit.config.slide_vit import SlideHeadConfig, SlideObjectiveConfig, SlideViewsConfig, SlideViTConfig
+from slpd_toolkit.config.slide_vit import (
+    SlideHeadConfig,
+    SlideObjectiveConfig,
+    SlideOptimisationConfig,
+    SlideViewsConfig,
+    SlideViTConfig,
+)
 from slpd_toolkit.core.precision import Precision
 
 
@@ -24,8 +29,8 @@ class PretrainSlidesConfig:
     """Token cache of `slpd embed` or `slpd import`."""
 
     out: Path
-    """Run folder: slide_vit.pt, last.pt, metrics.csv, recipe.toml, slides.csv, scores.h5 (attention, for `slpd
-    heatmap`), curves.svg. An interrupted run in this folder is resumed."""
+    """Run folder: slide_vit.pt, last.pt, metrics.csv, recipe.toml, slides.csv, curves.svg, and with
+    --slide-weight above 0 scores.h5 (attention, for `slpd heatmap`). An interrupted run in this folder is resumed."""
 
     # -- Slides --
     manifest: Path | None = None
@@ -39,7 +44,7 @@ class PretrainSlidesConfig:
     epochs: int = 100
     """Number of passes over all slides."""
 
-    batch_size: int = 32
+    batch_size: int = 16
     """Batch size per process, in slides. The learning rate scales with the batch size over all processes."""
 
     accumulate: int = 1
@@ -58,7 +63,7 @@ class PretrainSlidesConfig:
     dino_head: SlideHeadConfig = field(default_factory=SlideHeadConfig)
 
     # -- Optimization --
-    optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
+    optimisation: SlideOptimisationConfig = field(default_factory=SlideOptimisationConfig)
 
     # -- Running --
     precision: Precision = "auto"
@@ -105,8 +110,8 @@ class PretrainSlidesConfig:
             "at least 2 if --slide-weight is above 0",
         )
         require(
-            self.objective.region_weight == 0 or views.hidden > 0,
+            self.objective.region_weight + self.objective.content_weight == 0 or views.hidden > 0,
             "--hidden",
             views.hidden,
-            "above 0 if --region-weight is above 0",
+            "above 0 if --content-weight or --region-weight is above 0",
         )

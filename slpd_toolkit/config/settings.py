@@ -136,7 +136,7 @@ def _docstrings(config_class: type) -> dict[str, str]:
     """Read the docstring under each attribute of a dataclass, as one line: attribute -> text."""
     body = ast.parse(inspect.getsource(config_class).lstrip()).body[0]
     assert isinstance(body, ast.ClassDef)
-    documented = {}
+    documented = _inherited(_docstrings, config_class)
     for attribute, comment in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(attribute, ast.AnnAssign)
@@ -150,10 +150,14 @@ def _docstrings(config_class: type) -> dict[str, str]:
 @cache
 def _sections(config_class: type) -> dict[str, str]:
     """Read the `# -- title --` comments between a dataclass's attributes: attribute -> title, "" before the first."""
-    title, sections = "", {}
+    title, sections = "", _inherited(_sections, config_class)
     for line in inspect.getsource(config_class).splitlines():
         if heading := _SECTION.match(line):
             title = heading[1]
         elif attribute := _ATTRIBUTE.match(line):
             sections[attribute[1]] = title
     return sections
+
+
+def _inherited(read: Callable[[type], dict[str, str]], config_class: type) -> dict[str, str]:
+    return {name: text for base in config_class.__bases__ if is_dataclass(base) for name, text in read(base).items()}

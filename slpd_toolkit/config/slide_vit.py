@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slpd_toolkit.config.checks import flag, require, require_at_least
+from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig
 
 
@@ -61,14 +62,34 @@ class SlideHeadConfig(DinoHeadConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlideOptimisationConfig(OptimisationConfig):
+    """AdamW and its schedules for slide ViTs: faster steps and a teacher that follows sooner than in DINO."""
+
+    lr: float = 0.05
+    """Peak learning rate for 256 slides per step; scaled linearly with the total batch size."""
+
+    warmup_epochs: int = 2
+    """Number of epochs of learning-rate warm-up from 0."""
+
+    weight_decay_end: float = 0.04
+    """Final weight decay of the cosine schedule."""
+
+    teacher_momentum: float = 0.99
+    """Initial momentum of the teacher's moving average; increases to 1 on a cosine schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlideObjectiveConfig:
-    """Weights and constants of the objective: self-distillation of slides, and prediction of hidden regions."""
+    """Weights and constants of the objective: hidden regions are predicted from the others of their slide."""
 
-    slide_weight: float = 1.0
-    """Weight of self-distillation between two sets of regions of a slide. 0 disables it."""
+    content_weight: float = 1.0
+    """Weight of the prediction of hidden regions' vectors. 0 disables it."""
 
-    region_weight: float = 1.0
-    """Weight of the prediction of hidden regions. 0 disables it."""
+    slide_weight: float = 0.0
+    """Weight of self-distillation between two sets of regions of a slide, which trains the CLS token. 0 disables it."""
+
+    region_weight: float = 0.0
+    """Weight of the prediction of the teacher's output for hidden regions. 0 disables it."""
 
     student_temp: float = 0.1
     """Temperature of the student's softmax."""
@@ -81,12 +102,12 @@ class SlideObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
-        for name in ("slide_weight", "region_weight"):
+        for name in ("content_weight", "slide_weight", "region_weight"):
             require_at_least(0, name, getattr(self, name))
         require(
-            self.slide_weight + self.region_weight > 0,
-            "--slide-weight, --region-weight",
-            "0, 0",
+            self.content_weight + self.slide_weight + self.region_weight > 0,
+            "--content-weight, --slide-weight, --region-weight",
+            "0, 0, 0",
             "at least one above 0",
         )
         for name in ("student_temp", "teacher_temp"):
@@ -96,7 +117,12 @@ class SlideObjectiveConfig:
     @property
     def weights(self) -> Mapping[str, float]:
         """Weight of each term, by its name in metrics.csv."""
-        return {"slide": self.slide_weight, "region": self.region_weight}
+        return {"content": self.content_weight, "slide": self.slide_weight, "region": self.region_weight}
+
+    @property
+    def distills(self) -> bool:
+        """Whether a term has the teacher's output as its target."""
+        return self.slide_weight > 0 or self.region_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)

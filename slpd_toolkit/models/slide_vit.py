@@ -89,6 +89,10 @@ class SlideViT(nn.Module):
         self.shift.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(sd).clamp(min=1e-6))
 
+    def standardized(self, values: Tensor) -> Tensor:
+        """Return region vectors on the scale of `fit_scale`: (..., D) -> (..., D)."""
+        return (values.to(self.shift.dtype) - self.shift) / self.scale
+
     def forward(
         self, regions: SlideRegions, hidden: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -122,7 +126,7 @@ class SlideViT(nn.Module):
         values, places, present = regions
         if values.ndim != 3 or values.shape[-1] != self.input_dim:
             raise ValueError(f"regions must be (N, n, {self.input_dim}), got {tuple(values.shape)}")
-        x = self.embed((values.to(self.shift.dtype) - self.shift) / self.scale)
+        x = self.embed(self.standardized(values))
         if hidden is not None:
             x = torch.where(hidden.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         x = torch.cat((self.cls_token.to(x.dtype).expand(len(x), -1, -1), x), dim=1)
@@ -177,7 +181,7 @@ class SlideViT(nn.Module):
 
 
 class SlideNetwork(nn.Module):
-    """Student or teacher: a slide ViT, and a DINO head that slides and regions share, as in iBOT.
+    """Student or teacher: a slide ViT, a linear decoder of region vectors, and a DINO head of slides and regions.
 
     Args:
         config: Architecture of the slide ViT.
@@ -192,3 +196,5 @@ class SlideNetwork(nn.Module):
         super().__init__()
         self.backbone = SlideViT(config, generator, input_dim=input_dim)
         self.head = DinoHead(head, generator, input_dim=config.embed_dim)
+        self.decoder = nn.Linear(config.embed_dim, input_dim)
+        initialise(self.decoder, generator, scheme="fan-in")

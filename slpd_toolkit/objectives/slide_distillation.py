@@ -1,4 +1,4 @@
-"""Objective of the slide ViT: self-distillation between views of a slide, and prediction of hidden regions."""
+"""Objective of the slide ViT: prediction of hidden regions, and self-distillation between views of a slide."""
 
 from __future__ import annotations
 
@@ -45,11 +45,14 @@ class SlideViews(NamedTuple):
 
 
 class SlideDistillation(StudentTeacher[SlideNetwork]):
-    """Self-distillation of slides (DINO, https://arxiv.org/abs/2104.14294) and of hidden regions (iBOT, 2111.07832).
+    """Prediction of hidden regions, and self-distillation of slides and regions.
 
-    The loss of slides is the mean cross entropy of each view of the student with each large view of the teacher, except
-    the same one. The loss of regions is the cross entropy of each region that is hidden from the student with the same
-    region of the same view at the teacher, which sees it: the mean over the hidden regions of a view, then over views.
+    The loss of content is the squared error of the student's prediction of the vector of each region that is hidden
+    from it, standardized, from the other regions of the view (masked feature modeling, as BERT and masked
+    autoencoders): 1 for a network that knows only the mean. The loss of slides is the mean cross entropy of each view
+    of the student with each large view of the teacher, except the same one (DINO, https://arxiv.org/abs/2104.14294).
+    The loss of regions is the cross entropy of each hidden region with the same region of the same view at the teacher,
+    which sees it (iBOT, 2111.07832). Losses of regions are means over the hidden regions of a view, then over views.
 
     Args:
         config: Weights and constants.
@@ -71,19 +74,49 @@ class SlideDistillation(StudentTeacher[SlideNetwork]):
             views: Views of B slides.
             generator: Random generator of the student's stochastic depth; None uses PyTorch's global one.
         """
-        config, hidden = self.config, views.hidden
+        config, student = self.config, self.student
+        slides, regions = student.backbone(views.large, views.hidden, generator)
+        regions, share = regions[views.hidden], _shares(views.hidden)
+        zero = slides.new_zeros(())
+        terms = {"content": self._content(views, regions, share), "slide": zero, "region": zero}
+        entropy, centres = zero, {name: self.get_buffer(name) for name in ("centre", "region_centre")}
+        if config.distills:
+            terms["slide"], terms["region"], entropy, centres = self._distilled(
+                views, slides, regions, share, generator
+            )
+        total = sum((weight * terms[name] for name, weight in config.weights.items()), zero)
+        # Every parameter has a gradient, also if its term is off or nothing is hidden.
+        total = total + 0 * (slides.sum() + sum(each.sum() for each in student.head.parameters()))
+        return Losses(total, {name: loss.detach() for name, loss in terms.items()}, entropy, centres)
+
+    def _content(self, views: SlideViews, regions: Tensor, share: Tensor) -> Tensor:
+        """Return the loss of content of (M, E) hidden regions, whose weights are `share`."""
+        error = self.student.decoder(regions) - self.student.backbone.standardized(views.large.values[views.hidden])
+        loss: Tensor = (error.float().square().mean(dim=1) * share).sum() / len(views.hidden)
+        return loss
+
+    def _distilled(
+        self, views: SlideViews, slides: Tensor, regions: Tensor, share: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Return the losses of slides and of regions, the entropy of the targets, and the centers after the step.
+
+        Args:
+            views: Views of B slides.
+            slides: (Vg B, E) the student's large views.
+            regions: (M, E) the student's hidden regions.
+            share: (M,) their weights.
+            generator: Random generator of the student's stochastic depth.
+        """
         with torch.no_grad():
-            slides, regions = self.teacher.backbone(views.large)
-            share = _shares(hidden)
-            seen = self.teacher.head.bottleneck(torch.cat((slides, regions[hidden])))
+            t_slides, t_regions = self.teacher.backbone(views.large)
+            seen = self.teacher.head.bottleneck(torch.cat((t_slides, t_regions[views.hidden])))
             t_slides, t_regions = seen[: len(slides)].unflatten(0, (-1, views.slides)), seen[len(slides) :]
             means = self._global_means(t_slides, t_regions, share, len(slides))
-        s_slides, s_regions = self.student.backbone(views.large, hidden, generator)
-        s_slides = [s_slides]
+        s_slides = [slides]
         if views.small is not None:
             s_slides.append(self.student.backbone(views.small, None, generator)[0])
         count = sum(map(len, s_slides))
-        out = self.student.head.bottleneck(torch.cat((*s_slides, s_regions[hidden])))
+        out = self.student.head.bottleneck(torch.cat((*s_slides, regions)))
         of_slides = self._entropy(out[:count].unflatten(0, (-1, views.slides)), t_slides, self.centre)
         pairs = torch.ones(of_slides.cross_entropy.shape[:2], device=out.device)
         pairs.fill_diagonal_(0)
@@ -93,16 +126,8 @@ class SlideDistillation(StudentTeacher[SlideNetwork]):
         region_loss = slide_loss.new_zeros(())
         if len(t_regions):
             of_regions = self._entropy(out[count:].unsqueeze(0), t_regions.unsqueeze(0), self.region_centre)
-            region_loss = (of_regions.cross_entropy[0, 0] * share).sum() / len(hidden)
-        terms = {"slide": slide_loss, "region": region_loss}
-        total = config.slide_weight * slide_loss + config.region_weight * region_loss
-        total = total + 0 * out.sum()  # every parameter has a gradient, also if nothing is hidden
-        return Losses(
-            total,
-            {name: loss.detach() for name, loss in terms.items()},
-            of_slides.target_entropy.mean(),
-            self._centres(means),
-        )
+            region_loss = (of_regions.cross_entropy[0, 0] * share).sum() / len(views.hidden)
+        return slide_loss, region_loss, of_slides.target_entropy.mean(), self._centres(means)
 
     def _entropy(self, student: Tensor, teacher: Tensor, centre: Tensor) -> CrossViewEntropy:
         ours, theirs = self.student.head.last_layer, self.teacher.head.last_layer

@@ -161,7 +161,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
         raise CacheError(f"{path} cannot be read as a score file ({error}).", hint=_WRITTEN_BY) from error
 
 
-_WRITTEN_BY = "Write it again with `slpd mil-eval`."
+_WRITTEN_BY = "`slpd mil-eval` writes it, and `slpd pretrain-slides` with --slide-weight above 0."
 
 
 def _table(result: Result, representation: Representation) -> ScoreTable | None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TINY: dict[str, Any] = {
     "model": "mean-tokens", "epochs": 3, "batch_size": 2, "warmup_epochs": 1, "embed_dim": 8, "depth": 2, "heads": 2,
     "hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32, "lr": 0.05, "log_every": 2, "device": "cpu",
-    "precision": "fp32", "workers": 1, "drop_path": 0.2,
+    "precision": "fp32", "workers": 1, "drop_path": 0.2, "slide_weight": 1.0, "region_weight": 1.0,
 }  # fmt: skip
 FILES_OF_FIRST_STEPS = (28, 64)
 """Events of files in the run folder, of a run that saves after every step."""
@@ -59,9 +59,9 @@ def test_a_run_has_all_files_and_runs_again_at_once(cache: Path, run: Path, caps
     files = {"slide_vit.pt", "last.pt", "metrics.csv", "recipe.toml", "slides.csv", "scores.h5", "curves.svg"}
     assert files <= {path.name for path in run.iterdir()}
     rows = read_metrics(run / "metrics.csv")
-    assert tuple(rows[0]) == columns(("slide", "region"), "slides")
+    assert tuple(rows[0]) == columns(("content", "slide", "region"), "slides")
     assert [int(row["step"]) for row in rows] == [2, 4, 6]
-    assert all(float(row["slide"]) > 0 and float(row["region"]) > 0 for row in rows)
+    assert all(float(row[name]) > 0 for row in rows for name in ("content", "slide", "region"))
     before = (run / "slide_vit.pt").read_bytes()
     assert pretrain_slides.run(tiny(cache, run)) == 0
     assert "is complete (6 steps)" in capsys.readouterr().err.replace("\n", " ")
@@ -104,7 +104,7 @@ def test_a_run_killed_at_any_moment_equals_one_that_was_not(cache: Path, run: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "batch_size": 2, "slide_weight": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "batch_size": 2, "slide_weight": 0.0, "region_weight": 0.0}])
 def test_two_processes_equal_one_with_twice_the_batch(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

@@ -15,6 +15,7 @@ from slpd_toolkit.training.slide_views import SlideBags, SlideViewSource
 
 WIDTH = 5
 HEAD = SlideHeadConfig(hidden_dim=12, bottleneck_dim=8, out_dim=20)
+EVERY = SlideObjectiveConfig(slide_weight=1.0, region_weight=1.0)
 VIEWS = SlideViewsConfig(global_share=0.6, local_share=0.3, hidden=0.4)
 
 
@@ -46,14 +47,16 @@ def objective(config: SlideObjectiveConfig) -> SlideDistillation:
 
 
 @torch.no_grad()
-def expected(of: SlideDistillation, views: SlideViews) -> tuple[float, float, torch.Tensor]:
+def expected(of: SlideDistillation, views: SlideViews) -> tuple[dict[str, float], torch.Tensor]:
     config, count = of.config, views.slides
     t_slides, t_regions = (of.teacher.head(each) for each in of.teacher.backbone(views.large))
-    large, regions = (of.student.head(each) for each in of.student.backbone(views.large, views.hidden))
+    slides, inside = of.student.backbone(views.large, views.hidden)
+    large, regions = of.student.head(slides), of.student.head(inside)
     assert views.small is not None
     small = of.student.head(of.student.backbone(views.small)[0])
     students = torch.cat((large, small)).view(-1, count, 20)
-    slide_losses, region_losses = [], []
+    slide_losses, region_losses, content_losses = [], [], []
+    scaled = (views.large.values - of.student.backbone.shift) / of.student.backbone.scale
     for q, target in enumerate(t_slides.view(-1, count, 20)):
         for v, view in enumerate(students):
             if q != v:
@@ -64,26 +67,42 @@ def expected(of: SlideDistillation, views: SlideViews) -> tuple[float, float, to
         p = ((t_regions[row][mask] - of.region_centre) / config.teacher_temp).softmax(-1)
         entropy = -(p * F.log_softmax(regions[row][mask] / config.student_temp, -1)).sum(-1)
         region_losses.append(entropy.mean() if mask.any() else entropy.sum())
+        error = (of.student.decoder(inside[row][mask]) - scaled[row][mask]).square()
+        content_losses.append(error.mean() if mask.any() else error.sum())
         means.append(t_regions[row][mask].mean(0) if mask.any() else torch.zeros(20))
     mean = torch.stack(means).mean(0)
-    return float(torch.stack(slide_losses).mean()), float(torch.stack(region_losses).mean()), mean
+    losses = {"content": content_losses, "slide": slide_losses, "region": region_losses}
+    return {name: float(torch.stack(each).mean()) for name, each in losses.items()}, mean
 
 
 def test_losses_and_centers_are_those_of_the_formulas() -> None:
-    of = objective(SlideObjectiveConfig(slide_weight=0.5, region_weight=2.0))
+    config = SlideObjectiveConfig(content_weight=3.0, slide_weight=0.5, region_weight=2.0)
+    of = objective(config)
+    of.student.backbone.fit_scale(1 + 2 * bags().values)
     views = source().cut(3, np.arange(4))
     losses = of(views)
-    slide, region, mean = expected(of, views)
-    assert losses.terms["slide"] == pytest.approx(slide, rel=1e-4)
-    assert losses.terms["region"] == pytest.approx(region, rel=1e-4)
-    assert float(losses.total.detach()) == pytest.approx(0.5 * slide + 2 * region, rel=1e-4)
+    terms, mean = expected(of, views)
+    assert {name: float(each) for name, each in losses.terms.items()} == pytest.approx(terms, rel=1e-4)
+    assert float(losses.total.detach()) == pytest.approx(
+        sum(config.weights[name] * value for name, value in terms.items()), rel=1e-4
+    )
     torch.testing.assert_close(
         losses.centres["region_centre"], 0.9 * of.region_centre + 0.1 * mean, rtol=1e-4, atol=1e-5
     )
 
 
-def test_parts_of_a_step_are_the_whole_step() -> None:
+def test_what_does_not_distill_needs_no_teacher() -> None:
     of, views = objective(SlideObjectiveConfig()), source().cut(3, np.arange(4))
+    before = of(views)
+    of.teacher.requires_grad_(False).apply(lambda each: [value.fill_(torch.nan) for value in each.parameters()])
+    after = of(views)
+    assert after.total == before.total
+    assert torch.equal(after.centres["centre"], of.centre)
+    assert float(before.terms["slide"]) == float(before.terms["region"]) == 0
+
+
+def test_parts_of_a_step_are_the_whole_step() -> None:
+    of, views = objective(EVERY), source().cut(3, np.arange(4))
     whole = of(views)
     parts = [of(views.part(part)) for part in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close(torch.stack([part.total for part in parts]).mean(), whole.total)
@@ -94,9 +113,10 @@ def test_parts_of_a_step_are_the_whole_step() -> None:
 @pytest.mark.parametrize(
     ("views", "config"),
     [
-        (replace(VIEWS, hidden=0.0), SlideObjectiveConfig()),
-        (replace(VIEWS, local_views=0), SlideObjectiveConfig(region_weight=0.0)),
-        (replace(VIEWS, global_views=1, local_views=0), SlideObjectiveConfig(slide_weight=0.0)),
+        (VIEWS, SlideObjectiveConfig()),
+        (replace(VIEWS, hidden=0.0), EVERY),
+        (replace(VIEWS, local_views=0), replace(EVERY, region_weight=0.0)),
+        (replace(VIEWS, global_views=1, local_views=0), replace(EVERY, slide_weight=0.0)),
     ],
 )
 def test_every_parameter_has_a_gradient_where_it_is_used(views: SlideViewsConfig, config: SlideObjectiveConfig) -> None:
