@@ -199,7 +199,8 @@ def text_of(document: dict[str, Any]) -> str:
         ]
         lines += [
             "",
-            "Share of intervals that cover the true value, intended 95 %:",
+            "Share of intervals that cover the true value, intended 95 %. The settings have the same seeds, so their",
+            "shares are not independent:",
             "",
             "| external cohort | drop | external AUC of these heads | Brier score | sensitivity |",
             "|---|---|---|---|---|",
