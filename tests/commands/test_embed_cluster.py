@@ -45,7 +45,7 @@ def mil_eval_and_heatmap(folder: Path) -> None:
         )
         files = [folder / name / "metrics.json", folder / name / "predictions.csv"]
         files += sorted((folder / f"{name}-maps").glob("*.geojson"))
-        made.append([(path.name, path.read_bytes()) for path in files])
+        made.append([(path.name, path.read_text().replace(f'"cluster": "{cluster}"', "")) for path in files])
     assert len(made[0]) > 10
     assert made[0] == made[1]
 
