@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -200,7 +201,7 @@ def test_any_file_system_of_fsspec(tmp_path: Path, shown: RGB) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
-    """Serve a folder over HTTP with byte ranges, as object stores do."""
+    """Serve a folder over HTTP with byte ranges, and as the bucket `bucket` of S3."""
 
     class Ranges(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -209,7 +210,7 @@ def served(tmp_path: Path) -> Iterator[str]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            path = tmp_path / self.path.lstrip("/")
+            path = tmp_path / self.path.partition("?")[0].removeprefix("/bucket/").lstrip("/")
             if not path.is_file():
                 self.send_error(404)
                 return
@@ -219,6 +220,8 @@ def served(tmp_path: Path) -> Iterator[str]:
             self.send_response(206 if asked else 200)
             self.send_header("Content-Length", str(end - int(first)))
             self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"')
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")  # S3 sends both
             if asked:
                 self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(content)}")
             self.end_headers()
@@ -234,6 +237,34 @@ def served(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@needs_tiffslide
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of botocore
+def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: RGB, served: str) -> None:
+    """The client is s3fs; the server answers what it asks for: HEAD, and GET with a range."""
+    pytest.importorskip("s3fs")
+    path = write_slide(tmp_path / "slide.tif", shown, mpp=1.0)
+    for name, value in (("ENDPOINT_URL_S3", served), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert np.array_equal(everything("s3://bucket/slide.tif"), everything(path))
+    assert fingerprint("s3://bucket/slide.tif") == fingerprint(path)
+    monkeypatch.setattr(embed, "make_encoder", mean_colour_encoder)
+    rows: list[dict[str, object]] = [
+        {"slide_id": name, "slide_path": f"{place}.tif", "mpp": 1.0}
+        for name, place in (("here", "slide"), ("there", "s3://bucket/slide"), ("absent", "s3://bucket/absent"))
+    ]
+    cache = tmp_path / "cache"
+    assert embed.run(small_config(write_manifest(tmp_path / "m.csv", rows), cache)) == 1
+    (failure,) = read_csv(cache / "failures.csv")
+    assert failure["slide_id"] == "absent"
+    assert "FileNotFoundError" in failure["error"]
+    here, there = TokenStore.open(cache).files
+    assert (here.meta.slide_id, there.meta.slide_id) == ("here", "there")
+    assert np.array_equal(here.tokens.view(np.uint16), there.tokens.view(np.uint16))
+    assert here.meta.slide_fingerprint == there.meta.slide_fingerprint
 
 
 @needs_tiffslide
