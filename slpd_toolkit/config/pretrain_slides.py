@@ -18,6 +18,8 @@ from slpd_toolkit.core.precision import Precision
 class PretrainSlidesConfig:
     """Train a slide ViT without labels: a transformer over the region embeddings of a slide and their positions.
 
+    Experimental: on planted cohorts, training did not beat random weights reliably.
+
     slpd pretrain-slides runs/nsclc --cache cache/ --out runs/slides --recipe stages/pretrain-slides/small-cohort.toml
     """
 
