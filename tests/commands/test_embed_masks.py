@@ -248,8 +248,8 @@ def test_outlines_that_cross_themselves(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("coordinates", "said"),
     [
-        ([[box(0, 0, 9, 9), box(0, 0, 9, 9)]], "a Polygon whose coordinates are nested otherwise"),
-        ([[[1], [2], [3], [4]]], "a Polygon whose coordinates are nested otherwise"),
+        ([[box(0, 0, 9, 9), box(0, 0, 9, 9)]], "a Polygon with wrongly nested coordinates"),
+        ([[[1], [2], [3], [4]]], "a Polygon with wrongly nested coordinates"),
         ([[[0, 0], [10**400, 0], [1, 1]]], "is not GeoJSON"),
         ([[0, 0], [1, 0], [1, 1]], "is not GeoJSON"),
         ([[[0, 0], None, [1, 1]]], "is not GeoJSON"),

@@ -235,7 +235,7 @@ def test_masks_of_training_slides_are_asked_for_and_other_masks_are_named(tmp_pa
     plain, masked = (TokenFile.open(tmp_path / name / "s.h5") for name in ("plain", "masked"))
     assert (is_masked([plain]), is_masked([plain, masked])) == (False, True)
     assert mask_warning([plain], trained=False) == mask_warning([masked], trained=True) == ""
-    assert "but not those of 1 slide: s. Predictions" in mask_warning([masked, plain], trained=True)
+    assert "but not those of 1 slide: s. Their predictions" in mask_warning([masked, plain], trained=True)
     assert "but not those of the training slides" in mask_warning([plain, masked], trained=False)
     stored = {"mask_mode": "and", "mask_classes": "Tumor", "mask_crop": True, "min_tissue": 0.1}
     meta = dataclasses.replace(masked.meta, source="", recipe=json.dumps(stored))

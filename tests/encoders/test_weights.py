@@ -95,7 +95,7 @@ def test_the_published_file_of_another_encoder_is_refused_by_name(
 def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
     state = to_hugging_face(dict(twins()["phikon-v2"].network().state_dict()))
     torch.save(state, tmp_path / "model.bin")
-    with pytest.raises(WeightsError, match=r"layout 'hf-dinov2', this encoder is published as: timm"):
+    with pytest.raises(WeightsError, match=r"layout 'hf-dinov2', but this encoder is published as: timm"):
         make_preset(twins()["uni"].preset(), weights=tmp_path / "model.bin", patch_px=256, seed=0)
 
 
