@@ -68,6 +68,7 @@ def test_two_devices_write_the_cache_of_one_and_a_kill_costs_nothing(
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_slide_that_ends_its_process_each_time_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_cohort(tmp_path, 1)
     program = (

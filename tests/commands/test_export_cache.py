@@ -187,6 +187,7 @@ def test_anndata_of_regions(cache: Path, model: Path, tmp_path: Path) -> None:
     assert len(about["model_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_anndata_of_slides_whose_names_sort_otherwise_by_number(model: Path, tmp_path: Path) -> None:
     anndata = pytest.importorskip("anndata")
     names = ["s0", "s1", "s10", "s2"]

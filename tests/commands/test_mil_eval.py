@@ -120,6 +120,7 @@ def test_an_order_and_classes_that_nobody_gave_are_told(tmp_path: Path) -> None:
     assert any("assumed to be ordered high < low < nan" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_column_of_the_manifest_is_no_feature(separable: Planted, tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("slide_id,f0,label\n" + "".join(f"s{i:03},1,{i % 2}\n" for i in range(24)))
     with pytest.raises(UsageError, match="column label belongs to the manifest"):
@@ -378,6 +379,7 @@ def test_splits_of_files_are_used_as_they_are(separable: Planted, tmp_path: Path
     assert tested == [f"s{number:03}" for number in range(4, 10)]
 
 
+@pytest.mark.slow
 def test_vectors_that_hardly_differ_are_told_before_the_work_and_in_the_results(
     separable: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

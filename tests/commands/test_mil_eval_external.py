@@ -217,6 +217,7 @@ def test_external_numbers_that_cannot_be_used_are_refused(tmp_path: Path, change
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_one_class_only_and_slides_without_a_site_are_noted(tmp_path: Path) -> None:
     sites = ["", *["north"] * 11]
     one, other = cohort(tmp_path / "a", 18, 1.0), cohort(tmp_path / "b", 12, 1.0, seed=1, site=sites)

@@ -105,6 +105,7 @@ def test_a_moved_bundle_and_other_slides_beside_change_no_byte(
     assert alone in read_csv(tmp_path / "all" / "predictions.csv")
 
 
+@pytest.mark.slow
 def test_a_slide_of_another_kind_is_marked(evaluation: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -201,6 +202,7 @@ def test_what_cannot_be_used_is_refused_before_work(
         run(evaluation, out, cache=cohort.cache, manifest=write_manifest(tmp_path / "m.csv", [{"slide_id": "x"}]))
 
 
+@pytest.mark.slow
 def test_no_results_of_other_commands_and_no_input_are_overwritten(
     evaluation: Path, cohort: Planted, several: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +217,7 @@ def test_no_results_of_other_commands_and_no_input_are_overwritten(
         run(evaluation, cohort.cache, cache=cohort.cache)
 
 
+@pytest.mark.slow
 def test_ids_that_cannot_name_a_file_fail_and_the_others_are_predicted(several: Path, tmp_path: Path) -> None:
     odd = ["=cmd()", "../x", "a\nb", "<b>", ".."]
     np.savez(tmp_path / "odd.npz", slide_id=[*odd, "fine"], vectors=np.zeros((6, 5)))
@@ -276,6 +279,7 @@ def several(cohort: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "eval"
 
 
+@pytest.mark.slow
 def test_of_several_bundles_one_is_chosen_and_vectors_are_predicted(several: Path, tmp_path: Path) -> None:
     vectors, out = tmp_path / "vectors.npz", tmp_path / "out"
     with pytest.raises(UsageError, match="has several bundles: v-knn, v-probe"):

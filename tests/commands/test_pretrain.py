@@ -147,6 +147,7 @@ def test_prototypes_are_made_anew_at_each_epoch_from_the_first_that_has_them(
     torch.testing.assert_close(made[2][2], wanted.detach(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -236,6 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     assert "last.pt was saved before this step" in again.value.hint
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert_close_runs(tmp_path / "one", config.out)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(cache: Path, run: Path) -> None:
     with pytest.raises(UsageError, match=r"other settings: hidden: 0\.3 in the run, now 0\.5"):
         pretrain_slides.run(tiny(cache, run, hidden=0.5))
@@ -138,6 +139,7 @@ def test_its_vectors_are_the_regions_in_context_of_each_slide(cache: Path, run: 
         np.testing.assert_allclose(made[slide][0], np.r_[inside.mean(0), inside.std(0)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_attention_is_drawn(run: Path, tmp_path: Path) -> None:
     (table,) = read_scores(run / "scores.h5")
     assert (table.model, table.aggregator, table.slide_ids) == ("slides", "slide-vit", SLIDES)

@@ -151,6 +151,7 @@ def test_a_run_on_imported_features_knows_whether_coordinates_are_the_slide_s(
     assert PrototypeFile.read(config.out / "prototypes.h5").located.tolist() == [located] * 3
 
 
+@pytest.mark.slow
 def test_prototype_files_of_before_hold_slides_that_can_be_located(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "prototypes.h5", tmp_path)
     with h5py.File(tmp_path / "prototypes.h5", "a") as file:

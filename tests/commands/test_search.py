@@ -112,6 +112,7 @@ def test_a_token_file_gets_the_prototypes_that_the_run_gave_its_slide(
     assert by_file.query == "slide003"
 
 
+@pytest.mark.slow
 def test_a_slide_without_prototypes_is_found_by_its_token_file(run: Path, cache_of_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="slide001 is neither a slide with prototypes nor a file"):
         find(run, "slide001", tmp_path)

@@ -59,6 +59,7 @@ def wait_for_all(opened: OpenedView, path: str) -> dict[str, Any]:
     raise AssertionError("the index is never complete")
 
 
+@pytest.mark.slow
 def test_a_study_lists_label_prediction_and_results(opened: OpenedView) -> None:
     found = ask(opened, "/api/cohort").json
     assert [slide["id"] for slide in found["slides"]] == ["s1", "s2", "s3"]

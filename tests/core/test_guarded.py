@@ -67,6 +67,7 @@ def test_exceptions_come_back_as_they_were_raised(pool: GuardedPool) -> None:
     assert pool.call(int, "7") == 7
 
 
+@pytest.mark.slow
 def test_an_abort_is_told_with_its_signal_and_last_words(pool: GuardedPool) -> None:
     with pytest.raises(ProcessDiedError, match=r"SIGABRT \(allocation failed\)"):
         pool.call(say_and_abort)

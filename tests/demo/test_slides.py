@@ -124,6 +124,7 @@ def test_tissue_is_pink_and_violet_on_pale_glass(folder: Path) -> None:
     assert rgb[inside].std() > 25
 
 
+@pytest.mark.slow
 def test_the_tissue_detector_finds_what_was_painted(folder: Path) -> None:
     _, tissue = painter(SMALL)
     thumbnail = cv2.resize(level(folder, 2), (128, 128), interpolation=cv2.INTER_AREA)

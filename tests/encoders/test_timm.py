@@ -163,6 +163,7 @@ def test_the_wrong_weights_are_named(timm: Any, tmp_path: Path, model: Any) -> N
         encoder(MODEL, path)
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_unless_it_is_allowed(weights: Path, offline: list[object]) -> None:
     for name, given in [
         (MODEL, None),
@@ -229,6 +230,7 @@ def normalised_alike(local: Encoder, weights: Path) -> torch.Tensor:
     return (images * torch.tensor(own.std) + torch.tensor(own.mean)) * 255
 
 
+@pytest.mark.slow
 def test_a_local_folder_s_own_configuration_is_used_and_printed(
     tmp_path: Path, model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +256,7 @@ def test_a_file_alone_does_not_tell_how_its_model_was_fed(weights: Path, missing
     assert re.search(r"Is it one of .*\buni, .*phikon-v2", caught.value.hint)
 
 
+@pytest.mark.slow
 def test_the_description_is_used(weights: Path, model: Any) -> None:
     described = encoder(MODEL, weights, mean="0.1,0.2,0.3", std="clip", pooling="cls+mean")
     assert described.mean == (0.1, 0.2, 0.3)

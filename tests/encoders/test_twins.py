@@ -89,6 +89,7 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conch", pytest.param("conch-v1.5", marks=pytest.mark.slow)])
 def test_conch_pools_by_attention_before_its_projection(name: str, tmp_path: Path) -> None:
     if name == "conch":

@@ -99,6 +99,7 @@ def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
         make_preset(twins()["uni"].preset(), weights=tmp_path / "model.bin", patch_px=256, seed=0)
 
 
+@pytest.mark.slow
 def test_the_file_of_another_model_is_named_by_its_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {name: twins()[name].preset() for name in ("uni", "mstar", "uni2-h", "virchow2", "gigapath")}
     monkeypatch.setattr(weights_module, "presets", lambda: small)

@@ -70,6 +70,7 @@ def test_the_second_opening_reads_the_index_and_finds_the_same(folder: Path, ope
     }
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_read_again(folder: Path, opened: list[str]) -> None:
     paths = token_paths(folder)
     TokenStore.open(folder)

@@ -27,6 +27,7 @@ def end_of(folder: Path, capsys: pytest.CaptureFixture[str], **changes: object) 
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
 def test_targets_that_collapsed_are_named_with_what_to_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

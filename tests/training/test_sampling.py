@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 @given(regions=st.integers(1, 60), batch=st.integers(1, 8), world=st.integers(1, 4), seed=st.integers(0, 9))
 def test_an_epoch_sees_each_region_at_most_once_whatever_the_processes(
     regions: int, batch: int, world: int, seed: int

@@ -67,6 +67,7 @@ def test_the_first_views_of_a_region_have_different_stains_and_all_are_equally_f
     torch.testing.assert_close(counts, torch.full_like(counts, 1 / 3), atol=0.03, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_sees_regions_under_different_stains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, seen = write_views(tmp_path), list["Views"]()
 
@@ -95,6 +96,7 @@ def test_a_run_on_stain_views_stopped_after_every_step_equals_one_that_was_not(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_on_other_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = write_views(tmp_path)
     run_until(monkeypatch, tiny(cache, tmp_path / "out", stain_views=2), 1)

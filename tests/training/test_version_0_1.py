@@ -58,6 +58,7 @@ def resumed(folder: Path, **changes: Any) -> PretrainConfig:
     return build(PretrainConfig, {"cache": folder / "cache", "out": folder / "run", **SETTINGS, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_of_version_0_1_is_resumed_as_it_would_have_continued(stored: Path) -> None:
     before = checkpoint(stored / "run")
     assert (before["step"], before["summed"], before["sums"].shape) == (5, 1, (7,))
