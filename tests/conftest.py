@@ -45,7 +45,7 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Folder of real slides with ground truth: $SLPD_DATA, or `shared/data` next to the repository."""
-    folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
     if not folder.is_dir():
         pytest.skip(f"needs real slides, and {folder} is no folder (set SLPD_DATA)")
     return folder

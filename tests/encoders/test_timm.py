@@ -159,7 +159,7 @@ def test_the_wrong_weights_are_named(timm: Any, tmp_path: Path, model: Any) -> N
     with pytest.raises(WeightsError, match=r"1 missing: norm\.weight"):
         encoder(MODEL, path)
     torch.save({"epoch": 3}, path)
-    with pytest.raises(WeightsError, match="holds no tensors"):
+    with pytest.raises(WeightsError, match="contains no tensors"):
         encoder(MODEL, path)
 
 

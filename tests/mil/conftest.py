@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def tcga_labels() -> Path:
     """TCGA label tables and splits in CLAM's layout, in $SLPD_DATA or in `shared/data` next to the repository."""
-    folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data")) / "labels"
+    folder = Path(os.environ.get("SLPD_DATA", REPOSITORY.parent / "shared" / "data")).resolve() / "labels"
     if not folder.is_dir():
         pytest.skip(f"needs TCGA label tables, and {folder} is no folder (set SLPD_DATA)")
     return folder
