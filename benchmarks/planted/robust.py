@@ -383,8 +383,8 @@ def numbers(text: str) -> list[int]:
 
 ROBUST = "SLPD, kinds, cold"
 """The chosen row, stages/pretrain/robust.toml: whitening within kinds, prototypes with weights of 4 and K = 2, and a
-teacher temperature of 0.02. FIRST_ROBUST, the recipe before it, whitened between slides and failed on fresh seeds."""
-FIRST_ROBUST = "SLPD, WCCN, offset, cold"
+teacher temperature of 0.02. The recipe before it, "SLPD, WCCN, offset, cold", whitened between slides and failed on
+fresh seeds."""
 COMPARISONS = ((ROBUST, "mean tokens"), (ROBUST, "DINO"))
 TESTED_COHORTS = ("slide shift", "small drift", "drift", "small shift", "arrangement", "waves", "composition")
 TESTED_METRICS = ("regions knn", "prototypes nmi", "class prototype-histogram")

@@ -80,8 +80,7 @@ def whiten_between_slides(
     width = store.embedding_dim
     means, within, count = np.zeros((len(slides), width)), np.zeros((width, width)), 0
     for row, slide in enumerate(slides.tolist()):
-        drawn = torch.randperm(int(store.lengths[slide]), generator=generator)[:_REGIONS_OF_SLIDE]
-        regions = np.sort(drawn.numpy())
+        regions = _drawn_regions(store, slide, generator)
         for_scale = regions[: max(1, _REGIONS_OF_SCALE // len(slides))]
         total, number, kept = np.zeros(width), 0, []
         for part in in_parts(regions):
@@ -118,11 +117,11 @@ def whiten_within_kinds(
     per_slide = _TOKENS // len(slides)
     sample = []
     for slide in slides.tolist():
-        drawn = torch.randperm(int(store.lengths[slide]), generator=generator)[:_REGIONS_OF_SLIDE]
+        regions = _drawn_regions(store, slide, generator)
         own: list[npt.NDArray[np.float32]] = []
-        for part in in_parts(np.sort(drawn.numpy())):
+        for part in in_parts(regions):
             for region in _tissue_tokens(tokens, store, slide, part, int(starts[slide])):
-                chosen = torch.randperm(len(region), generator=generator)[: -(-per_slide // len(drawn))]
+                chosen = torch.randperm(len(region), generator=generator)[: -(-per_slide // len(regions))]
                 own.append(region[chosen.numpy()].astype(np.float32))
         sample.append(np.concatenate(own))
     return map_of_kinds(sample, centered=centered)
@@ -194,6 +193,12 @@ def _root(between: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64]) -> 
 
 def _token_map(mean: npt.NDArray[np.float64], matrix: npt.NDArray[np.float64]) -> TokenMap:
     return TokenMap(*(torch.from_numpy(found.astype(np.float32)) for found in (mean, matrix)))
+
+
+def _drawn_regions(store: TokenStore, slide: int, generator: torch.Generator) -> npt.NDArray[np.int64]:
+    """Return the sorted numbers of up to 32 random regions of the slide."""
+    drawn = torch.randperm(int(store.lengths[slide]), generator=generator)[:_REGIONS_OF_SLIDE]
+    return np.sort(drawn.numpy())
 
 
 def _tissue_tokens(
