@@ -4,7 +4,7 @@ Libraries that parse files may abort the process (on a failed allocation), hang,
 such calls in separate processes. Arguments are pickled; arrays in results are returned through shared memory.
 
 A child process exits when its parent does, however the parent ends: it watches a pipe that the kernel closes. Idle
-processes are kept for the next pool and exit after half a minute.
+processes are kept for the next pool, while the environment variables stay the same, and exit after half a minute.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def _take_idle(limits: Limits) -> GuardedProcess | None:
         idle = _IDLE.get(limits, [])
         while idle:
             process = idle.pop()
-            if process.alive:
+            # Credentials set since, in a notebook for example, would not reach a process with the old environment.
+            if process.alive and process.environment == dict(os.environ):
                 return process
             process.close()
     return None
@@ -190,6 +191,8 @@ class GuardedProcess:
         inherited = (there.fileno(), self._memory.fileno(), lifeline)
         settings = (*inherited, limits.memory_bytes, limits.niceness)
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
+        self.environment = dict(os.environ)
+        """Environment variables of this process when the other started."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter
@@ -198,7 +201,7 @@ class GuardedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
-                env=os.environ | one_thread,
+                env=self.environment | one_thread,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -58,6 +58,17 @@ def test_relative_paths_are_meant_in_the_folder_of_the_call(
         assert pool.call(os.getcwd) == str(tmp_path / name)
 
 
+def test_environment_variables_are_those_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of object storage may be set after the first slide failed without them."""
+    told = []
+    for value in ("first", "second", "second"):
+        monkeypatch.setenv("SLPD_TEST_KEY", value)
+        with GuardedPool(QUICK) as pool:
+            told.append((pool.call(os.getenv, "SLPD_TEST_KEY"), pool.call(os.getpid)))
+    assert [value for value, _ in told] == ["first", "second", "second"]
+    assert told[0][1] != told[1][1] == told[2][1]
+
+
 def test_exceptions_come_back_as_they_were_raised(pool: GuardedPool) -> None:
     with pytest.raises(SlideError, match="a message") as caught:
         pool.call(raises_ours)
