@@ -23,19 +23,22 @@ NEAR_TISSUE_UM = 40.0
 
 _COLOUR = 20.0
 """Difference in mean color, of 255, between two levels of an image that cannot be due to rounding or filters."""
-_STRUCTURE = 3.0
-"""Minimum standard deviation of brightness, of 255, for which the structure of a window can be compared."""
+_BLUR_TH = 1.0
+"""Standard deviation of the blur before structures are compared. Levels are displaced by fractions of a pixel, also
+where the file rounds the size of a level up, which changes single pixels of fine structures entirely."""
+_STRUCTURE = 2.0
+"""Minimum standard deviation of brightness, of 255, for which the structure of a blurred window can be compared."""
 _ALIKE = 0.6
-"""Correlation of brightness below which two windows differ; the same tissue has at least 0.9."""
+"""Correlation of brightness below which two windows differ; the same tissue has at least 0.93."""
 SHIFT_TH, LOOSE_SHIFT_TH = 1, 3
 """Maximum displacement between levels, thumbnail px: in formats that store an image in several sizes, and in those
 whose fields of view are stitched per level."""
 _NEIGHBOURHOOD_TH = 5
 _LOCALLY_ALIKE = 0.5
 """Correlation of brightness below which neighborhoods of a pixel differ."""
-_LARGEST_DIFFERENT_SHARE = 0.25
-"""Share of neighborhoods with structure that may differ. In the same tissue, compressed again, it is at most 0.06; in
-two tiles that share only the border of the tissue, which dominates the correlation of whole windows, at least 0.37."""
+_LARGEST_DIFFERENT_SHARE = 0.1
+"""Share of neighborhoods with structure that may differ. In the same tissue it is at most 0.03; in two tiles that share
+only the border of the tissue, which dominates the correlation of whole windows, at least 0.2."""
 _FEWEST_PX = 16
 
 
@@ -150,7 +153,7 @@ def contradictions(
     size = (last_x - first_x, last_y - first_y)
     inner = rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]]
     block = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
-    seen, shown = (_soft(picture, overview.shift_th) for picture in (block, overview.rgb))
+    seen, shown = block.astype(np.float32), overview.rgb.astype(np.float32)
     wrong = np.zeros(rgb.shape[:2], np.bool_)
     for rows, columns in _windows((first_y, last_y), (first_x, last_x), overview.window_l0 / step):
         window = seen[rows.start - first_y : rows.stop - first_y, columns.start - first_x : columns.stop - first_x]
@@ -172,26 +175,24 @@ def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) ->
     return [(row, column) for row in parts(*rows) for column in parts(*columns)]
 
 
-def _soft(picture: npt.NDArray[np.uint8], shift_th: int) -> Floats:
-    """Blur an image if it may be displaced by fractions of a pixel."""
-    pixels = picture.astype(np.float32)
-    return pixels if shift_th <= SHIFT_TH else np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.0), np.float32)
-
-
 def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
     """Whether a window matches the thumbnail, within the maximum displacement."""
     shifts = range(-overview.shift_th, overview.shift_th + 1)
-    compared = False
+    compared, window = False, _blurred(window)
     for down, across in sorted(product(shifts, shifts), key=lambda shift: max(map(abs, shift))):
         top, left = rows.start + down - overview.top_th, columns.start + across - overview.left_th
         other = shown[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
         if other.shape == window.shape:
-            compared = True
+            compared, other = True, _blurred(other)
             if _similarity(window, other) >= _ALIKE and (
                 overview.shift_th > SHIFT_TH or _different_share(window, other) <= _LARGEST_DIFFERENT_SHARE
             ):
                 return True
     return not compared
+
+
+def _blurred(window: Floats) -> Floats:
+    return np.asarray(cv2.GaussianBlur(window, (0, 0), _BLUR_TH, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def _similarity(one: Floats, other: Floats) -> float:
