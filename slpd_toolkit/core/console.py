@@ -119,6 +119,13 @@ def text(lines: Iterable[str]) -> None:
             _console(stderr=False).print(line, soft_wrap=True)
 
 
+def paragraphs(texts: Iterable[str]) -> None:
+    """Print paragraphs to standard output, wrapped at 80 columns, followed by an empty line."""
+    from textwrap import fill
+
+    text([*(fill(each, _PLAIN_WIDTH, break_long_words=False, break_on_hyphens=False) for each in texts), ""])
+
+
 def facts(title: str, values: Mapping[str, object]) -> None:
     """Print a two-column list of facts."""
     from rich import box

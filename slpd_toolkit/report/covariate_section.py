@@ -49,7 +49,7 @@ def print_covariates(study: CovariateStudy, task: Task) -> None:
         f"{listed(each.name for each in study.covariates)}: {words}; p adjusted (Holm)",
         [{name: cell for name, cell in row.items() if name != "covariates add"} for row in rows],
     )
-    console.text([*(_sentence(each, study, task) for each in study.results), ""])
+    console.paragraphs(_sentence(each, study, task) for each in study.results)
 
 
 def _row(result: CovariateResult, headline: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 _SECOND = "balanced_accuracy"
 _BOTH = "aggregator, model"
-_WIDTH = 80
 PRINTED = ("majority_1", "majority_5", "map_5")
 
 
@@ -72,8 +70,7 @@ def print_site_effects(effects: Sequence[SiteEffects]) -> None:
     rows = terminal_rows(effects)
     if rows:
         console.table("Site effects, with 95 % intervals over patients", rows)
-    paragraphs = [*findings(effects), meaning(effects)]
-    console.text([*(fill(paragraph, _WIDTH) for paragraph in paragraphs), ""])
+    console.paragraphs([*findings(effects), meaning(effects)])
 
 
 def audit_facts(evaluation: Evaluation) -> dict[str, str]:

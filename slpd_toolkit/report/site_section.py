@@ -56,9 +56,11 @@ def meaning(effects: Sequence[SiteEffects]) -> str:
 
 
 def findings(effects: Sequence[SiteEffects]) -> list[str]:
-    """Return a sentence per representation on what was found, and sentences on what could not be measured."""
+    """Return a sentence per representation on what was found, and sentences on what has no interval or no value."""
     said = [f"{each.model}: {'; '.join(_found(each.values))}." for each in effects if each.values]
-    return said + list(dict.fromkeys(reason for each in effects for reason in each.reasons.values()))
+    without = [found.estimate.reason for each in effects for found in each.values.values() if found.estimate.reason]
+    reasons = [reason for each in effects for reason in each.reasons.values()]
+    return said + list(dict.fromkeys([*without, *reasons]))
 
 
 def terminal_rows(effects: Sequence[SiteEffects]) -> list[dict[str, object]]:
@@ -119,4 +121,6 @@ def _number(name: str, value: float) -> str:
 
 
 def _interval(name: str, found: Estimate) -> str:
+    if math.isnan(found.low):
+        return "–"
     return f"[{_number(name, found.low)}, {_number(name, found.high)}]"

@@ -16,10 +16,17 @@ from slpd_toolkit.mil.external.other_cohort import adapt_readout
 from slpd_toolkit.mil.external.results import ExternalResult, SiteRow
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
-from slpd_toolkit.mil.statistics.bootstrap import Estimate, bootstrap, percentile_interval, replicate_means
+from slpd_toolkit.mil.statistics.bootstrap import (
+    Estimate,
+    bootstrap,
+    difference_of,
+    percentile_interval,
+    replicate_means,
+    varies,
+)
 from slpd_toolkit.mil.statistics.division import Division
 from slpd_toolkit.mil.statistics.evaluation import Judgement, one_per_patient
-from slpd_toolkit.mil.statistics.influence import influences
+from slpd_toolkit.mil.statistics.influence import influences_of_units
 from slpd_toolkit.mil.statistics.intervals import Evidence, interval_of_mean, uncertainty
 from slpd_toolkit.mil.tasks.thresholds import choose_threshold
 from slpd_toolkit.mil.tasks.weighted_metrics import brier_score, calibration_error
@@ -141,8 +148,9 @@ def _one_part(cohort: Cohort) -> Division:
 
 
 def _influences(task: Task, division: Division, fold: FoldPrediction) -> dict[str, FloatArray]:
-    weighted = partial(task.weighted_metrics, fold.rows, fold.outputs)
-    return influences(weighted, division.unit_of_row[fold.rows], len(division.strata))
+    units = division.unit_of_row[fold.rows]
+    of_cases = task.influences(fold.rows, fold.outputs)
+    return {name: influences_of_units(each, units, len(division.strata)) for name, each in of_cases.items()}
 
 
 def _intervals(
@@ -194,24 +202,14 @@ def _drops(
         replicates = widened - outside[name]
         if math.isnan(intervals[name].low):  # too few patients
             found[name] = Estimate(before - after, math.nan, math.nan)
-        elif all(_varies(each) for each in (inside[name], outside[name], replicates)):
+        elif all(varies(each) for each in (inside[name], outside[name], replicates)):
             found[name] = percentile_interval(before - after, replicates)
         else:  # if all patients are predicted correctly, resampling them reveals no variance
             scale = internal.task.known_metrics[name].scale
             own = interval_of_mean(evidence, judgement.division, scale=scale)
-            found[name] = _combined(before, own, after, intervals[name])
+            inner, outer = ((each.low, each.high) for each in (own, intervals[name]))
+            found[name] = difference_of(Estimate(before, *inner), Estimate(after, *outer))
     return found
-
-
-def _varies(replicates: FloatArray) -> bool:
-    return bool(not np.isnan(replicates).all() and np.nanstd(replicates) > 0)
-
-
-def _combined(before: float, inside: Interval, after: float, outside: Interval) -> Estimate:
-    """Combine two intervals to that of a difference (Zou & Donner, Stat Med 2008;27:1693)."""
-    low = math.hypot(before - inside.low, outside.high - after)
-    high = math.hypot(inside.high - before, after - outside.low)
-    return Estimate(before - after, before - after - low, before - after + high)
 
 
 def held_out_outputs(bundle: Bundle, internal: Internal) -> FoldPrediction:
@@ -259,7 +257,8 @@ def _calibration(
         pair = []
         for task, cohort, fold in ((internal.task, internal.cohort, before), (target.task, target.cohort, ensemble)):
             table = cohort.patient_table()
-            targets = np.array([classes.index(name) for name in task.strata[fold.rows].tolist()])
+            index = {name: number for number, name in enumerate(classes)}
+            targets = np.array([index[name] for name in task.strata[fold.rows].tolist()])
             of_weights = partial(measure, targets, fold.outputs)
             pair.append(bootstrap(of_weights, table.strata, table.of_slide[fold.rows], seed))
         found[name] = (pair[0], pair[1])

@@ -157,8 +157,8 @@ def _result(result: ExternalResult) -> dict[str, Any]:
                 "low": result.intervals[name].low,
                 "high": result.intervals[name].high,
                 "per_head": values.tolist(),
-                "ensemble": vars(result.of_ensemble[name]),
-                "drop": vars(result.drops[name]),
+                "ensemble": result.of_ensemble[name].document(),
+                "drop": result.drops[name].document(),
             }
             for name, values in result.values.items()
         },
@@ -166,15 +166,15 @@ def _result(result: ExternalResult) -> dict[str, Any]:
             {
                 "where": each.where,
                 "threshold": each.threshold,
-                "sensitivity": vars(each.sensitivity),
-                "specificity": vars(each.specificity),
+                "sensitivity": each.sensitivity.document(),
+                "specificity": each.specificity.document(),
             }
             for each in result.thresholds
         ],
         "calibration": {
-            name: {"internal": vars(inside), "external": vars(outside)}
+            name: {"internal": inside.document(), "external": outside.document()}
             for name, (inside, outside) in result.calibration.items()
         },
-        "sites": [vars(each) | {"headline": vars(each.headline)} for each in result.sites],
+        "sites": [vars(each) | {"headline": each.headline.document()} for each in result.sites],
         "far_from_training": result.far,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,12 @@ class Estimate:
     value: float
     low: float
     high: float
+    reason: str = ""
+    """Sentence on why there is no interval."""
+
+    def document(self) -> dict[str, object]:
+        """Return the estimate for metrics.json; the reason only where there is one."""
+        return {name: value for name, value in vars(self).items() if name != "reason" or value}
 
 
 def draw_units(strata: StrArray, replicates: int, rng: np.random.Generator) -> FloatArray:
@@ -77,7 +84,7 @@ def percentile_interval(value: float, replicates: FloatArray) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def exact_bound(found: Estimate, units: int) -> Estimate:
+def exact_bound(found: Estimate, units: float) -> Estimate:
     """Widen the interval of a share of exactly 0 or 1, where all replicates are equal, to the exact binomial bound.
 
     Clopper and Pearson, Biometrika 1934;26:404, for that many units.
@@ -90,10 +97,23 @@ def exact_bound(found: Estimate, units: int) -> Estimate:
     return found
 
 
+def varies(replicates: FloatArray) -> bool:
+    """Return whether replicates differ; if all patients are predicted correctly, resampling them shows no variance."""
+    return bool(not np.isnan(replicates).all() and np.nanstd(replicates) > 0)
+
+
+def difference_of(first: Estimate, second: Estimate) -> Estimate:
+    """Combine the intervals of two estimates to that of their difference (Zou & Donner, Stat Med 2008;27:1693)."""
+    low = math.hypot(first.value - first.low, second.high - second.value)
+    high = math.hypot(first.high - first.value, second.value - second.low)
+    difference = first.value - second.value
+    return Estimate(difference, difference - low, difference + high)
+
+
 def bootstrap(
     measure: Callable[[FloatArray], FloatArray], strata: StrArray, unit_of_case: IntArray, seed: int
 ) -> Estimate:
-    """Estimate a measure with a bootstrap interval over units.
+    """Estimate a measure between 0 and 1 with a bootstrap interval over units.
 
     Args:
         measure: Weights (R, n) of the cases to values, (R,).
@@ -103,4 +123,4 @@ def bootstrap(
     """
     drawn = draw_units(strata, REPLICATES, np.random.default_rng([seed, 8]))
     value = float(measure(np.ones((1, len(unit_of_case))))[0])
-    return percentile_interval(value, measure(drawn[:, unit_of_case]))
+    return exact_bound(percentile_interval(value, measure(drawn[:, unit_of_case])), len(strata))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +14,16 @@ import torch
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.statistics.evaluation import one_per_patient
-from slpd_toolkit.mil.statistics.influence import influences
+from slpd_toolkit.mil.statistics.influence import influences_of_units
 from slpd_toolkit.mil.statistics.intervals import Interval, interval_of_mean
+from slpd_toolkit.mil.tasks import case_influences
+from slpd_toolkit.mil.tasks.derivatives import of_share
 from slpd_toolkit.mil.tasks.temperature import fit_temperature
 from slpd_toolkit.mil.tasks.thresholds import choose_threshold
 from slpd_toolkit.mil.tasks.weighted_metrics import brier_score, calibration_error, weighted_share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from slpd_toolkit.mil.arrays import FloatArray, IntArray
     from slpd_toolkit.mil.bags import Bags
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.division import Division
     from slpd_toolkit.mil.statistics.evaluation import CountedUnit, Judgement
     from slpd_toolkit.mil.tasks.task import Task
-
-    Score = Callable[[FoldPrediction, FloatArray], FloatArray]
-    """Predictions (n, ...) and weights (R, n) to (R,) values."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +133,6 @@ def _scale(probabilities: FloatArray, temperature: float) -> FloatArray:
     return scaled
 
 
-def _influence(score: Callable[[FloatArray], FloatArray], units: IntArray, count: int) -> FloatArray:
-    return influences(lambda weights: {"": score(weights)}, units, count)[""]
-
-
 @dataclass(frozen=True, eq=False)
 class _Measure:
     """Estimates with intervals, from predictions on the splits of a judgement."""
@@ -149,26 +143,27 @@ class _Measure:
 
     def brier(self, folds: Sequence[FoldPrediction]) -> Estimate:
         """Mean Brier score of the folds."""
-
-        def score(fold: FoldPrediction, weights: FloatArray) -> FloatArray:
-            return brier_score(self.targets[fold.rows], fold.outputs, weights)
-
-        return self._per_fold(folds, [score] * len(folds), self.judgement.division)
+        found = []
+        for fold in folds:
+            targets = self.targets[fold.rows]
+            value = brier_score(targets, fold.outputs, np.ones((1, len(targets))))[0]
+            found.append((value, case_influences.brier_score(targets, fold.outputs)))
+        return self._per_fold(folds, found, self.judgement.division)
 
     def recall(self, folds: Sequence[FoldPrediction], thresholds: FloatArray, label: int) -> Estimate:
         """Mean share of the cases of a class that are on its side of each fold's threshold."""
-
-        def score(fold: FoldPrediction, weights: FloatArray, threshold: float) -> FloatArray:
+        found = []
+        for fold, threshold in zip(folds, thresholds.tolist(), strict=True):
             right = (fold.outputs[:, 1] >= threshold) == bool(label)
-            return weighted_share(right, weights * (self.targets[fold.rows] == label))
-
-        scores = [partial(score, threshold=float(each)) for each in thresholds]
+            of_class = self.targets[fold.rows] == label
+            value = weighted_share(right, of_class.astype(np.float64)[None])[0]
+            found.append((value, of_share(right, of_class)))
         division = self.judgement.division
         if not division.by_site:  # only patients of the class are counted
             counted = np.zeros(len(division.strata), dtype=np.bool_)
             counted[division.unit_of_row[self.targets == label]] = True
             division = replace(division, tested=division.tested & counted)
-        return self._per_fold(folds, scores, division)
+        return self._per_fold(folds, found, division)
 
     def calibration_error(self, folds: Sequence[FoldPrediction]) -> Estimate:
         """Expected calibration error of all predictions of a repeat: ten bins need more cases than a fold has."""
@@ -179,9 +174,9 @@ class _Measure:
             targets = self.targets[np.concatenate([folds[number].rows for number in members])]
             outputs = np.concatenate([folds[number].outputs for number in members])
             units = np.concatenate([division.unit_of_row[folds[number].rows] for number in members])
-            score = partial(calibration_error, targets, outputs)
-            values[members] = score(np.ones((1, len(targets))))[0]
-            found = _influence(score, units, len(division.strata))
+            values[members] = calibration_error(targets, outputs, np.ones((1, len(targets))))[0]
+            of_cases = case_influences.calibration_error(targets, outputs)
+            found = influences_of_units(of_cases, units, len(division.strata))
             influence[members] = found * division.tested[members] * len(members)
         estimate = self._estimate(values, influence, division)
         if not division.by_site:
@@ -189,14 +184,16 @@ class _Measure:
         reason = "the expected calibration error needs all folds together"
         return replace(estimate, interval=Interval(math.nan, math.nan, estimate.interval.units, reason=reason))
 
-    def _per_fold(self, folds: Sequence[FoldPrediction], scores: Sequence[Score], division: Division) -> Estimate:
-        values, influence = np.zeros(len(folds)), np.zeros((len(folds), len(division.strata)))
-        for number, (fold, score) in enumerate(zip(folds, scores, strict=True)):
-            of_weights = partial(score, fold)
-            values[number] = of_weights(np.ones((1, len(fold.rows))))[0]
-            units = division.unit_of_row[fold.rows]
-            influence[number] = _influence(of_weights, units, len(division.strata))
-        return self._estimate(values, influence, division)
+    def _per_fold(
+        self, folds: Sequence[FoldPrediction], found: Sequence[tuple[float, FloatArray]], division: Division
+    ) -> Estimate:
+        """Return the mean over folds of a measure, from its value and the influences of the cases on each fold."""
+        units = len(division.strata)
+        of_units = [
+            influences_of_units(influences, division.unit_of_row[fold.rows], units)
+            for fold, (_, influences) in zip(folds, found, strict=True)
+        ]
+        return self._estimate(np.array([value for value, _ in found]), np.array(of_units), division)
 
     def _estimate(self, values: FloatArray, influence: FloatArray, division: Division) -> Estimate:
         evidence = replace(self.judgement.evidence[self.headline], values=values, influence=influence)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.statistics.division import divide_units
-from slpd_toolkit.mil.statistics.influence import influences
+from slpd_toolkit.mil.statistics.influence import influences_of_units
 from slpd_toolkit.mil.statistics.intervals import Evidence, Interval, interval_of_difference, interval_of_mean
 from slpd_toolkit.mil.statistics.paired_tests import (
     PairedTest,
@@ -133,9 +132,8 @@ def judge(
     values, units = fold_metrics(task, counted), len(division.strata)
     influence = {name: np.zeros((len(counted), units)) for name in values}
     for number, fold in enumerate(counted):
-        weighted = partial(task.weighted_metrics, fold.rows, fold.outputs)
-        for name, derivative in influences(weighted, division.unit_of_row[fold.rows], units).items():
-            influence[name][number] = derivative
+        for name, of_cases in task.influences(fold.rows, fold.outputs).items():
+            influence[name][number] = influences_of_units(of_cases, division.unit_of_row[fold.rows], units)
     contributions, unexplained = _contributions(task, division, counted)
     evidence = {name: Evidence(values[name], influence[name], contributions, unexplained, linear) for name in values}
     return Judgement(counted, division, evidence)

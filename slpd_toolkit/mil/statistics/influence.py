@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray, StrArray
-
-_STEP = 1e-5
-_BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,32 +25,19 @@ class MeanVariance:
     """Degrees of freedom of the variance (Satterthwaite)."""
 
 
-def influences(
-    metrics_of: Callable[[FloatArray], dict[str, FloatArray]], unit_of_case: IntArray, units: int
-) -> dict[str, FloatArray]:
-    """Compute the derivative of each metric with respect to the weight of each unit.
+def influences_of_units(influences: FloatArray, unit_of_case: IntArray, units: int) -> FloatArray:
+    """Sum the influences of the cases of each unit, whose weights change together.
 
     Args:
-        metrics_of: Function of weights (R, n) of the n cases that returns (R,) values per metric.
-        unit_of_case: (n,) unit of each case; all cases of a unit have the same weight.
+        influences: (n,) influence of each case on a metric; see `Task.influences`.
+        unit_of_case: (n,) unit of each case.
         units: Number of units U.
 
     Returns:
-        (U,) per metric: 0 for units without cases, NaN if the metric is undefined.
+        (U,) 0 for units without cases.
     """
-    present = np.unique(unit_of_case)
-    found: dict[str, list[FloatArray]] = {}
-    for start in range(0, len(present), _BLOCK):
-        block = present[start : start + _BLOCK]
-        raised = np.ones((len(block) + 1, len(unit_of_case)))
-        raised[1:] += _STEP * (unit_of_case[None, :] == block[:, None])
-        for name, values in metrics_of(raised).items():
-            found.setdefault(name, []).append((values[1:] - values[0]) / _STEP)
-    result = {}
-    for name, parts in found.items():
-        result[name] = np.zeros(units)
-        result[name][present] = np.concatenate(parts)
-    return result
+    sums: FloatArray = np.bincount(unit_of_case, influences, units).astype(np.float64)
+    return sums
 
 
 def variance_of_mean(influence: FloatArray, tested: BoolArray, strata: StrArray) -> MeanVariance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,20 +15,35 @@ from slpd_toolkit.mil.cohort.splits import MIN_FOLDS
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.heads.training import HeadTraining
-from slpd_toolkit.mil.statistics.bootstrap import REPLICATES, Estimate, draw_units, percentile_interval, replicate_means
+from slpd_toolkit.mil.statistics.bootstrap import (
+    REPLICATES,
+    Estimate,
+    difference_of,
+    draw_units,
+    exact_bound,
+    percentile_interval,
+    replicate_means,
+    varies,
+)
 from slpd_toolkit.mil.statistics.division import divide_units
 from slpd_toolkit.mil.statistics.evaluation import fold_metrics, one_per_patient
+from slpd_toolkit.mil.statistics.intervals import effective_cases
+from slpd_toolkit.mil.tasks.weighted_metrics import pairs_won
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slpd_toolkit.mil.arrays import FloatArray, StrArray
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.cohort.splits import Split
     from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
     from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.mil.tasks.task import Task
 
 FOLDS = 5
+_BLOCK_VALUES = 1 << 22
+"""Weights that are in memory at once."""
+_FEWEST_PATIENTS = 2
+"""Of each side of the pairs, for an interval: one patient shows no variance."""
 _PROBE, _PROBE_OF_SETS = "probe", "set-probe"
 
 
@@ -116,7 +132,8 @@ def auc_of_pairs(
     """Compute the AUC over pairs of patients of the same site, and of different sites.
 
     Only pairs that the same fold tests are compared. With more than two classes it is the mean over classes, each
-    against the rest.
+    against the rest. At 0 and 1 the interval is the exact bound. It is NaN if a class has a single patient in the
+    pairs.
 
     Args:
         task: Prediction task, whose outputs are probabilities of its classes.
@@ -129,22 +146,23 @@ def auc_of_pairs(
         UsageError: No site has patients of two classes in the same fold.
     """
     table = cohort.patient_table()
-    label = np.array([list(task.strata_names).index(name) for name in task.strata])
+    names = np.array(task.strata_names)
     drawn = draw_units(table.strata, REPLICATES, np.random.default_rng([seed, 12]))
     weights = np.concatenate([np.ones((1, len(table.ids))), drawn])
-    classes = [1] if len(task.strata_names) == 2 else range(len(task.strata_names))
+    site = np.unique(sites, return_inverse=True)[1].astype(np.int64)
     found: dict[bool, list[FloatArray]] = {True: [], False: []}
+    classes = [1] if len(names) == 2 else list(range(len(names)))
     for of_class in classes:
         sums = {True: np.zeros((2, len(weights))), False: np.zeros((2, len(weights)))}
         for fold in folds:
-            positive = label[fold.rows] == of_class
-            scores, at, site = fold.outputs[:, of_class], table.of_slide[fold.rows], sites[fold.rows]
-            above = np.sign(scores[positive][:, None] - scores[~positive]) / 2 + 0.5
-            same = site[positive][:, None] == site[~positive]
-            left, right = weights[:, at[positive]], weights[:, at[~positive]]
-            for kind, counted in ((True, same), (False, ~same)):
-                sums[kind][0] += ((left @ (above * counted)) * right).sum(axis=1)
-                sums[kind][1] += ((left @ counted.astype(np.float64)) * right).sum(axis=1)
+            positive, scores = task.strata[fold.rows] == names[of_class], fold.outputs[:, of_class]
+            block = max(1, _BLOCK_VALUES // max(len(fold.rows), 1))
+            for start in range(0, len(weights), block):
+                part = slice(start, start + block)
+                of_rows = weights[part, table.of_slide[fold.rows]]
+                same = np.stack(pairs_won(positive, scores, of_rows, site[fold.rows]))
+                sums[True][:, part] += same
+                sums[False][:, part] += np.stack(pairs_won(positive, scores, of_rows)) - same
         for kind, (won, total) in sums.items():
             found[kind].append(np.divide(won, total, out=np.full(len(won), np.nan), where=total > 0))
     of_same, of_different = (_mean_over_classes(found[kind]) for kind in (True, False))
@@ -154,8 +172,8 @@ def auc_of_pairs(
             f"{which} patients of different classes in the same test fold: the AUC within and across sites cannot be "
             "measured."
         )
-    within, across = (percentile_interval(float(area[0]), area[1:]) for area in (of_same, of_different))
-    return within, across
+    within, across = _patients_of_pairs(task, folds, site, classes)
+    return _with_interval(of_same, within, "within sites"), _with_interval(of_different, across, "across sites")
 
 
 def auc_gap(
@@ -163,15 +181,69 @@ def auc_gap(
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Compute the AUC with random folds, with folds of whole sites, and the difference.
 
-    The intervals take the heads as they are; that of the difference is paired by patient.
+    The intervals take the heads as they are; that of the difference is paired by patient. Where replicates do not
+    differ, because all patients are ranked correctly, the interval of an AUC is the exact bound, and that of the
+    difference combines both.
     """
-    values, replicates = [], []
+    found, replicates = [], []
     for probed in (random, by_site):
-        values.append(float(mean_and_sd(fold_metrics(task, probed.folds)["auc"])[0]))
+        value = float(mean_and_sd(fold_metrics(task, probed.folds)["auc"])[0])
         division = divide_units(cohort, probed.splits)
         replicates.append(replicate_means(task, probed.folds, division, seed)["auc"])
-    one, other = (percentile_interval(*each) for each in zip(values, replicates, strict=True))
-    return one, other, percentile_interval(values[0] - values[1], replicates[0] - replicates[1])
+        found.append(exact_bound(percentile_interval(value, replicates[-1]), effective_cases(division)))
+    one, other = found
+    if all(varies(each) for each in (*replicates, replicates[0] - replicates[1])):
+        return one, other, percentile_interval(one.value - other.value, replicates[0] - replicates[1])
+    return one, other, difference_of(one, other)
+
+
+def _patients_of_pairs(
+    task: Task, folds: Sequence[FoldPrediction], site: IntArray, classes: Sequence[int]
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Count the patients of each class, and of the others, that are in a pair within sites, and across sites.
+
+    Args:
+        task: Prediction task.
+        folds: Outputs, one per patient.
+        site: (N,) number of the site of each slide.
+        classes: Classes whose pairs are counted.
+
+    Returns:
+        Two counts for each class that has any pairs, within and across sites.
+    """
+    found: tuple[list[IntArray], list[IntArray]] = ([], [])
+    for of_class in classes:
+        within, across = np.zeros((2, 2), np.int64)
+        for fold in folds:
+            inside = task.strata[fold.rows] == task.strata_names[of_class]
+            sides = [np.bincount(site[fold.rows[each]], minlength=int(site.max()) + 1) for each in (inside, ~inside)]
+            for index, (own, other) in enumerate((sides, sides[::-1])):
+                within[index] += own[other > 0].sum()
+                across[index] += own[other.sum() > other].sum()
+        for kind, counts in zip(found, (within, across), strict=True):
+            if counts.all():
+                kind.append(counts)
+    return found
+
+
+def _with_interval(areas: FloatArray, patients: Sequence[IntArray], where: str) -> Estimate:
+    """Return an AUC of pairs with its interval; without one if too few patients are in the pairs.
+
+    Args:
+        areas: (1 + R,) the AUC, and its replicates.
+        patients: For each class, the patients of the class and of others that are in pairs.
+        where: Which pairs, for the reason.
+    """
+    value = float(areas[0])
+    counts = min(patients, key=lambda each: int(each.min()))
+    if counts.min() < _FEWEST_PATIENTS:
+        reason = f"{count(int(counts.min()), 'patient')} of a class can be compared with others {where}"
+        return Estimate(value, math.nan, math.nan, f"The AUC {where} has no interval: only {reason}.")
+    found = exact_bound(percentile_interval(value, areas[1:]), 4 / (1 / counts).sum())
+    if found.low < found.high:
+        return found
+    reason = "all samples of the patients have the same AUC"
+    return Estimate(value, math.nan, math.nan, f"The AUC {where} has no interval: {reason}.")
 
 
 def _mean_over_classes(areas: Sequence[FloatArray]) -> FloatArray:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.statistics.division import Division
     from slpd_toolkit.mil.tasks.task import Task
 
+_BLOCK_VALUES = 1 << 22
+"""Weights that are in memory at once: replicates of large folds are computed in blocks."""
+
 
 def swapped_differences(
     task: Task,
@@ -41,21 +44,29 @@ def swapped_differences(
     """
     per_fold: dict[str, list[FloatArray]] = {}
     for one, other in zip(first, second, strict=True):
-        swapped = swaps[:, division.unit_of_row[one.rows]]
-        rows = np.concatenate([one.rows, other.rows])
-        # A swap is a weighting of the predictions of both models: for each case, one has weight 1 and the other 0.
-        as_first = np.hstack([~swapped, swapped]).astype(np.float64)
-        as_second = np.hstack([swapped, ~swapped]).astype(np.float64)
-        outputs = np.concatenate([one.outputs, other.outputs])
-        ranks = np.concatenate([stats.rankdata(each.outputs, axis=0) for each in (one, other)])
-        of_ranks, of_outputs = (
-            {name: high - low for name, high, low in _both(task, rows, each, as_first, as_second)}
-            for each in (ranks, outputs)
-        )
-        for name, difference in of_outputs.items():
-            chosen = of_ranks[name] if name in task.rank_metrics else difference
-            per_fold.setdefault(name, []).append(chosen)
+        block = max(1, _BLOCK_VALUES // max(len(one.rows), 1))
+        parts = [
+            _of_fold(task, one, other, swaps[start : start + block, division.unit_of_row[one.rows]])
+            for start in range(0, len(swaps), block)
+        ]
+        for name in parts[0]:
+            per_fold.setdefault(name, []).append(np.concatenate([part[name] for part in parts]))
     return {name: _mean_of_defined(np.stack(values)) for name, values in per_fold.items()}
+
+
+def _of_fold(task: Task, one: FoldPrediction, other: FoldPrediction, swapped: BoolArray) -> dict[str, FloatArray]:
+    """Return the differences in one fold, (R,) per metric, if the predictions of some cases are swapped, (R, n)."""
+    rows = np.concatenate([one.rows, other.rows])
+    # A swap is a weighting of the predictions of both models: for each case, one has weight 1 and the other 0.
+    as_first = np.hstack([~swapped, swapped]).astype(np.float64)
+    as_second = np.hstack([swapped, ~swapped]).astype(np.float64)
+    outputs = np.concatenate([one.outputs, other.outputs])
+    ranks = np.concatenate([stats.rankdata(each.outputs, axis=0) for each in (one, other)])
+    of_ranks, of_outputs = (
+        {name: high - low for name, high, low in _both(task, rows, each, as_first, as_second)}
+        for each in (ranks, outputs)
+    )
+    return {name: of_ranks[name] if name in task.rank_metrics else each for name, each in of_outputs.items()}
 
 
 def _both(

@@ -149,7 +149,7 @@ def _retrieval(retrieval: Retrieval) -> dict[str, Any]:
 
 
 def _site_effects(effects: SiteEffects) -> dict[str, Any]:
-    values = {name: {**vars(each.estimate), "chance": each.chance} for name, each in effects.values.items()}
+    values = {name: {**each.estimate.document(), "chance": each.chance} for name, each in effects.values.items()}
     return {"model": effects.model, "values": values, "not_measured": dict(effects.reasons)}
 
 

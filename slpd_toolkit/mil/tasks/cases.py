@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.figures.number_format import number
+from slpd_toolkit.mil.tasks.concordance import pairs_of_cases
 from slpd_toolkit.mil.tasks.predictions import mean_outputs, relative_ranks
 
 if TYPE_CHECKING:
@@ -197,11 +198,7 @@ def slide_concordance(result: ModelOutputs, task: Survival) -> tuple[FloatArray,
     """Return, over all test folds, the comparable pairs of each slide and how many are concordant, both (N,)."""
     pairs, right = np.zeros((2, len(task.times)))
     for fold in result.folds:
-        times, events, risks = task.times[fold.rows], task.events[fold.rows], fold.outputs[:, 0]
-        later = times[:, None] < times
-        censored_then = (times[:, None] == times) & ~events
-        comparable = events[:, None] & (later | censored_then)
-        concordant = comparable * ((risks[:, None] > risks) + (risks[:, None] == risks) / 2)
-        pairs[fold.rows] += comparable.sum(axis=0) + comparable.sum(axis=1)
-        right[fold.rows] += concordant.sum(axis=0) + concordant.sum(axis=1)
+        found = pairs_of_cases(task.times[fold.rows], task.events[fold.rows], fold.outputs[:, 0])
+        pairs[fold.rows] += found.known
+        right[fold.rows] += found.right
     return pairs, right

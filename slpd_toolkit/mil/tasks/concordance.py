@@ -1,15 +1,16 @@
-"""Harrell's concordance index, exact and vectorized; scikit-learn does not provide it."""
+"""Harrell's concordance index, exact and without a loop over pairs; scikit-learn does not provide it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+from slpd_toolkit.mil.tasks.weighted_ranks import weight_later, weight_later_and_below
 
-_BLOCK = 512
+if TYPE_CHECKING:
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
 
 
 def concordance_index(times: FloatArray, events: BoolArray, risks: FloatArray) -> float:
@@ -40,19 +41,43 @@ def weighted_concordance(
 ) -> FloatArray:
     """Compute the concordance index, (R,), for R weightings (R, N) of the cases; a pair has the product of the weights.
 
-    Pairs are compared once for all weightings, in blocks of bounded memory; sums over pairs are matrix products. With
-    `of_first` (N,), each pair is also weighted by the value of the case whose event comes first.
+    With `of_first` (N,), each pair is also weighted by the value of the case whose event comes first. O(R N log N).
     """
-    known, right = np.zeros((2, len(weights)))
-    seen = np.flatnonzero(events)
-    for start in range(0, len(seen), _BLOCK):
-        first = seen[start : start + _BLOCK]
-        time, risk = times[first, None], risks[first, None]
-        comparable = ((time < times) | ((time == times) & ~events)).astype(np.float64)
-        if of_first is not None:
-            comparable *= of_first[first, None]
-        concordant = comparable * ((risk > risks) + (risk == risks) / 2)
-        known += np.einsum("rp,rp->r", weights[:, first], weights @ comparable.T)
-        right += np.einsum("rp,rp->r", weights[:, first], weights @ concordant.T)
+    groups = _groups(times, events)
+    first = weights * _of_first(events, of_first)
+    known = (first * weight_later(groups, weights)).sum(axis=1)
+    right = (first * weight_later_and_below(groups, risks, weights)).sum(axis=1)
     index: FloatArray = np.divide(right, known, out=np.full(len(known), np.nan), where=known > 0)
     return index
+
+
+@dataclass(frozen=True, eq=False)
+class PairsOfCases:
+    """Comparable pairs of each case with all others, with the weights of `of_first`."""
+
+    known: FloatArray
+    """(N,) total weight of the pairs of each case; each pair counts for both of its cases."""
+    right: FloatArray
+    """(N,) that of the pairs in the right order, plus half of that of pairs with equal risks."""
+
+
+def pairs_of_cases(
+    times: FloatArray, events: BoolArray, risks: FloatArray, *, of_first: FloatArray | None = None
+) -> PairsOfCases:
+    """Count the comparable pairs of each case; see `weighted_concordance`. O(N log N)."""
+    groups, first = _groups(times, events), _of_first(events, of_first)[None]
+    ones, backwards = np.ones((1, len(times))), groups.max(initial=0) - groups
+    as_first = [weight_later(groups, ones), weight_later_and_below(groups, risks, ones)]
+    as_second = [weight_later(backwards, first), weight_later_and_below(backwards, -risks, first)]
+    known, right = ((first * one + other)[0] for one, other in zip(as_first, as_second, strict=True))
+    return PairsOfCases(known, right)
+
+
+def _groups(times: FloatArray, events: BoolArray) -> IntArray:
+    """Number the cases, (N,), so that an event is comparable with all cases of later groups, and with no others."""
+    moments = np.unique(times, return_inverse=True)[1]
+    return np.unique(2 * moments + ~events, return_inverse=True)[1].astype(np.int64)
+
+
+def _of_first(events: BoolArray, of_first: FloatArray | None) -> FloatArray:
+    return events.astype(np.float64) if of_first is None else np.where(events, of_first, 0.0)

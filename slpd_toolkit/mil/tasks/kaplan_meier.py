@@ -57,9 +57,8 @@ def kaplan_meier(times: FloatArray, events: BoolArray) -> SurvivalCurve:
         times: (N,) follow-up times.
         events: (N,) True if the event was observed.
     """
-    at = np.unique(times[events])
-    deaths = np.array([(events & (times == time)).sum() for time in at], np.float64)
-    at_risk = np.array([(times >= time).sum() for time in at], np.float64)
+    at, deaths = np.unique(times[events], return_counts=True)
+    at_risk = len(times) - np.searchsorted(np.sort(times), at, side="left")
     survival = np.cumprod(1 - deaths / at_risk)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_survival = np.log(survival)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slpd_toolkit.mil.tasks.derivatives import of_mean, of_ratio
+from slpd_toolkit.mil.tasks.weighted_ranks import weight_below
+
 if TYPE_CHECKING:
     from slpd_toolkit.mil.arrays import FloatArray
 
@@ -37,22 +40,44 @@ def weighted_metrics(values: FloatArray, predicted: FloatArray, weights: FloatAr
     spread = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
     spread[spread <= _ROUNDING * total * max(float((values**2).max()), 1e-300)] = 0
     return {
-        "spearman": correlation(weighted_ranks(values, weights), weighted_ranks(predicted, weights), weights),
+        "spearman": correlation(weight_below(values, weights), weight_below(predicted, weights), weights),
         "r2": 1 - _ratio(errors, spread),
         "mae": _ratio(weights @ np.abs(values - predicted), total),
     }
 
 
-def weighted_ranks(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return the weight below each value plus half that of its ties, (R, N); with weights 1 it is the midrank - 0.5."""
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    starts = np.append(True, ranked[1:] != ranked[:-1])
-    groups = np.add.reduceat(weights[:, order], np.flatnonzero(starts), axis=1)
-    middles = np.cumsum(groups, axis=1) - groups / 2
-    ranks = np.empty(weights.shape)
-    ranks[:, order] = middles[:, np.cumsum(starts) - 1]
-    return ranks
+def influences(values: FloatArray, predicted: FloatArray) -> dict[str, FloatArray]:
+    """Compute the influences of the cases on `weighted_metrics`, (N,) each: exact derivatives at weights of 1."""
+    errors, deviations = (values - predicted) ** 2, (values - values.mean()) ** 2
+    if deviations.sum() <= _ROUNDING * len(values) * max(float((values**2).max()), 1e-300):
+        deviations = np.zeros(len(values))
+    return {
+        "spearman": _of_spearman(values, predicted),
+        "r2": -of_ratio(errors, deviations),  # the mean of the values minimizes the denominator
+        "mae": of_mean(np.abs(values - predicted)),
+    }
+
+
+def _of_spearman(values: FloatArray, predicted: FloatArray) -> FloatArray:
+    """Derivatives of the correlation of ranks: the weight of a case also raises the ranks above it."""
+    ranks = [weight_below(each, np.ones((1, len(each))))[0] for each in (values, predicted)]
+    centred = [each - each.mean() for each in ranks]
+    squares = [float(each @ each) for each in centred]
+    norm = np.sqrt(squares[0] * squares[1])
+    if norm <= _ROUNDING * len(values) ** 3:
+        return np.full(len(values), np.nan)
+
+    def moved(by: FloatArray, other: FloatArray) -> FloatArray:
+        """Sum of `other` over the cases whose rank by a variable rises with the weight of each case; it sums to 0."""
+        sums: FloatArray = -weight_below(by, other[None])[0]
+        return sums
+
+    of_product = centred[0] * centred[1] + moved(values, centred[1]) + moved(predicted, centred[0])
+    of_squares = [each**2 + 2 * moved(by, each) for by, each in zip((values, predicted), centred, strict=True)]
+    found = float(centred[0] @ centred[1]) / norm
+    relative = of_squares[0] / squares[0] + of_squares[1] / squares[1]
+    influences: FloatArray = of_product / norm - found / 2 * relative
+    return influences
 
 
 def correlation(first: FloatArray, second: FloatArray, weights: FloatArray) -> FloatArray:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slpd_toolkit.mil.tasks.concordance import weighted_concordance
+from slpd_toolkit.mil.tasks.concordance import pairs_of_cases, weighted_concordance
+from slpd_toolkit.mil.tasks.derivatives import of_mean, of_pairs, of_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slpd_toolkit.mil.arrays import BoolArray, FloatArray
+    from slpd_toolkit.mil.arrays import BoolArray, FloatArray, IntArray
 
 _GRID = 16
 _QUANTILES = (0.1, 0.9)
@@ -37,11 +38,8 @@ class Censoring:
     @classmethod
     def of(cls, times: FloatArray, events: BoolArray) -> Censoring:
         """Estimate the distribution; at equal times, events precede censoring."""
-        steps = np.unique(times[~events])
-        at_risk = (times[None, :] >= steps[:, None]).sum(axis=1) - ((times[None, :] == steps[:, None]) & events).sum(
-            axis=1
-        )
-        censored = ((times[None, :] == steps[:, None]) & ~events).sum(axis=1)
+        steps, censored = np.unique(times[~events], return_counts=True)
+        at_risk = len(times) - np.searchsorted(np.sort(times), steps, side="left") - _count_equal(times[events], steps)
         return cls(steps, np.cumprod(1 - censored / np.maximum(at_risk, 1)))
 
     def before(self, times: FloatArray) -> FloatArray:
@@ -55,6 +53,12 @@ class Censoring:
     def _at(self, steps: NDArray[np.integer]) -> FloatArray:
         values: FloatArray = np.append(1.0, self.uncensored)[steps]
         return values
+
+
+def _count_equal(times: FloatArray, steps: FloatArray) -> IntArray:
+    """Return how many times equal each step."""
+    ordered = np.sort(times)
+    return np.searchsorted(ordered, steps, side="right") - np.searchsorted(ordered, steps, side="left")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +117,13 @@ def uno_concordance(
     Returns:
         (R,) 0 to 1; NaN without a comparable pair.
     """
+    return weighted_concordance(times, events, risks, weights, of_first=_weight_of_event(times, events, censoring, end))
+
+
+def _weight_of_event(times: FloatArray, events: BoolArray, censoring: Censoring, end: float) -> FloatArray:
+    """Return the weight of the pairs of which each case is the first, (N,)."""
     counted = events & (times <= end)
-    uncensored = censoring.before(times)
-    inverse = np.where(counted, 1 / np.maximum(uncensored, 1e-12) ** 2, 0)
-    return weighted_concordance(times, events, risks, weights, of_first=inverse)
+    return np.where(counted, 1 / np.maximum(censoring.before(times), 1e-12) ** 2, 0)
 
 
 def integrated_brier_score(
@@ -144,15 +151,27 @@ def integrated_brier_score(
     Returns:
         (R,); NaN if all weights are 0.
     """
+    errors = _squared_errors(times, events, survival, censoring, grid)
+    return _over_time(_ratio(weights @ errors, weights.sum(axis=1)[:, None]), grid)
+
+
+def _squared_errors(
+    times: FloatArray, events: BoolArray, survival: FloatArray, censoring: Censoring, grid: FloatArray
+) -> FloatArray:
+    """Return the weighted squared error of each case at each grid time, (N, G)."""
     died = (times[:, None] <= grid) & events[:, None]
     alive = times[:, None] > grid
     of_died = 1 / np.maximum(censoring.before(times), 1e-12)[:, None]
     of_alive = 1 / np.maximum(censoring.up_to(grid), 1e-12)
-    errors = survival**2 * died * of_died + (1 - survival) ** 2 * alive * of_alive
-    scores = _ratio(weights @ errors, weights.sum(axis=1)[:, None])
+    errors: FloatArray = survival**2 * died * of_died + (1 - survival) ** 2 * alive * of_alive
+    return errors
+
+
+def _over_time(values: FloatArray, grid: FloatArray) -> FloatArray:
+    """Return the mean over the grid times by the trapezoidal rule, (R, G) -> (R,)."""
     if len(grid) == 1:
-        return scores[:, 0]
-    integrated: FloatArray = np.trapezoid(scores, grid, axis=1) / (grid[-1] - grid[0])
+        return values[:, 0]
+    integrated: FloatArray = np.trapezoid(values, grid, axis=1) / (grid[-1] - grid[0])
     return integrated
 
 
@@ -175,13 +194,20 @@ def observed_to_expected(
     Returns:
         (R,), 0 or more; NaN if no events are expected.
     """
+    observed, expected = _observed_and_expected(times, events, survival, grid)
+    return _ratio(weights @ observed, weights @ expected)
+
+
+def _observed_and_expected(
+    times: FloatArray, events: BoolArray, survival: FloatArray, grid: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the observed events of each case, 0 or 1, and the expected ones, both (N,)."""
     logs = np.log(np.maximum(survival, _LEAST_SURVIVAL))
     knots, until = np.append(0.0, grid), np.minimum(times, grid[-1])
     hazards = np.array(
         [-np.interp(time, knots, np.append(0.0, log)) for time, log in zip(until, logs, strict=True)], dtype=np.float64
     )
-    observed = events & (times <= grid[-1])
-    return _ratio(weights @ observed.astype(np.float64), weights @ hazards)
+    return (events & (times <= grid[-1])).astype(np.float64), hazards
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -220,13 +246,38 @@ def weighted_metrics(
     return found
 
 
+def influences(
+    times: FloatArray, events: BoolArray, outputs: FloatArray, censoring: Censoring, grid: FloatArray
+) -> dict[str, FloatArray]:
+    """Compute the influences of the cases on `weighted_metrics`, (N,) each: exact derivatives at weights of 1.
+
+    The censoring distribution is that of the whole cohort, and is held fixed.
+
+    Args:
+        times: (N,) follow-up times.
+        events: (N,) true where the event was seen.
+        outputs: (N, 1 + G) or (N, 1); see `weighted_metrics`.
+        censoring: Distribution of the censoring times of the whole cohort.
+        grid: (G,) evaluation times.
+    """
+    found = {}
+    for name, of_first in (("c_index", None), ("uno_c_index", _weight_of_event(times, events, censoring, grid[-1]))):
+        pairs = pairs_of_cases(times, events, outputs[:, 0], of_first=of_first)
+        found[name] = of_pairs(pairs.right, pairs.known)
+    if outputs.shape[1] > 1:
+        errors = _over_time(_squared_errors(times, events, outputs[:, 1:], censoring, grid), grid)
+        found["integrated_brier_score"] = of_mean(errors)
+        found["observed_to_expected"] = of_ratio(*_observed_and_expected(times, events, outputs[:, 1:], grid))
+    return found
+
+
 def martingale_residuals(times: FloatArray, events: BoolArray) -> FloatArray:
     """Compute martingale residuals without covariates, (N,): events minus the Nelson-Aalen cumulative hazard."""
     order = np.sort(times)
     at_risk = len(order) - np.searchsorted(order, times, side="left")
-    steps = np.where(events, 1 / at_risk, 0.0)
-    hazards = np.array([steps[times <= time].sum() for time in times])
-    residuals: FloatArray = events - hazards
+    by_time = np.argsort(times, kind="stable")
+    hazards = np.append(0.0, np.cumsum(np.where(events, 1 / at_risk, 0.0)[by_time]))
+    residuals: FloatArray = events - hazards[np.searchsorted(order, times, side="right")]
     return residuals
 
 

@@ -127,6 +127,13 @@ class Task(ABC):
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """Compute `metrics` for R weightings (R, n) of the rows."""
 
+    @abstractmethod
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """Compute the derivatives of `metrics` with respect to the weight of each row, at weights of 1, (n,) each.
+
+        NaN where a metric is undefined. Intervals and tests are computed from them.
+        """
+
     def scores(self, outputs: FloatArray) -> FloatArray:
         """Reduce outputs (n, ...) to columns (n, S) whose order within a fold determines the headline metric."""
         return outputs

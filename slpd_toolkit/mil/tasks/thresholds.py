@@ -29,9 +29,10 @@ def youden_threshold(positive: BoolArray, scores: FloatArray) -> float:
         return 0.5
     values = np.unique(scores)
     cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
-    sensitivity = (scores[positive][None, :] >= cuts[:, None]).mean(axis=1)
-    specificity = (scores[~positive][None, :] < cuts[:, None]).mean(axis=1)
-    gain = sensitivity + specificity
+    missed, specificity = (
+        np.searchsorted(np.sort(scores[each]), cuts, side="left") / each.sum() for each in (positive, ~positive)
+    )
+    gain = 1 - missed + specificity
     best = cuts[gain >= gain.max() - 1e-12]
     return float(best[np.argmin(np.abs(best - 0.5))])
 

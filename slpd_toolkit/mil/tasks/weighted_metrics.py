@@ -53,13 +53,33 @@ def auc(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> Fl
 
 def binary_auc(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
     """Compute the AUC as a Mann-Whitney statistic: weight of negatives below each positive, plus half of the ties."""
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    ties = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    right, known = pairs_won(positive, scores, weights)
+    return _ratio(right, known)
+
+
+def pairs_won(
+    positive: BoolArray, scores: FloatArray, weights: FloatArray, within: IntArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the weight of the pairs of a positive and a lower negative, plus half of the ties, and of all pairs, (R,).
+
+    Args:
+        positive: (N,)
+        scores: (N,)
+        weights: (R, N)
+        within: (N,) group of each case; only pairs of the same group count. None for all pairs.
+    """
+    order = np.argsort(scores, kind="stable") if within is None else np.lexsort((scores, within))
+    ranked, group = scores[order], np.zeros(len(order)) if within is None else within[order]
+    opens = np.append(True, group[1:] != group[:-1])
+    ties = np.flatnonzero(opens | np.append(True, ranked[1:] != ranked[:-1]))
     positives = np.add.reduceat(weights[:, order] * positive[order], ties, axis=1)
     negatives = np.add.reduceat(weights[:, order] * ~positive[order], ties, axis=1)
+    groups = np.searchsorted(ties, np.flatnonzero(opens))
+    of_group = [np.add.reduceat(each, groups, axis=1) for each in (positives, negatives)]
     below = np.cumsum(negatives, axis=1) - negatives / 2
-    return _ratio((positives * below).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
+    right = (positives * below).sum(axis=1)
+    earlier = np.cumsum(of_group[1], axis=1) - of_group[1]  # negatives of other groups, which do not count
+    return right - (of_group[0] * earlier).sum(axis=1), (of_group[0] * of_group[1]).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +120,16 @@ def kappa(
     targets: IntArray, predicted: IntArray, counts: ClassCounts, weights: FloatArray, *, quadratic: bool = False
 ) -> FloatArray:
     """Compute 1 - disagreement / chance disagreement (Cohen 1960; weighted: Cohen 1968), (R,)."""
-    index = np.arange(counts.cases.shape[1])
-    distance = index[:, None] - index[None, :]
-    costs = distance.astype(np.float64) ** 2 if quadratic else (distance != 0).astype(np.float64)
+    costs = costs_of_classes(counts.cases.shape[1], quadratic=quadratic)
     chance = _ratio((counts.cases @ costs * counts.predicted).sum(axis=1), weights.sum(axis=1))
     return 1 - _ratio(weights @ costs[targets, predicted], chance)
+
+
+def costs_of_classes(classes: int, *, quadratic: bool = False) -> FloatArray:
+    """Return the disagreement of each pair of classes, (C, C): 1 or, for ordered classes, their squared distance."""
+    index = np.arange(classes)
+    distance = index[:, None] - index[None, :]
+    return distance.astype(np.float64) ** 2 if quadratic else (distance != 0).astype(np.float64)
 
 
 def brier_score(targets: IntArray, probabilities: FloatArray, weights: FloatArray) -> FloatArray:
@@ -117,8 +142,13 @@ def brier_score(targets: IntArray, probabilities: FloatArray, weights: FloatArra
         probabilities: (N, C).
         weights: (R, N).
     """
-    errors = ((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(axis=1) / 2
-    return _ratio(weights @ errors, weights.sum(axis=1))
+    return _ratio(weights @ half_squared_errors(targets, probabilities), weights.sum(axis=1))
+
+
+def half_squared_errors(targets: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Return half the squared distance between the probabilities of each case and its class, (N,)."""
+    errors: FloatArray = ((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(axis=1) / 2
+    return errors
 
 
 def calibration_error(
@@ -132,11 +162,16 @@ def calibration_error(
         weights: (R, N).
         bins: Number of bins of equal width.
     """
-    confidence = probabilities.max(axis=1)
-    gaps = (targets == probabilities.argmax(axis=1)) - confidence
-    of_bin = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    gaps, of_bin = confidence_gaps(targets, probabilities, bins)
     sums = (weights * gaps) @ np.eye(bins)[of_bin]
     return _ratio(np.abs(sums).sum(axis=1), weights.sum(axis=1))
+
+
+def confidence_gaps(targets: IntArray, probabilities: FloatArray, bins: int) -> tuple[FloatArray, IntArray]:
+    """Return whether each case is predicted correctly minus the confidence, (N,), and the bin of the confidence."""
+    confidence = probabilities.max(axis=1)
+    gaps: FloatArray = (targets == probabilities.argmax(axis=1)) - confidence
+    return gaps, np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence).astype(np.int64)
 
 
 def weighted_share(chosen: BoolArray, weights: FloatArray) -> FloatArray:

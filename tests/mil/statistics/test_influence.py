@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from slpd_toolkit.mil.statistics.influence import influences, variance_of_mean
+from slpd_toolkit.mil.statistics.influence import influences_of_units, variance_of_mean
 from slpd_toolkit.mil.statistics.paired_tests import delong_covariance
-from slpd_toolkit.mil.tasks import weighted_metrics
+from slpd_toolkit.mil.tasks import case_influences
 
 
 def binary(cases: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -19,42 +18,25 @@ def binary(cases: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return targets, np.stack([1 - chance, chance], axis=1)
 
 
-def test_influences_on_the_auc_are_delongs_components() -> None:
+def test_influences_on_the_auc_are_delongs_components_and_their_squares_his_variance() -> None:
     targets, probabilities = binary(30)
-    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(30), 32)["auc"]
+    influences = case_influences.classification(targets, probabilities)["auc"]
+    found = influences_of_units(influences, np.arange(30), 32)
     wins = probabilities[targets == 1, 1][:, None] > probabilities[targets == 0, 1][None, :]
     expected = np.zeros(32)
     expected[np.flatnonzero(targets == 1)] = (wins.mean(axis=1) - wins.mean()) / 10
     expected[np.flatnonzero(targets == 0)] = (wins.mean(axis=0) - wins.mean()) / 20
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_their_squares_are_delongs_variance() -> None:
-    targets, probabilities = binary(30)
-    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(30), 30)["auc"]
-    spread = variance_of_mean(found[None], np.ones((1, 30), dtype=np.bool_), targets.astype(np.str_))
+    np.testing.assert_allclose(found, expected, atol=1e-15)
+    spread = variance_of_mean(found[None, :30], np.ones((1, 30), dtype=np.bool_), targets.astype(np.str_))
     _, covariance = delong_covariance(targets == 1, probabilities.T[[1, 1]])
-    assert spread.variance == pytest.approx(covariance[0, 0], rel=1e-4)
+    assert spread.variance == pytest.approx(covariance[0, 0], rel=1e-12)
     assert 9 < spread.degrees < 29
 
 
-def test_the_influence_on_a_mean_is_the_distance_from_it_and_cases_of_a_unit_move_together() -> None:
-    values = np.random.default_rng(0).normal(size=1200)
-    unit = np.arange(1200) // 2
-
-    def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {"mean": weights @ values / weights.sum(axis=1)}
-
-    found = influences(mean, unit, 600)["mean"]
-    np.testing.assert_allclose(found, (values - values.mean()).reshape(600, 2).sum(axis=1) / 1200, atol=1e-7)
-
-
-def test_an_undefined_metric_has_no_influence() -> None:
-    targets = np.zeros(5, dtype=np.int64)
-    probabilities = np.full((5, 2), 0.5)
-    found = influences(partial(weighted_metrics.classification, targets, probabilities), np.arange(5), 5)
-    assert np.isnan(found["auc"]).all()
-    assert np.isfinite(found["accuracy"]).all()
+def test_cases_of_a_unit_move_together() -> None:
+    influences = np.array([1.0, 2.0, 4.0, 8.0])
+    assert influences_of_units(influences, np.array([2, 0, 2, 0]), 4).tolist() == [10, 0, 5, 0]
+    assert np.isnan(influences_of_units(np.full(2, np.nan), np.array([0, 2]), 3)).tolist() == [True, False, True]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from slpd_toolkit.mil.cohort.sites import read_sites
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.results import Representation
 from slpd_toolkit.mil.statistics.site_auc import auc_of_pairs
-from slpd_toolkit.mil.statistics.site_effects import SiteEffects, measure_site_effects
+from slpd_toolkit.mil.statistics.site_effects import Measured, SiteEffects, measure_site_effects
 from slpd_toolkit.mil.statistics.site_neighbors import robustness_index
 from slpd_toolkit.mil.statistics.site_prediction import predict_site
 from slpd_toolkit.mil.tasks.kinds.classification import Classification
@@ -124,6 +124,53 @@ def test_the_auc_of_pairs_equals_plain_loops() -> None:
         ]
         assert found.value == pytest.approx(np.mean(won))
         assert found.low < found.value < found.high
+
+
+def folds_of(scores: np.ndarray, parts: int = 1) -> list[FoldPrediction]:
+    every = np.arange(len(scores))
+    return [
+        FoldPrediction(0, number, part, np.stack([1 - scores[part], scores[part]], axis=1), 12, "")
+        for number, part in enumerate(np.array_split(every, parts))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sites", "scores", "reason"),
+    [
+        # a single pair within a site, ordered wrongly: no sample of the patients differs from it
+        ([0, 1, 0, 1, 0, 1], "xxyzyz", [0.9, 0.1, 0.2, 0.8, 0.3, 0.7], "only 1 patient of a class can be compared"),
+        ([0, 1, 1, 1, 0, 1], "xxxxyz", [0.9, 0.1, 0.2, 0.3, 0.3, 0.7], "only 1 patient of a class can be compared"),
+        ([0, 1, 0, 1, 0, 1], "xxyyzz", [0.5] * 6, "all samples of the patients have the same AUC"),
+    ],
+)
+def test_where_patients_show_no_variance_there_is_no_interval(
+    labels: list[int], sites: str, scores: list[float], reason: str
+) -> None:
+    cohort, task = cohort_of(labels)
+    within, _ = auc_of_pairs(task, cohort, folds_of(np.array(scores)), np.array(list(sites)), 0)
+    assert np.isnan([within.low, within.high]).all()
+    assert reason in within.reason
+    measured = Measured(within, 0.5)
+    section = site_section([SiteEffects("tokens", {"auc_within": measured, "auc_across": measured}, {})])
+    assert section.rows[0][1][0] == f"{within.value:.3f} –"
+    assert section.findings[1:] == [within.reason]
+
+
+def test_an_auc_of_0_or_1_within_sites_has_the_exact_bound() -> None:
+    cohort, task = cohort_of([0, 1] * 6)
+    within, across = auc_of_pairs(task, cohort, folds_of(np.array([0.9, 0.1] * 6)), np.array(list("xxyy" * 3)), 0)
+    for found in (within, across):
+        assert (found.value, found.low, found.reason) == (0, 0, "")
+        assert found.high == pytest.approx(1 - 0.025 ** (1 / 12))  # 6 patients of each class are in pairs
+
+
+def test_sites_that_are_ranked_perfectly_have_a_gap_with_an_interval() -> None:
+    sites, labels = np.repeat(["a", "b", "c"], 12).tolist(), [0, 1] * 18
+    found = measure(signals(0, 40, labels, sites), labels, sites).values
+    assert found["auc_random"].estimate.value == found["auc_by_site"].estimate.value == 1
+    assert found["auc_random"].estimate.low == pytest.approx(0.025 ** (1 / 36))
+    gap = found["auc_gap"].estimate
+    assert gap.low < gap.value == 0 < gap.high < 0.15
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
 from slpd_toolkit.mil.statistics.results import Result
 from slpd_toolkit.mil.tasks.kinds.regression import Regression
 from slpd_toolkit.mil.tasks.readouts import Readout
-from slpd_toolkit.mil.tasks.regression_metrics import weighted_metrics, weighted_ranks
+from slpd_toolkit.mil.tasks.regression_metrics import weighted_metrics
 from slpd_toolkit.mil.tasks.scatter import line_with_band, patient_means
 from slpd_toolkit.mil.tasks.targets import quantile_strata, read_values
+from slpd_toolkit.mil.tasks.weighted_ranks import weight_below
 
 RNG = np.random.default_rng(0)
 VALUES = np.round(50 + 8 * RNG.normal(size=60), 0)  # with ties
@@ -36,7 +37,7 @@ def test_a_weight_is_a_copy() -> None:
         once = weighted_metrics(VALUES[copies], PREDICTED[copies], np.ones((1, len(copies))))
         for name, values in weighted.items():
             assert values[number] == pytest.approx(once[name][0]), name
-    ranks = weighted_ranks(PREDICTED, np.ones((1, 60)))[0]
+    ranks = weight_below(PREDICTED, np.ones((1, 60)))[0]
     np.testing.assert_allclose(ranks, stats.rankdata(PREDICTED) - 0.5)
 
 

@@ -121,6 +121,12 @@ class Classification(Task):
 
         return weighted_metrics.classification(self.targets[rows], outputs, weights)
 
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """See `case_influences.classification`."""
+        from slpd_toolkit.mil.tasks import case_influences
+
+        return case_influences.classification(self.targets[rows], outputs)
+
     def contrasts(self) -> FloatArray:
         """Return contrasts of each class against the rest, (N, C); both sides have equal weight."""
         of_class = np.eye(len(self.classes), dtype=np.bool_)[self.targets]

@@ -133,6 +133,12 @@ class MultiLabel(Task):
 
         return weighted_metrics(self.outputs, self.targets[rows], outputs, weights)
 
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """See `case_influences.labels`."""
+        from slpd_toolkit.mil.tasks import case_influences
+
+        return case_influences.labels(self.outputs, self.targets[rows], outputs)
+
     def contrasts(self) -> FloatArray:
         """Return contrasts of both values of each label, (N, L); 0 where it is unknown."""
         high, low = self.targets == 1, self.targets == 0

@@ -85,6 +85,12 @@ class Ordinal(Classification):
 
         return weighted_metrics.classification(self.targets[rows], outputs, weights, ordinal=True)
 
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """See `case_influences.classification`."""
+        from slpd_toolkit.mil.tasks import case_influences
+
+        return case_influences.classification(self.targets[rows], outputs, ordinal=True)
+
     def facts(self) -> dict[str, str]:
         """See `Task.facts`."""
         return {"task": f"{count(len(self.classes), 'ordered class', 'ordered classes')}, low to high"}

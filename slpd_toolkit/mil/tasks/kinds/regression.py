@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slpd_toolkit.mil.tasks.regression_metrics import DEFINITIONS, weighted_metrics
+from slpd_toolkit.mil.tasks.regression_metrics import DEFINITIONS, influences, weighted_metrics
 from slpd_toolkit.mil.tasks.targets import quantile_strata, read_values, require_one_value
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
@@ -84,6 +84,10 @@ class Regression(Task):
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `regression_metrics.weighted_metrics`."""
         return weighted_metrics(self.values[rows], outputs[:, 0], weights)
+
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """See `regression_metrics.influences`."""
+        return influences(self.values[rows], outputs[:, 0])
 
     def contrasts(self) -> FloatArray:
         """Return the difference between each slide's value and the mean, in standard deviations, (N, 1)."""

@@ -14,6 +14,7 @@ from slpd_toolkit.mil.tasks.survival_metrics import (
     SurvivalGrid,
     definitions,
     evaluation_times,
+    influences,
     martingale_residuals,
     weighted_metrics,
 )
@@ -140,6 +141,10 @@ class Survival(Task):
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `weighted_metrics.survival`."""
         return weighted_metrics(self.times[rows], self.events[rows], outputs, weights, self.censoring, self.grid)
+
+    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+        """See `survival_metrics.influences`."""
+        return influences(self.times[rows], self.events[rows], outputs, self.censoring, self.grid)
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """(n, 1) risks."""
