@@ -73,7 +73,7 @@ def run(config: PredictConfig) -> int:
     write_text(config.out / RECIPE, toml_text(recipe))
     thumbnails = _thumbnails(config, table)
     small = thumbnails.read if config.pages else None
-    write_predictions(config.out, bundle, found, representation, _patients(table), small)
+    write_predictions(config.out, bundle, found, representation, _patients(table), small, failures.rows)
     _print_summary(config, bundle, found, failures)
     return 1 if len(failures) else 0
 

@@ -1,4 +1,4 @@
-"""`failures.csv`: what failed, why, and what to do. Rewritten after each failure, so that a kill loses none."""
+"""`failures.csv`: what failed, why, and what to do. Written after each failure, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core.cells import unmark_text
 from slpd_toolkit.core.errors import SlpdError
-from slpd_toolkit.core.files import remove_leftovers, write_csv
+from slpd_toolkit.core.files import append_csv, remove_leftovers, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,9 @@ class Failure:
         )
 
 
+_COLUMNS = tuple(item.name for item in fields(Failure))
+
+
 class FailureLog:
     """Failures of one run, one per slide, written to disk as they occur.
 
@@ -53,6 +56,7 @@ class FailureLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Failure] = []
+        self._index: dict[tuple[str, str], int] = {}
         remove_leftovers(path)
         self._write()
 
@@ -61,17 +65,19 @@ class FailureLog:
 
     def add(self, failure: Failure) -> None:
         """Record a failure; further failures of a slide in the same stage are appended to its row."""
-        for index, known in enumerate(self.rows):
-            if failure.slide_id and (known.stage, known.slide_id) == (failure.stage, failure.slide_id):
-                error, hint = _beside(known.error, failure.error), _beside(known.hint, failure.hint)
-                self.rows[index] = replace(known, error=error, hint=hint)
-                break
-        else:
+        index = self._index.setdefault((failure.stage, failure.slide_id), len(self.rows))
+        if index == len(self.rows) or not failure.slide_id:
             self.rows.append(failure)
-        self._write()
+            append_csv(self.path, _COLUMNS, asdict(failure))  # rewriting all rows would be quadratic in failures
+            return
+        known = self.rows[index]
+        both = replace(known, error=_beside(known.error, failure.error), hint=_beside(known.hint, failure.hint))
+        if both != known:
+            self.rows[index] = both
+            self._write()
 
     def _write(self) -> None:
-        write_csv(self.path, [item.name for item in fields(Failure)], [asdict(row) for row in self.rows])
+        write_csv(self.path, _COLUMNS, [asdict(row) for row in self.rows])
 
 
 def _beside(known: str, more: str) -> str:
@@ -89,7 +95,7 @@ def read_failures(folder: Path | None) -> pd.DataFrame:
 
     stem, _, suffix = FILENAME.rpartition(".")
     paths = [] if folder is None else sorted(filter(Path.is_file, folder.glob(f"{stem}*.{suffix}")))
-    empty = pd.DataFrame(columns=[item.name for item in fields(Failure)], dtype=str)
+    empty = pd.DataFrame(columns=list(_COLUMNS), dtype=str)
     return pd.concat(
         [empty, *(pd.read_csv(path, dtype=str, keep_default_na=False).map(unmark_text) for path in paths)],
         ignore_index=True,

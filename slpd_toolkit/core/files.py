@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -213,6 +214,30 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: mark_text(cell) for name, cell in row.items()} for row in rows)
+
+
+def append_csv(path: Path, columns: Sequence[str], row: Mapping[str, object]) -> None:
+    """Append a row to a CSV of `write_csv` and sync it to disk; on an error, the file is as it was.
+
+    Raises:
+        OSError: The row cannot be written; the message names `path`.
+    """
+    with _naming(path), path.open("r+b", buffering=0) as handle:
+        end = handle.seek(0, os.SEEK_END)
+        try:
+            _append(handle, columns, row)
+            os.fsync(handle.fileno())
+        except OSError:
+            handle.truncate(end)
+            raise
+
+
+def _append(handle: IO[bytes], columns: Sequence[str], row: Mapping[str, object]) -> None:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, lineterminator="\n").writerow({name: mark_text(cell) for name, cell in row.items()})
+    rest = memoryview(text.getvalue().encode())
+    while rest:
+        rest = rest[handle.write(rest) :]
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.mil.bundle.files import remove_bundle, stale_bundles, write_bundle
@@ -23,7 +24,6 @@ from slpd_toolkit.mil.statistics.tables import (
     metrics_document,
     prediction_rows,
 )
-from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.report.evaluation_page import FIGURES, figure_files, write_report
 from slpd_toolkit.report.model_card import model_card
 from slpd_toolkit.report.scores import FILENAME as SCORES
@@ -56,12 +56,12 @@ def claim_evaluation_folder(out: Path, cache: Path | None, inputs: Iterable[Path
         inputs: Input files, which must not be overwritten by results.
 
     Raises:
-        UsageError: `out` is a cache or run folder, an input would be overwritten, or the folder is not writable.
+        UsageError: `out` is a cache or has results of another command, an input would be overwritten, or the folder is
+            not writable.
     """
     if cache is not None and out.resolve() == cache.resolve():
         raise UsageError(f"--out: {out} is the token cache.", hint=_OWN_FOLDER)
-    if (out / REGION_VIT).exists():
-        raise UsageError(f"--out: {out} is a run of `slpd pretrain`, whose {RECIPE} would be lost.", hint=_OWN_FOLDER)
+    require_results_of("mil-eval", out)
     read = {path.resolve() for path in inputs}
     lost = [name for name in _FILES if (out / name).resolve() in read]
     if lost:

@@ -10,20 +10,21 @@ from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME as FAILURES
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.report.prediction_page import index_page, slide_page
 from slpd_toolkit.report.prediction_table import head_columns, head_rows, prediction_columns, prediction_rows
 from slpd_toolkit.report.scores import FILENAME as SCORES
 from slpd_toolkit.report.scores import ScoreTable, slide_scores, write_score_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.mil.bundle.bundle import Bundle, Predictions
     from slpd_toolkit.mil.statistics.results import Representation
     from slpd_toolkit.report.thumbnails import WholeSlide
 
-_OF_OTHER_COMMANDS = ("metrics.json", "folds.csv", "region_vit.pt", "bundle.json", "SHA256SUMS")
 PREDICTIONS, HEADS, PAGES, INDEX = "predictions.csv", "heads.csv", "pages", "index.html"
 
 
@@ -37,14 +38,13 @@ def claim_prediction_folder(out: Path, inputs: Iterable[Path]) -> None:
     Raises:
         UsageError: It cannot be written to, or holds an input or results of another command.
     """
+    require_results_of("predict", out)
     files = (PREDICTIONS, HEADS, SCORES, FAILURES, RECIPE)
     read = {path.resolve() for path in inputs}
     lost = [name for name in (".", *files) if (out / name).resolve() in read]
-    others = [name for name in _OF_OTHER_COMMANDS if (out / name).exists()]
-    if lost or others:
-        what = f"holds {others[0]} of another command" if others else f"holds the input {lost[0]}"
+    if lost:
         raise UsageError(
-            f"--out: {out} {what}, whose files would be overwritten.",
+            f"--out: {out} holds the input {lost[0]}, whose files would be overwritten.",
             hint="Choose a separate folder for the predictions.",
         )
     claim_folder(out, files)
@@ -58,6 +58,7 @@ def write_predictions(
     representation: Representation,
     patient_of: Mapping[str, str] | None,
     thumbnails: Callable[[str], WholeSlide | None] | None,
+    failures: Sequence[Failure] = (),
 ) -> None:
     """Write all files.
 
@@ -68,6 +69,7 @@ def write_predictions(
         representation: Bags of the predicted slides, and the positions of their regions.
         patient_of: Patient of each slide; None if the manifest does not tell.
         thumbnails: Returns the thumbnail of a slide, or None if it cannot be read. None: no pages.
+        failures: Slides without predictions.
     """
     tables = _score_tables(bundle, found, representation)
     write_score_tables(out / SCORES, tables, bundle.target)
@@ -77,7 +79,7 @@ def write_predictions(
         for row, slide in enumerate(found.slides):
             scores = tables[0].slide(row) if tables else None
             write_text(out / PAGES / f"{slide}.html", slide_page(bundle, found, row, scores, thumbnails(slide)))
-        write_text(out / PAGES / INDEX, index_page(bundle, found))
+        write_text(out / PAGES / INDEX, index_page(bundle, found, failures))
     columns = prediction_columns(bundle, patients=patient_of is not None)
     write_csv(out / PREDICTIONS, columns, prediction_rows(bundle, found, patient_of))
 

@@ -14,6 +14,9 @@ from slpd_toolkit.report.pages import render
 from slpd_toolkit.report.prediction_table import output_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slpd_toolkit.core.failures import Failure
     from slpd_toolkit.mil.bundle.bundle import Bundle, Predictions
     from slpd_toolkit.report.scores import SlideScores
     from slpd_toolkit.report.thumbnails import WholeSlide
@@ -53,8 +56,8 @@ def slide_page(
     )
 
 
-def index_page(bundle: Bundle, found: Predictions) -> str:
-    """Return the page that lists all slides."""
+def index_page(bundle: Bundle, found: Predictions, failures: Sequence[Failure]) -> str:
+    """Return the page that lists all slides, and those that failed."""
     rows = [
         {
             "slide": slide,
@@ -73,6 +76,7 @@ def index_page(bundle: Bundle, found: Predictions) -> str:
         bundle=bundle,
         names=names,
         rows=rows,
+        failures=failures,
         distance_sentence=distance_sentence(bundle),
     )
 

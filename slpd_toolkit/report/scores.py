@@ -11,7 +11,7 @@ from slpd_toolkit.core.errors import CacheError, SlideError
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
 from slpd_toolkit.core.text import agree, count
-from slpd_toolkit.core.version import __version__
+from slpd_toolkit.core.version import __version__, is_version
 from slpd_toolkit.report.mean_attention import mean_attention
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ...]:
     try:
         contents = describe_hdf5(path)
         found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
-        if found != (SCHEMA, VERSION):
+        if found[0] != SCHEMA or not is_version(found[1], {VERSION}):
             raise CacheError(f"{path}: schema {found}, expected {(SCHEMA, VERSION)}.", hint=_WRITTEN_BY)
         return tuple(_read_table(path, name, contents.groups[name]) for name in sorted(contents.groups, key=int))
     except Hdf5Error as error:

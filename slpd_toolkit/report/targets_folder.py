@@ -10,6 +10,7 @@ from urllib.parse import quote
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.bundle.reading import MODEL
@@ -56,6 +57,7 @@ def claim_targets_folder(out: Path) -> None:
     Raises:
         UsageError: It cannot be written to, or has an evaluation of a single target, whose files would stay.
     """
+    require_results_of("mil-eval", out)
     if (out / PREDICTIONS).exists():
         raise UsageError(f"--out: {out} has an evaluation of a single target.", hint="Use another folder.")
     claim_folder(out, (REPORT, METRICS, TARGETS))

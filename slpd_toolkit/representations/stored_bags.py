@@ -12,6 +12,7 @@ from slpd_toolkit.core.files import remove_leftovers
 from slpd_toolkit.core.folder_lock import taking_turns
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
+from slpd_toolkit.core.version import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,8 +84,8 @@ def _read(path: Path, digest: str) -> tuple[dict[str, str], dict[str, Bag]]:
     """Read stamps and embeddings by slide; empty if the file is missing, damaged or belongs to another model."""
     try:
         contents = describe_hdf5(path)
-        names = ("schema", "schema_version", "model_sha256")
-        if tuple(contents.attributes.get(name) for name in names) != (SCHEMA, VERSION, digest):
+        schema, version, model = map(contents.attributes.get, ("schema", "schema_version", "model_sha256"))
+        if (schema, model) != (SCHEMA, digest) or not is_version(version, {VERSION}):
             return {}, {}
         arrays = {name: read_hdf5(path, name) for name in contents.datasets}
         ids, lengths = arrays["slide_ids"].tolist(), arrays["lengths"]

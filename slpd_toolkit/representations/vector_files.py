@@ -14,6 +14,7 @@ from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, is_safe_name, make_folder, read_json, write_text
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import Layout, describe_layout, write_layout
+from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.anndata_parquet import write_h5ad, write_parquet
 from slpd_toolkit.mil.bags import Bags
@@ -104,8 +105,9 @@ def require_own_folder(out: Path) -> None:
     """Check that a folder is new, or was written by `write_vectors`, whose files are replaced.
 
     Raises:
-        UsageError: It has HDF5 files of something else.
+        UsageError: It has HDF5 files of something else, or results of another command.
     """
+    require_results_of("represent", out)
     if out.is_dir() and not (out / ABOUT).exists() and any(out.glob("*.h5")):
         raise UsageError(
             f"--out: {out} has .h5 files that `slpd represent` did not write, or did not finish.",

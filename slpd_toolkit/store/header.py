@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.hdf5_plain import describe_plain
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5
+from slpd_toolkit.core.version import is_version
 from slpd_toolkit.store import schema
 from slpd_toolkit.store.schema import REWRITE, TokenMeta
 
@@ -101,7 +102,7 @@ def read_plain_header(path: Path) -> Header | None:
     """
     stamp = Stamp.of(path)
     contents = describe_plain(path)
-    if contents is None or contents.attributes.get("schema_version") != schema.VERSION:
+    if contents is None or not is_version(contents.attributes.get("schema_version"), {schema.VERSION}):
         return None
     try:
         return _checked(contents, stamp)

@@ -12,6 +12,7 @@ import numpy as np
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import is_safe_name
+from slpd_toolkit.core.version import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,12 +108,12 @@ class TokenMeta:
             CacheError: `path` is not a token file, has another version, or lacks an attribute.
         """
         schema, version = _plain(attributes.get("schema")), _plain(attributes.get("schema_version"))
-        if schema == SCHEMA and isinstance(version, int) and version not in READ_VERSIONS:
+        if schema == SCHEMA and type(version) is int and version not in READ_VERSIONS:
             raise CacheError(
                 f"{path} is a token file of version {version}; this slpd_toolkit reads {_listed(READ_VERSIONS)}.",
                 hint="Update slpd_toolkit, or write the file again with this one (`slpd embed --overwrite`).",
             )
-        if schema != SCHEMA or version not in READ_VERSIONS:
+        if schema != SCHEMA or not is_version(version, READ_VERSIONS):
             raise CacheError(
                 f"{path} is not a token file: schema {schema!r} {version!r}, expected {SCHEMA!r} "
                 f"{_listed(READ_VERSIONS)}.",

@@ -11,6 +11,7 @@ import numpy as np
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, describe_hdf5, digest_of, read_hdf5
 from slpd_toolkit.core.hdf5_writer import write_hdf5
+from slpd_toolkit.core.version import is_version
 
 if TYPE_CHECKING:
     import os
@@ -81,7 +82,7 @@ class PrototypeFile:
         try:
             contents = describe_hdf5(path)
             found = (contents.attributes.get("schema"), contents.attributes.get("schema_version"))
-            if found != (SCHEMA, VERSION):
+            if found[0] != SCHEMA or not is_version(found[1], {VERSION}):
                 raise CacheError(f"{path}: got schema {found}, expected {(SCHEMA, VERSION)}.")
             arrays = {name: read_hdf5(path, name) for name in ("slide_ids", *ARRAYS)}
             located = read_hdf5(path, LOCATED) if LOCATED in contents.datasets else np.ones(len(arrays["slide_ids"]))

@@ -10,8 +10,10 @@ import torch
 from slpd_toolkit.config.recipe import ABOUT, RECIPE, as_recipe
 from slpd_toolkit.core import compute
 from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.training.checkpoint import save_checkpoint
 from slpd_toolkit.training.metrics_file import MetricsLog
 
@@ -80,8 +82,13 @@ class RunFolder:
         return self.path / self._weights
 
     def claim(self) -> None:
-        """Create the folder and remove partial files of a killed run, before hours of work rather than after."""
+        """Create the folder and remove partial files of a killed run, before hours of work rather than after.
+
+        Raises:
+            UsageError: It cannot be written to, or has results of another command.
+        """
         if self.processes.first:
+            require_results_of("pretrain" if self._weights == REGION_VIT else "pretrain-slides", self.path)
             claim_folder(self.path, (LAST, self._weights, *self._others, METRICS, RECIPE, SLIDES, CURVES))
 
     def open(self, after_step: int, columns: Sequence[str], *, tensorboard: bool) -> None:

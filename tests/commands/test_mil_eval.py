@@ -623,12 +623,16 @@ def test_an_output_that_cannot_be_written_to_stops_before_the_work(
 def test_results_never_replace_what_they_are_made_from(tmp_path: Path) -> None:
     cohort = two_classes(tmp_path)
     run = save_region_vit(tmp_path / "runs" / "tiny")
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    (predicted / "heads.csv").touch()
     vectors = tmp_path / "predictions.csv"
     vectors.write_text("slide_id,x\n" + "".join(f"s{number:03},{number}\n" for number in range(24)))
     before = sorted(tmp_path.rglob("*"))
     for settings, said in (
         ({"out": cohort.cache}, "is the token cache"),
-        ({"out": run, "model": (str(run),)}, r"is a run of `slpd pretrain`, whose recipe\.toml would be lost"),
+        ({"out": run, "model": (str(run),)}, r"has a run of `slpd pretrain` \(region_vit\.pt\), whose files would be"),
+        ({"out": predicted}, r"has predictions of `slpd predict` \(heads\.csv\), whose files would be overwritten"),
         ({"out": tmp_path, "model": (str(vectors),)}, r"predictions\.csv is an input and would be overwritten"),
     ):
         with pytest.raises(UsageError, match=f"--out: .*{said}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,11 @@ def test_no_results_of_other_commands_and_no_input_are_overwritten(
     evaluation: Path, cohort: Planted, several: Path, tmp_path: Path
 ) -> None:
     before = (evaluation / "predictions.csv").read_bytes()
-    for folder in (evaluation, evaluation / "model"):
-        with pytest.raises(UsageError, match=r"of another command, whose files would be overwritten"):
+    for folder, what in (
+        (evaluation, r"an evaluation of `slpd mil-eval` \(folds\.csv\)"),
+        (evaluation / "model", "a bundle"),
+    ):
+        with pytest.raises(UsageError, match=f"--out: .* has {what}.*, whose files would be overwritten"):
             run(evaluation, folder, cache=cohort.cache)
     assert (evaluation / "predictions.csv").read_bytes() == before
     with pytest.raises(UsageError, match=r"holds the input predictions\.csv"):
@@ -224,6 +228,9 @@ def test_ids_that_cannot_name_a_file_fail_and_the_others_are_predicted(several: 
     assert run(several, tmp_path / "out", vectors=tmp_path / "odd.npz", aggregator="knn", pages=True) == 1
     assert [row["slide_id"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == ["fine"]
     assert len(read_csv(tmp_path / "out" / "failures.csv")) == len(odd)
+    index = unescape((tmp_path / "out" / "pages" / "index.html").read_text())
+    for failed in read_csv(tmp_path / "out" / "failures.csv"):
+        assert f"{failed['error']} {failed['hint']}" in index
     page = (tmp_path / "out" / "pages" / "fine.html").read_text()
     assert "The decision is b if its probability is at least 0." in page
     np.savez(tmp_path / "none.npz", slide_id=np.array([], str), vectors=np.zeros((0, 5)))

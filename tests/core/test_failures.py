@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+import pytest
+
 from slpd_toolkit.core.errors import SlideError
-from slpd_toolkit.core.failures import Failure, FailureLog
+from slpd_toolkit.core.failures import Failure, FailureLog, read_failures
 from tests.cohorts import read_csv
 
 if TYPE_CHECKING:
@@ -57,3 +60,26 @@ def test_rows_without_a_slide_id_stay_apart(tmp_path: Path) -> None:
     log.add(failure(""))
     log.add(failure(""))
     assert len(log) == 2
+
+
+def test_a_row_that_cannot_be_written_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FailureLog(tmp_path / "failures.csv")
+    log.add(failure())
+    before = log.path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("slpd_toolkit.core.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*failures\.csv'"):
+        log.add(failure("b"))
+    assert log.path.read_bytes() == before
+
+
+def test_a_row_is_written_without_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FailureLog(tmp_path / "failures.csv")
+    monkeypatch.setattr("slpd_toolkit.core.failures.write_csv", lambda *_: pytest.fail("all rows are written again"))
+    for number in range(4):
+        log.add(failure(f"=s{number}"))
+        log.add(failure(f"=s{number}"))  # the same once more changes nothing
+    assert read_failures(tmp_path)["slide_id"].tolist() == [f"=s{number}" for number in range(4)]

@@ -200,6 +200,8 @@ def with_attribute(name: str, value: object) -> Callable[[h5py.File], None]:
     [
         (with_attribute("schema", "other"), "not a token file: schema 'other' 2, expected 'slpd-tokens' 1 or 2"),
         (with_attribute("schema_version", 3), "token file of version 3; this slpd_toolkit reads 1 or 2"),
+        (with_attribute("schema_version", True), "not a token file: schema 'slpd-tokens' True"),
+        (with_attribute("schema_version", 2.0), "not a token file: schema 'slpd-tokens' 2.0"),
         (with_attribute("schema", None), "schema None"),
         (with_attribute("mpp_l0", None), "lacks the attributes mpp_l0"),
         (without("tokens"), "cannot be read as a token file"),

@@ -15,7 +15,7 @@ from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.files import require_regular, sha256
 from slpd_toolkit.core.text import agree, count, listed
-from slpd_toolkit.core.version import __version__
+from slpd_toolkit.core.version import __version__, is_version
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead, predict
 from slpd_toolkit.mil.bundle.decision import Decision, decision_of
@@ -134,7 +134,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     found = (document.get("schema"), document.get("schema_version")) if isinstance(document, dict) else (None, None)
     if found[0] != SCHEMA:
         raise UsageError(f"{path} is not a bundle: schema {found[0]!r}, needed {SCHEMA!r}.", hint=_AGAIN)
-    if found[1] not in VERSIONS:
+    if not is_version(found[1], VERSIONS):
         raise UsageError(
             f"{path} is a bundle of version {found[1]!r}, written by slpd_toolkit "
             f"{document.get('toolkit_version', '?')}; this slpd_toolkit {__version__} reads versions "
@@ -321,7 +321,7 @@ def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bundl
     risks, known = mine.pop(RISKS, np.zeros(0)), mine.pop(KNOWN_MEANS, None)
     fitted = {key.removeprefix(DESCRIPTOR): mine.pop(key) for key in list(mine) if key.startswith(DESCRIPTOR)}
     options = dict(found["options"])
-    if not all(isinstance(value, int | str) for value in options.values()):
+    if not all(isinstance(value, int | str) and not isinstance(value, bool) for value in options.values()):
         raise ValueError(f"the options of head {name} are {options}")
     if options.get("rule", VOTE_RULES[0]) not in VOTE_RULES or readout["kind"] not in READOUT_KINDS:
         raise ValueError(f"head {name} votes by {options.get('rule')} and is read as {readout['kind']}")

@@ -119,9 +119,10 @@ class Task(ABC):
             UsageError: The task cannot be learned from these rows.
         """
 
-    @abstractmethod
     def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
         """Compute all metrics of the outputs (n, ...) of n rows."""
+        found = self.weighted_metrics(rows, outputs, np.ones((1, len(rows))))
+        return {name: float(values[0]) for name, values in found.items()}
 
     @abstractmethod
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
@@ -129,10 +130,7 @@ class Task(ABC):
 
     @abstractmethod
     def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
-        """Compute the derivatives of `metrics` with respect to the weight of each row, at weights of 1, (n,) each.
-
-        NaN where a metric is undefined. Intervals and tests are computed from them.
-        """
+        """Compute the derivatives of `metrics` with respect to the weight of each row, at 1, (n,); NaN if undefined."""
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """Reduce outputs (n, ...) to columns (n, S) whose order within a fold determines the headline metric."""
@@ -168,10 +166,7 @@ class Task(ABC):
         """Return the definitions of the metrics for the report: term -> text."""
 
     def draw(
-        self,
-        results: Sequence[ModelOutputs],  # noqa: ARG002
-        styles: Mapping[str, Look],  # noqa: ARG002
-        patients: StrArray,  # noqa: ARG002
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
         """Draw the figures of this kind of target.
 
@@ -180,6 +175,7 @@ class Task(ABC):
             styles: Drawing style of each model.
             patients: (N,) patient of each slide.
         """
+        del results, styles, patients
         return []
 
     @abstractmethod

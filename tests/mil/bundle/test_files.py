@@ -236,6 +236,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "flipped": (flip("training.safetensors"), "training.safetensors is not the file that was written"),
     "json": (cut("bundle.json"), "cannot be read as JSON"),
     "another version": (change(schema_version=7), "version 7, written by slpd_toolkit .*reads versions 1, 2"),
+    "version that only equals one": (change(schema_version=True), "is a bundle of version True"),
+    "version that is no integer": (change(schema_version=1.0), "is a bundle of version 1.0"),
     "another decision": (change(decision=decision("value")), "decides by 'value', but its heads need threshold"),
     "threshold that is not a number": (change(decision=decision(threshold=np.nan)), "a threshold is not a number"),
     "another schema": (change(schema="x"), "is not a bundle: schema 'x'"),

@@ -78,10 +78,9 @@ class Classification(Task):
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:
         """Note classes whose names look like missing values."""
-        odd = [name for name in self.classes if name.lower() in _LIKE_NOTHING]
-        if settings.classes or not odd:
-            return []
-        return [f"{listed(odd)} is used as a class. Only empty cells are missing; use --classes to exclude classes."]
+        odd = [] if settings.classes else [name for name in self.classes if name.lower() in _LIKE_NOTHING]
+        note = f"{listed(odd)} is used as a class. Only empty cells are missing; use --classes to exclude classes."
+        return [note] if odd else []
 
     @property
     def strata(self) -> StrArray:
@@ -164,19 +163,14 @@ class Classification(Task):
         return define_metrics(len(self.classes), "most probable class")
 
     def draw(
-        self,
-        results: Sequence[ModelOutputs],
-        styles: Mapping[str, Look],
-        patients: StrArray,  # noqa: ARG002
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
         """Draw ROC curves, calibration plots and confusion matrices."""
+        del patients
         from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section, roc_section
 
-        return [
-            roc_section(results, self, styles),
-            calibration_section(results, self, styles),
-            confusion_section(results, self),
-        ]
+        styled = results, self, styles
+        return [roc_section(*styled), calibration_section(*styled), confusion_section(results, self)]
 
     def choose_cases(
         self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int

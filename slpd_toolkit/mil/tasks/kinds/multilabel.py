@@ -122,11 +122,6 @@ class MultiLabel(Task):
 
         return SeveralLabels.of(self.names, self.targets, train)
 
-    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """See `label_metrics.weighted_metrics`."""
-        found = self.weighted_metrics(rows, outputs, np.ones((1, len(rows))))
-        return {name: float(values[0]) for name, values in found.items()}
-
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `label_metrics.weighted_metrics`."""
         from slpd_toolkit.mil.tasks.label_metrics import weighted_metrics
@@ -171,12 +166,10 @@ class MultiLabel(Task):
         return _DEFINITIONS
 
     def draw(
-        self,
-        results: Sequence[ModelOutputs],
-        styles: Mapping[str, Look],
-        patients: StrArray,  # noqa: ARG002
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
         """Draw a ROC curve per label."""
+        del patients
         from slpd_toolkit.mil.tasks.class_figures import label_roc_section
 
         return [label_roc_section(results, self, styles)]

@@ -104,12 +104,10 @@ class Ordinal(Classification):
         return of_classes | {"Quadratic kappa": QUADRATIC_KAPPA}
 
     def draw(
-        self,
-        results: Sequence[ModelOutputs],
-        styles: Mapping[str, Look],
-        patients: StrArray,  # noqa: ARG002
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
     ) -> list[FigureSection]:
         """Draw calibration plots and confusion matrices."""
+        del patients
         from slpd_toolkit.mil.tasks.class_figures import calibration_section, confusion_section
 
         return [calibration_section(results, self, styles), confusion_section(results, self)]

@@ -76,11 +76,6 @@ class Regression(Task):
 
         return LeastSquares.of(self.values, train)
 
-    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """See `regression_metrics.weighted_metrics`."""
-        found = self.weighted_metrics(rows, outputs, np.ones((1, len(rows))))
-        return {name: float(values[0]) for name, values in found.items()}
-
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `regression_metrics.weighted_metrics`."""
         return weighted_metrics(self.values[rows], outputs[:, 0], weights)

@@ -133,11 +133,6 @@ class Survival(Task):
         """Distribution of the censoring times of the whole cohort."""
         return Censoring.of(self.times, self.events)
 
-    def metrics(self, rows: IntArray, outputs: FloatArray) -> dict[str, float]:
-        """See `metrics.survival`."""
-        found = self.weighted_metrics(rows, outputs, np.ones((1, len(rows))))
-        return {name: float(values[0]) for name, values in found.items()}
-
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """See `weighted_metrics.survival`."""
         return weighted_metrics(self.times[rows], self.events[rows], outputs, weights, self.censoring, self.grid)
