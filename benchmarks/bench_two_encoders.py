@@ -1,6 +1,6 @@
 """What a second encoder costs in the same run: CPU seconds of one reading with two ViT-S against its parts.
 
-python benchmarks/bench_two_encoders.py SLIDE [MPP]
+python -m benchmarks.bench_two_encoders SLIDE [MPP]
 """
 
 from __future__ import annotations
