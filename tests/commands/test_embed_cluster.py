@@ -119,7 +119,7 @@ class Puppet(Member):
         if (self.idle and self.drained) or (full and any(name.startswith("poison") for name in self.held)):
             raise EOFError
         if full and self.held:
-            return [("over", next(iter(self.held)))]
+            return [("over", 0, next(iter(self.held)))]
         self.idle, self.drained, self.awaiting = not self.held, False, True
         return [("next",) if self.held else ("idle",)]
 
@@ -142,7 +142,7 @@ def test_a_slide_that_ends_every_process_takes_no_other_with_it(poisons: int, pl
     class Watched(Fleet):
         def _handle(self, member: Member, kind: str, content: list[Any]) -> None:
             super()._handle(member, kind, content)
-            finished.extend(content if kind == "over" else [])
+            finished.extend(content[1:] if kind == "over" else [])
 
     def wait(members: Sequence[Member]) -> list[Member]:
         return [member for member in members if isinstance(member, Puppet) and not member.awaiting]
@@ -151,6 +151,51 @@ def test_a_slide_that_ends_every_process_takes_no_other_with_it(poisons: int, pl
     Watched([lane], start, wait).run([SlideEntry(row, name, name, "", None) for row, name in enumerate(names)])  # type: ignore[list-item]
     assert sorted(failed) == [name for name in names if name.startswith("poison")]
     assert sorted(finished) == [f"s{number}" for number in range(10)]
+
+
+class DiesWithOneEncoder(Member):
+    """A process whose first encoder finishes each slide; the second one ends the process for a poisonous slide."""
+
+    queue: list[tuple[Any, ...]]
+    awaiting = False
+
+    def send(self, entry: SlideEntry | None) -> None:
+        self.awaiting = False
+        poison = entry is not None and entry.slide_id == "poison"
+        name = entry.slide_id if entry is not None else ""
+        self.queue = [("over", 0, name), ("end",) if poison else ("over", 1, name), ("idle",)] if name else [("end",)]
+
+    def receive(self) -> list[tuple[Any, ...]]:
+        message = self.queue.pop(0) if "queue" in vars(self) else ("idle",)
+        if message == ("end",):
+            raise EOFError
+        self.awaiting = message == ("idle",)
+        return [message]
+
+    def end(self) -> None:
+        pass
+
+    def how_it_ended(self) -> str:
+        return "killed"
+
+
+def test_an_encoder_that_ends_the_process_does_not_fail_the_slide_for_another() -> None:
+    failed: list[tuple[int, str]] = []
+    lanes = [
+        SimpleNamespace(
+            tally=EmbedTally(),
+            failures=failed,
+            record=lambda entry, _, lane=lane: failed.append((lane, entry.slide_id)),
+        )
+        for lane in (0, 1)
+    ]
+
+    def wait(members: Sequence[Member]) -> list[Member]:
+        return [member for member in members if isinstance(member, DiesWithOneEncoder) and not member.awaiting]
+
+    entries = [SlideEntry(row, name, name, "", None) for row, name in enumerate(("a", "poison", "b"))]
+    Fleet(lanes, [partial(DiesWithOneEncoder, "it")], wait).run(entries)  # type: ignore[arg-type]
+    assert failed == [(1, "poison")]
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "ray://127.0.0.1:x", "auto"])

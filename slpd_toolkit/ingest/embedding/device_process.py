@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -159,4 +160,4 @@ def _lane(settings: DeviceSettings, index: int, tell: Callable[..., None], made:
         )
     encoder.network.to(settings.device)
     identity = CacheIdentity(config, geometry, encoder, settings.precisions[index], settings.views[index])
-    return Lane(identity, settings.device, _RemoteLog(tell, index), on_over=lambda slide_id: tell("over", slide_id))
+    return Lane(identity, settings.device, _RemoteLog(tell, index), on_over=partial(tell, "over", index))

@@ -7,7 +7,7 @@ that a slide that crashes its process does not fail others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,6 @@ class Member(ABC):
     tallies: list[EmbedTally] = field(default_factory=list)
     held: dict[str, SlideEntry] = field(default_factory=dict)
     """Slides that it has received but not finished."""
-    over: Counter[str] = field(default_factory=Counter)
-    """Slide ID -> encoders that have finished it."""
     waits: bool = False
     """Whether it is waiting for slides."""
 
@@ -95,6 +93,8 @@ class Fleet:
         self._queue: deque[SlideEntry] = deque()
         self._suspects: deque[SlideEntry] = deque()  # slides whose process ended unexpectedly
         self._tries: Counter[str] = Counter()
+        self._over: defaultdict[str, set[int]] = defaultdict(set)
+        """Slide ID -> indices of the encoders that have finished it, or have failed."""
         self._restarts: Counter[int] = Counter()
         self._members: list[Member] = []
 
@@ -156,14 +156,15 @@ class Fleet:
         elif kind == "idle":
             member.waits = True
         elif kind == "over":
-            (slide_id,) = content
-            member.over[slide_id] += 1
-            if member.over[slide_id] == len(self._lanes):
+            lane, slide_id = content
+            self._over[slide_id].add(lane)
+            if len(self._over[slide_id]) == len(self._lanes):
                 member.held.pop(slide_id, None)
                 self._restarts[member.place] = 0
         elif kind == "failed":
             lane, failure = content
-            self._lanes[lane].failures.add(failure)
+            if lane not in self._over[failure.slide_id]:  # otherwise recorded in an earlier attempt
+                self._lanes[lane].failures.add(failure)
         elif kind == "tallies":
             (member.tallies,) = content
         else:
@@ -201,8 +202,9 @@ class Fleet:
                 f"{entry.slide_path}: the process embedding it ended unexpectedly {_TRIES} times.",
                 hint="It may have run out of memory: embed this slide alone, with a smaller --batch-size.",
             )
-            for lane in self._lanes:
-                lane.record(entry, error)
+            for index, lane in enumerate(self._lanes):
+                if index not in self._over[slide_id]:
+                    lane.record(entry, error)
         if member.held:
             console.warn(
                 f"The process on {member.name} ended ({member.how_it_ended()}); "
