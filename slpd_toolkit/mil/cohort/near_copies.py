@@ -87,14 +87,15 @@ def find_near_copies(bags: Bags) -> list[NearCopies]:
     if not groups:
         return []
     whitened = _whiten(means)
+    squares, whitened_squares = ((rows**2).sum(axis=1) for rows in (unit, whitened))
     closest = _LARGEST_WHITENED_SHARE * _typical_distance(whitened)
     found = []
     for group in groups:
         members = np.array(group)
-        inside, outside = _inside_and_outside(whitened, members)
+        inside, outside = _inside_and_outside(whitened, members, whitened_squares)
         if outside < _LEAST_WHITENED_RATIO * inside or inside > closest:
             continue
-        within, nearest = _inside_and_outside(unit, members)
+        within, nearest = _inside_and_outside(unit, members, squares)
         names = tuple(sorted(bags.slides[index] for index in group))
         found.append((within / max(nearest, 1e-12), NearCopies(names, *(1 - d**2 for d in (within, nearest, typical)))))
     return [copies for _, copies in sorted(found, key=lambda each: (each[0], each[1].slides))]
@@ -238,9 +239,9 @@ def _isolated_groups(rows: IntArray, neighbours: IntArray, distances: FloatArray
     return groups
 
 
-def _inside_and_outside(rows: FloatArray, members: IntArray) -> tuple[float, float]:
-    """Largest distance within a group, and smallest distance of a member to any other row."""
-    squared = _squared_distances(rows[members], rows)
+def _inside_and_outside(rows: FloatArray, members: IntArray, squares: FloatArray) -> tuple[float, float]:
+    """Largest distance within a group, and smallest distance of a member to any other row, with their squared norms."""
+    squared = _squared_distances(rows[members], rows, squares)
     squared[:, members] = np.inf
     return float(_distances(rows, members).max()), float(np.sqrt(squared.min()))
 
@@ -251,8 +252,8 @@ def _distances(rows: FloatArray, members: IntArray) -> FloatArray:
     return distances
 
 
-def _squared_distances(some: FloatArray, rows: FloatArray) -> FloatArray:
-    squares = (rows**2).sum(axis=1)
+def _squared_distances(some: FloatArray, rows: FloatArray, squares: FloatArray | None = None) -> FloatArray:
+    squares = (rows**2).sum(axis=1) if squares is None else squares
     squared: FloatArray = np.maximum((some**2).sum(axis=1)[:, None] + squares - 2 * some @ rows.T, 0)
     return squared
 

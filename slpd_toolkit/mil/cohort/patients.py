@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,10 @@ class Cohort:
 
     def patient_table(self) -> PatientTable:
         """Reduce the cohort to one row per patient, sorted by ID, so that the order of the slides has no influence."""
+        return self._patient_table
+
+    @cached_property
+    def _patient_table(self) -> PatientTable:
         ids, first, of_slide = np.unique(self.patients, return_index=True, return_inverse=True)
         strata = np.zeros(len(ids), dtype=np.str_) if self.strata is None else self.strata[first]
         sites = None if self.sites is None else self.sites[first]
@@ -116,9 +121,11 @@ def _require_one_each(patients: StrArray, values: StrArray, name: str, hint: str
     pairs = (
         np.unique(np.stack([patients, values], axis=1), axis=0) if len(patients) else np.empty((0, 2), dtype=np.str_)
     )
-    ids, counts = np.unique(pairs[:, 0], return_counts=True)
-    if (counts > 1).any():
-        found = [f"{patient} ({', '.join(pairs[pairs[:, 0] == patient, 1])})" for patient in ids[counts > 1]]
+    of_patient: dict[str, list[str]] = {}
+    for patient, value in pairs.tolist():
+        of_patient.setdefault(patient, []).append(value)
+    found = [f"{patient} ({', '.join(found)})" for patient, found in of_patient.items() if len(found) > 1]
+    if found:
         raise UsageError(
             f"{count(len(found), 'patient has', 'patients have')} more than one {name}: {listed(found)}.", hint=hint
         )
