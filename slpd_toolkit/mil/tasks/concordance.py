@@ -43,10 +43,11 @@ def weighted_concordance(
 
     With `of_first` (N,), each pair is also weighted by the value of the case whose event comes first. O(R N log N).
     """
-    groups = _groups(times, events)
-    first = weights * _of_first(events, of_first)
-    known = (first * weight_later(groups, weights)).sum(axis=1)
-    right = (first * weight_later_and_below(groups, risks, weights)).sum(axis=1)
+    order, groups = _groups(times, events)
+    weights, risks, seen = weights[:, order], risks[order], np.flatnonzero(events[order])
+    first = weights[:, seen] if of_first is None else weights[:, seen] * of_first[order][seen]
+    known = np.einsum("re,re->r", first, weight_later(groups, weights, seen))
+    right = np.einsum("re,re->r", first, weight_later_and_below(groups, risks, weights, seen))
     index: FloatArray = np.divide(right, known, out=np.full(len(known), np.nan), where=known > 0)
     return index
 
@@ -65,19 +66,25 @@ def pairs_of_cases(
     times: FloatArray, events: BoolArray, risks: FloatArray, *, of_first: FloatArray | None = None
 ) -> PairsOfCases:
     """Count the comparable pairs of each case; see `weighted_concordance`. O(N log N)."""
-    groups, first = _groups(times, events), _of_first(events, of_first)[None]
-    ones, backwards = np.ones((1, len(times))), groups.max(initial=0) - groups
-    as_first = [weight_later(groups, ones), weight_later_and_below(groups, risks, ones)]
-    as_second = [weight_later(backwards, first), weight_later_and_below(backwards, -risks, first)]
-    known, right = ((first * one + other)[0] for one, other in zip(as_first, as_second, strict=True))
-    return PairsOfCases(known, right)
+    order, groups = _groups(times, events)
+    risks, first = risks[order], np.where(events, 1.0 if of_first is None else of_first, 0.0)[None, order]
+    every, ones = np.arange(len(times)), np.ones((1, len(times)))
+    backwards = groups.max(initial=0) - groups[::-1]
+    known = first * weight_later(groups, ones, every) + weight_later(backwards, first[:, ::-1], every)[:, ::-1]
+    right = first * weight_later_and_below(groups, risks, ones, every)
+    right += weight_later_and_below(backwards, -risks[::-1], first[:, ::-1], every)[:, ::-1]
+    found = np.empty((2, len(times)))
+    found[:, order] = np.concatenate([known, right])
+    return PairsOfCases(*found)
 
 
-def _groups(times: FloatArray, events: BoolArray) -> IntArray:
-    """Number the cases, (N,), so that an event is comparable with all cases of later groups, and with no others."""
-    moments = np.unique(times, return_inverse=True)[1]
-    return np.unique(2 * moments + ~events, return_inverse=True)[1].astype(np.int64)
+def _groups(times: FloatArray, events: BoolArray) -> tuple[IntArray, IntArray]:
+    """Sort the cases so that an event is comparable with all cases of later groups, and with no others.
 
-
-def _of_first(events: BoolArray, of_first: FloatArray | None) -> FloatArray:
-    return events.astype(np.float64) if of_first is None else np.where(events, of_first, 0.0)
+    Returns:
+        (N,) the order of the cases, and the group of each in this order.
+    """
+    order = np.lexsort((~events, times))
+    time, event = times[order], events[order]
+    opens = (time[1:] != time[:-1]) | (event[1:] != event[:-1])
+    return order, np.append(0, np.cumsum(opens)).astype(np.int64)[: len(order)]
