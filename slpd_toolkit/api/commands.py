@@ -472,7 +472,7 @@ def study(manifest: StrPath | None = None, **settings: Unpack[of.StudySettings])
 
     config = resolve(StudyConfig, {"manifest": manifest, **settings})
     calls.run("study", config)
-    found = read_answer(config.out / EVALUATION)
+    found = read_answer(config.out / EVALUATION, config.ceiling)
     if found is None:
         raise SlpdError(f"{config.out} has no evaluation.", hint=f"See {config.out / 'failures.csv'}.")
     return StudyResult(

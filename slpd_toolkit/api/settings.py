@@ -395,6 +395,7 @@ class StudySettings(TypedDict, total=False):
     pretrain_recipe: str
     epochs: int
     model: StrPath | Sequence[StrPath]
+    ceiling: StrPath | Sequence[StrPath]
     aggregator: StrPath | Sequence[StrPath]
     eval_recipe: StrPath | None
     folds: int

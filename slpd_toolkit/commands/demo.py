@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RECIPE = "demo.toml"
 TARGET = "label"
+_CEILING = "truth"
 _SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
 
 
@@ -48,7 +49,8 @@ def run(config: DemoConfig) -> int:
         f"are either "
         "inflamed or excluded: the same tissue in a different arrangement. It then runs `slpd study` on them, as you "
         "would on your own slides. The result shows whether region ViTs pretrained without labels, by DINO and by "
-        "SLPD, separate the two classes better than the mean of the patch tokens, and how certain that is."
+        "SLPD (both with the recipe `robust`), separate the two classes better than the mean of the patch tokens, and "
+        "how certain that is."
     )
     with console.step("slides"):
         paint_cohort(planned, config.out, config.jobs)
@@ -70,11 +72,12 @@ def study_settings(config: DemoConfig) -> StudyConfig:
         out=config.out,
         target=TARGET,
         embed_recipe=Path("embed/demo.toml"),
-        pretrain_recipe="pretrain/demo-tiny.toml" if config.tiny else "pretrain/demo.toml",
+        pretrain_recipe="robust",
         eval_recipe=Path("mil-eval/demo.toml"),
-        epochs=config.epochs,
-        model=(f"truth={config.out / TRUTH}",),
-        heatmaps=4 if config.tiny else 12,
+        epochs=config.epoch_count,
+        model=(f"{_CEILING}={config.out / TRUTH}",),
+        ceiling=(_CEILING,),
+        heatmaps=4 if config.tiny else 8,
         seed=config.seed,
         jobs=config.jobs,
     )
@@ -102,9 +105,7 @@ def _claim(config: DemoConfig) -> None:
 
 def _report(config: DemoConfig) -> None:
     out = config.out
-    console.note(
-        "The model `truth` uses the planted proportions, which cannot be determined from a slide. It is an upper bound."
-    )
+    console.note(f"The ceiling `{_CEILING}` uses the planted proportions, which cannot be determined from a slide.")
     if config.tiny:
         console.note("With --tiny, these results only show that everything runs.")
     console.facts(

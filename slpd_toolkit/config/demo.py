@@ -6,6 +6,7 @@ from pathlib import Path
 from slpd_toolkit.config.checks import require, require_at_least
 
 FULL_SLIDES, TINY_SLIDES = 48, 12
+_TINY_EPOCHS = 2
 LEAST_SLIDES = 12
 """Minimum for which every fold, and the held-out patients, contain both classes."""
 
@@ -24,7 +25,7 @@ class DemoConfig:
     """Number of slides to generate. 0: 48, or 12 with --tiny."""
 
     epochs: int = 0
-    """Number of epochs of each of the two pretraining runs. 0: 20, or 2 with --tiny."""
+    """Number of epochs of each of the two pretraining runs. 0: as the recipe chooses, or 2 with --tiny."""
 
     seed: int = 0
     """Random seed of the slides, pretraining and evaluation."""
@@ -48,3 +49,8 @@ class DemoConfig:
     def slide_count(self) -> int:
         """Number of slides to generate."""
         return self.slides or (TINY_SLIDES if self.tiny else FULL_SLIDES)
+
+    @property
+    def epoch_count(self) -> int:
+        """Number of epochs; 0 for that of the recipe."""
+        return self.epochs or (_TINY_EPOCHS if self.tiny else 0)

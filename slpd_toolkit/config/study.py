@@ -98,6 +98,11 @@ class StudyConfig:
     """Further representation to compare with mean tokens, DINO and SLPD, as in `slpd mil-eval`; repeat the option for
     several."""
 
+    ceiling: tuple[str, ...] = ()
+    """Name of a --model that uses information other than the slides, such as a second reading or a known truth. It is
+    evaluated like the others, but the answer names it last, as a ceiling, and never as the best; repeat the option for
+    several."""
+
     aggregator: tuple[str, ...] = chosen_from(AGGREGATORS, default=("knn", "probe", "abmil"))
     """Aggregator that predicts slides from their regions; repeat to compare several."""
 

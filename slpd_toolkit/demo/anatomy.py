@@ -34,7 +34,7 @@ COVERAGE = (0.52, 0.70)
 
 FAT_UM, FAT_SIDE = 58.0, 512
 """Distance between fat cells, and side in map pixels of the torus on which they are arranged."""
-TUMOUR_PITCH_PX, TUMOUR_SIDE = 21, 1008
+TUMOUR_PITCH_PX, TUMOUR_SIDE = 14, 1008
 """Distance between tumor cells, and side of the torus on which they are arranged, level-0 pixels."""
 
 

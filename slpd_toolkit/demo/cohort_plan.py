@@ -11,8 +11,9 @@ from slpd_toolkit.demo.artefacts import Artefact
 
 SLIDES_PER_PATIENT = (1, 2, 1, 1, 3, 1, 2, 1, 1, 1, 1, 3)
 """Number of slides of consecutive patients, repeated. Classes alternate, so that both have equally many slides."""
-SCANNERS_MPP = (0.5, 0.5, 0.46, 0.55)
-"""Level-0 resolutions of the scanners."""
+SCANNERS_MPP = (0.75, 0.75, 0.69, 0.82)
+"""Level-0 resolutions of the scanners, coarser than those of real ones (0.25 to 0.5): the demo reads tokens at
+1.0, and generation takes time in proportion to the number of pixels."""
 PATIENT_CONCENTRATION, SLIDE_CONCENTRATION = 14.0, 60.0
 """Concentrations of the Dirichlet distributions from which the mixture of a patient is drawn around that of its class,
 and the mixture of a slide around that of its patient; smaller values mean more variation."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=np.generic)
 
-SHEET_SIDE, SHEET_MPP = 1024, 0.5
+SHEET_SIDE, SHEET_MPP = 1024, 0.75
 """Side in pixels, and um/px, of the torus of the textures."""
 SHEET_REACH = 2560
 """Side up to which deformed textures are repeated, because sampling across an edge is slow."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SUFFIX, TRUTH_SUFFIX = ".tiff", ".truth.json"
 TILE_PX = 256
-BAND_PX = 1024
-"""Side of the squares that are rendered at a time, to limit memory."""
+BAND_PX = 512
+"""Side of the squares that are rendered at a time: their arrays fit into the cache of a core."""
 FURTHER_LEVELS = (4, 4)
 """Downsampling of the third and later levels relative to the level before; that of the second is 2."""
 JPEG_QUALITY = 85

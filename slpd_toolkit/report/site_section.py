@@ -35,8 +35,8 @@ class SiteSection:
 
     names: Sequence[str]
     """Headings of the measurements that at least one representation has."""
-    rows: Sequence[tuple[str, Sequence[str]]]
-    """Model, and the cell of each measurement."""
+    rows: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    """Model, and the cell of each measurement: value, interval, and value by chance. Lines break between them."""
     findings: Sequence[str]
     """One sentence per representation, and what could not be measured."""
     meaning: str
@@ -108,12 +108,12 @@ def _found(values: Mapping[str, Measured]) -> list[str]:
     return parts
 
 
-def _cell(name: str, values: Mapping[str, Measured]) -> str:
+def _cell(name: str, values: Mapping[str, Measured]) -> list[str]:
     if name not in values:
-        return "–"
+        return ["–"]
     found = values[name]
-    chance = "" if math.isnan(found.chance) or found.chance == 0.5 else f", chance {number(found.chance)}"
-    return f"{_number(name, found.estimate.value)} {_interval(name, found.estimate)}{chance}"
+    parts = [_number(name, found.estimate.value), _interval(name, found.estimate)]
+    return parts if math.isnan(found.chance) or found.chance == 0.5 else [*parts, f"chance {number(found.chance)}"]
 
 
 def _number(name: str, value: float) -> str:

@@ -1,4 +1,7 @@
-"""The answer of a study in three sentences: the best representation, the differences, and what remains open."""
+"""The answer of a study in three sentences: the best representation, the differences, and what remains open.
+
+Models that use information other than the slides follow in a fourth sentence, as ceilings.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from slpd_toolkit.report import evaluation_folder
 from slpd_toolkit.report.wording import p_value, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from slpd_toolkit.mil.tasks.task import Metric
@@ -37,7 +40,11 @@ class Answer:
     metric: str
     """Name of the headline metric in words."""
     rows: Sequence[ResultRow]
-    """Best first."""
+    """Best first; ceilings last."""
+    slides: int
+    """Evaluated slides, of both parts."""
+    patients: tuple[int, int]
+    """Evaluated patients: in cross-validation, held out."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,12 @@ class ResultRow:
     """Value on the held-out patients, with its 95 % interval; empty without any."""
 
 
-def answer(document: Document) -> Answer:
+def answer(document: Document, ceiling: Collection[str] = ()) -> Answer:
     """Summarize an evaluation and its held-out patients; no sentence claims more than its interval or test supports.
 
     Args:
         document: Contents of metrics.json.
+        ceiling: Models that use information other than the slides.
     """
     headline = document["task"]["headline"]
     words = _metric(headline).words
@@ -65,21 +73,28 @@ def answer(document: Document) -> Answer:
         (each["model"], each["aggregator"]): each["metrics"][headline]
         for each in document.get("external", {}).get("results", [])
     }
-    rows = []
+    rows, ceilings = [], []
     for each in ranked:
         key = each["model"], each["aggregator"]
         found = outside.get(key)
-        rows.append(
+        above = each["model"] in ceiling
+        (ceilings if above else rows).append(
             ResultRow(
-                name_of(each["model"]),
+                f"{name_of(each['model'])}{' (ceiling)' if above else ''}",
                 each["aggregator"],
                 _with_interval(each["metrics"][headline]["mean"], each["metrics"][headline]["interval"]),
                 _with_interval(found["ensemble"]["value"], found["ensemble"]) if found else "",
             )
         )
-    differences = f"{_differences(document, headline, words)} {_held_out_differences(document, headline, words)}"
+    ranked = [each for each in ranked if each["model"] not in ceiling]
+    inside = _differences(document, headline, words, ceiling)
+    differences = f"{inside} {_held_out_differences(document, headline, words, ceiling)}"
     sentences = [_best(document, rows[0], words), differences.rstrip(), _open(document, ranked, headline, words)]
-    return Answer(sentences, words, rows)
+    if ceilings:
+        sentences.append(_ceiling(ceilings, words))
+    cohorts = [document["cohort"], document.get("external", {}).get("cohort", {"slides": 0, "patients": 0})]
+    slides, patients = (tuple(int(each[name]) for each in cohorts) for name in ("slides", "patients"))
+    return Answer(sentences, words, [*rows, *ceilings], sum(slides), (patients[0], patients[1]))
 
 
 def _metric(name: str) -> Metric:
@@ -88,12 +103,12 @@ def _metric(name: str) -> Metric:
     return next(metrics[name] for metrics in known if name in metrics)
 
 
-def read_answer(folder: Path) -> Answer | None:
+def read_answer(folder: Path, ceiling: Collection[str] = ()) -> Answer | None:
     """Summarize the evaluation in a folder; None if it is not complete."""
     path = folder / evaluation_folder.METRICS
     if not (folder / evaluation_folder.REPORT).exists() or not path.exists():
         return None
-    return answer(json.loads(path.read_text(encoding="utf-8")))
+    return answer(json.loads(path.read_text(encoding="utf-8")), ceiling)
 
 
 def name_of(model: str) -> str:
@@ -114,9 +129,21 @@ def _best(document: Document, row: ResultRow, words: str) -> str:
     return f"{said} ({'no interval is defined for so few patients' if bare else '95 % intervals'})."
 
 
-def _differences(document: Document, headline: str, words: str) -> str:
+def _ceiling(rows: Sequence[ResultRow], words: str) -> str:
+    """State what is reached with information that representations of slides do not have."""
+    first = {row.model: row for row in reversed(rows)}  # the best aggregator of each model
+    said = [
+        f"{row.model.removesuffix(' (ceiling)')} reaches {words} {row.inside} in cross-validation with {row.aggregator}"
+        + (f", and {row.held_out} on the held-out patients" if row.held_out else "")
+        for row in reversed(first.values())
+    ]
+    return f"As a ceiling, with information other than the slides: {'; '.join(said)}."
+
+
+def _differences(document: Document, headline: str, words: str, ceiling: Collection[str]) -> str:
     """State which representations differ, by the adjusted test for other training and test patients."""
-    tested = [(pair, _adjusted(pair)) for pair in document["comparisons"]]
+    pairs = [pair for pair in document["comparisons"] if not {pair["first"], pair["second"]} & set(ceiling)]
+    tested = [(pair, _adjusted(pair)) for pair in pairs]
     known = [p for _, p in tested if p is not None]
     if not tested:
         return "There is nothing to compare: a single representation was evaluated."
@@ -135,18 +162,19 @@ def _differences(document: Document, headline: str, words: str) -> str:
     return f"{'; '.join(differing)}{others}."
 
 
-def _held_out_differences(document: Document, headline: str, words: str) -> str:
+def _held_out_differences(document: Document, headline: str, words: str, ceiling: Collection[str]) -> str:
     """State which ensembles differ on the held-out patients; empty if none are held out or nothing is compared."""
     external = document.get("external", {})
-    tested = [
+    adjusted = [
         (pair, p) for pair in external.get("comparisons", []) if (p := _adjusted(pair, _HELD_OUT_TEST)) is not None
     ]
+    tested = [(pair, p) for pair, p in adjusted if not {pair["first"], pair["second"]} & set(ceiling)]
     if not tested:
         return ""
     patients = external["cohort"]["patients"]
     start = f"On the {count(patients, 'held-out patient')}"
-    if len(tested) * 2 ** (1 - patients) >= LEVEL:  # two of all swaps are as extreme as the most extreme
-        return f"{start}, no difference could be shown: they are too few for {count(len(tested), 'comparison')}."
+    if len(adjusted) * 2 ** (1 - patients) >= LEVEL:  # two of all swaps are as extreme as the most extreme
+        return f"{start}, no difference could be shown: they are too few for {count(len(adjusted), 'comparison')}."
     differing = [_verdict(pair, p, headline, words) for pair, p in tested if p < LEVEL]
     if not differing:
         least = p_value(min(p for _, p in tested)).removeprefix("= ")

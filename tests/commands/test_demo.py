@@ -10,10 +10,12 @@ from slpd_toolkit.commands import demo as command
 from slpd_toolkit.commands import mil_eval, pretrain
 from slpd_toolkit.commands.study.cohort import read_cohort
 from slpd_toolkit.config import study_stages as stages
+from slpd_toolkit.config.auto_recipe import CohortSize
 from slpd_toolkit.config.demo import DemoConfig
 from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.demo.painting import paint_cohort
+from slpd_toolkit.training.fitting import choose_for
 from tests.cohorts import write_manifest
 from tests.evaluations import metrics
 
@@ -39,11 +41,14 @@ def test_tiny_sets_what_is_not_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tiny", [True, False])
 def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path, tiny: bool) -> None:
     study = command.study_settings(DemoConfig(out=tmp_path, tiny=tiny))
-    slpd, dino = (stages.pretraining(study, prototypes=each) for each in (True, False))
+    size = CohortSize((6,) * 12 if tiny else (9,) * 36, 8)
+    slpd, dino = (choose_for(stages.pretraining(study, prototypes=each), size)[0] for each in (True, False))
     ours, theirs = flatten(slpd), flatten(dino)
     assert ours.keys() == theirs.keys()
     assert {name for name in ours if ours[name] != theirs[name]} == {"out", "intra_weight", "inter_weight"}
     assert slpd.uses_prototypes
+    assert slpd.region_vit.whitening == "within-kinds"  # the recipe robust
+    assert (slpd.epochs == 2) == tiny
     assert not dino.uses_prototypes
 
 
@@ -116,6 +121,8 @@ def test_the_whole_way_with_two_interruptions(
     assert "6/6 heatmaps" in printed.err
     assert "truth" in printed.out
     assert "The highest mean is that of" in printed.err
+    assert "The highest mean is that of truth" not in printed.err
+    assert "As a ceiling, with information other than the slides: truth reaches AUC" in printed.err
     for name in (
         "index.html",
         "cache/qc/index.html",

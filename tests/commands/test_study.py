@@ -99,6 +99,7 @@ def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]]
         ({"model": ("absent",)}, "absent does not exist"),
         ({"model": ("slpd=mean-tokens",)}, "the name slpd is already used by a model of the study"),
         ({"model": ("mean-of-stains",)}, "means over stain views cannot be applied to held-out"),
+        ({"ceiling": ("truth",)}, "--ceiling: truth is not the name of a --model"),
         ({"pretrain_recipe": "lung"}, "Recipe lung: no such file"),
         ({"classes": ("a",)}, "not in --classes"),
     ],

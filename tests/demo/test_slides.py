@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-SMALL = replace(plan_cohort(1, seed=7, size=2)[0], rows=2, columns=2, mpp=0.55, artefacts=())
+SMALL = replace(plan_cohort(1, seed=7, size=2)[0], rows=2, columns=2, mpp=0.82, artefacts=())
 NUCLEI_IN = {Cell.TUMOUR: Kind.TUMOUR, Cell.EPITHELIUM: Kind.EPITHELIUM}
 
 
@@ -56,11 +56,11 @@ def painter(planned: PlannedSlide) -> tuple[Painter, npt.NDArray[np.bool_]]:
 
 @pytest.mark.slow
 def test_openslide_finds_levels_and_resolution(folder: Path) -> None:
-    side = round(2 * REGION_UM / 0.55)
+    side = round(2 * REGION_UM / 0.82)
     with openslide.OpenSlide(folder / f"{SMALL.slide_id}.tiff") as slide:
         assert slide.properties[openslide.PROPERTY_NAME_VENDOR] == "generic-tiff"
-        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.55, rel=1e-4)
-        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_Y]) == pytest.approx(0.55, rel=1e-4)
+        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.82, rel=1e-4)
+        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_Y]) == pytest.approx(0.82, rel=1e-4)
         assert slide.properties["openslide.level[0].tile-width"] == "256"
         assert slide.level_dimensions == tuple((side // d, side // d) for d in (1, 2, 8, 32))
 

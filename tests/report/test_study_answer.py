@@ -23,7 +23,7 @@ def pair(first: str, second: str, difference: float, p: float | None, reach: flo
 
 
 def document(results: list[dict[str, Any]], pairs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    task = {"task": {"headline": "auc"}, "cohort": {"patients": 24}}
+    task = {"task": {"headline": "auc"}, "cohort": {"slides": 30, "patients": 24}}
     return {**task, "results": results, "comparisons": pairs, **more}
 
 
@@ -53,7 +53,10 @@ def test_a_difference_names_the_better_one_first() -> None:
 
 def test_held_out_patients_and_what_is_not_defined() -> None:
     metrics = {"auc": {"ensemble": {"value": 0.75, "low": None, "high": None}}}
-    outside = {"results": [{"model": "slpd", "aggregator": "abmil", "metrics": metrics}], "cohort": {"patients": 2}}
+    outside = {
+        "results": [{"model": "slpd", "aggregator": "abmil", "metrics": metrics}],
+        "cohort": {"slides": 3, "patients": 2},
+    }
     best, differences, remains = answer(document([result("slpd", 0.6, 0.45, 0.7)], [], external=outside)).sentences
     assert "and 0.750 on 2 patients held out from all training (no interval is defined for so few patients)" in best
     assert "single representation" in differences
@@ -62,7 +65,27 @@ def test_held_out_patients_and_what_is_not_defined() -> None:
     assert "cannot be determined: no paired test is defined" in undefined
 
 
-def held_out(patients: int, *pairs: tuple[str, str, float, float | None]) -> str:
+def test_a_ceiling_is_never_the_best_and_is_named_last() -> None:
+    pairs = [
+        pair("slpd", "dino", 0.02, 0.6),
+        pair("slpd", "truth", -0.15, 0.001),
+        pair("truth", "mean-tokens", 0.27, 0.001),
+    ]
+    given = document([result("truth", 0.97, 0.9, 1.0), *RESULTS], pairs)
+    best, differences, remains, last = answer(given, ["truth"]).sentences
+    assert best.startswith("The highest mean is that of SLPD with abmil: AUC 0.820")
+    assert differences.endswith("the smallest of 1 Holm-adjusted p-values is 0.60.")
+    assert "truth" not in best + differences + remains
+    assert last == (
+        "As a ceiling, with information other than the slides: truth reaches AUC 0.970 [0.900, 1.000] in "
+        "cross-validation with abmil."
+    )
+    models = [row.model for row in answer(given, ["truth"]).rows]
+    assert models == ["SLPD", "DINO", "mean tokens", "truth (ceiling)"]
+    assert answer(given).sentences[0].startswith("The highest mean is that of truth")
+
+
+def held_out(patients: int, *pairs: tuple[str, str, float, float | None], ceiling: tuple[str, ...] = ()) -> str:
     """Return the second sentence of a study in whose cross-validation no difference is shown."""
     metrics = {"auc": {"ensemble": {"value": 0.75, "low": 0.6, "high": 0.9}}}
     comparisons = [pair(*each) for each in pairs]
@@ -70,10 +93,10 @@ def held_out(patients: int, *pairs: tuple[str, str, float, float | None]) -> str
         each["adjusted_p"] = {"permutation": each["adjusted_p"].get("shared_training"), "shared_training": 0.0001}
     outside = {
         "results": [{"model": each["model"], "aggregator": "abmil", "metrics": metrics} for each in RESULTS],
-        "cohort": {"patients": patients},
+        "cohort": {"slides": patients, "patients": patients},
         "comparisons": comparisons,
     }
-    return answer(document(RESULTS, [pair("slpd", "dino", 0.02, 0.6)], external=outside)).sentences[1]
+    return answer(document(RESULTS, [pair("slpd", "dino", 0.02, 0.6)], external=outside), ceiling).sentences[1]
 
 
 def test_differences_on_held_out_patients_are_tested_as_well() -> None:
@@ -95,6 +118,17 @@ def test_so_few_held_out_patients_that_no_swap_can_be_significant_are_said_to_be
         5, ("slpd", "dino", 0.5, 0.0625)
     )
     assert "none is shown either" in held_out(6, ("slpd", "dino", 0.5, 0.06))
+    pairs = ("slpd", "dino", 0.5, 0.06), ("truth", "dino", 0.5, 0.06)  # both are adjusted for, one is stated
+    assert "they are too few for 2 comparisons" in held_out(6, *pairs, ceiling=("truth",))
+    assert "the smallest of 1 adjusted p-values" in held_out(7, *pairs, ceiling=("truth",))
+
+
+def test_slides_and_patients_are_those_that_were_evaluated() -> None:
+    metrics = {"auc": {"ensemble": {"value": 0.75, "low": None, "high": None}}}
+    outside = {"results": [{"model": "slpd", "aggregator": "abmil", "metrics": metrics}]}
+    found = answer(document(RESULTS, [], external=outside | {"cohort": {"slides": 7, "patients": 5}}))
+    assert (found.slides, found.patients) == (37, (24, 5))
+    assert (answer(document(RESULTS, [])).slides, answer(document(RESULTS, [])).patients) == (30, (24, 0))
 
 
 def test_an_interval_without_width_claims_nothing() -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.commands.study.cohort import StudyCohort
     from slpd_toolkit.commands.study.stages import Stage
     from slpd_toolkit.config.study import StudyConfig
+    from slpd_toolkit.report.study_answer import Answer
 
 RECIPE = "study.toml"
 _FIRST_SIGNAL = 128
@@ -127,6 +128,13 @@ def _check_models(config: StudyConfig) -> list[str]:
             f"--model: the name {', '.join(taken)} is already used by a model of the study.",
             hint="Rename it: other-name=source.",
         )
+    given = {source.name for source in sources[1:]}
+    unknown = sorted(set(config.ceiling) - given)
+    if unknown:
+        raise UsageError(
+            f"--ceiling: {', '.join(unknown)} is not the name of a --model.",
+            hint=f"Names of --model: {', '.join(sorted(given)) or 'none given'}.",
+        )
     without = [source.name for source in sources if source.kind in {Kind.SLIDE_VIT, Kind.MEAN_OF_STAINS}]
     if without and config.holds_out:
         raise UsageError(
@@ -217,11 +225,10 @@ def _report(
             log.add(Failure(**{str(name): value for name, value in row.items()}))
     for failure in failures:
         log.add(failure)
-    found = read_answer(config.out / EVALUATION) if outcomes.get("evaluation", "") == "" else None
-    inside, held_out = cohort.patients
+    found = read_answer(config.out / EVALUATION, config.ceiling) if outcomes.get("evaluation", "") == "" else None
     page = StudyPage(
         f"{config.manifest.stem}: {config.target}",
-        f"{count(len(cohort.table), 'slide')}; {count(inside, 'patient')} in cross-validation, {held_out} held out.",
+        _size(cohort, found, failed=bool(log.rows)),
         found,
         [
             StageRow(stage.name, stage.about, outcomes.get(stage.name, ""), stage.report, _command(stage))
@@ -250,6 +257,19 @@ def _report(
         console.warn(f"{count(len(log.rows), 'failure')}: {log.path} lists the reasons and what to do.")
     console.note(f"Everything: {config.out / INDEX}.")
     return 1 if log.rows else 0
+
+
+def _size(cohort: StudyCohort, found: Answer | None, *, failed: bool) -> str:
+    """Count the evaluated slides and patients, and those that could not be evaluated; the planned ones before that."""
+    planned = len(cohort.evaluated_inside) + len(cohort.evaluated_held_out)
+    slides, (inside, held_out) = (found.slides, found.patients) if found else (planned, cohort.patients)
+    text = f"{count(slides, 'slide')}; {count(inside, 'patient')} in cross-validation, {held_out} held out."
+    if slides == planned:
+        return text
+    lost = sum(cohort.patients) - inside - held_out
+    patients = f", among them all slides of {count(lost, 'patient')}" if lost else ""
+    why = "see the failures below" if failed else "the cache does not contain them"
+    return f"{text} Not evaluated: {count(planned - slides, 'slide')}{patients} ({why})."
 
 
 def _command(stage: Stage) -> str:
