@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -88,6 +89,23 @@ def test_swapped_tiles_that_share_the_border_of_the_tissue_are_found() -> None:
     expected[:256, 512:768] = expected[512:768, 512:768] = True
     assert (found == expected).all()
     assert contradictions(picture, overview_of(picture), 0, 0, 1024) is None
+
+
+@pytest.mark.parametrize("strength", [5, 8])
+def test_ringing_of_jpeg_on_glass_beside_tissue_is_not_suspected(strength: int) -> None:
+    """Slides of the demo were refused: a level that the thumbnail is read from has errors of JPEG next to the tissue."""
+    rng = np.random.default_rng(0)
+    camera = rng.normal(0, 3, (1024, 1024, 1))
+    picture = tissue_on_glass(1024, 1024, [(248, 248, 520, 520)], mpp=1.0) + camera
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    thumbnail = thumbnail_of(picture)
+    glass_th = thumbnail.rgb.min(axis=2) > 225
+    noise = rng.uniform(-strength, strength, glass_th.shape)
+    near = cv2.dilate((~glass_th).view(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    rgb = thumbnail.rgb + (noise * (near & glass_th))[..., None]
+    thumbnail = replace(thumbnail, rgb=np.clip(rgb, 0, 255).astype(np.uint8))
+    overview = cut_overview(thumbnail, np.ones(glass_th.shape, np.bool_), (0, 0, 1024), 256.0)
+    assert contradictions(picture, overview, 0, 0, 1024) is None
 
 
 def test_a_tile_of_another_colour_is_found_though_it_is_flat() -> None:
