@@ -93,7 +93,7 @@ def test_swapped_tiles_that_share_the_border_of_the_tissue_are_found() -> None:
 
 @pytest.mark.parametrize("strength", [5, 8])
 def test_ringing_of_jpeg_on_glass_beside_tissue_is_not_suspected(strength: int) -> None:
-    """Slides of the demo were refused: a level that the thumbnail is read from has errors of JPEG next to the tissue."""
+    """Slides of the demo were refused: the level of the thumbnail has errors of JPEG next to the tissue."""
     rng = np.random.default_rng(0)
     camera = rng.normal(0, 3, (1024, 1024, 1))
     picture = tissue_on_glass(1024, 1024, [(248, 248, 520, 520)], mpp=1.0) + camera
