@@ -73,7 +73,7 @@ def answer(document: Document, ceiling: Collection[str] = ()) -> Answer:
         (each["model"], each["aggregator"]): each["metrics"][headline]
         for each in document.get("external", {}).get("results", [])
     }
-    rows, ceilings = [], []
+    rows, ceilings = list[ResultRow](), list[ResultRow]()
     for each in ranked:
         key = each["model"], each["aggregator"]
         found = outside.get(key)

@@ -96,8 +96,8 @@ def test_ringing_of_jpeg_on_glass_beside_tissue_is_not_suspected(strength: int) 
     """Slides of the demo were refused: the level of the thumbnail has errors of JPEG next to the tissue."""
     rng = np.random.default_rng(0)
     camera = rng.normal(0, 3, (1024, 1024, 1))
-    picture = tissue_on_glass(1024, 1024, [(248, 248, 520, 520)], mpp=1.0) + camera
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    sharp = tissue_on_glass(1024, 1024, [(248, 248, 520, 520)], mpp=1.0)
+    picture = np.clip(sharp + camera, 0, 255).astype(np.uint8)
     thumbnail = thumbnail_of(picture)
     glass_th = thumbnail.rgb.min(axis=2) > 225
     noise = rng.uniform(-strength, strength, glass_th.shape)
