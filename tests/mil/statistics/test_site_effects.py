@@ -152,7 +152,7 @@ def test_where_patients_show_no_variance_there_is_no_interval(
     assert reason in within.reason
     measured = Measured(within, 0.5)
     section = site_section([SiteEffects("tokens", {"auc_within": measured, "auc_across": measured}, {})])
-    assert section.rows[0][1][0] == f"{within.value:.3f} –"
+    assert section.rows[0][1][0] == [f"{within.value:.3f}", "–"]
     assert section.findings[1:] == [within.reason]
 
 
