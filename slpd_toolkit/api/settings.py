@@ -289,6 +289,7 @@ class RepresentSettings(TypedDict, total=False):
     out: StrPath
     as_: str
     clusters: int
+    append_mean_token: bool
     per: Literal["slide", "patient"]
     manifest: StrPath | None
     where: StrPath | Sequence[StrPath]

@@ -60,8 +60,13 @@ def make(config: RepresentConfig) -> SlideVectors:
 
 
 def _make(config: RepresentConfig) -> SlideVectors:
-    chosen = ChosenDescriptor(config.as_, config.clusters)
+    chosen = ChosenDescriptor(config.as_, config.clusters, config.append_mean_token)
     descriptor = chosen.load()
+    if config.append_mean_token and descriptor.is_set:
+        raise UsageError(
+            f"--append-mean-token: got --as {config.as_}, allowed: descriptors that are one vector, such as mean.",
+            hint=f"{config.as_} is a set of vectors, which are compared by their cosine with those of other slides.",
+        )
     if config.clusters and not descriptor.clusters:
         raise UsageError(
             f"--clusters: got {config.clusters}, allowed: nothing, because {config.as_} has no prototypes."
@@ -88,8 +93,10 @@ def _make(config: RepresentConfig) -> SlideVectors:
         workers=config.workers,
         failures=failures,
         stage=STAGE,
+        mean_tokens=config.append_mean_token,
     )
-    regions = Bags(found.slide_ids, found.values, np.concatenate([[0], np.cumsum(found.lengths)]).astype(np.int64))
+    offsets = np.concatenate([[0], np.cumsum(found.lengths)]).astype(np.int64)
+    regions = Bags(found.slide_ids, found.values, offsets, appended=found.mean_tokens)
     vectors = describe_slides(
         regions,
         chosen,

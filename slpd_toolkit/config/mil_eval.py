@@ -37,7 +37,8 @@ class MilEvalConfig:
     a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of TRIDENT,
     STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor` evaluates a
     descriptor of each slide instead of its regions, such as runs/slpd#prototypes or runs/slpd#histogram:32 (32
-    prototypes). Descriptors with parameters are fitted in each fold."""
+    prototypes); `+mean-token` appends the slide's mean token: runs/slpd#mean+mean-token. Descriptors with parameters
+    are fitted in each fold."""
 
     out: Path
     """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml, figures/ and model/:

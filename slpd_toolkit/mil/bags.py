@@ -39,6 +39,8 @@ class Bags:
     """(S + 1,) the rows of slide i are offsets[i] to offsets[i + 1] - 1."""
     weights: NDArray[np.float32] | None = None
     """(M,) weight of each row within its slide, for sets of prototypes; they sum to 1 per slide. None: equal."""
+    appended: NDArray[np.float32] | None = None
+    """(S, A) values of each slide that `describe_bags` appends to its descriptor. None: nothing is appended."""
 
     @classmethod
     def pack(cls, bag_of_slide: Mapping[str, NDArray[np.floating]]) -> Bags:
@@ -99,6 +101,7 @@ class Bags:
             self.features[rows],
             np.concatenate([[0], np.cumsum(self.sizes[index])]).astype(np.int64),
             None if self.weights is None else self.weights[rows],
+            None if self.appended is None else self.appended[index],
         )
 
     def mean(self) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.console import Progress
     from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
     from slpd_toolkit.models.region_vit import RegionViT
+    from slpd_toolkit.representations.slide_context import ContextModel
     from slpd_toolkit.store.cohort_tokens import CohortTokens
     from slpd_toolkit.store.streaming import RegionBatch
     from slpd_toolkit.store.token_file import TokenFile, TokenStore
@@ -189,7 +190,7 @@ class DescribedModel:
     """Descriptors of slides, computed from the regions of another model."""
 
     name: str
-    regions: Model
+    regions: RegionModel | ContextModel
     descriptor: ChosenDescriptor
     of_cache: bool = True
 
@@ -199,7 +200,8 @@ class DescribedModel:
         chosen = self.descriptor
         clusters = f", {chosen.clusters} prototypes" if chosen.clusters else ""
         fitted = ", fitted in each fold" if chosen.load().is_fitted else ""
-        return f"{self.regions.source}: {chosen.name}{clusters}{fitted}"
+        token = ", and the slide's mean token" if chosen.mean_token else ""
+        return f"{self.regions.source}: {chosen.name}{clusters}{fitted}{token}"
 
     @property
     def digest(self) -> str:
@@ -221,10 +223,30 @@ class DescribedModel:
         Args:
             regions: Result of `regions.represent`.
         """
+        if self.descriptor.mean_token:
+            regions = replace(regions, bags=with_mean_tokens(regions.bags, self.regions.cache))
         named = replace(regions, name=self.name, source=self.source, places=None)
         if self.descriptor.load().is_fitted:
             return replace(named, descriptor=self.descriptor)
         return replace(named, bags=self.descriptor.apply(regions.bags, _NO_SLIDES))
+
+
+def with_mean_tokens(bags: Bags, cache: Cache) -> Bags:
+    """Return the bags with the mean token of each slide, which `describe_bags` appends to its descriptor.
+
+    It is the mean over the tissue patches of all regions of the slide, which centering subtracts and whitening scales
+    down. The tokens of all slides are read once more.
+
+    Raises:
+        CacheError: A token file can no longer be read.
+    """
+    number = {slide: index for index, slide in enumerate(cache.store.slide_ids)}
+    means = []
+    with console.progress("mean tokens", total=len(bags.slides), unit="slides") as bar:
+        for slide in bags.slides:
+            means.append(cache.tokens.mean_token(number[slide]))
+            bar.advance(1, slide)
+    return replace(bags, appended=np.stack(means))
 
 
 class _Keeper:

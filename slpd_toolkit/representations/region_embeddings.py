@@ -16,7 +16,7 @@ from slpd_toolkit.core.errors import CacheError, UsageError
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.foreign.anndata_parquet import make_anndata
 from slpd_toolkit.models.region_vit import RegionViT
-from slpd_toolkit.representations.models import Cache, RegionModel
+from slpd_toolkit.representations.models import Cache, RegionModel, with_mean_tokens
 from slpd_toolkit.representations.opening import InferenceOptions, open_models, open_network
 from slpd_toolkit.representations.slide_context import ContextModel
 from slpd_toolkit.representations.sound_slides import without_damaged
@@ -62,6 +62,8 @@ class RegionEmbeddings:
     """Name of the model: the name of its run folder, or the file name without suffix."""
     provenance: dict[str, str | int | float]
     """Model, encoder and geometry of the embeddings."""
+    mean_tokens: npt.NDArray[np.float32] | None = None
+    """(S, D) mean token of each slide, over the tissue patches of its regions, if it was asked for."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -135,6 +137,7 @@ def embed_regions(
     workers: int = 2,
     failures: list[Failure] | None = None,
     stage: str = "",
+    mean_tokens: bool = False,
 ) -> RegionEmbeddings:
     """Embed every region of a token cache.
 
@@ -146,6 +149,7 @@ def embed_regions(
         workers: Number of threads that read tokens ahead.
         failures: Where damaged slides are listed, which are then left out; None to raise an error instead.
         stage: Name of the command in that list.
+        mean_tokens: Also return the mean token of each slide.
 
     Raises:
         UsageError: The model does not match the cache, or does not embed regions.
@@ -156,13 +160,13 @@ def embed_regions(
     where = compute.resolve_device(device)
     arithmetic = compute.resolve_precision(precision, where)
     try:
-        opened, bags = _embed(store, model, arithmetic, where, workers)
+        opened, bags = _embed(store, model, arithmetic, where, workers, mean_tokens=mean_tokens)
     except CacheError:
         sound = store if failures is None else without_damaged(store, failures, stage)
         if len(sound) == len(store):
             raise
         store = sound
-        opened, bags = _embed(store, model, arithmetic, where, workers)
+        opened, bags = _embed(store, model, arithmetic, where, workers, mean_tokens=mean_tokens)
     slides = tuple(slide for slide in store.files if len(slide))
     meta = store.meta
     provenance: dict[str, str | int | float] = {
@@ -177,18 +181,31 @@ def embed_regions(
         "region_px": meta.region_px,
     }
     return RegionEmbeddings(
-        bags.features, about_regions(slides), np.diff(bags.offsets), bags.slides, opened.name, provenance
+        bags.features,
+        about_regions(slides),
+        np.diff(bags.offsets),
+        bags.slides,
+        opened.name,
+        provenance,
+        bags.appended,
     )
 
 
 def _embed(
-    store: TokenStore, model: str | RegionViT, precision: Precision, device: torch.device, workers: int
+    store: TokenStore,
+    model: str | RegionViT,
+    precision: Precision,
+    device: torch.device,
+    workers: int,
+    *,
+    mean_tokens: bool,
 ) -> tuple[RegionModel | ContextModel, Bags]:
     slides = [slide.meta.slide_id for slide in store.files if len(slide)]
     with closing(CohortTokens(store)) as tokens, _in_eval_mode(model):
         opened = _open(model, Cache(store, tokens, device, workers), precision)
         with console.progress("embed", total=int(store.lengths.sum()), unit="regions") as progress:
-            return opened, opened.represent(slides, progress).bags
+            bags = opened.represent(slides, progress).bags
+        return opened, with_mean_tokens(bags, opened.cache) if mean_tokens else bags
 
 
 def about_regions(files: Sequence[TokenFile]) -> pd.DataFrame:

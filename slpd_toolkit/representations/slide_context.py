@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.console import Progress
     from slpd_toolkit.mil.statistics.results import RegionPlaces, Representation
     from slpd_toolkit.models.slide_vit import SlideViT
-    from slpd_toolkit.representations.models import RegionModel
+    from slpd_toolkit.representations.models import Cache, RegionModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,11 @@ class ContextModel:
     """Slides that the slide ViT or its model of regions was trained on."""
     pretraining_known: bool = False
     of_cache: bool = True
+
+    @property
+    def cache(self) -> Cache:
+        """The token cache of its regions."""
+        return self.regions.cache
 
     @property
     def slides(self) -> Collection[str]:

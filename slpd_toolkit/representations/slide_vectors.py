@@ -108,6 +108,8 @@ class SlideVectors:
 def pool_patients(bags: Bags, patient_of: Mapping[str, str]) -> Bags:
     """Join the regions of each patient's slides; patients are in the order of their first slide.
 
+    Appended values are averaged over the regions.
+
     Raises:
         UsageError: A slide has no patient.
     """
@@ -123,7 +125,13 @@ def pool_patients(bags: Bags, patient_of: Mapping[str, str]) -> Bags:
     of_row = np.repeat([number[patient] for patient in patients], bags.sizes)
     order = np.argsort(of_row, kind="stable")
     counts = np.bincount(of_row, minlength=len(names))
-    return Bags(tuple(names), bags.features[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    appended = None
+    if bags.appended is not None:
+        total = np.zeros((len(names), bags.appended.shape[1]))
+        np.add.at(total, [number[patient] for patient in patients], bags.appended * bags.sizes[:, None].astype(float))
+        appended = (total / counts[:, None]).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Bags(tuple(names), bags.features[order], offsets, appended=appended)
 
 
 def describe_slides(
@@ -152,7 +160,7 @@ def describe_slides(
     if patient_of is not None:
         wanted = pool_patients(wanted, patient_of)
     descriptor = chosen.load()
-    about: dict[str, str | int | float] = {**provenance, "descriptor": chosen.name}
+    about: dict[str, str | int | float] = {**provenance, "descriptor": chosen.label}
     if chosen.clusters or descriptor.clusters:
         about["clusters"] = chosen.clusters or descriptor.clusters
     if descriptor.is_fitted:
@@ -160,7 +168,7 @@ def describe_slides(
     return SlideVectors(
         describe_bags(fitted, wanted),
         "slide" if patient_of is None else "patient",
-        chosen.name,
+        chosen.label,
         tuple(regions.slides[index] for index in fit_on) if descriptor.is_fitted else (),
         fitted.parameters,
         about,

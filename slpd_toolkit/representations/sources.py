@@ -13,7 +13,7 @@ from slpd_toolkit.config.mil_eval import DESCRIPTORS, MOST_CLUSTERS
 from slpd_toolkit.core.errors import Problems, UsageError
 from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.foreign.slide_vectors import PICKLES, is_vector_folder, refuse_pickle
-from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
+from slpd_toolkit.mil.descriptors.descriptor import MEAN_TOKEN, ChosenDescriptor
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.models.slide_vit import SLIDE_VIT
 
@@ -96,7 +96,7 @@ def _parse(model: str) -> Source:
         plain = _parse_source(name, text)
         return replace(plain, descriptor=_OF_SLIDE_VIT) if plain.kind is Kind.SLIDE_VIT else plain
     descriptor = parse_descriptor(described)
-    found = _parse_source(name, source, added=f"-{descriptor.name}")
+    found = _parse_source(name, source, added=f"-{descriptor.label.replace('+', '-')}")
     if not found.needs_tokens:
         raise UsageError(
             f"--model: {source} has one vector per slide, which #{described} cannot describe: it needs regions.",
@@ -106,19 +106,27 @@ def _parse(model: str) -> Source:
 
 
 def parse_descriptor(text: str) -> ChosenDescriptor:
-    """Parse `descriptor` or `descriptor:clusters`.
+    """Parse `descriptor` or `descriptor:clusters`, and `+mean-token` after either.
 
     Raises:
-        UsageError: The descriptor is unknown, or the number of clusters is not a number from 1 up or is not used.
+        UsageError: The descriptor is unknown, or the number of clusters is not a number from 1 up or is not used, or
+            the mean token is to be appended to a set.
     """
-    name, sign, clusters = text.partition(":")
+    mean_token = text.endswith(MEAN_TOKEN)
+    name, sign, clusters = text.removesuffix(MEAN_TOKEN).partition(":")
     DESCRIPTORS.require(name)
-    default = ChosenDescriptor(name).load().clusters
+    descriptor = ChosenDescriptor(name).load()
+    if mean_token and descriptor.is_set:
+        raise UsageError(
+            f"descriptor: got {text}, allowed: {MEAN_TOKEN} after descriptors that are one vector, such as mean.",
+            hint=f"{name} is a set of vectors, which are compared by their cosine with those of other slides.",
+        )
+    default = descriptor.clusters
     if sign and not default:
         raise UsageError(f"descriptor: got {text}, allowed: {name}, which has no clusters.")
     if sign and not (clusters.isdecimal() and 1 <= int(clusters) <= MOST_CLUSTERS):
         raise UsageError(f"descriptor: got {text}, allowed: {name}:1 to {name}:{MOST_CLUSTERS}.")
-    return ChosenDescriptor(name, int(clusters) if sign else default)
+    return ChosenDescriptor(name, int(clusters) if sign else default, mean_token)
 
 
 def _parse_source(name: str, text: str, *, added: str = "") -> Source:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from slpd_toolkit.store.cohort_tokens import CohortTokens
-from slpd_toolkit.store.streaming import in_parts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 class CenteredTokens(CohortTokens):
     """`CohortTokens` from which the mean token of each slide is subtracted.
 
-    The mean is over the tissue patches of all regions of the slide (those with a tissue fraction above 0; without any,
-    all patches that have a token). It depends on no other slide, so that nothing leaks between training and test
+    The mean is `CohortTokens.mean_token`. It depends on no other slide, so that nothing leaks between training and test
     slides. It is computed when a region of the slide is first read, which reads the whole slide once more.
 
     Args:
@@ -46,21 +44,15 @@ class CenteredTokens(CohortTokens):
         tokens = self._raw.read(regions, pin_memory=pin_memory)
         slides = self.slide_of_region[regions]
         for slide in np.unique(slides).tolist():
-            self._find_mean(slide)
+            self.mean_token(slide)
         means = torch.from_numpy(self._means[slides])
         return tokens.copy_(tokens.float() - means[:, None, None])
 
-    def _find_mean(self, slide: int) -> None:
+    def mean_token(self, slide: int) -> npt.NDArray[np.float32]:
+        """Return the mean token that is subtracted from those of a slide, (D,), by its number in the store."""
         with self._locks[slide]:
-            if self._known[slide]:
-                return
-            tissue = self._store.files[slide].tissue > 0
-            present = self._store.files[slide].present
-            counted = tissue if tissue.any() else np.ones_like(tissue) if present is None else present
-            first = int(self._starts[slide])
-            total = np.zeros(self._store.embedding_dim)
-            for part in in_parts(np.arange(first, first + len(counted))):
-                tokens = self._raw.read(part).numpy()
-                total += tokens[counted[part - first]].sum(axis=0, dtype=np.float64)
-            self._means[slide] = total / max(1, counted.sum())
-            self._known[slide] = True
+            if not self._known[slide]:
+                self._means[slide] = self._raw.mean_token(slide)
+                self._known[slide] = True
+        mean: npt.NDArray[np.float32] = self._means[slide]
+        return mean

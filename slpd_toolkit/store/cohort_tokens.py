@@ -14,6 +14,7 @@ import torch
 
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.store import schema
+from slpd_toolkit.store.streaming import in_parts
 from slpd_toolkit.store.token_file import changed_tokens
 
 if TYPE_CHECKING:
@@ -100,6 +101,25 @@ class CohortTokens:
         if not schema.all_finite(numbers):
             self._name_non_finite(numbers, slides, regions - self._starts[slides])
         return tokens
+
+    def mean_token(self, slide: int) -> npt.NDArray[np.float32]:
+        """Return the mean token of a slide, (D,), by its number in the store.
+
+        The mean is over the tissue patches of all its regions (those with a tissue fraction above 0; without any, all
+        patches that have a token). All regions of the slide are read, a few at a time.
+
+        Raises:
+            CacheError: See `read`.
+        """
+        tissue, present = self._store.files[slide].tissue > 0, self._store.files[slide].present
+        counted = tissue if tissue.any() else np.ones_like(tissue) if present is None else present
+        first = int(self._starts[slide])
+        total = np.zeros(self._store.embedding_dim)
+        for part in in_parts(np.arange(first, first + len(counted))):
+            tokens = self.read(part).numpy()
+            total += tokens[counted[part - first]].sum(axis=0, dtype=np.float64)
+        mean: npt.NDArray[np.float32] = (total / max(1, counted.sum())).astype(np.float32)
+        return mean
 
     def _read_region(self, slide: int, region: int, into: npt.NDArray[np.uint8]) -> None:
         file = self._store.files[slide]

@@ -305,7 +305,7 @@ def test_of_several_bundles_one_is_chosen_and_vectors_are_predicted(several: Pat
 
 
 @pytest.mark.parametrize(
-    ("source", "aggregator"), [("mean-tokens#histogram:3", "probe"), ("mean-tokens#prototypes:2", "set-knn")]
+    ("source", "aggregator"), [("mean-tokens#histogram:3+mean-token", "probe"), ("mean-tokens#prototypes:2", "set-knn")]
 )
 def test_a_descriptor_of_slides_is_predicted_with_and_applied_to_another_cohort(
     cohort: Planted, tmp_path: Path, source: str, aggregator: str, monkeypatch: pytest.MonkeyPatch

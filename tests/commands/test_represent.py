@@ -77,6 +77,15 @@ def test_a_patient_is_described_over_all_regions_of_its_slides(
         vectors["slide000"]
 
 
+def test_the_mean_token_of_a_patient_is_that_of_all_its_regions(cache: Path, manifest: Path, tmp_path: Path) -> None:
+    made = config(cache, tmp_path / "p.parquet", per="patient", manifest=manifest, append_mean_token=True)
+    store = TokenStore.open(cache)
+    both = np.concatenate([store[slide].tokens.reshape(-1, 8).astype(float) for slide in ("slide000", "slide002")])
+    np.testing.assert_allclose(represent.make(made)["P/0"][0, 8:], both.mean(axis=0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="got --as prototypes, allowed: descriptors that are one vector"):
+        represent.make(config(cache, tmp_path / "s.parquet", as_="prototypes", append_mean_token=True))
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ""])
 def test_sets_are_read_back_as_they_were_written(cache: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"sets{suffix}"

@@ -79,6 +79,8 @@ def test_a_file_whose_name_looks_like_a_name_and_a_source_is_itself(files: Path)
         ("runs/slpd#histogram:32", "slpd-histogram", ChosenDescriptor("histogram", 32)),
         ("h=mean-tokens#mean-sd", "h", ChosenDescriptor("mean-sd", 0)),
         ("mean-tokens#mixture", "mean-tokens-mixture", ChosenDescriptor("mixture", 16)),
+        ("runs/slpd#mean+mean-token", "slpd-mean-mean-token", ChosenDescriptor("mean", 0, mean_token=True)),
+        ("h=runs/slpd#mixture:2+mean-token", "h", ChosenDescriptor("mixture", 2, mean_token=True)),
     ],
 )
 def test_a_descriptor_is_named_after_a_number_sign(
@@ -97,6 +99,9 @@ def test_a_descriptor_is_named_after_a_number_sign(
         ("runs/slpd#histogram:x", "got histogram:x, allowed"),
         ("titan.csv#histogram", r"titan\.csv has one vector per slide, which #histogram cannot describe"),
         ("runs/slpd#", "descriptor: got , allowed: histogram"),
+        ("runs/slpd#+mean-token", "descriptor: got , allowed: histogram"),
+        ("runs/slpd#mean+mean-tokens", r"descriptor: got mean\+mean-tokens, allowed: histogram"),
+        ("runs/slpd#prototypes:2+mean-token", r"got prototypes:2\+mean-token, allowed: \+mean-token after .* as mean"),
     ],
 )
 def test_wrong_descriptors_are_told(files: Path, model: str, said: str) -> None:

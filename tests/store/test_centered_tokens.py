@@ -10,8 +10,12 @@ import pytest
 import torch
 
 import slpd_toolkit as slpd
-from slpd_toolkit.commands import pretrain
+from slpd_toolkit.commands import pretrain, represent
+from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.models.region_vit import RegionViT
+from slpd_toolkit.representations.region_embeddings import embed_regions
+from slpd_toolkit.representations.slide_vectors import SlideVectors
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
@@ -66,6 +70,35 @@ def test_the_mean_over_tissue_patches_is_subtracted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_was_subtracted_stays_available(tmp_path: Path) -> None:
+    cache = coarse(tmp_path, gaps=0.3)
+    store = TokenStore.open(cache)
+    expected = []
+    for file in store.files:
+        counted = file.tissue > 0
+        expected.append(file.tokens[counted if file.present is None else counted & file.present].mean(0, np.float64))
+    network = RegionViT(RegionViTConfig(embed_dim=8, heads=2, depth=1, centering="slide"), input_dim=8, grid=2)
+    found = [
+        embed_regions(store, each, device="cpu", mean_tokens=True).mean_tokens for each in (network, "mean-tokens")
+    ]
+    np.testing.assert_allclose(found, [expected, expected], rtol=1e-6)
+    network.save(tmp_path / "region_vit.pt")
+    made = represent.make(
+        RepresentConfig(
+            model=str(tmp_path / "region_vit.pt"),
+            cache=cache,
+            out=tmp_path / "v.parquet",
+            append_mean_token=True,
+            device="cpu",
+        )
+    )
+    back = SlideVectors.read(tmp_path / "v.parquet")
+    assert back.descriptor == made.descriptor == "mean+mean-token"
+    np.testing.assert_array_equal(back.bags.features, made.bags.features)
+    np.testing.assert_array_equal(back.bags.features[:, 8:], found.mean_tokens)
+    np.testing.assert_allclose(back.bags.features[:, :8], found.means, rtol=1e-5)
+
+
 def test_training_and_embeddings_do_not_depend_on_shifts_of_slides(tmp_path: Path) -> None:
     one = coarse(tmp_path)
     other = shifted(one, tmp_path / "shifted", size=4.0)

@@ -6,7 +6,6 @@ complete.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slpd_toolkit.mil.bundle.bundle import Bundle, BundledHead
+    from slpd_toolkit.mil.bundle.origin import Origin
+    from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 
 SCHEMA = "slpd-bundle"
-VERSIONS = (1, 2)
-"""2: with a descriptor of slides."""
+VERSIONS = (1, 2, 3)
+"""2: with a descriptor of slides. 3: with a mean token appended to it."""
 ABOUT, HEADS, TRAINING, REGION_VIT, DIGESTS = (
     "bundle.json",
     "heads.safetensors",
@@ -99,7 +100,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     origin, training = bundle.origin, bundle.training
     return {
         "schema": SCHEMA,
-        "schema_version": VERSIONS[origin.descriptor is not None],
+        "schema_version": _version_of(origin),
         "toolkit_version": __version__,
         "model": bundle.model,
         "aggregator": bundle.aggregator,
@@ -115,7 +116,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
             "tokens": dict(origin.tokens),
             "recipe": dict(origin.recipe),
         }
-        | ({} if origin.descriptor is None else {"descriptor": dataclasses.asdict(origin.descriptor)}),
+        | ({} if origin.descriptor is None else {"descriptor": _descriptor_document(origin.descriptor)}),
         "heads": [_head_document(head) for head in bundle.heads],
         "decision": {
             "kind": bundle.decision.kind,
@@ -130,6 +131,18 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         },
         "facts": dict(bundle.facts),
     }
+
+
+def _version_of(origin: Origin) -> int:
+    """Return the first version that can describe the representation."""
+    if origin.descriptor is None:
+        return 1
+    return 3 if origin.descriptor.mean_token else 2
+
+
+def _descriptor_document(descriptor: ChosenDescriptor) -> dict[str, object]:
+    found: dict[str, object] = {"name": descriptor.name, "clusters": descriptor.clusters}
+    return found | ({"mean_token": True} if descriptor.mean_token else {})
 
 
 def _head_document(head: BundledHead) -> dict[str, Any]:

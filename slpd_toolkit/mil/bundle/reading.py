@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AGAIN = "Run `slpd mil-eval` again, or copy the whole folder again."
+_MOST_FEATURES = 1 << 20
 _MOST_BYTES = 64 << 20  # of bundle.json and of the digests
 MODEL = "model"
 """Folder of bundles in the folder of an evaluation."""
@@ -104,7 +106,7 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
     if not found:
         raise UsageError(
             f"{folder} is not a bundle and contains none.",
-            hint="`slpd mil-eval` writes bundles to model/ of its folder; models `source#descriptor` have none.",
+            hint="`slpd mil-eval` writes bundles to model/, but not for slide ViTs and means over stains.",
         )
     documents = {name: _read_document(path) for name, path in found.items()}
     chosen = [
@@ -245,9 +247,14 @@ def _check(bundle: Bundle) -> None:
     if any(bool(head.state.descriptor) != fitted for head in bundle.heads):
         raise ValueError("the descriptors of the heads are missing or not needed")
     probe = Bags.pack({"probe": bundle.training.neighbourhood.mean[None].astype(np.float32)})
+    if fitted and bundle.origin.descriptor is not None and bundle.origin.descriptor.mean_token:
+        token_width = int(str(bundle.origin.tokens["embedding_dim"]))
+        if not 1 <= token_width <= _MOST_FEATURES:
+            raise ValueError(f"the tokens have {token_width} features")
+        probe = dataclasses.replace(probe, appended=np.zeros((1, token_width), np.float32))
     try:
         found = predict(bundle, probe)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise ValueError(f"its heads cannot be applied: {error}") from error
     classes = len(bundle.decision.classes)
     _check_decision(bundle)
@@ -280,7 +287,7 @@ def _origin(folder: Path, found: Mapping[str, Any]) -> Origin:
         raise ValueError(f"the representation is {kind!r} with the view {view!r}")
     network = _network(folder / REGION_VIT) if kind == "region-vit" else None
     width = int(found["width"])
-    if not 1 <= width <= 1 << 20:
+    if not 1 <= width <= _MOST_FEATURES:
         raise ValueError(f"the width is {width}")
     return Origin(
         kind,
@@ -303,7 +310,10 @@ def _descriptor(found: Mapping[str, Any] | None) -> ChosenDescriptor | None:
     DESCRIPTORS.require(name)
     if not 0 <= clusters <= MOST_CLUSTERS:
         raise ValueError(f"the descriptor has {clusters} prototypes")
-    return ChosenDescriptor(name, clusters)
+    chosen = ChosenDescriptor(name, clusters, found.get("mean_token", False) is True)
+    if chosen.mean_token and chosen.load().is_set:
+        raise ValueError(f"a mean token cannot be appended to {name}")
+    return chosen
 
 
 def _network(path: Path) -> RegionViT:

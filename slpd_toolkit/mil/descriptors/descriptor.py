@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from slpd_toolkit.mil.arrays import IntArray
 
+MEAN_TOKEN = "+mean-token"  # noqa: S105
+"""Addition to the name of a descriptor."""
 PART = 8192
 """Regions of a slide that are processed at a time, so that temporary arrays do not grow with the slide."""
 
@@ -84,6 +86,13 @@ class ChosenDescriptor:
     """File in `kinds/`."""
     clusters: int = 0
     """Number of prototypes K. 0: the descriptor's default."""
+    mean_token: bool = False
+    """Whether the mean token of the slide, which is in `Bags.appended`, is appended to the vector."""
+
+    @property
+    def label(self) -> str:
+        """Name and additions, as in `source#label`; without the number of prototypes."""
+        return f"{self.name}{MEAN_TOKEN}" if self.mean_token else self.name
 
     def load(self) -> Descriptor:
         """Import the descriptor.
@@ -110,14 +119,18 @@ class ChosenDescriptor:
 
 
 def describe_bags(fitted: Fitted, bags: Bags) -> Bags:
-    """Describe every slide of the bags."""
+    """Describe every slide of the bags, and append the values of the slide, if there are any."""
     found = [
         fitted.describe(bags.features[start:stop]) for start, stop in zip(bags.offsets, bags.offsets[1:], strict=False)
     ]
-    offsets = np.concatenate([[0], np.cumsum([len(each.vectors) for each in found])])
+    counts = [len(each.vectors) for each in found]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    vectors = np.concatenate([each.vectors for each in found])
+    if bags.appended is not None:
+        vectors = np.hstack([vectors, np.repeat(bags.appended, counts, axis=0)])
     return Bags(
         bags.slides,
-        np.concatenate([each.vectors for each in found]),
+        vectors,
         offsets.astype(np.int64),
         np.concatenate([each.weights for each in found]),
     )

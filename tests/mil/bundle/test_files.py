@@ -38,16 +38,17 @@ if TYPE_CHECKING:
 COHORT = make_cohort([1, 2] * 12, ["a", "b"] * 12)
 BAGS = planted_bags(COHORT, signal=3.0)
 ORIGIN = Origin("table", "vectors.npz", "0" * 64, BAGS.width)
+TOKENS = Origin("mean-tokens", "mean", "", BAGS.width, tokens={"embedding_dim": 2})
 SHORT = HeadTraining(steps=10, check_every=5, batch_size=16)
 RNG = np.random.default_rng(0)
 SURVIVAL = Survival(RNG.exponential(size=len(BAGS.slides)), RNG.random(len(BAGS.slides)) < 0.7)
 
 
 def evaluated(
-    task: Task, *aggregators: str, descriptor: ChosenDescriptor | None = None
+    task: Task, *aggregators: str, descriptor: ChosenDescriptor | None = None, bags: Bags = BAGS
 ) -> tuple[Evaluation, list[Bundle]]:
     splits = cross_validation(COHORT, folds=3)
-    representation = Representation("m", "vectors.npz", BAGS, descriptor=descriptor)
+    representation = Representation("m", "vectors.npz", bags, descriptor=descriptor)
     results, _, _ = evaluate_models(
         task,
         COHORT,
@@ -60,8 +61,9 @@ def evaluated(
         jobs=1,
     )
     evaluation = Evaluation("label", task, COHORT, (representation,), results, "patient", False, (), {"m": ()}, {})
+    origin = ORIGIN if bags.appended is None else TOKENS
     return evaluation, make_bundles(
-        evaluation, splits, {"m": dataclasses.replace(ORIGIN, descriptor=descriptor)}, FinalTraining(SHORT, 0)
+        evaluation, splits, {"m": dataclasses.replace(origin, descriptor=descriptor)}, FinalTraining(SHORT, 0)
     )
 
 
@@ -96,16 +98,16 @@ def test_a_bundle_that_was_moved_repeats_the_evaluation(task: Task, tmp_path: Pa
     assert list(find_bundles(tmp_path)) == ["abmil", "knn", "probe"]
 
 
-def assert_repeats_the_evaluation(bundle: Bundle, result: Result, folder: Path) -> None:
+def assert_repeats_the_evaluation(bundle: Bundle, result: Result, folder: Path, bags: Bags = BAGS) -> None:
     write_bundle(folder / "here", bundle, "")
     (folder / "here").rename(folder / "there")
     again = read_bundle(folder / "there")
     for head, fold in zip(again.heads, result.folds, strict=False):
-        found = apply_head(again, head, BAGS, again.known())
+        found = apply_head(again, head, bags, again.known())
         np.testing.assert_array_equal(found.raw[fold.rows], fold.outputs)
-    one, other = predict(bundle, BAGS, final=True), predict(again, BAGS, final=True)
+    one, other = predict(bundle, bags, final=True), predict(again, bags, final=True)
     np.testing.assert_array_equal(one.outputs, other.outputs)
-    alone = Bags.pack({"x": BAGS.features[BAGS.offsets[5] : BAGS.offsets[6]]})
+    alone = bags.subset(np.array([5]))
     np.testing.assert_array_equal(predict(again, alone, final=True).outputs[0], other.outputs[5])
 
 
@@ -118,6 +120,30 @@ def test_the_descriptor_of_each_fold_is_kept_with_its_head(name: str, aggregator
     document = json.loads((tmp_path / "there" / "bundle.json").read_text())
     assert document["schema_version"] == 2
     assert document["representation"]["descriptor"] == {"name": name, "clusters": 3}
+
+
+def test_a_mean_token_is_appended_to_the_descriptor_of_each_fold(tmp_path: Path) -> None:
+    chosen = ChosenDescriptor("histogram", 3, mean_token=True)
+    token = RNG.normal(size=(len(BAGS.slides), 2)).astype(np.float32)
+    bags = dataclasses.replace(BAGS, appended=token)
+    evaluation, (bundle,) = evaluated(task_of(COHORT), "probe", descriptor=chosen, bags=bags)
+    assert_repeats_the_evaluation(bundle, evaluation.results[0], tmp_path, bags)
+    document = json.loads((tmp_path / "there" / "bundle.json").read_text())
+    assert document["schema_version"] == 3
+    assert document["representation"]["descriptor"] == {"name": "histogram", "clusters": 3, "mean_token": True}
+    other = predict(bundle, dataclasses.replace(bags, appended=token + 1), final=True).outputs
+    assert not np.allclose(other, predict(bundle, bags, final=True).outputs)
+    for damage, said in (
+        ({"descriptor": {"name": "histogram", "clusters": 3}}, "its heads cannot be applied"),
+        ({"tokens": {"embedding_dim": 3}}, "its heads cannot be applied"),
+        ({"tokens": {"embedding_dim": 1 << 40}}, "the tokens have 1099511627776 features"),
+        ({"descriptor": {"name": "prototypes", "clusters": 3, "mean_token": True}}, "cannot be appended to prototypes"),
+    ):
+        shutil.copytree(tmp_path / "there", tmp_path / "harmed")
+        origin_of(**damage)(tmp_path / "harmed")
+        with pytest.raises(UsageError, match=said):
+            read_bundle(tmp_path / "harmed")
+        shutil.rmtree(tmp_path / "harmed")
 
 
 @pytest.fixture(scope="module")

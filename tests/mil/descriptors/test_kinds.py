@@ -47,6 +47,16 @@ def test_any_number_of_regions_becomes_finite_vectors_of_one_width(name: str) ->
     assert (found.sizes <= most).all()
 
 
+@pytest.mark.parametrize("name", ["mean", "histogram"])
+def test_values_of_a_slide_are_appended_and_nothing_is_fitted_on_them(name: str) -> None:
+    chosen, token = ChosenDescriptor(name, 3, mean_token=True), RNG.normal(size=(6, 2)).astype(np.float32)
+    bags = dataclasses.replace(BAGS, appended=token).subset(np.array([5, 0, 1, 2, 3, 4]))
+    plain, found = ChosenDescriptor(name, 3).apply(BAGS, TRAIN), chosen.apply(bags, TRAIN + 1)
+    np.testing.assert_array_equal(found.features[:, :-2], plain.features[[5, 0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(found.features[:, -2:], token[[5, 0, 1, 2, 3, 4]])
+    assert chosen.label == f"{name}+mean-token"
+
+
 @every_kind
 def test_nothing_is_learned_from_slides_outside_of_training(name: str) -> None:
     features = BAGS.features.copy()
