@@ -24,7 +24,7 @@ from slpd_toolkit.training.token_whitening import (
     whiten_within_kinds,
 )
 from tests.token_factory import LENGTHS, write_cache
-from tests.training.runs import run_until, tiny, weights
+from tests.training.runs import assert_same_run, run_until, tiny, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +91,24 @@ def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_curves")
+def test_a_run_with_whitening_within_kinds_resumes_with_its_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
+    whole, parts = (
+        tiny(cache, tmp_path / name, **SIDES | {"whitening": "within-kinds"}) for name in ("whole", "parts")
+    )
+    assert pretrain.run(whole) == 0
+    for steps in (1, 4):
+        assert run_until(monkeypatch, parts, steps) == 143
+        assert RegionViT.from_file(parts.out).phi.has_map
+    assert pretrain.run(parts) == 0
+    assert_same_run(whole.out, parts.out)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_curves")
 def test_runs_store_the_map_and_resume_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
     whole, parts = (tiny(cache, tmp_path / name, registers=1, **SIDES) for name in ("whole", "parts"))
