@@ -104,14 +104,38 @@ def special_kind(path: Path) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse a FIFO, device, socket or folder, which could block a reader forever.
+    """Refuse a FIFO, device, socket or folder, and a large file that is nearly all holes: a reader may never end.
 
     Raises:
-        OSError: The path is not a regular file, does not exist or cannot be reached.
+        OSError: The path is not a regular file, is larger than 1 GiB and less than 1/64 of it was ever written, does
+            not exist or cannot be reached.
     """
     kind = special_kind(path)
     if kind:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    size = path.stat().st_size
+    if size > _LARGE_BYTES and not _has_data(path, size // _LARGEST_SHARE):
+        raise OSError(errno.EINVAL, f"almost none of its {size:,} bytes were ever written", str(path))
+
+
+_LARGE_BYTES, _LARGEST_SHARE = 1 << 30, 64
+
+
+def _has_data(path: Path, wanted: int) -> bool:
+    """Return whether a sparse file has at least `wanted` bytes that are not holes; True if the system cannot tell."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        found = end = 0
+        while found < wanted:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            found += end - start
+    except OSError as error:
+        return error.errno != errno.ENXIO  # there is no more data
+    else:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:

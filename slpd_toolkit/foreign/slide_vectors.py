@@ -221,7 +221,12 @@ def _read_anndata(path: Path, contents: Hdf5Contents) -> ForeignVectors:
     if values is None or len(values.shape) != 2 or index not in contents.datasets:
         raise UsageError(f"{path}: has no dense X with names of its rows in obs.", hint="Write it with anndata.")
     names = [str(name) for name in read_hdf5(path, index).tolist()]
-    rows = np.asarray(read_hdf5(path, "X"), np.float32)
+    if values.dtype is None or values.dtype.kind not in "biuf":
+        raise UsageError(
+            f"{path}: X contains {values.dtype or 'text'}, expected numbers.", hint="Write it with anndata."
+        )
+    with np.errstate(over="ignore"):
+        rows = np.asarray(read_hdf5(path, "X"), np.float32)
     if len(names) != len(rows) or len(set(names)) < len(names):
         raise UsageError(f"{path}: obs does not name each row of X once.", hint="One row per slide.")
     members = {name.split("/")[1] for name in [*contents.datasets, *contents.groups] if name.startswith("obs/")}

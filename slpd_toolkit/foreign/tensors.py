@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from slpd_toolkit.core.archives import check_zip, is_zip, read_npz
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import atomic_path
-from slpd_toolkit.core.text import count
-from slpd_toolkit.models.weights import TORCH_LOAD_ERRORS
+from slpd_toolkit.core.text import count, listed
+from slpd_toolkit.models.weights import TORCH_LOAD_ERRORS, pickled_content
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,12 @@ def read_tensor(path: Path) -> npt.NDArray[np.floating]:
         found = _load(path)
     except OSError as error:
         raise _not_readable_now(path, error) from error
-    except (pickle.UnpicklingError, *TORCH_LOAD_ERRORS) as error:
+    except pickle.UnpicklingError as error:
+        raise SlideError(
+            f"{path} cannot be read as a tensor: it contains more than a tensor ({pickled_content(error)}).",
+            hint="Objects can run code when they are loaded. Save only the tensor.",
+        ) from error
+    except TORCH_LOAD_ERRORS as error:
         raise SlideError(
             f"{path} cannot be read as a tensor ({next(iter(str(error).splitlines()), type(error).__name__)}).",
             hint="It is damaged, truncated, or contains Python objects: save only the tensor.",
@@ -81,12 +87,15 @@ def write_tensor(path: Path, values: npt.NDArray[np.floating]) -> None:
 
 def _load(path: Path) -> object:
     if path.suffix == ".npz":
-        return read_npz(path)[FEATURES]
-    if is_zip(path):  # files written before torch 1.6 have no checksums and cannot be memory-mapped
+        arrays = read_npz(path)
+        if FEATURES not in arrays:
+            raise ValueError(f"it has no array {FEATURES!r}, only {listed(sorted(arrays)) or 'none'}")
+        return arrays[FEATURES]
+    zipped = is_zip(path)  # files written before torch 1.6 have no checksums and cannot be memory-mapped
+    if zipped:
         check_zip(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    else:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings(action="ignore"):  # PyTorch comments on old and foreign pickles
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     if not isinstance(found, torch.Tensor):
         return found
     if found.layout != torch.strided or found.numel() * found.element_size() > found.untyped_storage().nbytes():

@@ -11,6 +11,8 @@ import argparse
 import hashlib
 import json
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,13 +79,13 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             return _read_safetensors(path)
         if is_zip(path):  # PyTorch does not verify the checksums
             check_zip(path)
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such weights file.", hint="Check the path.") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: refused, because it contains more than plain weights ({_first_line(error)}).",
+            f"{path}: refused, because it contains more than plain weights ({pickled_content(error)}).",
             hint="If you trust its source, load it yourself and save its state dict as .safetensors.",
         ) from error
     except OSError as error:
@@ -269,6 +271,15 @@ _NOT_WEIGHTS = (
     ),
 )
 """How other files start, what they are, and what to do."""
+
+
+def pickled_content(error: pickle.UnpicklingError) -> str:
+    """Name what a pickle contains besides tensors. PyTorch's own message recommends loading it unsafely."""
+    found = _GLOBAL.search(str(error))
+    return f"it refers to {found[1]}" if found else "Python objects"
+
+
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 def _first_line(error: BaseException) -> str:

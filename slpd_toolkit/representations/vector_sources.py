@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import sha256
 from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.foreign.slide_vectors import read_slide_vectors
@@ -49,6 +51,17 @@ def read_stored_vectors(path: Path, *, no_features: Collection[str] = ()) -> Sto
     Raises:
         UsageError: The file cannot be read, or is not such a file.
     """
+    found = _read(path, no_features)
+    odd = [name for name in found.bags.slides if not _is_text(name)]
+    if odd:
+        raise UsageError(
+            f"{path}: {count(len(odd), 'ID')} {agree(len(odd), 'is', 'are')} not valid UTF-8: {listed(odd)}.",
+            hint="Rename the files, or write the IDs in UTF-8.",
+        )
+    return found
+
+
+def _read(path: Path, no_features: Collection[str]) -> StoredVectors:
     if is_own_file(path):
         own = read_vectors_back(path)
         return StoredVectors(own.bags, own.per, "slpd represent", frozenset(own.fitted_on) or None)
@@ -113,10 +126,20 @@ def _are_patients(stored: StoredVectors, patient_of: Mapping[str, str]) -> bool:
     return len(ids & set(patient_of.values())) > len(ids & patient_of.keys())
 
 
+def _is_text(name: str) -> bool:
+    """Return whether a name has no bytes that could not be decoded, which Python keeps as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _digest(path: Path) -> str:
-    if path.is_file():
-        return sha256(path)
-    digest = hashlib.sha256()
-    for file in sorted(each for each in path.rglob("*") if each.is_file()):
-        digest.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+    try:
+        if path.is_file():
+            return sha256(path)
+        digest = hashlib.sha256()
+        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+            digest.update(os.fsencode(f"{file.relative_to(path)} {sha256(file)}\n"))
+        return digest.hexdigest()
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}).", hint="Copy it again."
+        ) from error

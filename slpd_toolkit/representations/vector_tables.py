@@ -107,7 +107,7 @@ def _of_frame(
         )
     if table.empty:
         raise UsageError(f"{path}: has no rows.", hint="Add one row per slide.")
-    slides, features = [str(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)
+    slides, features = [_text(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)
     names = [str(name) for name in features.columns]
     known = [name for name in names if name in no_features]
     if known:
@@ -144,8 +144,15 @@ def _read_npz(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
     if wrong:
         raise UsageError(f"{path}: {', '.join(wrong[:8])} is not numeric.", hint=_NPZ)
     if ids is not None and paired:
-        return np.char.strip(arrays[ids].astype(np.str_)).tolist(), np.asarray(arrays[_VECTORS], np.float64)
+        if arrays[ids].ndim != 1:
+            raise UsageError(f"{path}: {ids} has the shape {arrays[ids].shape}, expected (slides,).", hint=_NPZ)
+        return [_text(name).strip() for name in arrays[ids].tolist()], np.asarray(arrays[_VECTORS], np.float64)
     return list(arrays), _stacked(path, list(arrays.values()))
+
+
+def _text(name: object) -> str:
+    """Return an ID as text; bytes that are not UTF-8 become lone surrogates."""
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
 
 
 def _stacked(path: Path, vectors: list[object]) -> npt.NDArray[np.float64]:

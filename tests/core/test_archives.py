@@ -87,6 +87,15 @@ def test_every_flipped_bit_of_a_value_is_noticed(tmp_path: Path) -> None:
                 read(path)
 
 
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("vectors.npy", npy(np.zeros(3)))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("vectors.npy", npy(np.ones(3)))
+    with pytest.raises(ArchiveError, match=r"several members 'vectors\.npy'"):
+        read_npz(tmp_path / "a.npz")
+
+
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f")
     for read in (is_zip, read_npz, require_regular, read_table):

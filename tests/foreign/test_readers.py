@@ -388,7 +388,7 @@ def test_code_in_a_tensor_file_is_not_run(tmp_path: Path) -> None:
             return (open, (str(tmp_path / "ran"), "w"))
 
     torch.save(Evil(), tmp_path / "a.pt")
-    with pytest.raises((SlideError, UsageError), match="cannot be read as a tensor"):
+    with pytest.raises((SlideError, UsageError), match=r"more than a tensor \(it refers to _?io\.open\)"):
         read(tmp_path, settings=HIPT)
     assert not (tmp_path / "ran").exists()
 

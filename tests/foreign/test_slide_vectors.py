@@ -132,6 +132,12 @@ def test_anndata_is_read_by_the_names_of_its_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.vectors["TCGA-2"], VECTORS["TCGA-2"])
 
 
+def test_text_in_place_of_numbers_is_refused(tmp_path: Path) -> None:
+    h5(tmp_path / "x.h5ad", {}, **{"X": np.array([[b"a"]]), "obs/_index": np.array([b"s"])})
+    with pytest.raises(UsageError, match=r"X contains .*, expected numbers"):
+        read_slide_vectors(tmp_path / "x.h5ad")
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "nan": {"features": np.full(6, np.nan, np.float32)},
     "width": {"features": np.ones(5, np.float32)},

@@ -31,6 +31,28 @@ def test_a_slide_without_a_vector_hides_nothing() -> None:
     assert "all 40 vectors are within" in collapse_warning("giga", IDS, close)
 
 
+def test_a_few_other_slides_hide_nothing() -> None:
+    close = VECTORS * 0.1 + 5
+    close[[4, 9]] = VECTORS[[4, 9]]
+    rest = np.delete(close, [4, 9], axis=0)
+    unit = rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    said = collapse_warning("giga", IDS, close)
+    assert "38 of 40 vectors are within a cosine distance of 0.00" in said
+    assert f"(all but s4, s9; smallest cosine similarity {(unit @ unit.T).min():.4f})" in said
+    assert "4 of 5 vectors are within" in collapse_warning("giga", IDS[:5], close[:5])
+    assert collapse_warning("giga", IDS[1:5], close[1:5]) == ""  # one of four is a quarter
+    close[:5] = VECTORS[:5]
+    assert collapse_warning("giga", IDS, close) == ""  # more than a tenth
+
+
+def test_equal_vectors_do_not_hide_that_the_others_are_close() -> None:
+    close = VECTORS * 0.1 + 5
+    close[7] = close[3]
+    said = collapse_warning("giga", IDS, close)
+    assert "2 of 40 vectors are equal to another one: s3, s7" in said
+    assert "all 40 vectors are within" in said
+
+
 def test_equal_vectors_are_named() -> None:
     same = VECTORS.copy()
     same[[3, 7, 9]] = same[3]

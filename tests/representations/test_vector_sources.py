@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from slpd_toolkit.commands import represent
 from slpd_toolkit.config.represent import RepresentConfig
 from slpd_toolkit.core import console
+from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.representations.sources import Kind, parse_sources
 from slpd_toolkit.representations.vector_sources import open_table
 from tests.foreign.test_slide_vectors import VECTORS, cobra, stamp
@@ -69,6 +72,30 @@ def test_collapsed_vectors_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     np.savez(tmp_path / "v.npz", slide_id=[f"s{i}" for i in range(8)], vectors=values)
     open_table("gigapath", tmp_path / "v.npz")
     assert "gigapath: all 8 vectors are within a cosine distance of" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_ids_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    latin = "é".encode("latin-1")
+    np.savez(tmp_path / "v.npz", slide_id=np.array([b"a", latin]), vectors=np.eye(2))
+    with h5py.File(tmp_path / "v.h5ad", "w") as file:
+        file["X"], file["obs/_index"] = np.eye(2), np.array([b"a", latin])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in (b"a", latin):
+        np.savez(folder / f"{os.fsdecode(name)}.npz", features=np.ones(3))
+    for path in (tmp_path / "v.npz", tmp_path / "v.h5ad", folder):
+        with pytest.raises(UsageError, match=r"1 ID is not valid UTF-8: .*Rename the files, or write the IDs in UTF-8"):
+            open_table("x", path)
+
+
+def test_a_file_that_was_hardly_written_is_refused_at_once(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", features=np.ones(3))
+    (tmp_path / "notes.csv").write_text("slide_id,x\n")
+    os.truncate(tmp_path / "notes.csv", 1 << 40)
+    with pytest.raises(UsageError, match=r"notes\.csv: cannot be read \(almost none of its 1,099,511,627,776 bytes"):
+        open_table("x", tmp_path)
+    with pytest.raises(UsageError, match=r"notes\.csv: cannot be read as UTF-8 CSV .*almost none of its"):
+        open_table("x", tmp_path / "notes.csv")
 
 
 def test_sources_are_recognized_by_their_files(tmp_path: Path) -> None:

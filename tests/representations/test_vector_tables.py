@@ -37,6 +37,8 @@ def test_npz_of_two_arrays_and_of_one_a_slide(tmp_path: Path) -> None:
 def test_ids_of_an_npz_may_be_bytes(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", slide_id=np.array([b"007", b"b"]), vectors=list(EXPECTED.values()))
     assert_expected(tmp_path / "v.npz")
+    np.savez(tmp_path / "v.npz", slide_id=np.array(["é".encode()]), vectors=np.ones((1, 2)))
+    assert list(read_vectors(tmp_path / "v.npz")) == ["é"]
 
 
 def test_parquet_with_columns_with_lists_and_with_an_index(tmp_path: Path) -> None:
@@ -93,6 +95,8 @@ def test_a_csv_that_is_no_table_of_vectors_is_refused(tmp_path: Path, text: str,
         ({"slide_id": np.array(["a"]), "vectors": np.zeros(3)}, r"1 slide does not match vectors of shape \(3,\)"),
         ({"slide_id": np.array(["a"]), "vectors": np.array([["x"]])}, "vectors is not numeric"),
         ({"slide_id": np.array(["a"]), "vectors": np.array([[1j]])}, "vectors is not numeric"),
+        ({"slide_id": np.array([["a"]]), "vectors": np.ones((1, 3))}, r"slide_id has the shape \(1, 1\), expected"),
+        ({"slide_id": np.array("a"), "vectors": np.ones((1, 3))}, r"slide_id has the shape \(\), expected \(slides,\)"),
     ],
 )
 def test_an_npz_that_is_no_table_of_vectors_is_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
