@@ -180,9 +180,10 @@ def _read(path: Path) -> bytes:
     Raises:
         OSError: It cannot be read, or is too large for such a file.
     """
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise OSError(f"it has {size:,} bytes")
     require_regular(path)
-    if path.stat().st_size > _MOST_BYTES:
-        raise OSError(f"it has {path.stat().st_size:,} bytes")
     return path.read_bytes()
 
 
