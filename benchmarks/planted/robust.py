@@ -24,9 +24,10 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -338,8 +339,12 @@ def run(
     tiles: Path | None = None,
     *,
     by_seed: bool = False,
+    stop_after_s: float = float("inf"),
 ) -> None:
-    """Complete all units that the file lacks; a unit that fails is reported and does not end the others."""
+    """Complete all units that the file lacks; a unit that fails is reported and does not end the others.
+
+    After `stop_after_s` seconds no further unit is started.
+    """
     known = {(line["cohort"], line["row"], line["seed"]) for line in read(out)}
     units = [Unit(cohort, row, seed) for seed in seeds for cohort in cohorts for row in rows]
     left = [unit for unit in units if (unit.cohort, unit.row, unit.seed) not in known]
@@ -348,13 +353,21 @@ def run(
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # of the workers
     started, failed = time.perf_counter(), 0
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=None) as pool:
-        futures = {pool.submit(complete, unit, tiles): unit for unit in left}
-        for done, future in enumerate(as_completed(futures), start=1):
+        waiting, futures, done = iter(left), dict[Future[Any], Unit](), 0
+        while True:
+            late = time.perf_counter() - started > stop_after_s
+            for unit in () if late else islice(waiting, jobs - len(futures)):
+                futures[pool.submit(complete, unit, tiles)] = unit
+            if not futures:
+                break
+            future = wait(futures, return_when=FIRST_COMPLETED).done.pop()
+            unit = futures.pop(future)
             try:
                 append(out, line_of(*future.result()))
             except Exception as error:  # noqa: BLE001 - reported, and the other units are worth having
                 failed += 1
-                print(f"failed: {futures[future]}: {error!r}", file=sys.stderr, flush=True)
+                print(f"failed: {unit}: {error!r}", file=sys.stderr, flush=True)
+            done += 1
             if done % 20 == 0 or done == len(left):
                 print(f"{done} of {len(left)}, {time.perf_counter() - started:.0f} s", flush=True)
     if failed:
@@ -447,6 +460,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiles", type=Path, help="output of benchmarks.semireal.tiles, for cohorts of tiles")
     parser.add_argument("--by-seed", action="store_true", help="complete the first seeds first")
+    parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="start no unit after these seconds")
     parser.add_argument("--confirm", action="store_true", help="run what COMPARISONS needs on seeds 10 to 19, and test")
     parser.add_argument("--table", action="store_true", help="only print the means of what the file contains")
     args = parser.parse_args()
@@ -466,6 +480,7 @@ def main() -> None:
             args.jobs,
             args.tiles,
             by_seed=args.by_seed,
+            stop_after_s=args.stop_after_s,
         )
     print(table(args.out))
     print(tests(args.out))

@@ -155,10 +155,11 @@ def digest_of(arrays: Mapping[str, npt.ArrayLike]) -> str:
     for name, values in sorted(arrays.items()):
         array = np.asarray(values)
         text = array.dtype.kind in "OUS"
-        content = (
-            "\0".join(map(str, array.ravel().tolist())).encode("utf-8", "surrogatepass") if text else array.tobytes()
-        )
-        digest.update(f"{name} {array.shape} {'text' if text else array.dtype.str}".encode() + content)
+        digest.update(f"{name} {array.shape} {'text' if text else array.dtype.str}".encode())
+        if text:
+            digest.update("\0".join(map(str, array.ravel().tolist())).encode("utf-8", "surrogatepass"))
+        else:  # no copy: arrays of a large cohort take a large part of the memory
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 

@@ -62,13 +62,13 @@ class CosineIndex:
     """Nearest neighbors of unit vectors by cosine: exact, by comparison with all of them.
 
     Args:
-        vectors: (N, d); scaled to unit length. Kept in memory as float32.
+        vectors: (N, d), scaled to unit length in place. The index keeps a copy.
     """
 
-    def __init__(self, vectors: NDArray[np.floating]) -> None:
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
         import faiss
 
-        unit = np.array(vectors, dtype=np.float32, order="C")
+        unit = np.ascontiguousarray(vectors, dtype=np.float32)
         faiss.normalize_L2(unit)
         self._index = faiss.IndexFlatIP(unit.shape[1])
         self._index.add(unit)

@@ -58,15 +58,17 @@ def _augment(costs: FloatArray, plans: FloatArray, supply: FloatArray, demand: F
     while True:
         through = to_row[:, :, None] + cost
         # Only what is cheaper by more than rounding replaces a predecessor: ties would close a circle of free edges.
-        better = through.min(axis=1) < to_column - _ROUNDING
+        cheapest = through.min(axis=1)
+        better = cheapest < to_column - _ROUNDING
         from_row[better] = through.argmin(axis=1)[better]
-        to_column[better] = through.min(axis=1)[better]
+        to_column[better] = cheapest[better]
         returned = to_column[:, None, :] + back
-        cheaper = returned.min(axis=2) < to_row - _ROUNDING
+        cheapest = returned.min(axis=2)
+        cheaper = cheapest < to_row - _ROUNDING
         if not cheaper.any():
             break
         from_column[cheaper] = returned.argmin(axis=2)[cheaper]
-        to_row[cheaper] = returned.min(axis=2)[cheaper]
+        to_row[cheaper] = cheapest[cheaper]
     end = np.where(demand[pairs] > _ROUNDING, to_column, np.inf).argmin(axis=1)
     amount, paths, column, alive = demand[pairs, end], [], end, np.ones(len(pairs), bool)
     while alive.any():

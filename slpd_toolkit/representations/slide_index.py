@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,19 +122,23 @@ class SlideIndex:
         _, most, width = self.sets.vectors.shape
         return f"SlideIndex({len(self):,} slides, up to {most} vectors of {width} features)"
 
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {slide: row for row, slide in reversed(list(enumerate(self.slide_ids)))}
+
     def set_of(self, slide_id: str) -> Sets:
         """Return the set of one slide, with shapes (1, K, D) and (1, K).
 
         Raises:
             UsageError: The index does not contain it.
         """
-        if slide_id not in self.slide_ids:
+        if slide_id not in self._row_of:
             raise UsageError(
                 f"{slide_id} is not in {self.origin or 'the index'}, which has {count(len(self), 'slide')} such as "
                 f"{self.slide_ids[0]}.",
                 hint="Use the ID of a slide with prototypes, or the path of a token file.",
             )
-        row = self.slide_ids.index(slide_id)
+        row = self._row_of[slide_id]
         return Sets(self.sets.vectors[row : row + 1], self.sets.weights[row : row + 1])
 
     def search(
@@ -159,7 +164,7 @@ class SlideIndex:
         may = np.ones(len(self), np.bool_) if allowed is None else allowed.copy()
         if isinstance(query, str):
             own = self.set_of(query)
-            may[self.slide_ids.index(query)] = False
+            may[self._row_of[query]] = False
         else:
             own = query
         if own.vectors.shape[2] != self.sets.vectors.shape[2]:
