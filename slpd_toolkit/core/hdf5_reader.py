@@ -159,7 +159,7 @@ def digest_of(arrays: Mapping[str, npt.ArrayLike]) -> str:
         if text:
             digest.update("\0".join(map(str, array.ravel().tolist())).encode("utf-8", "surrogatepass"))
         else:  # no copy: arrays of a large cohort take a large part of the memory
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

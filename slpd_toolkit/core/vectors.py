@@ -62,10 +62,10 @@ class CosineIndex:
     """Nearest neighbors of unit vectors by cosine: exact, by comparison with all of them.
 
     Args:
-        vectors: (N, d), scaled to unit length in place. The index keeps a copy.
+        vectors: (N, d), scaled to unit length: in place if they are a contiguous float32 array. The index keeps a copy.
     """
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
+    def __init__(self, vectors: NDArray[np.floating]) -> None:
         import faiss
 
         unit = np.ascontiguousarray(vectors, dtype=np.float32)
