@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SECONDS = 2.0
-"""CPU time of a request, or of a block of `read`; intact files take milliseconds."""
+"""CPU time of a request, of a block of `read`, or of `_MEMBERS_AT_ONCE` members; intact files take milliseconds."""
+_MEMBERS_AT_ONCE = 500
 _SECONDS_PER_BYTE = 1e-7
 _MEMORY = 4 << 30
 _BLOCK_BYTES = 16 << 20
@@ -171,6 +172,8 @@ def _describe(file: h5py.File) -> tuple[dict[str, Any], dict[str, Any]]:
 def _gather(group: Any, prefix: str, members: dict[str, Any], depth: int) -> None:
     names = [name for name, _ in zip(group, range(_MOST_MEMBERS - len(members)), strict=False)]
     for raw in names:
+        if len(members) % _MEMBERS_AT_ONCE == 0:  # files with a dataset for each of thousands of slides take seconds
+            _limit(SECONDS)
         name = prefix + raw.decode("utf-8", "replace")
         if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
             members[name] = {"kind": "link"}

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from slpd_toolkit.core import hdf5_reader
+from slpd_toolkit.core import hdf5_process, hdf5_reader
 from slpd_toolkit.core.hdf5_reader import Hdf5Error, chunk_offsets, describe_hdf5, end_processes, read_hdf5
 
 if TYPE_CHECKING:
@@ -214,3 +214,15 @@ def test_chunks_that_were_never_written_are_refused(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.create_dataset("x", shape=(40, 3), chunks=(10, 3), compression="gzip", dtype="f4")[:10] = 1
     assert "1 of 4 chunks" in refused(path, "x").message
+
+
+def test_the_time_limit_starts_anew_after_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(hdf5_process, "_limit", limits.append)
+    monkeypatch.setattr(hdf5_process, "_MEMBERS_AT_ONCE", 4)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for number in range(11):
+            file[f"slide{number:02}"] = np.ones(3)
+        _, members = hdf5_process._describe(file)
+    assert len(members) == 11
+    assert limits == [hdf5_process.SECONDS] * 3
