@@ -198,8 +198,10 @@ def auc(bags: Bags, planted: Planted, seed: int, descriptor: str = "") -> float:
     return float(np.mean([task.metrics(fold.rows, fold.outputs)["auc"] for fold in folds]))
 
 
-def measure(cohort: str, seed: int, size: dict[str, Any], device: torch.device) -> dict[str, float]:
-    """AUC of every row for one seed."""
+def measure(
+    cohort: str, seed: int, size: dict[str, Any], device: torch.device, descriptors: Sequence[str] = DESCRIPTORS
+) -> dict[str, float]:
+    """AUC of every row for one seed; of descriptors of regions, only those that are named."""
     planted = plant(cohort, seed, slides=size["slides"], regions=size["regions"])
     bags = planted.bags
     centered = bags.centered()
@@ -207,7 +209,7 @@ def measure(cohort: str, seed: int, size: dict[str, Any], device: torch.device) 
     found = {"truth": auc(truth, planted, seed)}
     for kind, used in (("regions", bags), ("centered regions", centered)):
         packed = Bags(used.slides, used.values, used.offsets)
-        names = DESCRIPTORS if used is bags else DESCRIPTORS[1:]  # the mean of centered regions is 0
+        names = [name for name in descriptors if used is bags or name != "mean"]  # the mean of centered regions is 0
         found |= {f"{kind}: {name}": auc(packed, planted, seed, name) for name in names}
     networks = {UNTRAINED: network_of(size, seed, centered).backbone.eval()}
     networks[TRAINED] = trained(size, centered, seed, device)
@@ -227,7 +229,8 @@ def complete(path: Path, cohort: str, seed: int, name: str, args: argparse.Names
     """Measure a unit and write its results."""
     torch.set_num_threads(args.threads)
     started = time.process_time()
-    found = measure(cohort, seed, size_of(args, TUNING.get(name, {})), torch.device(args.device))
+    size = size_of(args, TUNING.get(name, {}))
+    found = measure(cohort, seed, size, torch.device(args.device), args.descriptors)
     cpu = round(time.process_time() - started, 1)
     unit = {"size": args.size, "cohort": cohort, "seed": seed, "settings": name, "cpu_s": cpu, "auc": found}
     write_text(path, json.dumps(unit))
@@ -325,6 +328,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results of units")
     parser.add_argument("--cohorts", nargs="+", default=list(COHORTS), choices=COHORTS)
     parser.add_argument("--seeds", nargs=2, type=int, default=(0, 5), help="first seed, and the one after the last")
+    parser.add_argument("--descriptors", nargs="+", default=DESCRIPTORS, choices=DESCRIPTORS, help="rows of regions")
     parser.add_argument("--size", default="small", choices=SIZES)
     parser.add_argument("--change", default="{}", help="JSON of changes of the size")
     parser.add_argument("--device", default="cpu")
