@@ -19,6 +19,7 @@ from slpd_toolkit.core.files import (
     read_json,
     remove_leftovers,
     remove_leftovers_of,
+    require_regular,
     sha256,
     write_csv,
     write_text,
@@ -183,3 +184,15 @@ def test_json_that_cannot_be_read_is_a_value_error(tmp_path: Path, content: str,
     (tmp_path / "a.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=said):
         read_json(tmp_path / "a.json")
+
+
+def test_a_large_file_that_is_nearly_all_holes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(b"\1" * (17 << 20))
+    os.truncate(path, 1 << 30)
+    require_regular(path)
+    os.truncate(path, (1 << 30) + 1)
+    require_regular(path)  # more than 1/64 was written
+    os.truncate(path, 1 << 31)
+    with pytest.raises(OSError, match="almost none of its 2,147,483,648 bytes were ever written"):
+        require_regular(path)
