@@ -68,7 +68,10 @@ class FailureLog:
         index = self._index.setdefault((failure.stage, failure.slide_id), len(self.rows))
         if index == len(self.rows) or not failure.slide_id:
             self.rows.append(failure)
-            append_csv(self.path, _COLUMNS, asdict(failure))  # rewriting all rows would be quadratic in failures
+            try:
+                append_csv(self.path, _COLUMNS, asdict(failure))  # rewriting all rows would be quadratic in failures
+            except FileNotFoundError:  # someone has removed it
+                self._write()
             return
         known = self.rows[index]
         both = replace(known, error=_beside(known.error, failure.error), hint=_beside(known.hint, failure.hint))

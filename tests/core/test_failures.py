@@ -82,4 +82,9 @@ def test_a_row_is_written_without_the_rows_before_it(tmp_path: Path, monkeypatch
     for number in range(4):
         log.add(failure(f"=s{number}"))
         log.add(failure(f"=s{number}"))  # the same once more changes nothing
-    assert read_failures(tmp_path)["slide_id"].tolist() == [f"=s{number}" for number in range(4)]
+    names = [f"=s{number}" for number in range(4)]
+    assert read_failures(tmp_path)["slide_id"].tolist() == names
+    monkeypatch.undo()
+    log.path.unlink()
+    log.add(failure("b"))
+    assert read_failures(tmp_path)["slide_id"].tolist() == [*names, "b"]
