@@ -38,6 +38,10 @@ def is_safe_name(name: str) -> bool:
     return SLIDE_ID.fullmatch(name) is not None and not name.startswith(".")
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of the file that is written, never of one that is read."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling of `path` to write to; on success it is synced to disk and replaces `path`.
@@ -69,12 +73,13 @@ def _written(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Add the file name to system errors that name no file, or only the temporary one."""
+    """Add the file name to system errors that name no file, only the temporary one, or the source of a copy."""
     try:
         yield
     except OSError as error:
-        named = str(error.filename or "")
-        if error.errno is None or (named and not named.startswith(str(path.parent / f".{path.name}."))):
+        named, temporary = str(error.filename or ""), str(path.parent / f".{path.name}.")
+        is_full = error.errno in _FULL and str(error.filename2 or "").startswith(temporary)
+        if error.errno is None or (named and not named.startswith(temporary) and not is_full):
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
 

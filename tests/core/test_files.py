@@ -196,3 +196,16 @@ def test_a_large_file_that_is_nearly_all_holes_is_refused(tmp_path: Path) -> Non
     os.truncate(path, 1 << 31)
     with pytest.raises(OSError, match="almost none of its 2,147,483,648 bytes were ever written"):
         require_regular(path)
+
+
+def test_a_copy_onto_a_full_disk_names_the_file_and_not_its_source(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+
+    def copy(number: int) -> None:
+        with atomic_path(target) as partial:
+            raise OSError(number, os.strerror(number), str(source), None, str(partial))
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{target}'$"):
+        copy(errno.ENOSPC)
+    with pytest.raises(OSError, match=f"Input/output error: '{source}' -> "):
+        copy(errno.EIO)
