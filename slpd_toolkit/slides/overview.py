@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,23 +23,36 @@ NEAR_TISSUE_UM = 40.0
 
 _COLOUR = 20.0
 """Difference in mean color, of 255, between two levels of an image that cannot be due to rounding or filters."""
-_BLUR_TH = 1.0
-"""Standard deviation of the blur before structures are compared. Levels are displaced by fractions of a pixel, also
-where the file rounds the size of a level up, which changes single pixels of fine structures entirely."""
-_STRUCTURE = 2.0
+_STRUCTURE = 3.0
 """Minimum standard deviation of brightness, of 255, for which the structure of a blurred window can be compared."""
 _ALIKE = 0.6
-"""Correlation of brightness below which two windows differ; the same tissue has at least 0.93."""
+"""Correlation of brightness below which two windows differ; the same tissue has at least 0.9."""
+_RENDITIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_NEAREST)
+"""How files make coarse levels of fine ones: averages, values at the centers, or every n-th pixel."""
 SHIFT_TH, LOOSE_SHIFT_TH = 1, 3
 """Maximum displacement between levels, thumbnail px: in formats that store an image in several sizes, and in those
 whose fields of view are stitched per level."""
-_NEIGHBOURHOOD_TH = 5
 _LOCALLY_ALIKE = 0.5
 """Correlation of brightness below which neighborhoods of a pixel differ."""
-_LARGEST_DIFFERENT_SHARE = 0.1
-"""Share of neighborhoods with structure that may differ. In the same tissue it is at most 0.03; in two tiles that share
-only the border of the tissue, which dominates the correlation of whole windows, at least 0.2."""
-_FEWEST_PX = 16
+_FEWEST_PX, _SMALL_PX = 16, 128
+"""Size of windows that can be compared, and of those whose shares are so uncertain that twice as much is allowed."""
+
+
+class _Scale(NamedTuple):
+    """Scale at which structures are compared."""
+
+    blur_th: float
+    """Standard deviation of the blur. Levels are displaced by fractions of a pixel, also where the file rounds the size
+    of a level up, and levels of single pixels are noisy."""
+    neighbourhood_th: int
+    largest_different_share: float
+    """Share of neighborhoods with structure that may differ. Two tiles that share only the border of the tissue, which
+    dominates the correlation of whole windows, differ in at least 0.2."""
+
+
+_FINE, _COARSE = _Scale(1.0, 5, 0.15), _Scale(2.0, 9, 0.3)
+_GRAINY = 1.25
+"""Ratio of grain above which a level was sharpened, or made of single pixels, and only coarse structures agree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,17 +164,31 @@ def contradictions(
         for start, ends in ((left_l0, (first_x, last_x)), (top_l0, (first_y, last_y)))
     )
     size = (last_x - first_x, last_y - first_y)
-    inner = rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]]
-    block = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
-    seen, shown = block.astype(np.float32), overview.rgb.astype(np.float32)
+    inner, shown = rgb[y_px[0] : y_px[1], x_px[0] : x_px[1]], overview.rgb.astype(np.float32)
+    suspects = [
+        window
+        for window in _windows((first_y, last_y), (first_x, last_x), overview.window_l0 / step)
+        if (window[0].stop - window[0].start) * (window[1].stop - window[1].start) >= _FEWEST_PX
+    ]
+    for rendition in _RENDITIONS:
+        seen = np.asarray(cv2.resize(inner, size, interpolation=rendition), np.float32) if suspects else shown
+        suspects = [
+            (rows, columns)
+            for rows, columns in suspects
+            if not _alike(
+                seen[rows.start - first_y : rows.stop - first_y, columns.start - first_x : columns.stop - first_x],
+                shown,
+                overview,
+                rows,
+                columns,
+            )
+        ]
     wrong = np.zeros(rgb.shape[:2], np.bool_)
-    for rows, columns in _windows((first_y, last_y), (first_x, last_x), overview.window_l0 / step):
-        window = seen[rows.start - first_y : rows.stop - first_y, columns.start - first_x : columns.stop - first_x]
-        if window.shape[0] * window.shape[1] >= _FEWEST_PX and not _alike(window, shown, overview, rows, columns):
-            top, bottom = (round((at * step - top_l0) * scale) for at in (rows.start, rows.stop))
-            left, right = (round((at * step - left_l0) * scale) for at in (columns.start, columns.stop))
-            wrong[top:bottom, left:right] = True
-    return wrong if wrong.any() else None
+    for rows, columns in suspects:
+        top, bottom = (round((at * step - top_l0) * scale) for at in (rows.start, rows.stop))
+        left, right = (round((at * step - left_l0) * scale) for at in (columns.start, columns.stop))
+        wrong[top:bottom, left:right] = True
+    return wrong if suspects else None
 
 
 def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) -> list[tuple[slice, slice]]:
@@ -178,21 +205,39 @@ def _windows(rows: tuple[int, int], columns: tuple[int, int], side_th: float) ->
 def _alike(window: Floats, shown: Floats, overview: Overview, rows: slice, columns: slice) -> bool:
     """Whether a window matches the thumbnail, within the maximum displacement."""
     shifts = range(-overview.shift_th, overview.shift_th + 1)
-    compared, window = False, _blurred(window)
+    others = []
     for down, across in sorted(product(shifts, shifts), key=lambda shift: max(map(abs, shift))):
         top, left = rows.start + down - overview.top_th, columns.start + across - overview.left_th
         other = shown[max(top, 0) : top + window.shape[0], max(left, 0) : left + window.shape[1]]
         if other.shape == window.shape:
-            compared, other = True, _blurred(other)
-            if _similarity(window, other) >= _ALIKE and (
-                overview.shift_th > SHIFT_TH or _different_share(window, other) <= _LARGEST_DIFFERENT_SHARE
-            ):
-                return True
-    return not compared
+            others.append(other)
+    loose = overview.shift_th > SHIFT_TH
+    if not others or _agrees(window, others, _FINE, loose=loose):
+        return True
+    return _grain(others[0]) > _GRAINY * _grain(window) and _agrees(window, others, _COARSE, loose=loose)
 
 
-def _blurred(window: Floats) -> Floats:
-    return np.asarray(cv2.GaussianBlur(window, (0, 0), _BLUR_TH, borderType=cv2.BORDER_REFLECT), np.float32)
+def _agrees(window: Floats, others: list[Floats], scale: _Scale, *, loose: bool) -> bool:
+    """Whether a window has the structures of any of the others at a scale."""
+    window = _blurred(window, scale.blur_th)
+    tolerance = 2 if window.shape[0] * window.shape[1] < _SMALL_PX else 1
+    for other in (_blurred(each, scale.blur_th) for each in others):
+        if _similarity(window, other) >= _ALIKE and (
+            loose
+            or _different_share(window, other, scale.neighbourhood_th) <= tolerance * scale.largest_different_share
+        ):
+            return True
+    return False
+
+
+def _grain(window: Floats) -> float:
+    """Mean absolute difference of brightness from that of the blurred window."""
+    brightness = window.mean(axis=2)
+    return float(np.abs(brightness - _blurred(brightness, _FINE.blur_th)).mean())
+
+
+def _blurred(window: Floats, blur_th: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(window, (0, 0), blur_th, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def _similarity(one: Floats, other: Floats) -> float:
@@ -207,22 +252,21 @@ def _similarity(one: Floats, other: Floats) -> float:
     return float((first * second).mean() / max(spreads[0] * spreads[1], 1e-6))
 
 
-def _different_share(one: Floats, other: Floats) -> float:
+def _different_share(one: Floats, other: Floats, side_th: int) -> float:
     """Return the share of pixels whose neighborhoods differ, of those with structure; 0 if these are few."""
     first, second = one.mean(axis=2), other.mean(axis=2)
-    mean_one, mean_other = _box(first), _box(second)
+    mean_one, mean_other = _box(first, side_th), _box(second, side_th)
     spreads = [
-        np.sqrt(np.maximum(_box(each * each) - mean * mean, 0))
+        np.sqrt(np.maximum(_box(each * each, side_th) - mean * mean, 0))
         for each, mean in ((first, mean_one), (second, mean_other))
     ]
     structured = np.maximum(*spreads) >= _STRUCTURE
     if structured.sum() < _FEWEST_PX:
         return 0.0
-    covariance = _box(first * second) - mean_one * mean_other
+    covariance = _box(first * second, side_th) - mean_one * mean_other
     return float((covariance < _LOCALLY_ALIKE * spreads[0] * spreads[1])[structured].mean())
 
 
-def _box(picture: Floats) -> Floats:
+def _box(picture: Floats, side: int) -> Floats:
     """Mean over the neighborhood of each pixel."""
-    size = (_NEIGHBOURHOOD_TH, _NEIGHBOURHOOD_TH)
-    return np.asarray(cv2.boxFilter(picture, -1, size, borderType=cv2.BORDER_REFLECT), np.float32)
+    return np.asarray(cv2.boxFilter(picture, -1, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import openslide
 import pytest
 
 from slpd_toolkit.slides.overview import (
@@ -23,6 +24,7 @@ from slpd_toolkit.slides.slide import Slide, Thumbnail
 from tests.slide_factory import area_mean, glass, smooth_noise, tissue, tissue_on_glass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -172,3 +174,41 @@ def test_sound_slides_are_not_suspected_whatever_level_the_thumbnail_is_made_of(
         found = [read_block(slide, lattice, plan.corner_l0(b), b, plan.overview(b)) for b in plan.blocks()]
     assert sum(len(block.patches) for block in found) > 100
     assert not any(block.contrary.any() for block in found)
+
+
+def _averages(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    return area_mean(picture, step)
+
+
+def _single_pixels(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    return picture[::step, ::step]
+
+
+def _sharpened(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    soft = area_mean(picture, step).astype(np.float32)
+    return np.clip(2 * soft - cv2.GaussianBlur(soft, (0, 0), 1.5), 0, 255).astype(np.uint8)
+
+
+def _compressed(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    _, coded = cv2.imencode(".jpg", area_mean(picture, step), [cv2.IMWRITE_JPEG_QUALITY, 30])
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduce", [_averages, _single_pixels, _sharpened, _compressed])
+def test_however_a_file_makes_its_coarse_levels(
+    data: Path, reduce: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint8]]
+) -> None:
+    with openslide.OpenSlide(data / "slides" / "her2st-C2.tiff") as slide:
+        picture = np.asarray(slide.read_region((4096, 5632), 0, (2048, 2048)).convert("RGB"))
+    for step in (8, 16):
+        thumbnail = Thumbnail(reduce(picture, step), step, 8.0)
+        overview = cut_overview(thumbnail, np.ones(thumbnail.rgb.shape[:2], np.bool_), (0, 0, 2048), 256.0)
+        assert contradictions(picture, overview, 0, 0, 2048) is None
+        block = picture.copy()
+        block[:256, :256], block[1024:1280, 512:768] = picture[1024:1280, 512:768], picture[:256, :256]
+        found = contradictions(block, overview, 0, 0, 2048)
+        assert found is not None
+        assert found[:256, :256].all()
+        assert found[1024:1280, 512:768].all()
+        assert found.sum() == 2 * 256 * 256
