@@ -186,7 +186,8 @@ def _single_pixels(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.
 
 def _sharpened(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
     soft = area_mean(picture, step).astype(np.float32)
-    return np.clip(2 * soft - cv2.GaussianBlur(soft, (0, 0), 1.5), 0, 255).astype(np.uint8)
+    sharp = np.clip(2 * soft - cv2.GaussianBlur(soft, (0, 0), 1.5), 0, 255)
+    return np.asarray(sharp, np.uint8)
 
 
 def _compressed(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
