@@ -210,7 +210,7 @@ export class Layers {
         if (!found.sizes[k]) continue;
         const swatch = make("span", { className: "swatch" });
         swatch.style.background = this.slide.colours[k % this.slide.colours.length];
-        row.legend.append(make("span", { title: `Prototype ${k + 1}: ${found.sizes[k]} regions` }, swatch, `${k + 1} (${found.sizes[k]})`));
+        row.legend.append(make("span", { title: `Prototype ${k + 1}: ${found.sizes[k].toLocaleString("en")} regions` }, swatch, `${k + 1} (${found.sizes[k].toLocaleString("en")})`));
       }
     }
     if (key === "attention") this.#ramp(row.legend, "least", "most, by rank");

@@ -22,7 +22,7 @@ export class RegionPanel {
 
   show(slide, region, hasPixels) {
     this.asked += 1;
-    byId("region-title").textContent = `Region ${region + 1} of ${slide.regions.length.toLocaleString("en")}`;
+    byId("region-title").textContent = `Region ${(region + 1).toLocaleString("en")} of ${slide.regions.length.toLocaleString("en")}`;
     const parts = [];
     if (hasPixels) {
       parts.push(make("img", { className: "large", alt: `Region ${region + 1}`, src: ofSlide(slide.id, `/regions/${region}.jpg?px=384`) }));
@@ -54,7 +54,7 @@ export class RegionPanel {
     if (k === null || k === undefined || k < 0) return [];
     const swatch = make("span", { className: "swatch" });
     swatch.style.background = slide.colours[k % slide.colours.length];
-    const text = `Prototype ${k + 1} of ${found.count}: ${found.sizes[k]} of ${slide.regions.length} regions, cosine ${short(found.cosine[region])}`;
+    const text = `Prototype ${k + 1} of ${found.count}: ${found.sizes[k].toLocaleString("en")} of ${slide.regions.length.toLocaleString("en")} regions, cosine ${short(found.cosine[region])}`;
     const parts = [make("h3", { textContent: `Prototype (${this.layers.chosen.run})` }), make("p", {}, swatch, text)];
     const others = found.neighbours.map(({ slide: other, cosine, counterpart }) => make("li", {},
       make("a", { href: this.linkTo(other), textContent: other }), `, prototype ${counterpart[k] + 1} (slide similarity ${short(cosine)})`));
