@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RECIPE = "demo.toml"
 TARGET = "label"
 _CEILING = "truth"
-_SQUARES, _TINY_SQUARES = 3, 2  # along the shorter side of the smallest slide
+_SQUARES, _TINY_SQUARES = 3, 2  # along each side of the smallest slide
 
 
 @locks_folder("demo")

@@ -6,7 +6,7 @@ from pathlib import Path
 from slpd_toolkit.config.checks import require, require_at_least
 
 FULL_SLIDES, TINY_SLIDES = 48, 12
-_TINY_EPOCHS = 2
+_FULL_EPOCHS, _TINY_EPOCHS = 16, 2
 LEAST_SLIDES = 12
 """Minimum for which every fold, and the held-out patients, contain both classes."""
 
@@ -25,7 +25,7 @@ class DemoConfig:
     """Number of slides to generate. 0: 48, or 12 with --tiny."""
 
     epochs: int = 0
-    """Number of epochs of each of the two pretraining runs. 0: as the recipe chooses, or 2 with --tiny."""
+    """Number of epochs of each of the two pretraining runs. 0: 16, or 2 with --tiny."""
 
     seed: int = 0
     """Random seed of the slides, pretraining and evaluation."""
@@ -52,5 +52,5 @@ class DemoConfig:
 
     @property
     def epoch_count(self) -> int:
-        """Number of epochs; 0 for that of the recipe."""
-        return self.epochs or (_TINY_EPOCHS if self.tiny else 0)
+        """Number of epochs of each run."""
+        return self.epochs or (_TINY_EPOCHS if self.tiny else _FULL_EPOCHS)

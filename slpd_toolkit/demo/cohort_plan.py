@@ -46,7 +46,7 @@ def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
     Args:
         slides: Number of slides; the last patient may have fewer slides than planned.
         seed: Seed of the cohort.
-        size: Number of squares along the shorter side of the smallest slide.
+        size: Number of squares along each side of the smallest slide; others have up to one more.
     """
     planned: list[PlannedSlide] = []
     patient = 0
@@ -66,7 +66,7 @@ def plan_cohort(slides: int, seed: int, size: int) -> list[PlannedSlide]:
                     seed=(seed, _SLIDES, patient, number),
                     mpp=float(rng.choice(SCANNERS_MPP)),
                     rows=size + int(rng.integers(2)),
-                    columns=size + 1 + int(rng.integers(2)),
+                    columns=size + int(rng.integers(2)),
                     mixture=tuple(own.tolist()),
                     artefacts=tuple(artefact for artefact in Artefact if rng.random() < _ARTEFACT_RATE),
                 )
