@@ -52,7 +52,7 @@ format: install  ## fix and format with ruff, update generated types
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-demo: $(VENV)/.runs  ## study synthetic slides, about seven minutes with the environment: demo/index.html
+demo: $(VENV)/.runs  ## study synthetic slides, about five minutes with the environment: demo/index.html
 	$(BIN)/slpd demo --out demo
 
 docs: install    ## build the documentation in docs/_build/html; warnings are errors
