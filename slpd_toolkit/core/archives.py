@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections import Counter
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,9 +87,9 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     members = archive.infolist()
-    names = [member.filename for member in members]
-    if len(set(names)) < len(names):
-        raise ArchiveError(f"it has several members {next(name for name in names if names.count(name) > 1)!r}")
+    name, times = next(iter(Counter(member.filename for member in members).most_common(1)), ("", 0))
+    if times > 1:
+        raise ArchiveError(f"it has several members {name!r}")
     size = path.stat().st_size
     claimed, stored = sum(member.file_size for member in members), sum(member.compress_size for member in members)
     if stored > size:

@@ -171,7 +171,9 @@ def contradictions(
         if (window[0].stop - window[0].start) * (window[1].stop - window[1].start) >= _FEWEST_PX
     ]
     for rendition in _RENDITIONS:
-        seen = np.asarray(cv2.resize(inner, size, interpolation=rendition), np.float32) if suspects else shown
+        if not suspects:
+            return None
+        seen = np.asarray(cv2.resize(inner, size, interpolation=rendition), np.float32)
         suspects = [
             (rows, columns)
             for rows, columns in suspects

@@ -216,7 +216,7 @@ def test_chunks_that_were_never_written_are_refused(path: Path) -> None:
     assert "1 of 4 chunks" in refused(path, "x").message
 
 
-def test_the_time_limit_starts_anew_after_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_starts_again_after_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
     monkeypatch.setattr(hdf5_process, "_limit", limits.append)
     monkeypatch.setattr(hdf5_process, "_MEMBERS_AT_ONCE", 4)
