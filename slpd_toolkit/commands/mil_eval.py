@@ -230,7 +230,9 @@ def _evaluate(
         by_site=config.by_site,
         comparisons=compare_all(task, results, judgements, permutations),
         audits=audits,
-        of_representations=RepresentationMeasures(tuple(each for each in retrieval if each), tuple(effects), study),
+        of_representations=RepresentationMeasures(
+            tuple(each for each in retrieval if each), tuple(effects), inputs.sites, study
+        ),
         recipe=recipe,
         notes=(
             *(f"{aggregator} is left out. {error}" for aggregator, error in problems.items()),

@@ -13,13 +13,14 @@ from slpd_toolkit.core.files import write_text
 from slpd_toolkit.core.folder_lock import locks_folder
 from slpd_toolkit.core.manifest import check_masks, check_rows, read_table
 from slpd_toolkit.core.precision import Precision
-from slpd_toolkit.core.text import count, listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
 from slpd_toolkit.mil.bundle.bundle import FINAL, predict
 from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle
 from slpd_toolkit.mil.cohort.inputs import read_manifest
+from slpd_toolkit.report.covariate_section import stored_heads_sentence
 from slpd_toolkit.report.model_card import distance_sentence
 from slpd_toolkit.report.prediction_folder import PAGES, PREDICTIONS, claim_prediction_folder, write_predictions
 from slpd_toolkit.report.prediction_table import UNKNOWN, YES, prediction_columns, prediction_rows
@@ -59,10 +60,12 @@ def run(config: PredictConfig) -> int:
     """
     bundle = read_bundle(choose_bundle(config.bundle, config.model, config.aggregator))
     _require_input(config, bundle)
+    if bundle.unused_covariates:
+        console.note(f"note: {stored_heads_sentence(bundle.unused_covariates)}")
     device = compute.resolve_device(config.device)
     table = _read_manifest(config)
     read = (config.bundle, config.manifest, config.cache, config.vectors)
-    claim_prediction_folder(config.out, [path for path in read if path is not None])
+    claim_prediction_folder(config.out, bundle, [path for path in read if path is not None])
     failures = FailureLog(config.out / FILENAME)
     with compute.explain_out_of_memory("Use --device cpu, or wait until the device is free."):
         representation = _represent(config, bundle, table, device, failures)
@@ -204,8 +207,8 @@ def _print_summary(config: PredictConfig, bundle: Bundle, found: Predictions, fa
     far = [str(row["slide_id"]) for row in rows if row["far_from_training"] == YES]
     if far:
         console.warn(
-            f"{count(len(far), 'slide is', 'slides are')} far from the training set, so their predictions may be "
-            f"unreliable: {listed(far)}."
+            f"{count(len(far), 'slide is', 'slides are')} far from the training set, so "
+            f"{agree(len(far), 'its prediction', 'their predictions')} may be unreliable: {listed(far)}."
         )
     if rows and rows[0]["far_from_training"] == UNKNOWN:
         console.warn(distance_sentence(bundle))

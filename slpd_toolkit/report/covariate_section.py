@@ -35,7 +35,7 @@ def covariate_section(study: CovariateStudy, task: Task) -> CovariateSection:
     """Describe a comparison with covariates."""
     return CovariateSection(
         [each.description for each in study.covariates],
-        [_sentence(each, study, task) for each in study.results],
+        _sentences(study, task),
         [_row(each, task.headline) for each in study.results],
     )
 
@@ -49,7 +49,17 @@ def print_covariates(study: CovariateStudy, task: Task) -> None:
         f"{listed(each.name for each in study.covariates)}: {words}; p adjusted (Holm)",
         [{name: cell for name, cell in row.items() if name != "covariates add"} for row in rows],
     )
-    console.paragraphs(_sentence(each, study, task) for each in study.results)
+    console.paragraphs(_sentences(study, task))
+
+
+def stored_heads_sentence(covariates: Sequence[str]) -> str:
+    """State that stored heads do not use the covariates of their evaluation."""
+    return f"The stored heads predict from the slide alone: `slpd predict` does not use {listed(covariates)}."
+
+
+def _sentences(study: CovariateStudy, task: Task) -> list[str]:
+    of_results = [_sentence(each, study, task) for each in study.results]
+    return [*of_results, stored_heads_sentence([each.name for each in study.covariates])]
 
 
 def _row(result: CovariateResult, headline: str) -> list[str]:

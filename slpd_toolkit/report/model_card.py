@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,16 @@ from slpd_toolkit.core.figures.number_format import number
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.core.version import __version__
 from slpd_toolkit.mil.tasks.task import groups_of
+from slpd_toolkit.report.calibration_table import calibration_rows
+from slpd_toolkit.report.covariate_section import stored_heads_sentence
 from slpd_toolkit.report.evaluation_summary import audit_facts
 from slpd_toolkit.report.external_section import external_section
 from slpd_toolkit.report.outcome import fold_facts
+from slpd_toolkit.report.site_section import findings
 from slpd_toolkit.report.wording import interval, mean_sd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from slpd_toolkit.mil.bundle.bundle import Bundle
     from slpd_toolkit.mil.external.results import External
@@ -65,6 +69,8 @@ def model_card(bundle: Bundle, evaluation: Evaluation, external: External | None
         "",
         *_metrics(result, evaluation),
         "",
+        *_calibration(result),
+        *_site_effects(bundle.model, evaluation),
         _escaped(distance_sentence(bundle)),
         "",
         *([] if external is None else _external(bundle, external)),
@@ -74,10 +80,29 @@ def model_card(bundle: Bundle, evaluation: Evaluation, external: External | None
         "",
         "## Limits",
         "",
-        *(f"- {line}" for line in (*_LIMITS, *map(_escaped, evaluation.notes))),
+        *(f"- {line}" for line in (*_LIMITS, *_further_limits(evaluation, external))),
         "",
     ]
     return "\n".join(lines)
+
+
+def _further_limits(evaluation: Evaluation, external: External | None) -> list[str]:
+    """Return what limits this evaluation, without the folders of files: the card may be published."""
+    study = evaluation.of_representations.covariates
+    found = [] if study is None else [stored_heads_sentence([_escaped(each.name) for each in study.covariates])]
+    notes = [*evaluation.notes, *(() if external is None else external.notes)]
+    return [*found, *(_escaped(_without_folders(note, evaluation.recipe)) for note in notes)]
+
+
+def _without_folders(text: str, recipe: Mapping[str, object]) -> str:
+    """Replace the paths among the settings of an evaluation by their last part."""
+    values = [each for value in recipe.values() for each in (value if isinstance(value, list | tuple) else [value])]
+    texts = [str(value) for value in values if isinstance(value, str | PurePath)]
+    paths = {each.partition("#")[0] for each in (*texts, *(text.partition("=")[2] for text in texts))}
+    for path in sorted(paths, key=len, reverse=True):  # a path may contain another one
+        if len(PurePath(path).parts) > 1:
+            text = text.replace(path, PurePath(path).name)
+    return text
 
 
 def decision_rule(bundle: Bundle) -> str:
@@ -141,8 +166,12 @@ def _cohort_facts(evaluation: Evaluation) -> dict[str, str]:
         "cohort": f"{count(len(cohort.slides), 'slide')} of {count(len(np.unique(cohort.patients)), 'patient')}",
         "slides": ", ".join(strata),
     }
-    if cohort.sites is not None:
-        facts["sites"] = f"{len(np.unique(cohort.sites))}: {listed(np.unique(cohort.sites).tolist())}"
+    sites = evaluation.of_representations.sites
+    if sites is not None:
+        names, slides = np.unique(sites[sites != ""], return_counts=True)
+        of_site = [f"{name} ({count(number, 'slide')})" for name, number in zip(names.tolist(), slides, strict=True)]
+        unknown = int((sites == "").sum())
+        facts["sites"] = f"{len(of_site)}: {listed(of_site)}" + (f"; {unknown} of unknown site" if unknown else "")
     return facts | fold_facts(evaluation)
 
 
@@ -157,6 +186,28 @@ def _metrics(result: Result, evaluation: Evaluation) -> list[str]:
     return [*rows, "", f"Each fold was tested on slides that its head had not seen. Intervals are over {who}."]
 
 
+def _calibration(result: Result) -> list[str]:
+    """Tabulate calibration, and sensitivity and specificity at thresholds; nothing for other targets."""
+    found = calibration_rows([result])
+    if not found:
+        return []
+    rows = ["| on the test parts | mean over folds | 95 % interval |", "|---|---|---|"]
+    rows += [f"| {_escaped(name)} | {mean} | {within} |" for name, (mean, within) in found[0].estimates.items()]
+    scaled = '"Scaled" is after temperature scaling.'
+    if found[0].thresholds:
+        scaled += (
+            f" Sensitivity and specificity are at the threshold of each fold ({found[0].thresholds}; {found[0].rule}), "
+            "chosen on its validation part."
+        )
+    return [*rows, "", scaled, ""]
+
+
+def _site_effects(model: str, evaluation: Evaluation) -> list[str]:
+    """Describe how strongly the representation depends on the site; nothing without sites."""
+    effects = [each for each in evaluation.of_representations.site_effects if each.model == model]
+    return [line for text in findings(effects) for line in (_escaped(text), "")]
+
+
 def _external(bundle: Bundle, external: External) -> list[str]:
     section = external_section(external)
     (details,) = [each for each in section.details if each.title == f"{bundle.model}, {bundle.aggregator}"]
@@ -167,6 +218,9 @@ def _external(bundle: Bundle, external: External) -> list[str]:
     if details.thresholds:
         lines += ["", "| | threshold | sensitivity | specificity |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.thresholds]
+    if details.calibration:
+        lines += ["", "| | cross-validation | external |", "|---|---|---|"]
+        lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.calibration]
     if details.sites:
         lines += ["", "| site | slides | patients | headline metric of the ensemble |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.sites]

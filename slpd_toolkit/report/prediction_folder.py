@@ -1,7 +1,12 @@
-"""The output folder of `slpd predict`. predictions.csv is removed first and written last."""
+"""The output folder of `slpd predict`. predictions.csv is removed first and written last.
+
+heads.csv lists the slides whose pages may exist. Those of an earlier run are removed, because a slide that fails now
+must not keep its page.
+"""
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +14,7 @@ import numpy as np
 from slpd_toolkit.config.recipe import RECIPE
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.failures import FILENAME as FAILURES
-from slpd_toolkit.core.files import claim_folder, write_csv, write_text
+from slpd_toolkit.core.files import claim_folder, is_safe_name, write_csv, write_text
 from slpd_toolkit.core.result_folders import require_results_of
 from slpd_toolkit.report.prediction_page import index_page, slide_page
 from slpd_toolkit.report.prediction_table import head_columns, head_rows, prediction_columns, prediction_rows
@@ -28,11 +33,12 @@ if TYPE_CHECKING:
 PREDICTIONS, HEADS, PAGES, INDEX = "predictions.csv", "heads.csv", "pages", "index.html"
 
 
-def claim_prediction_folder(out: Path, inputs: Iterable[Path]) -> None:
-    """Create the folder before the work starts, and remove the table of an earlier run.
+def claim_prediction_folder(out: Path, bundle: Bundle, inputs: Iterable[Path]) -> None:
+    """Create the folder before the work starts, and remove the predictions of an earlier run.
 
     Args:
         out: The folder.
+        bundle: The heads, which determine the columns of heads.csv.
         inputs: Files and folders that are read.
 
     Raises:
@@ -48,7 +54,22 @@ def claim_prediction_folder(out: Path, inputs: Iterable[Path]) -> None:
             hint="Choose a separate folder for the predictions.",
         )
     claim_folder(out, files)
-    (out / PREDICTIONS).unlink(missing_ok=True)
+    for name in (PREDICTIONS, SCORES):
+        (out / name).unlink(missing_ok=True)
+    for slide in _slides_of_heads(out / HEADS):
+        (out / PAGES / f"{slide}.html").unlink(missing_ok=True)
+    (out / PAGES / INDEX).unlink(missing_ok=True)
+    write_csv(out / HEADS, head_columns(bundle), ())  # last: it lists the pages of the earlier run
+
+
+def _slides_of_heads(path: Path) -> set[str]:
+    """Return the slides in the heads.csv of an earlier run, whose pages may exist; none if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            slides = {row.get("slide_id") or "" for row in csv.DictReader(file)}
+    except (OSError, ValueError, csv.Error):
+        return set()
+    return {slide for slide in slides if is_safe_name(slide)}
 
 
 def write_predictions(

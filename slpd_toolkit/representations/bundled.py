@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import count, listed
+from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.bundle.origin import Origin
 from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.store.schema import COHORT_FIELDS
@@ -118,7 +118,7 @@ def mask_warning(files: Sequence[TokenFile], *, trained: bool) -> str:
     if trained and without:
         return (
             f"Masks chose the regions of the training slides, but not those of {count(len(without), 'slide')}: "
-            f"{listed(without)}. Their predictions may be unreliable."
+            f"{listed(without)}. {agree(len(without), 'Its prediction', 'Their predictions')} may be unreliable."
         )
     if not trained and is_masked(files):
         return (

@@ -145,6 +145,25 @@ def test_one_bad_slide_does_not_end_the_run(evaluation: Path, cohort: Planted, t
     assert [row["slide_id"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == ["s002", "s003"]
 
 
+def test_pages_of_slides_that_fail_in_a_second_run_are_removed(
+    evaluation: Path, cohort: Planted, tmp_path: Path
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    shutil.copytree(cohort.cache, cache)
+    manifest = write_manifest(tmp_path / "new.csv", [{"slide_id": "s002"}, {"slide_id": "s003"}])
+    assert run(evaluation, out, cache=cache, manifest=manifest, pages=True) == 0
+    (out / "pages" / "own.html").write_text("of the user")
+    (cache / "s003.h5").write_bytes(b"")
+    assert run(evaluation, out, cache=cache, manifest=manifest, pages=True) == 1
+    assert {path.name for path in (out / "pages").iterdir()} == {"index.html", "own.html", "s002.html"}
+    (cache / "s002.h5").write_bytes(b"")
+    with pytest.raises(SlpdError, match="No slide could be predicted"):
+        run(evaluation, out, cache=cache, manifest=manifest, pages=True)
+    assert [path.name for path in (out / "pages").iterdir()] == ["own.html"]
+    assert not (out / "predictions.csv").exists()
+    assert read_csv(out / "heads.csv") == []
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
@@ -245,7 +264,7 @@ def test_masks_of_training_slides_are_asked_for_and_other_masks_are_named(tmp_pa
     plain, masked = (TokenFile.open(tmp_path / name / "s.h5") for name in ("plain", "masked"))
     assert (is_masked([plain]), is_masked([plain, masked])) == (False, True)
     assert mask_warning([plain], trained=False) == mask_warning([masked], trained=True) == ""
-    assert "but not those of 1 slide: s. Their predictions" in mask_warning([masked, plain], trained=True)
+    assert "but not those of 1 slide: s. Its prediction may" in mask_warning([masked, plain], trained=True)
     assert "but not those of the training slides" in mask_warning([plain, masked], trained=False)
     stored = {"mask_mode": "and", "mask_classes": "Tumor", "mask_crop": True, "min_tissue": 0.1}
     meta = dataclasses.replace(masked.meta, source="", recipe=json.dumps(stored))

@@ -10,13 +10,14 @@ from slpd_toolkit.config.recipe import typed
 from slpd_toolkit.config.settings import assemble, settings_of
 from slpd_toolkit.core import compute, console
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.files import make_folder
+from slpd_toolkit.core.files import make_folder, remove_leftovers_of
 from slpd_toolkit.encoders.geometry import resolve_geometry
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.ingest.embedding.encoder_of import encoder_of
 from slpd_toolkit.ingest.embedding.identity import CacheIdentity
 from slpd_toolkit.ingest.embedding.lane import Lane
 from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
+from slpd_toolkit.store.schema import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
+    from slpd_toolkit.encoders.geometry import Geometry
     from slpd_toolkit.mil.bundle.origin import Origin
 
 
@@ -74,7 +76,7 @@ def embed_as_bundled(
     precision: Precision = compute.resolve_precision(settings.precision, device)
     geometry, _ = resolve_geometry(settings)
     encoder = encoder_of(replace(settings, allow_download=False), geometry, make_encoder)
-    _require_same_encoder(encoder, origin.tokens, settings.weights)
+    _require_same_tokens(encoder, geometry, origin.tokens, settings.weights)
     encoder.network.to(device)
     console.note(
         f"Encoder {encoder.name}, weights {encoder.weights_sha256[:12]}: patches of {geometry.patch_px} px at "
@@ -83,12 +85,17 @@ def embed_as_bundled(
     identity = CacheIdentity(settings, geometry, encoder, precision)
     identity.require_same_cache({entry.slide_id for entry in entries})
     make_folder(settings.out)
+    names = {f"{entry.slide_id}{SUFFIX}" for entry in entries}
+    remove_leftovers_of(settings.out, names)  # of an earlier run
     pipeline = EmbeddingPipeline([Lane(identity, device, failures)], lambda _path, _plan: None)
     with compute.explain_out_of_memory("Lower --batch-size; finished slides are kept."):
         pipeline.run(entries, len(entries))
+    remove_leftovers_of(settings.out, names)  # of processes of this run that ended
 
 
-def _require_same_encoder(encoder: Encoder, tokens: Mapping[str, object], weights: Path | None) -> None:
+def _require_same_tokens(
+    encoder: Encoder, geometry: Geometry, tokens: Mapping[str, object], weights: Path | None
+) -> None:
     found = {
         "encoder": encoder.name,
         "encoder_sha256": encoder.weights_sha256,
@@ -96,6 +103,9 @@ def _require_same_encoder(encoder: Encoder, tokens: Mapping[str, object], weight
         "encoder_input_px": encoder.input_px,
         "mean": list(encoder.mean),
         "std": list(encoder.std),
+        "target_mpp": geometry.mpp,
+        "patch_px": geometry.patch_px,
+        "region_px": geometry.region_px,
     }
     differences = [
         f"{name}: {tokens.get(name)!r} in the bundle, {value!r} here"
@@ -105,6 +115,6 @@ def _require_same_encoder(encoder: Encoder, tokens: Mapping[str, object], weight
     if differences:
         where = "" if weights is None else f" with {weights}"
         raise UsageError(
-            f"The encoder {encoder.name}{where} is not that of the bundle: {'; '.join(differences)}.",
+            f"The encoder {encoder.name}{where} or its geometry is not that of the bundle: {'; '.join(differences)}.",
             hint="Pass the weights file that the training slides were embedded with: --weights FILE.",
         )

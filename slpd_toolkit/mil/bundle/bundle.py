@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FINAL = "final"
 """Name of the head that was trained on all patients."""
+COVARIATES = "covariates"
+"""Name of the fact that lists the covariates that the evaluation compared; the heads do not use them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ class Bundle:
     """(S, D) mean embeddings of the training cohort, for heads that compare; with a fitted descriptor, each head has
     its own."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """What was measured: cohort, metrics with intervals, seed."""
+    """What was measured: cohort, metrics with intervals, covariates."""
     digest: str = ""
     """Digest of the files, once they are written."""
 
@@ -70,6 +72,12 @@ class Bundle:
     def ensemble(self) -> Sequence[BundledHead]:
         """The heads of the folds."""
         return [head for head in self.heads if head.name != FINAL]
+
+    @property
+    def unused_covariates(self) -> list[str]:
+        """Covariates that the evaluation compared with the heads; predictions do not use them."""
+        found = self.facts.get(COVARIATES)
+        return [str(name) for name in found] if isinstance(found, list) else []
 
     def known(self) -> Bags | None:
         """Return the training cohort for heads that compare; None for others."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from slpd_toolkit.mil.bundle.bundle import FINAL, Bundle, BundledHead
+from slpd_toolkit.mil.bundle.bundle import COVARIATES, FINAL, Bundle, BundledHead
 from slpd_toolkit.mil.bundle.decision import decision_of
 from slpd_toolkit.mil.bundle.distance import TrainingSet
 from slpd_toolkit.mil.descriptors.descriptor import describe_bags
@@ -110,8 +110,9 @@ def _make_bundle(
 
 
 def _facts(evaluation: Evaluation, result: Result) -> dict[str, object]:
-    cohort = evaluation.cohort
-    return {
+    cohort, study = evaluation.cohort, evaluation.of_representations.covariates
+    unused = {} if study is None else {COVARIATES: [each.name for each in study.covariates]}
+    return unused | {
         "slides": len(cohort.slides),
         "patients": len(np.unique(cohort.patients)),
         "counted": evaluation.unit,

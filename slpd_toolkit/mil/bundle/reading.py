@@ -27,6 +27,7 @@ from slpd_toolkit.mil.bundle.files import (
     DIGESTS,
     HEADS,
     KNOWN_MEANS,
+    MODEL_CARD,
     REGION_VIT,
     RISKS,
     SCHEMA,
@@ -40,6 +41,7 @@ from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.heads.head import HeadState, load_head
 from slpd_toolkit.mil.tasks.readouts import READOUT_KINDS, VOTE_RULES, Readout
 from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
+from slpd_toolkit.mil.tasks.temperature import HIGHEST, LOWEST
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import load_strict, read_checkpoint
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 _AGAIN = "Run `slpd mil-eval` again, or copy the whole folder again."
 _MOST_FEATURES = 1 << 20
-_MOST_BYTES = 64 << 20  # of bundle.json and of the digests
+_MOST_BYTES = 64 << 20  # of bundle.json, of the digests and of the card
 MODEL = "model"
 """Folder of bundles in the folder of an evaluation."""
 
@@ -112,7 +114,7 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
     chosen = [
         name
         for name, document in documents.items()
-        if model in {None, document.get("model")} and aggregator in {None, document.get("aggregator")}
+        if model in (None, document.get("model")) and aggregator in (None, document.get("aggregator"))
     ]
     if not chosen:
         wanted = ", ".join(value for value in (model, aggregator) if value is not None)
@@ -123,6 +125,24 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
             hint="Choose with --model and --aggregator, or pass the folder of one of them.",
         )
     return found[chosen[0]]
+
+
+def read_card(folder: Path) -> str:
+    """Read the model card of a bundle.
+
+    Raises:
+        UsageError: It is missing or cannot be read.
+    """
+    try:
+        return _read(folder / MODEL_CARD).decode()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} is an incomplete bundle: {MODEL_CARD} is missing.", hint="Copy the whole folder again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder / MODEL_CARD} cannot be read ({error}).", hint="It must be a text file in UTF-8."
+        ) from error
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -165,7 +185,12 @@ def _check_digests(folder: Path, document: Mapping[str, Any]) -> None:
     if missing:
         are = agree(len(missing), "is", "are")
         raise UsageError(f"{folder} is an incomplete bundle: {', '.join(missing)} {are} missing.", hint=_AGAIN)
-    changed = [name for name in needed if not _has_its_size(folder / name) or sha256(folder / name) != digests[name]]
+    try:
+        changed = [
+            name for name in needed if not _has_its_size(folder / name) or sha256(folder / name) != digests[name]
+        ]
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error}).", hint=_AGAIN) from error
     if changed:
         are_not = agree(len(changed), "is not the file that was", "are not the files that were")
         raise UsageError(
@@ -219,7 +244,7 @@ def _bundle(folder: Path, document: Mapping[str, Any]) -> Bundle:
         heads,
         Decision(
             decision["kind"],
-            tuple(map(str, decision["classes"])),
+            _classes(decision["classes"], document["task"]),
             float(decision["threshold"]),
             tuple(map(float, decision.get("thresholds", ()))),
         ),
@@ -343,7 +368,7 @@ def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bundl
     if not (math.isfinite(offset) and 0 < scale < math.inf):
         raise ValueError(f"the outputs of head {name} are scaled by {scale} and moved by {offset}")
     temperature = float(found["temperature"])
-    if not 0 < temperature < math.inf:
+    if not LOWEST <= temperature <= HIGHEST:
         raise ValueError(f"the temperature of head {name} is {temperature}")
     made = Readout(readout["kind"], grid, offset, scale)
     return BundledHead(name, HeadState(mine, options, fitted, known), str(found["setting"]), made, temperature, risks)
@@ -355,6 +380,18 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     if wrong:
         raise ValueError(f"{path.name} has values that are not finite in {listed(wrong)}")
     return arrays
+
+
+def _classes(found: list[object], task: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of classes, which become columns of tables.
+
+    Raises:
+        ValueError: They are not different names, or the task has others.
+    """
+    names = tuple(name for name in found if isinstance(name, str) and name)
+    if len(set(names)) < len(found) or ("classes" in task and task["classes"] != found):
+        raise ValueError(f"its classes are {found}, and those of its task are {task.get('classes')}")
+    return names
 
 
 def _model_name(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from slpd_toolkit.mil.arrays import FloatArray, IntArray
+    from slpd_toolkit.mil.arrays import FloatArray, IntArray, StrArray
     from slpd_toolkit.mil.bags import Bags
     from slpd_toolkit.mil.cohort.audit import SplitAudit
     from slpd_toolkit.mil.cohort.patients import Cohort
@@ -112,6 +112,8 @@ class RepresentationMeasures:
     """One per representation; empty if the targets are not classes."""
     site_effects: tuple[SiteEffects, ...] = ()
     """One per representation; empty without sites."""
+    sites: StrArray | None = None
+    """(N,) site of each slide, empty where it is not known; None without sites."""
     covariates: CovariateStudy | None = None
     """Comparison of all results with covariates, if there are any."""
 

@@ -9,8 +9,8 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import atomic_path, claim_folder, write_text
 from slpd_toolkit.core.folder_lock import is_lock
-from slpd_toolkit.mil.bundle.files import DIGESTS, FILES, MODEL_CARD, files_of, is_bundle, remove_bundle
-from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle
+from slpd_toolkit.mil.bundle.files import DIGESTS, FILES, files_of, is_bundle, remove_bundle
+from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle, read_card
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,13 +52,15 @@ def write_hub_folder(source: Path, out: Path) -> None:
         raise UsageError(f"--out: {out} is the bundle itself.", hint="Choose another folder.")
     if out.is_dir() and not all(map(is_lock, out.iterdir())) and not is_bundle(out):
         raise UsageError(f"--out: {out} is not empty and is not an export.", hint="Choose a new folder.")
-    card = bundle / MODEL_CARD
-    if not card.is_file():
-        raise UsageError(f"{bundle} is an incomplete bundle: {MODEL_CARD} is missing.", hint="Copy it again.")
+    card = read_card(bundle).strip("\n")
     claim_folder(out, (*FILES, README))
     remove_bundle(out)
     for name in (*files_of(found.origin.kind), DIGESTS):  # the digests last: only then is it complete
         with atomic_path(out / name) as partial:
             shutil.copyfile(bundle / name, partial)
-    write_text(out / README, _HEADER + card.read_text(encoding="utf-8").rstrip("\n") + "\n" + _USE)
+    header = "" if card.startswith("---\n") else _HEADER  # an edited card may have its own
+    write_text(out / README, f"{header}{card}\n{_USE}")
     console.note(f"Wrote {out}: {found.target} by {found.model}, {found.aggregator}.")
+    console.note(
+        f"Before you publish it, read {out / README}: its notes and audit findings may name slides, patients and sites."
+    )

@@ -18,7 +18,7 @@ from slpd_toolkit.mil.bundle.bundle import apply_head, predict
 from slpd_toolkit.mil.bundle.files import write_bundle
 from slpd_toolkit.mil.bundle.making import FinalTraining, make_bundles
 from slpd_toolkit.mil.bundle.origin import Origin
-from slpd_toolkit.mil.bundle.reading import find_bundles, read_bundle
+from slpd_toolkit.mil.bundle.reading import choose_bundle, find_bundles, read_bundle
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
 from slpd_toolkit.mil.descriptors.descriptor import ChosenDescriptor
 from slpd_toolkit.mil.heads.training import HeadTraining
@@ -246,6 +246,26 @@ def decision(kind: str = "threshold", threshold: float = 0.5) -> dict[str, Any]:
     return {"kind": kind, "classes": ["a", "b"], "threshold": threshold}
 
 
+def classes(*names: str | None) -> dict[str, Any]:
+    return decision() | {"classes": names}
+
+
+def temperature(value: float) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        heads = json.loads((folder / "bundle.json").read_text())["heads"]
+        change(heads=[head | {"temperature": value} for head in heads])(folder)
+
+    return changed
+
+
+def sparse(folder: Path) -> None:
+    """A file whose header claims the terabytes that it has: they were never written."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}}).encode()
+    with (folder / "heads.safetensors").open("wb") as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        handle.truncate(8 + len(header) + (1 << 40))
+
+
 def huge(name: str) -> Callable[[Path], None]:
     def grown(folder: Path) -> None:
         with (folder / name).open("r+b") as handle:
@@ -279,13 +299,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         tensors("training.safetensors", lambda found: found.pop("axes")), "does not describe a bundle"
     ),
     "huge tensors": (huge("heads.safetensors"), "heads.safetensors is not the file that was written"),
+    "huge tensors that a header claims": (sparse, "cannot be read .*almost none of its 1,099"),
     "huge json": (huge("bundle.json"), "cannot be read as JSON .it has 1,099,511,627,776 bytes"),
     "huge digests": (huge("SHA256SUMS"), "SHA256SUMS cannot be read .it has 1,099,511,627,776 bytes"),
     "huge header": (huge_header, "heads.safetensors"),
     "name that leads out of the folder": (change(model="../../evil"), "the model is named '../../evil'"),
     "hidden name": (change(model=".x"), "the model is named '.x'"),
     "nested too deeply": (deep, "cannot be read as JSON"),
-    "classes": (change(decision={"kind": "threshold", "classes": ["a"], "threshold": 0.5}), "cannot be applied"),
+    "class without a name": (change(decision=classes("a", "")), "its classes are .'a', ''."),
+    "class that is no text": (change(decision=classes("a", None)), "its classes are .'a', None."),
+    "a class twice": (change(decision=classes("a", "a")), "its classes are .'a', 'a'., and those of its"),
+    "classes of another task": (change(decision=classes("a", "c")), "its classes are .'a', 'c'., and those of its"),
+    "temperature": (temperature(1e300), "the temperature of head 0.0 is 1e.300"),
+    "classes": (change(decision=classes("a")), "its classes are .'a'., and those of its task"),
     "a list": (change(representation=[]), "incomplete|does not describe a bundle"),
     "width": (
         change(
@@ -315,6 +341,17 @@ def test_the_card_may_be_edited(written: Path, tmp_path: Path) -> None:
     shutil.copytree(written, folder)
     (folder / "MODEL_CARD.md").write_text("Contact: us.")
     assert read_bundle(folder).aggregator == "knn"
+
+
+@pytest.mark.parametrize("name", ["model", "aggregator"])
+@pytest.mark.parametrize("value", [None, [], {}, 1, True])
+def test_a_name_that_is_no_text_is_refused_while_a_bundle_is_chosen(
+    written: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    shutil.copytree(written, tmp_path / "model")
+    change(**{name: value})(tmp_path / "model")
+    with pytest.raises(UsageError, match="has no bundle of m, knn"):
+        choose_bundle(tmp_path, "m", "knn")
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
