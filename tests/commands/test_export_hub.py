@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,9 @@ from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.representations.exports.hub import write_hub_folder
 from tests.evaluations import metrics, plant, two_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.mark.slow
@@ -40,11 +43,9 @@ def test_the_folder_of_a_hub_is_a_bundle_with_its_card(tmp_path: Path, monkeypat
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `eval/` and `of=anna/cache/`: sites, a covariate, and a slide that is not in the cache."""
     folder = tmp_path_factory.mktemp("evaluated")
-    labels, sites = (
-        ["ab"[number % 2] for number in range(20)],
-        [["n", "s", ""][number // 2 % 3] for number in range(20)],
-    )
-    columns = {"label": labels, "site": sites, "age": list(range(40, 60))}
+    labels = ["ab"[number % 2] for number in range(20)]
+    sites = [["n", "s", ""][number // 2 % 3] for number in range(20)]
+    columns: dict[str, Sequence[object]] = {"label": labels, "site": sites, "age": range(40, 60)}
     cohort = plant(folder / "of=anna", columns, [6.0 * (label == "b") for label in labels])
     (cohort.cache / "s003.h5").unlink()
     with pytest.MonkeyPatch.context() as patch:
