@@ -33,7 +33,7 @@ def run(config: PretrainConfig) -> int:
         TrainingError: The loss is no longer finite.
         DeviceMemoryError: The device does not have enough memory.
     """
-    return run_in_folder(config.out, "pretrain", config.device, partial(build_run, config), _announce, _finish)
+    return run_in_folder(config.out, "pretrain", config.running.device, partial(build_run, config), _announce, _finish)
 
 
 def _announce(run: RegionRun) -> None:

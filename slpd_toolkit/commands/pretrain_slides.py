@@ -55,8 +55,10 @@ def run(config: PretrainSlidesConfig) -> int:
     places: list[RegionPlaces] = []
 
     def build(processes: Processes, stop: StopRequest) -> SlideRun:
-        store = select_slides(TokenStore.open(config.cache), config.manifest, config.where)
-        regions = regions_for_training(store, config.model, config.precision, processes.device, config.workers)
+        store = select_slides(TokenStore.open(config.cache), config.slides.manifest, config.slides.where)
+        regions = regions_for_training(
+            store, config.model, config.running.precision, processes.device, config.running.workers
+        )
         places.append(regions.places)
         return build_slide_run(config, regions.bags, regions.provenance, processes, stop)
 
@@ -71,7 +73,7 @@ def run(config: PretrainSlidesConfig) -> int:
             console.warn_if(_verdict(config, rows[-1]) if rows else "")
             console.note(EVIDENCE)
 
-    return run_in_folder(config.out, "pretrain-slides", config.device, build, announce_slides, finish)
+    return run_in_folder(config.out, "pretrain-slides", config.running.device, build, announce_slides, finish)
 
 
 def _verdict(config: PretrainSlidesConfig, last: Mapping[str, str]) -> str:

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL
-from slpd_toolkit.config.checks import require, require_at_least, require_manifest
+from slpd_toolkit.config.checks import require
 from slpd_toolkit.config.objective import ObjectiveConfig, SlidePrototypesConfig
 from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig, RegionViTConfig
 from slpd_toolkit.config.terms import objective_terms
+from slpd_toolkit.config.training import RunningConfig, TrainingSlidesConfig, check_length
 from slpd_toolkit.config.views import AugmentationConfig, CropsConfig
-from slpd_toolkit.core.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,7 @@ class PretrainConfig:
     recipe and without any of these settings, they are chosen if there are fewer than 5,000 regions."""
 
     # -- Slides --
-    manifest: Path | None = None
-    """Cohort CSV. With it, only the slides that it lists are used for training."""
-
-    where: tuple[str, ...] = ()
-    """Use only manifest rows that meet this condition: `split=train`, `site=A2,BH` (any of these) or
-    `split!=test`. Repeat the option to require several conditions."""
+    slides: TrainingSlidesConfig = field(default_factory=TrainingSlidesConfig)
 
     # -- Length and batches --
     epochs: int = 100
@@ -73,41 +68,11 @@ class PretrainConfig:
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
 
     # -- Running --
-    precision: Precision = "auto"
-    """Precision of training. `auto`: bf16 if the device supports it natively, otherwise fp32. fp16 (with loss scaling)
-    is for GPUs only."""
-
-    device: str = "auto"
-    """Device: `auto` (GPU if available), `cpu`, `cuda`, `mps`. Under torchrun, each process uses its own GPU."""
-
-    workers: int = 2
-    """Number of threads that read batches ahead of training."""
-
-    seed: int = 0
-    """Random seed of weights, data order, views, stochastic depth and k-means."""
-
-    log_every: int = 20
-    """Number of steps per row of metrics.csv."""
-
-    save_every_min: float = 10.0
-    """Minutes between checkpoints (last.pt) within an epoch; one is also written at the end of every epoch."""
-
-    tensorboard: bool = False
-    """Also write TensorBoard event files (requires the tensorboard extra)."""
+    running: RunningConfig = field(default_factory=RunningConfig)
 
     def __post_init__(self) -> None:
         """Check the values that the parts do not check, and their combinations, before any work starts."""
-        for name in ("epochs", "batch_size", "accumulate", "workers", "log_every"):
-            require_at_least(1, name, getattr(self, name))
-        require_at_least(0, "save_every_min", self.save_every_min)
-        require_manifest(self.where, self.manifest)
-        require(0 <= self.seed < 2**31, "--seed", self.seed, "0 to 2147483647")  # faiss takes 31 bits
-        require(
-            self.batch_size % self.accumulate == 0,
-            "--accumulate",
-            self.accumulate,
-            f"a divisor of --batch-size ({self.batch_size})",
-        )
+        check_length(self)
         whole = [term.flag for term in objective_terms() if term.whole_batch and self.objective.weights[term.name] > 0]
         require(
             self.accumulate == 1 or not whole,

@@ -7,6 +7,8 @@ from typing import Literal
 from slpd_toolkit.config.checks import flag, require, require_at_least
 from slpd_toolkit.config.optimisation import OptimisationConfig
 from slpd_toolkit.config.region_vit import DinoHeadConfig
+from slpd_toolkit.config.training import RunningConfig
+from slpd_toolkit.core.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,18 @@ class SlideOptimisationConfig(OptimisationConfig):
 
     teacher_momentum: float = 0.99
     """Initial momentum of the teacher's moving average; increases to 1 on a cosine schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRunningConfig(RunningConfig):
+    """How a run is executed and recorded, for slide ViTs."""
+
+    precision: Precision = "auto"
+    """Precision of the region model and of training. `auto`: bf16 if the device supports it natively, otherwise fp32.
+    fp16 (with loss scaling) is for GPUs only."""
+
+    seed: int = 0
+    """Random seed of weights, data order, views and stochastic depth."""
 
 
 @dataclass(frozen=True, kw_only=True)

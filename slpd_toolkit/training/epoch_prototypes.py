@@ -91,14 +91,16 @@ def make_prototypes(
         UsageError: Too few slides have enough regions.
         Stopped: The run was asked to stop; nothing has changed.
     """
-    features, bottleneck = embed_cohort(network, tokens, config.crops.global_side, processes, config.workers, stop)
+    features, bottleneck = embed_cohort(
+        network, tokens, config.crops.global_side, processes, config.running.workers, stop
+    )
     cluster = partial(
         build_bank,
         bottleneck,
         torch.from_numpy(tokens.slide_of_region),
         config.prototypes,
         backbone=features,
-        seed=config.seed,
+        seed=config.running.seed,
         before_each=stop.leave_if_asked,
     )
     return processes.unless_stopped(stop, cluster).to(processes.device), bottleneck

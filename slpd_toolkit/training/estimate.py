@@ -82,7 +82,7 @@ def estimate_training(config: PretrainConfig, regions: int, grid: int, input_dim
     Raises:
         UsageError: The cohort has fewer regions than a batch, or the device is not available.
     """
-    device = compute.resolve_device(config.device)
+    device = compute.resolve_device(config.running.device)
     plan = make_plan(config, regions, Processes(0, 1, device))
     if device.type == "cpu" and config.batch_size > _LARGE:
         small, large = (_time_steps(config, batch, grid, input_dim, device) for batch in (_SMALL, _LARGE))
@@ -102,7 +102,7 @@ def _time_steps(config: PretrainConfig, batch: int, grid: int, input_dim: int, d
     smaller = replace(config, batch_size=batch, accumulate=1, epochs=config.epochs)
     plan = make_plan(smaller, batch * (_STEPS + 1), Processes(0, 1, device))
     slpd = Slpd(config.objective, _network(config, input_dim)).to(device)
-    state = make_state(slpd, device, compute.resolve_precision(config.precision, device))
+    state = make_state(slpd, device, compute.resolve_precision(config.running.precision, device))
     source = ViewSource(config.crops, AugmentationConfig(), plan.schedule, grid, device)
     tokens = torch.randn(batch, grid, grid, input_dim).half()
     batches = ((step, torch.arange(batch), tokens) for step in range(_STEPS + 1))
@@ -122,7 +122,7 @@ def _time_embedding(config: PretrainConfig, grid: int, input_dim: int, device: t
 
 
 def _network(config: PretrainConfig, input_dim: int) -> RegionNetwork:
-    weights = torch.Generator().manual_seed(config.seed)
+    weights = torch.Generator().manual_seed(config.running.seed)
     return RegionNetwork(
         config.region_vit, config.dino_head, weights, input_dim=input_dim, grid=config.crops.global_side
     )

@@ -55,9 +55,9 @@ class Recorder:
         run, config, stop = self._run, self._run.config, self._run.stop
         self.meter.count(step, losses, run.state.slpd.centre, gradient_norm)
         self._bar.advance(1, self._status)
-        if (step + 1) % config.log_every == 0 or step + 1 == run.plan.steps:
+        if (step + 1) % config.running.log_every == 0 or step + 1 == run.plan.steps:
             self._log(step)
-        due = time.monotonic() - self._saved_at > config.save_every_min * 60
+        due = time.monotonic() - self._saved_at > config.running.save_every_min * 60
         exit_code, save = run.processes.max(stop.exit_code, int(due))
         if exit_code or save or run.plan.begins_epoch(step + 1):
             self._save(step)

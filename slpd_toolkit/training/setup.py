@@ -59,7 +59,7 @@ class RegionRun(Run):
         """Yield the batches of the remaining steps; see `read_batches`."""
         pin = self.state.device.type == "cuda"
         tokens = self.stained or self.tokens
-        return read_batches(tokens, self.plan.schedule, self.steps, workers=self.config.workers, pin_memory=pin)
+        return read_batches(tokens, self.plan.schedule, self.steps, workers=self.config.running.workers, pin_memory=pin)
 
     def prepare_epoch(self, epoch: int) -> bool:
         """Rebuild the prototypes in epochs that have them.
@@ -111,8 +111,8 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
         Stopped: The run was asked to stop.
     """
     device = processes.device
-    precision = compute.resolve_precision(config.precision, device)
-    store = select_slides(TokenStore.open(config.cache), config.manifest, config.where)
+    precision = compute.resolve_precision(config.running.precision, device)
+    store = select_slides(TokenStore.open(config.cache), config.slides.manifest, config.slides.where)
     if store.lengths.sum():
         say = console.note if processes.first else (lambda _: None)
         config = fit_to_cohort(config, store, processes.world, say)
@@ -135,7 +135,7 @@ def build_run(config: PretrainConfig, processes: Processes, stop: StopRequest) -
     else:
         processes.unless_stopped(stop, lambda: _check_tokens(stained or tokens, processes, stop))
     source = _view_source(config, tokens, plan, store.grid, state)
-    folder.open(state.progress.step, columns(), tensorboard=config.tensorboard)
+    folder.open(state.progress.step, columns(), tensorboard=config.running.tensorboard)
     return RegionRun(config, processes, stop, plan, state, source, folder, store, tokens, stained)
 
 
@@ -197,7 +197,7 @@ def _count_eligible(config: PretrainConfig, store: TokenStore) -> int:
 
 
 def _build_student(config: PretrainConfig, input_dim: int) -> RegionNetwork:
-    weights = generator(config.seed, Stream.WEIGHTS)
+    weights = generator(config.running.seed, Stream.WEIGHTS)
     student = RegionNetwork(
         config.region_vit,
         config.dino_head,
@@ -217,7 +217,7 @@ def _whiten(config: PretrainConfig, slpd: Slpd, store: TokenStore) -> None:
         return
     estimate, centered = WHITENINGS[config.region_vit.whitening], config.region_vit.centering == "slide"
     with closing(CohortTokens(store)) as tokens:
-        found = estimate(tokens, store, generator(config.seed, Stream.WHITENING), centered=centered)
+        found = estimate(tokens, store, generator(config.running.seed, Stream.WHITENING), centered=centered)
     for network in (slpd.student, slpd.teacher):
         network.backbone.phi.set_map(*found)
 
@@ -239,7 +239,7 @@ def _view_source(
     present = tokens.present(np.arange(len(tokens)))
     statistics = None
     if config.augmentation.needs_statistics:
-        statistics = sample_tokens(tokens, generator(config.seed, Stream.SPREAD)).to(state.device)
+        statistics = sample_tokens(tokens, generator(config.running.seed, Stream.SPREAD)).to(state.device)
     return ViewSource(
         config.crops,
         config.augmentation,

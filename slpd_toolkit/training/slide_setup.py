@@ -45,7 +45,7 @@ class SlideRun(Run):
 
     def batches(self) -> Iterator[tuple[int, Tensor, SlideViews]]:
         """Yield the views of the remaining steps; see `SlideViewSource.batches`."""
-        return self.views.batches(self.steps, workers=self.config.workers)
+        return self.views.batches(self.steps, workers=self.config.running.workers)
 
 
 def build_slide_run(
@@ -69,13 +69,13 @@ def build_slide_run(
         WeightsError: last.pt cannot be read.
     """
     device = processes.device
-    precision = compute.resolve_precision(config.precision, device)
+    precision = compute.resolve_precision(config.running.precision, device)
     sizes = dict(zip(bags.slides, np.diff(bags.offsets).tolist(), strict=True))
     cohort = RunCohort(_describe(bags), sizes, provenance)
     plan = make_plan(config, len(bags.slides), processes, "slides")
     if config.slide_vit.centering == "slide":
         bags = bags.centered()
-    weights = generator(config.seed, Stream.WEIGHTS)
+    weights = generator(config.running.seed, Stream.WEIGHTS)
     student = SlideNetwork(config.slide_vit, config.dino_head, weights, input_dim=bags.values.shape[1])
     student.backbone.fit_scale(bags.values)
     state = make_state(
@@ -87,7 +87,7 @@ def build_slide_run(
         state.progress = load_checkpoint(folder, state)
     source = SlideViewSource(bags, config.views, plan.schedule, device)
     names = columns(tuple(config.objective.weights), "slides")
-    folder.open(state.progress.step, names, tensorboard=config.tensorboard)
+    folder.open(state.progress.step, names, tensorboard=config.running.tensorboard)
     return SlideRun(config, processes, stop, plan, state, source, folder, bags, source)
 
 

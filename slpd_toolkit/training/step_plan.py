@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from slpd_toolkit.objectives.schedules import cosine
 from slpd_toolkit.training.sampling import Schedule
 
 if TYPE_CHECKING:
-    from slpd_toolkit.config.optimisation import OptimisationConfig
+    from slpd_toolkit.config.training import Planned
     from slpd_toolkit.training.processes import Processes
 
 _LR_REFERENCE_BATCH = 256
@@ -48,30 +48,6 @@ class Plan:
         return self.schedule.epoch_of(step) < self.freeze_last_layer
 
 
-class Planned(Protocol):
-    """Settings that determine the steps of a run."""
-
-    @property
-    def optimisation(self) -> OptimisationConfig:
-        """Optimizer and its schedules."""
-
-    @property
-    def epochs(self) -> int:
-        """Number of passes over all samples."""
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per step and process."""
-
-    @property
-    def accumulate(self) -> int:
-        """Number of parts of each step."""
-
-    @property
-    def seed(self) -> int:
-        """Random seed."""
-
-
 def make_plan(config: Planned, count: int, processes: Processes, samples: str = "regions") -> Plan:
     """Plan a run over a cohort of `count` samples (regions or slides).
 
@@ -79,7 +55,7 @@ def make_plan(config: Planned, count: int, processes: Processes, samples: str = 
         UsageError: The cohort has fewer samples than a batch.
     """
     settings = config.optimisation
-    schedule = Schedule(count, config.batch_size, processes.rank, processes.world, config.seed, samples)
+    schedule = Schedule(count, config.batch_size, processes.rank, processes.world, config.running.seed, samples)
     steps = config.epochs * schedule.steps_per_epoch
     peak = settings.lr * schedule.global_batch / _LR_REFERENCE_BATCH
     warmup = settings.warmup_epochs * schedule.steps_per_epoch

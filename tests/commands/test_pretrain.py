@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     """The learning rate of the first step is 0, so its state is good; the second step makes the weights huge."""
     config = tiny(cache, tmp_path / "out", **changes)
     run_until(monkeypatch, config, 1)
-    with pytest.raises(TrainingError, match=rf"{bad} .*recipe\.toml, {config.precision}, learning rate"):
+    with pytest.raises(TrainingError, match=rf"{bad} .*recipe\.toml, {config.running.precision}, learning rate"):
         pretrain.run(config)
     saved = checkpoint(config.out)
     assert all(value.isfinite().all() for value in saved["slpd"].values())

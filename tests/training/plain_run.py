@@ -41,7 +41,7 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
     steps = config.epochs * per_epoch
     crops, side = config.crops, config.crops.global_side
     student = RegionNetwork(
-        config.region_vit, config.dino_head, generator(config.seed, Stream.WEIGHTS), input_dim=8, grid=side
+        config.region_vit, config.dino_head, generator(config.running.seed, Stream.WEIGHTS), input_dim=8, grid=side
     ).double()
     start = RegionNetwork(config.region_vit, config.dino_head, input_dim=8, grid=side).double()
     start.load_state_dict(student.state_dict())
@@ -53,9 +53,9 @@ def train_plainly(config: PretrainConfig) -> PlainResult:
         epoch, place = divmod(step, per_epoch)
         if place == 0 and epoch >= config.prototypes.prototype_epoch:
             bank = cluster(config, oracle, regions, grid)
-        order = torch.randperm(len(regions), generator=generator(config.seed, Stream.ORDER, epoch))
+        order = torch.randperm(len(regions), generator=generator(config.running.seed, Stream.ORDER, epoch))
         batch = order[place * config.batch_size :][: config.batch_size]
-        plan = draw_crops(crops, len(batch), (grid, grid), generator(config.seed, Stream.VIEWS, step))
+        plan = draw_crops(crops, len(batch), (grid, grid), generator(config.running.seed, Stream.VIEWS, step))
         views: list[list[Tensor]] = []
         for v, side in enumerate(crops.sides()):
             views.append([])
@@ -111,6 +111,6 @@ def cluster(config: PretrainConfig, oracle: Oracle, regions: list[tuple[int, Ten
         torch.stack(vectors),
         torch.tensor([slide for slide, _ in regions]),
         config.prototypes,
-        seed=config.seed,
+        seed=config.running.seed,
     )
     return replace(bank, prototypes=bank.prototypes.double())
