@@ -14,7 +14,7 @@ class RegionViTConfig:
     """Architecture of a region ViT; the defaults are HIPT's "ViT-4K-XS" (`vit4k_xs_dino.pth`)."""
 
     embed_dim: int = 192
-    """Dimension of the region embedding."""
+    """Dimension of the transformer's tokens and, with `pooling` "cls", of the region embedding."""
 
     depth: int = 6
     """Number of transformer blocks."""
@@ -43,8 +43,17 @@ class RegionViTConfig:
     registers: int = 0
     """Number of additional learned tokens without a position, which every token can attend to."""
 
+    pooling: Literal["cls", "cls+mean"] = "cls"
+    """Region embedding: the output of the CLS token (`cls`, as published), or this followed by the mean output of the
+    region's tokens (`cls+mean`, twice as many features), which keeps more of what is common in a region."""
+
     drop_path: float = 0.1
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
+
+    @property
+    def region_dim(self) -> int:
+        """Dimension of the region embedding."""
+        return self.embed_dim * (2 if self.pooling == "cls+mean" else 1)
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""

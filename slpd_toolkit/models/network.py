@@ -21,7 +21,7 @@ class Embedded(NamedTuple):
     """Embeddings of views, before the head."""
 
     regions: Tensor
-    """(sum of n_i, E) in the order of the views."""
+    """(sum of n_i, E or 2 E) in the order of the views."""
     tokens: Tensor | None
     """(n_0, k, E) of the chosen tokens of the first views."""
 
@@ -50,7 +50,7 @@ class RegionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = RegionViT(backbone, generator, input_dim=input_dim, grid=grid)
-        self.head = DinoHead(head, generator, input_dim=backbone.embed_dim)
+        self.head = DinoHead(head, generator, input_dim=backbone.region_dim)
         if masks:
             drawn = torch.empty(backbone.embed_dim).normal_(std=INIT_STD, generator=generator)
             self.mask_token = nn.Parameter(drawn)
@@ -105,5 +105,5 @@ class RegionNetwork(nn.Module):
                 projected = torch.where(where, self.mask_token.to(projected.dtype), projected)
             regions, grid = self.backbone.encode_tokens(projected, generator, seen)
             rows = masked.unsqueeze(-1).expand(-1, -1, grid.shape[-1])
-            found, tokens = [regions], grid.flatten(1, 2).gather(1, rows)
+            found, tokens = [self.backbone.pool(regions, grid, seen)], grid.flatten(1, 2).gather(1, rows)
         return Embedded(torch.cat(found), tokens)

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
+
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    import torch
     from torch import Tensor
 
 REGION_VIT = "region_vit.pt"
@@ -75,9 +76,27 @@ class RegionViT(VisionTransformer):
             present: (N, h, w) bool, the tokens that exist; the values of the others are ignored. None for all.
 
         Returns:
-            (N, E) region embeddings.
+            (N, E) region embeddings; (N, 2 E) with `config.pooling` "cls+mean".
         """
-        return self.encode(self.project(tokens, present), generator, present)
+        projected = self.project(tokens, present)
+        if self.config.pooling == "cls":
+            return self.encode(projected, generator, present)  # without the outputs of other tokens
+        return self.pool(*self.encode_tokens(projected, generator, present), present)
+
+    def pool(self, cls: Tensor, grid: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the region embeddings for the outputs of `encode_tokens`: (N, E) and (N, h, w, E) -> (N, E or 2 E).
+
+        Args:
+            cls: Outputs of the CLS token.
+            grid: Outputs of the grid's tokens.
+            present: (N, h, w) bool, the tokens that count; None for all. The mean of no tokens is 0.
+        """
+        if self.config.pooling == "cls":
+            return cls
+        if present is None:
+            return torch.cat((cls, grid.mean(dim=(1, 2))), dim=-1)
+        total = (grid * present.unsqueeze(-1)).sum(dim=(1, 2))
+        return torch.cat((cls, total / present.sum(dim=(1, 2)).clamp(min=1).unsqueeze(-1)), dim=-1)
 
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the last block's CLS attention: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, grid row-major."""
@@ -149,8 +168,8 @@ class RegionViT(VisionTransformer):
         """
         architecture = asdict(self.config) | {"drop_path": 0.0}
         del architecture["weight_init"]
-        for name in ("centering", "whitening", "registers"):
-            if architecture[name] in {"none", 0}:  # as in files of versions without this setting
+        for name in ("centering", "whitening", "registers", "pooling"):
+            if architecture[name] in {"none", 0, "cls"}:  # as in files of versions without this setting
                 del architecture[name]
         return {"input_dim": self.input_dim, "grid": self.grid, **architecture}
 

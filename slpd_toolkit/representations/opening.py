@@ -260,7 +260,7 @@ def _open_slide_vit(source: Source, cache: Cache, options: InferenceOptions) -> 
         region_vit = RegionViT.from_checkpoint(regions, source.path)
         require_fit(str(source.path), region_vit, cache.store.meta, {})
         embed, inputs = _forward(region_vit, cache, options), _inputs(region_vit, cache)
-    width = cache.store.embedding_dim if region_vit is None else region_vit.config.embed_dim
+    width = cache.store.embedding_dim if region_vit is None else region_vit.config.region_dim
     if width != network.input_dim:
         raise WeightsError(f"{source.path}: takes {network.input_dim} features, but its region model returns {width}.")
     stored = source.path.parent / _STORED / _stored_name("regions", cache.store, options)

@@ -61,7 +61,7 @@ def embed_cohort(
     parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
 
     def embed_share() -> Tensor:
-        made = [torch.empty(0, network.backbone.config.embed_dim, device=device)]
+        made = [torch.empty(0, network.backbone.config.region_dim, device=device)]
         with closing(map_regions(embed, tokens, parts, device=device, workers=workers)) as batches:
             for features in batches:
                 made.append(features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -63,6 +64,13 @@ def test_a_shape_that_hipts_loader_does_not_know_is_told(tmp_path: Path, capsys:
     said = " ".join(capsys.readouterr().err.split())
     assert "does not have HIPT's architecture" in said
     assert "input_dim=8, grid=5, embed_dim=24" in said
+    assert "HIPT returns only" not in said
+    pooled = RegionViT(replace(SMALL, pooling="cls+mean"), input_dim=8, grid=5)
+    pooled.save(tmp_path / "region_vit.pt")
+    export.run(ExportConfig(source=tmp_path, out=tmp_path / "pooled.pth"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "HIPT returns only the first 24 features" in said
+    assert "pooling=" not in said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,6 +59,30 @@ def test_checkpoints_of_hipt_need_no_config(tmp_path: Path) -> None:
     loaded = RegionViT.from_file(tmp_path / "vit4k_xs_dino.pth")
     tokens = torch.randn(1, 16, 16, 384)
     assert torch.equal(loaded(tokens), model.eval()(tokens))
+
+
+@torch.no_grad()
+def test_the_mean_output_of_present_tokens_follows_cls(tmp_path: Path) -> None:
+    config = replace(TINY, pooling="cls+mean", registers=1)
+    model = RegionViT(config, torch.Generator().manual_seed(0), input_dim=6, grid=3).eval()
+    plain = RegionViT(replace(config, pooling="cls"), input_dim=6, grid=3).eval()
+    plain.load_state_dict(model.state_dict())
+    tokens = torch.randn(4, 3, 3, 6)
+    present = torch.rand(4, 3, 3) < 0.6
+    present[1] = False
+    for seen in (None, present):
+        found = model(tokens, present=seen)
+        assert found.shape == (4, config.region_dim) == (4, 32)
+        torch.testing.assert_close(found[:, :16], plain(tokens, present=seen))
+        _, grid = model.encode_tokens(model.project(tokens), present=seen)
+        for region in range(4):
+            rows = grid[region].flatten(0, 1)[(torch.ones(3, 3) if seen is None else seen[region]).flatten() > 0]
+            torch.testing.assert_close(found[region, 16:], rows.mean(0) if len(rows) else torch.zeros(16))
+    model.save(tmp_path / "model.pt")
+    again = RegionViT.from_file(tmp_path / "model.pt")
+    assert again.config.pooling == "cls+mean"
+    assert torch.equal(again(tokens), model(tokens))
+    assert "pooling" not in plain.shape()
 
 
 def test_a_foreign_config_is_refused_by_name(tmp_path: Path) -> None:

@@ -97,12 +97,14 @@ def test_a_run_with_whitening_within_kinds_resumes_with_its_map(
 ) -> None:
     cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
     whole, parts = (
-        tiny(cache, tmp_path / name, **SIDES | {"whitening": "within-kinds"}) for name in ("whole", "parts")
+        tiny(cache, tmp_path / name, **SIDES | {"whitening": "within-kinds", "pooling": "cls+mean"})
+        for name in ("whole", "parts")
     )
     assert pretrain.run(whole) == 0
     for steps in (1, 4):
         assert run_until(monkeypatch, parts, steps) == 143
         assert RegionViT.from_file(parts.out).phi.has_map
+        assert RegionViT.from_file(parts.out).config.pooling == "cls+mean"
     assert pretrain.run(parts) == 0
     assert_same_run(whole.out, parts.out)
 

@@ -39,10 +39,16 @@ def write_weights(source: Path, to: str, out: Path) -> None:
         teacher = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
         write_checkpoint({"teacher": teacher}, out)
         if model.shape() != RegionViT(RegionViTConfig()).shape():
-            arguments = ", ".join(f"{name}={value}" for name, value in model.shape().items())
+            known = {name: value for name, value in model.shape().items() if name != "pooling"}
+            arguments = ", ".join(f"{name}={value}" for name, value in known.items())
             console.warn(f"{source} does not have HIPT's architecture: its loader needs the arguments {arguments}.")
         if model.config.centering != "none":
             console.warn(f"{source} expects tokens relative to their slide's mean token, which HIPT does not subtract.")
+        if model.config.pooling != "cls":
+            console.warn(
+                f"{source} embeds a region by the outputs of CLS and the mean of those of all tokens; HIPT returns only "
+                f"the first {model.config.embed_dim} features, those of CLS."
+            )
     else:
         write_safetensors(model.state_dict(), model.shape(), out)
     console.note(f"Wrote {out}.")
