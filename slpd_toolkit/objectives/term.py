@@ -27,7 +27,7 @@ class TermInputs(NamedTuple):
     view_rule: ViewRule
     """Which views are compared with prototypes."""
     regions: Tensor
-    """(Vg, B, E or 2 E): the student's embeddings of the global views, before the head; with gradient. Not unit vectors."""
+    """(Vg, B, E or 2 E): the student's global views before the head; with gradient. Not unit vectors."""
     masked: MaskedTokens | None = None
     """Tokens that the student predicts; None if no term needs them."""
 

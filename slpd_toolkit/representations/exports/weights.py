@@ -46,7 +46,7 @@ def write_weights(source: Path, to: str, out: Path) -> None:
             console.warn(f"{source} expects tokens relative to their slide's mean token, which HIPT does not subtract.")
         if model.config.pooling != "cls":
             console.warn(
-                f"{source} embeds a region by the outputs of CLS and the mean of those of all tokens; HIPT returns only "
+                f"{source} appends the mean output of all tokens to that of CLS; HIPT returns only "
                 f"the first {model.config.embed_dim} features, those of CLS."
             )
     else:
