@@ -90,7 +90,7 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
         bottleneck = F.normalize(network.head.bottleneck(features).float(), dim=-1).cpu().numpy()
     of_backbone = config.prototypes.cluster_features == "backbone"
     clustered = unit_rows(features.float().cpu().numpy()) if of_backbone else bottleneck
-    sets, cluster = _clustered(clustered, bottleneck, config.prototypes.clusters, config.seed)
+    sets, cluster = _clustered(clustered, bottleneck, config.prototypes.clusters, config.running.seed)
     cosine = (bottleneck * sets.vectors[0, cluster]).sum(axis=1)
     return SlidePrototypes(sets, cluster, cosine, file)
 
