@@ -12,7 +12,7 @@ from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
 from slpd_toolkit.models.token_projection import TokenProjection
-from slpd_toolkit.models.transformer import VisionTransformer, initialise
+from slpd_toolkit.models.transformer import VisionTransformer, initialise, mean_token
 
 if TYPE_CHECKING:
     import os
@@ -84,19 +84,8 @@ class RegionViT(VisionTransformer):
         return self.pool(*self.encode_tokens(projected, generator, present), present)
 
     def pool(self, cls: Tensor, grid: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return the region embeddings for the outputs of `encode_tokens`: (N, E) and (N, h, w, E) -> (N, E or 2 E).
-
-        Args:
-            cls: Outputs of the CLS token.
-            grid: Outputs of the grid's tokens.
-            present: (N, h, w) bool, the tokens that count; None for all. The mean of no tokens is 0.
-        """
-        if self.config.pooling == "cls":
-            return cls
-        if present is None:
-            return torch.cat((cls, grid.mean(dim=(1, 2))), dim=-1)
-        total = (grid * present.unsqueeze(-1)).sum(dim=(1, 2))
-        return torch.cat((cls, total / present.sum(dim=(1, 2)).clamp(min=1).unsqueeze(-1)), dim=-1)
+        """Return the region embeddings for the outputs of `encode_tokens`; `present` is that of `mean_token`."""
+        return cls if self.config.pooling == "cls" else torch.cat((cls, mean_token(grid, present)), dim=-1)
 
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the last block's CLS attention: (N, h, w, D) -> (N, heads, 1 + h * w), CLS first, grid row-major."""

@@ -233,6 +233,19 @@ class VisionTransformer(nn.Module):
         return F.pad(present.flatten(1), (1 + self.registers, 0), value=True)[:, None, None]
 
 
+def mean_token(grid: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return the mean of the tokens that are present: (N, h, w, E) -> (N, E).
+
+    Args:
+        grid: Tokens.
+        present: (N, h, w) bool, the tokens that count; None for all. The mean of no tokens is 0.
+    """
+    if present is None:
+        return grid.mean(dim=(1, 2))
+    total = (grid * present.unsqueeze(-1)).sum(dim=(1, 2))
+    return total / present.sum(dim=(1, 2)).clamp(min=1).unsqueeze(-1)
+
+
 def resize_position_embedding(pos_embed: Tensor, grid: int, h: int, w: int) -> Tensor:
     """Resize a learned position embedding to a grid of h x w tokens.
 
