@@ -56,8 +56,8 @@ class Row:
 
     def __str__(self) -> str:
         return (
-            f"{self.situation}, {self.folds} x {self.repeats}, {self.kind}: {self.method}: {self.share:.3f} "
-            f"(se {self.se:.3f}, width {self.width:.3f}, truth {self.truth:.3f}, sd {self.sd:.3f})"
+            f"{self.situation}, {self.folds} x {self.repeats}, {self.kind}: {self.method}: {self.share:.3f} (se "
+            f"{self.se:.3f}, width {self.width:.3f}, truth {self.truth:.3f}, sd {self.sd:.3f})"
         )
 
 

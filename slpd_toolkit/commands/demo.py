@@ -46,11 +46,10 @@ def run(config: DemoConfig) -> int:
     patients = len({slide.patient_id for slide in planned})
     console.note(
         f"This demo generates {len(planned)} synthetic slides of {count(patients, 'invented patient')}. Their tumors "
-        f"are either "
-        "inflamed or excluded: the same tissue in a different arrangement. It then runs `slpd study` on them, as you "
-        "would on your own slides. The result shows whether region ViTs pretrained without labels, by DINO and by "
-        "SLPD (both with the recipe `robust`), separate the two classes better than the mean of the patch tokens, and "
-        "how certain that is."
+        "are either inflamed or excluded: the same tissue in a different arrangement. It then runs `slpd study` on "
+        "them, as you would on your own slides. The result shows whether region ViTs pretrained without labels, by "
+        "DINO and by SLPD (both with the recipe `robust`), separate the two classes better than the mean of the patch "
+        "tokens, and how certain that is."
     )
     with console.step("slides"):
         paint_cohort(planned, config.out, config.jobs)

@@ -192,8 +192,8 @@ def _make_encoder(config: EmbedConfig, geometry: Geometry, hardware: Hardware, p
     encoder = encoder_of(config, geometry, make_encoder)
     encoder.network.to(hardware.device)
     console.note(
-        f"Encoder {encoder.name}: {encoder.embedding_dim}-d, weights {encoder.weights_sha256[:12]}, "
-        f"{precision} on {hardware.description}"
+        f"Encoder {encoder.name}: {encoder.embedding_dim}-d, weights {encoder.weights_sha256[:12]}, {precision} on "
+        f"{hardware.description}"
     )
     console.note(
         f"Patches of {geometry.patch_px} px at {geometry.mpp:g} um/px, regions of {geometry.region_px} px "

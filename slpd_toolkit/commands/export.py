@@ -95,8 +95,8 @@ def _require_format(config: ExportConfig, *, of_cache: bool) -> None:
     if config.to not in allowed:
         what = "a token cache" if of_cache else "weights"
         raise UsageError(
-            f"--to {config.to} cannot be written from {config.source}, which seems to be {what}; "
-            f"allowed: {', '.join(allowed)}.",
+            f"--to {config.to} cannot be written from {config.source}, which seems to be {what}; allowed: "
+            f"{', '.join(allowed)}.",
             hint="Pass a run folder or region_vit.pt to export weights, a token cache to export tokens or embeddings.",
         )
     suffix = allowed[config.to]

@@ -87,8 +87,8 @@ def _set_paths(table: pd.DataFrame, root: Path) -> None:
     absent = sorted(wanted - found.keys())
     if absent:
         console.warn(
-            f"{len(absent)} of {count(len(wanted), 'slide')} {agree(len(absent), 'is', 'are')} not under "
-            f"{root}: {listed(absent)}."
+            f"{len(absent)} of {count(len(wanted), 'slide')} {agree(len(absent), 'is', 'are')} not under {root}: "
+            f"{listed(absent)}."
         )
     several = [f"{name} ({', '.join(sorted(paths))})" for name, paths in found.items() if len(paths) > 1]
     if several:

@@ -99,8 +99,7 @@ def _file_facts(slide: TokenFile) -> dict[str, str]:
     slide.verify()
     meta = slide.meta
     return {
-        "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px "
-        f"at {meta.mpp_l0:.4g} um/px "
+        "slide": f"{meta.slide_id}, {meta.slide_width_l0:,} x {meta.slide_height_l0:,} px at {meta.mpp_l0:.4g} um/px "
         f"({_millimetres(meta.slide_width_l0 * meta.mpp_l0)} x {_millimetres(meta.slide_height_l0 * meta.mpp_l0)})",
         "tokens": f"{count(len(slide), 'region')} x {meta.grid} x {meta.grid} patches x {meta.embedding_dim} features, "
         f"float16, {console.human_bytes(slide.path.stat().st_size)}",
@@ -124,8 +123,8 @@ def _cache_facts(files: list[TokenFile], paths: list[Path]) -> dict[str, str]:
     lengths = store.lengths
     return {
         "slides": f"{len(files):,}",
-        "regions": f"{lengths.sum():,} in total; {lengths.min():,} to {lengths.max():,} per slide, "
-        f"median {np.median(lengths):,.0f}",
+        "regions": f"{lengths.sum():,} in total; {lengths.min():,} to {lengths.max():,} per slide, median "
+        f"{np.median(lengths):,.0f}",
         "patches": f"{count(lengths.sum() * store.grid**2, 'token')} of {store.embedding_dim} features (float16)",
         **_missing(sum(file.missing_patches for file in files), int(lengths.sum()) * store.grid**2),
         "size": console.human_bytes(sum(path.stat().st_size for path in paths)),
@@ -169,8 +168,7 @@ def _source(meta: TokenMeta) -> dict[str, str]:
     return {
         "imported from": f"{source['tool']}: {', '.join(source['files'])}",
         "imported patches": f"{source['placed']:,} of {source['patches']:,}, moved to the grid by at most "
-        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um (median "
-        f"{source['shift_median_l0'] * meta.mpp_l0:.3g} um)",
+        f"{source['shift_max_l0'] * meta.mpp_l0:.3g} um (median {source['shift_median_l0'] * meta.mpp_l0:.3g} um)",
         **({"note": "; ".join(source["notes"])} if source["notes"] else {}),
     }
 

@@ -154,8 +154,8 @@ def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) ->
     empty = [file.meta.slide_id for file in wanted.files if not len(file)]
     if empty:
         console.warn(
-            f"{count(len(empty), 'slide has', 'slides have')} no regions and "
-            f"{agree(len(empty), 'is', 'are')} left out, such as {empty[0]}."
+            f"{count(len(empty), 'slide has', 'slides have')} no regions and {agree(len(empty), 'is', 'are')} left "
+            f"out, such as {empty[0]}."
         )
     if not vectors.is_set:
         console.warn_if(collapse_warning(vectors.descriptor, vectors.bags.slides, vectors.bags.features))
@@ -165,8 +165,8 @@ def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) ->
             f"{vectors.descriptor} was fitted on {count(len(vectors.fitted_on), 'slide')}, {also:,} of which it "
             "describes. "
             + (
-                "For an evaluation on these, `slpd mil-eval --model "
-                f"{config.model}#{vectors.descriptor}` fits it in each fold."
+                f"For an evaluation on these, `slpd mil-eval --model {config.model}#{vectors.descriptor}` fits it in "
+                "each fold."
                 if also
                 else "The evaluation may use the slides that it describes."
             )

@@ -130,8 +130,8 @@ def _report(config: ViewConfig, cohort: ViewedCohort) -> None:
         console.warn(note)
     if cohort.faults:
         console.warn(
-            f"{count(len(cohort.faults), 'slide is', 'slides are')} damaged or could not be embedded: see "
-            "the marks on the page."
+            f"{count(len(cohort.faults), 'slide is', 'slides are')} damaged or could not be embedded: see the marks on "
+            "the page."
         )
     if config.folder.resolve() != parts.root:
         console.note(f"Showing {parts.root}.")

@@ -68,8 +68,8 @@ HINTS: Mapping[Kind, str] = {
     "not HDF5": "It is a different kind of file, or its start was overwritten: copy it again.",
     "cut short": "Copy it again.",
     "damaged": "Copy it again.",
-    "outside": "Only values stored in the file itself are read: rewrite it without links and external "
-    "storage (`h5repack`).",
+    "outside": "Only values stored in the file itself are read: rewrite it without links and external storage "
+    "(`h5repack`).",
 }
 
 

@@ -166,8 +166,7 @@ def _require_inside(slide: SlideFeatures) -> None:
         size = f"{limit[0]:,.0f} x {limit[1]:,.0f} px" if slide.size_l0 else f"0 to {_LARGEST_SIDE_L0:,}"
         raise SlideError(
             f"{len(outside):,} of {count(len(slide.coords_l0), 'coordinate')} {agree(len(outside), 'is', 'are')} "
-            f"outside the slide: {some}, allowed: {size} "
-            "(level 0).",
+            f"outside the slide: {some}, allowed: {size} (level 0).",
             hint="The coordinates may belong to another slide, or be in another unit.",
         )
 

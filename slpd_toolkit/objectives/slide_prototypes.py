@@ -135,8 +135,7 @@ def build_bank(
     if len(slides) <= r:
         raise UsageError(
             f"{count(len(slides), 'slide has', 'slides have')} at least {count(config.least_regions, 'region')}, but "
-            f"{r} neighbors require "
-            f"{r + 1} slides.",
+            f"{r} neighbors require {r + 1} slides.",
             hint="Lower min_regions or neighbours, or add slides.",
         )
     prototypes = np.empty((len(slides), k, vectors.shape[1]), dtype=np.float32)

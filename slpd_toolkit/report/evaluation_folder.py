@@ -108,9 +108,7 @@ def write_evaluation(
         slide, error = next(iter(thumbnails.failures.items()))
         console.note(
             f"note: The report shows {count(len(thumbnails.failures), 'slide')} without pixels, because their files "
-            "cannot be "
-            "read: "
-            f"{listed(thumbnails.failures)}. {slide}: {error.message}"
+            f"cannot be read: {listed(thumbnails.failures)}. {slide}: {error.message}"
         )
 
 

@@ -138,9 +138,9 @@ def _note_missing_fonts(pictures: Sequence[Picture]) -> None:
     unwritten = sorted(frozenset[str]().union(*(picture.unwritten for picture in pictures)))
     if unwritten:
         console.note(
-            f"note: No installed font has the characters {listed(unwritten)}; the figures show boxes instead. The "
-            "text of the "
-            "page is not affected. Install a font for this script, such as Noto Sans, and run the same command again."
+            f"note: No installed font has the characters {listed(unwritten)}; the figures show boxes instead. The text "
+            "of the page is not affected. Install a font for this script, such as Noto Sans, and run the same command "
+            "again."
         )
 
 

@@ -136,10 +136,9 @@ def _patients_line(audits: Sequence[SplitAudit]) -> str:
     shares = [f"{one} and {other} in {count}" for (one, other), count in pairs.items()]
     example = next(iter(leaking[0].shared_patients.values()))
     return (
-        f"LEAK: {len(leaking)} of {count(len(audits), 'split')} "
-        f"{agree(len(leaking), 'has', 'have')} patients in two "
-        f"parts ({', '.join(shares)}), "
-        f"{_range(counts)} patients per split, such as {listed(example[:2])}. Results are too optimistic."
+        f"LEAK: {len(leaking)} of {count(len(audits), 'split')} {agree(len(leaking), 'has', 'have')} patients in two "
+        f"parts ({', '.join(shares)}), {_range(counts)} patients per split, such as {listed(example[:2])}. Results are "
+        "too optimistic."
     )
 
 
@@ -155,17 +154,15 @@ def _model_line(representation: Representation, audits: Sequence[SplitAudit]) ->
     if duplicates:
         shared = duplicates[0].shared_vectors[0]
         lines.append(
-            f"LEAK: identical embeddings are in two parts in {len(duplicates)} of {count(len(audits), 'split')}, "
-            "such as "
-            f"{shared.count} in {listed(shared.slides)}."
+            f"LEAK: identical embeddings are in two parts in {len(duplicates)} of {count(len(audits), 'split')}, such "
+            f"as {shared.count} in {listed(shared.slides)}."
         )
     near = [audit for audit in audits if audit.near_copies]
     if near:
         groups = {copies.slides: copies for audit in near for copies in audit.near_copies}
         lines.append(
             f"LEAK: {count(len(groups), 'group')} of near-copies {agree(len(groups), 'is', 'are')} in two parts in "
-            f"{len(near)} of {count(len(audits), 'split')}, such "
-            f"as {next(iter(groups.values())).description}."
+            f"{len(near)} of {count(len(audits), 'split')}, such as {next(iter(groups.values())).description}."
         )
     if not duplicates and not near:
         lines.append("clean: no embedding is in two parts.")

@@ -117,8 +117,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
     headline, words = evaluation.task.headline, evaluation.task.known_metrics[evaluation.task.headline].words
     best = best_first(evaluation.results, headline)[0]
     first = (
-        f"{best.model}, {best.aggregator}: {words} {mean_sd(best.values[headline])} "
-        f"over {count(len(best.folds), 'fold')}, {conservative(best.intervals[headline])}95 % interval "
+        f"{best.model}, {best.aggregator}: {words} {mean_sd(best.values[headline])} over "
+        f"{count(len(best.folds), 'fold')}, {conservative(best.intervals[headline])}95 % interval "
         f"{bare_interval(best.intervals[headline])}."
     )
     if len(evaluation.results) > 1:
@@ -131,8 +131,7 @@ def sentences(evaluation: Evaluation) -> list[str]:
         said.append(
             f"{differing or 'None'} of {count(len(verdicts), 'comparison')} between models "
             f"{'shows' if differing <= 1 else 'show'} a difference that is expected to hold with other training and "
-            f"test {who} "
-            f"(t-test over {who}, Holm-adjusted p < {LEVEL})."
+            f"test {who} (t-test over {who}, Holm-adjusted p < {LEVEL})."
         )
     return said + _near_chance(evaluation)
 

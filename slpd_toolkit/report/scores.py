@@ -60,8 +60,7 @@ def require_drawable(slide: SlideScores) -> None:
     if wrong.any():
         raise SlideError(
             f"{wrong.sum()} of {count(len(wrong), 'square')} cannot lie on a slide; the first is at "
-            f"{slide.coords_l0[wrong][0].tolist()} "
-            f"with a side of {slide.sizes_l0[wrong][0]} px.",
+            f"{slide.coords_l0[wrong][0].tolist()} with a side of {slide.sizes_l0[wrong][0]} px.",
             hint=f"Allowed: a side of at least 1 px, and no coordinate or side above {FURTHEST_L0:,} px.",
         )
 

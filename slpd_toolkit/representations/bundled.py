@@ -85,8 +85,7 @@ def require_bundles(models: Sequence[Model], *, final: bool) -> None:
         )
     console.warn_if(
         f"The heads of {listed(without)} are not stored for `slpd predict`, which cannot apply slide ViTs and means "
-        f"over "
-        f"stain views to new slides. {hint}"
+        f"over stain views to new slides. {hint}"
         if without
         else ""
     )

@@ -92,8 +92,8 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
     exact = step_l0 == thumbnail.step_l0 and (height, width) == thumbnail.rgb.shape[:2]
     if not exact and abs(width * size_l0[1] / (height * size_l0[0]) - 1) > _PROPORTIONS_WITHIN:
         raise SlideError(
-            f"The mask {path} has {width:,} x {height:,} px, but its slide has {size_l0[0]:,} x "
-            f"{size_l0[1]:,}: the aspect ratios differ.",
+            f"The mask {path} has {width:,} x {height:,} px, but its slide has {size_l0[0]:,} x {size_l0[1]:,}: the "
+            "aspect ratios differ.",
             hint="A label image must cover the whole slide.",
         )
     rows, columns = thumbnail.rgb.shape[:2]
@@ -106,8 +106,8 @@ def read_labels(path: Path, classes: tuple[str, ...], size_l0: tuple[int, int], 
         found[top:bottom] = cv2.resize(chosen.astype(np.float32), (columns, bottom - top), interpolation=cv2.INTER_AREA)
     if len(wanted) and not found.any():
         raise SlideError(
-            f"The mask {path} has no pixel with the label {', '.join(classes)}; "
-            f"found: {', '.join(map(str, sorted(seen)[:20]))}.",
+            f"The mask {path} has no pixel with the label {', '.join(classes)}; found: "
+            f"{', '.join(map(str, sorted(seen)[:20]))}.",
             hint="Correct --mask-classes, or the mask.",
         )
     return np.asarray(found >= 0.5)

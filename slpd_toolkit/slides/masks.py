@@ -90,8 +90,8 @@ def _read_areas(file: MaskFile) -> list[list[Ring]]:
         absent = sorted(set(file.classes) - named)
         if file.classes and not wanted:
             raise SlideError(
-                f"The mask {file.path} has no area of the class {', '.join(absent)}; "
-                f"found: {', '.join(sorted(named)) or 'no classes'}.",
+                f"The mask {file.path} has no area of the class {', '.join(absent)}; found: "
+                f"{', '.join(sorted(named)) or 'no classes'}.",
                 hint=_NOTHING_TO_CUT if file.mode == "not" else "Correct --mask-classes, or the annotations.",
             )
         shapes = [feature.get("geometry", feature) for feature in wanted]

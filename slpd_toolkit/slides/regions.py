@@ -96,8 +96,8 @@ def lay_lattice(
         raise SlideError(
             f"{slide.path} has {slide.mpp_l0:.4g} um/px; {target_mpp:g} um/px requires upsampling by "
             f"{region_px / wanted_l0:.2f}, allowed: {max_upsample:g}.",
-            hint=f"Choose --mpp {math.ceil(1000 * slide.mpp_l0 / max_upsample) / 1000:g} or coarser, "
-            "or raise --max-upsample.",
+            hint=f"Choose --mpp {math.ceil(1000 * slide.mpp_l0 / max_upsample) / 1000:g} or coarser, or raise "
+            "--max-upsample.",
         )
     downsample = slide.downsamples[slide.best_level(wanted_l0 / region_px)]
     across = count_blocks(region_px // patch_px, patch_px, wanted_l0 / region_px / downsample)

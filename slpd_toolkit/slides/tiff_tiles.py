@@ -158,8 +158,8 @@ def _require_same_resolution(path: Path, levels: Sequence[TiffPage]) -> None:
         width_l0, mpp_l0 = stated[0]
         if not (agree(mpp, mpp_l0) or agree(mpp, mpp_l0 * width_l0 / width)):
             raise SlideError(
-                f"{path}: its levels have contradictory resolutions: {mpp_l0:.4g} um/px for the level "
-                f"{width_l0} px wide, {mpp:.4g} um/px for the level {width} px wide.",
+                f"{path}: its levels have contradictory resolutions: {mpp_l0:.4g} um/px for the level {width_l0} px "
+                f"wide, {mpp:.4g} um/px for the level {width} px wide.",
                 hint=_HINT,
             )
 
@@ -199,8 +199,7 @@ def _require_apart(path: Path, tables: Mapping[int, TileTable]) -> None:
         place = int(pairs[int(overlap.argmax()), 0])
         raise SlideError(
             f"{path}: {count(int((overlap > _OVERLAP_BYTES).sum()), 'tile overlaps', 'tiles overlap')} others in the "
-            "file, for example at byte "
-            f"{place:,}: tile offsets or sizes are wrong.",
+            f"file, for example at byte {place:,}: tile offsets or sizes are wrong.",
             hint=_HINT,
         )
 
@@ -220,7 +219,6 @@ def _require_in_all_levels(path: Path, tables: Mapping[int, TileTable]) -> None:
         if lacking:
             raise SlideError(
                 f"{path}: {int(table.absent.sum()):,} of {count(table.absent.size, 'tile')} of level {level} are "
-                f"missing, and "
-                f"level 0 contains the pixels of {lacking:,} of these.",
+                f"missing, and level 0 contains the pixels of {lacking:,} of these.",
                 hint=_HINT,
             )

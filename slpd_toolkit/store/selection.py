@@ -47,7 +47,7 @@ def select_slides(store: TokenStore, manifest: Path | None, where: Sequence[str]
     absent = sorted(wanted - set(store.slide_ids))
     if absent:
         console.warn(
-            f"{len(absent):,} of {count(len(wanted), 'selected slide')} {agree(len(absent), 'is', 'are')} "
-            f"not in the cache: {listed(absent)}."
+            f"{len(absent):,} of {count(len(wanted), 'selected slide')} {agree(len(absent), 'is', 'are')} not in the "
+            f"cache: {listed(absent)}."
         )
     return TokenStore(files, store.folder)

@@ -217,8 +217,8 @@ class TokenStore:
     def __repr__(self) -> str:
         return (
             f"TokenStore({str(self.folder or '')!r}: {count(len(self), 'slide')}, "
-            f"{count(self.lengths.sum(), 'region')} of "
-            f"{self.grid} x {self.grid} tokens, {self.embedding_dim} features of {self.meta.encoder})"
+            f"{count(self.lengths.sum(), 'region')} of {self.grid} x {self.grid} tokens, {self.embedding_dim} features "
+            f"of {self.meta.encoder})"
         )
 
     @cached_property

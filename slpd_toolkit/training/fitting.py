@@ -45,8 +45,7 @@ def fit_to_cohort(
     if IF_SMALL in config.auto and size.is_small:
         say(
             f"Small cohort ({count(size.total, 'region')}): with the published settings, the loss would barely fall "
-            f"below "
-            "that of uniform predictions. The following settings are used instead; pass --recipe nsclc (or brca) "
+            "below that of uniform predictions. The following settings are used instead; pass --recipe nsclc (or brca) "
             "for the published ones."
         )
     fitted, chosen = choose_for(config, size)
@@ -88,9 +87,8 @@ def verdict(last: Mapping[str, str], outputs: int) -> str:
     if loss > _UNIFORM * uniform or entropy > _UNIFORM * uniform:
         return (
             f"The network has learned almost nothing: self-distillation ended at a loss of {loss:.2f} and targets with "
-            f"an entropy of {entropy:.2f}; uniform predictions over {count(outputs, 'output')} have "
-            f"{uniform:.2f}. Lower "
-            "--teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
+            f"an entropy of {entropy:.2f}; uniform predictions over {count(outputs, 'output')} have {uniform:.2f}. "
+            "Lower --teacher-temp (0.02), train longer (--epochs), raise --lr, or use fewer outputs (--out-dim)."
         )
     if loss > _NEAR_UNIFORM * uniform:
         return (

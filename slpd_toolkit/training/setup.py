@@ -87,8 +87,7 @@ class RegionRun(Run):
         health = bank.quality()
         self.say(
             f"Prototypes of {count(len(bank.slides), 'slide')}: clusters of {health.smallest} to {health.largest} "
-            "regions, "
-            f"median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
+            f"regions, median {health.median:g}; {health.empty:.1%} empty, {health.degenerate:.1%} degenerate."
         )
 
     def slides_with_prototypes(self) -> int:
@@ -185,10 +184,9 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
     if config.uses_prototypes and usable <= neighbours:
         raise UsageError(
             f"{usable} of {count(len(store.files), 'slide')} {agree(usable, 'has', 'have')} at least --min-regions "
-            f"({least}) regions; "
-            f"--neighbours {neighbours} requires {neighbours + 1}.",
-            hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, "
-            f"or train without prototypes ({' '.join(off)}).",
+            f"({least}) regions; --neighbours {neighbours} requires {neighbours + 1}.",
+            hint=f"The median slide has {int(np.median(store.lengths))} regions: lower --min-regions, or train without "
+            f"prototypes ({' '.join(off)}).",
         )
 
 

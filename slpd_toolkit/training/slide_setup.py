@@ -95,8 +95,8 @@ def announce_slides(run: SlideRun) -> None:
     """Print a summary of the run before it starts."""
     step = run.state.progress.step
     run.say(
-        f"{count(len(run.bags.slides), 'slide')}, {count(len(run.bags.values), 'region')} "
-        f"with {run.bags.values.shape[1]} features; {run.state.precision} on {compute.describe(run.state.device)}"
+        f"{count(len(run.bags.slides), 'slide')}, {count(len(run.bags.values), 'region')} with "
+        f"{run.bags.values.shape[1]} features; {run.state.precision} on {compute.describe(run.state.device)}"
         + (f", {run.processes.world} processes" if run.processes.world > 1 else "")
     )
     if step:

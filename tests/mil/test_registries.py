@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from slpd_toolkit.mil.tasks.cases import Choice
-from slpd_toolkit.mil.tasks.concordance import pairs_of_cases, weighted_concordance
-from slpd_toolkit.mil.tasks.derivatives import of_pairs
+from slpd_toolkit.mil.tasks.concordance import weighted_concordance
 from slpd_toolkit.mil.tasks.likelihoods import Objective
 from slpd_toolkit.mil.tasks.readouts import LinearModel, Readout
 from slpd_toolkit.mil.tasks.targets import read_numbers
@@ -83,10 +82,6 @@ class Number(Task):
     def weighted_metrics(self, rows, outputs, weights):
         events = np.ones(len(rows), bool)
         return {"order": weighted_concordance(self.values[rows], events, -outputs[:, 0], weights)}
-
-    def influences(self, rows, outputs):
-        pairs = pairs_of_cases(self.values[rows], np.ones(len(rows), bool), -outputs[:, 0])
-        return {"order": of_pairs(pairs.right, pairs.known)}
 
     def contrasts(self):
         return (self.values - self.values.mean())[:, None]

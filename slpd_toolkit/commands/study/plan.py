@@ -112,8 +112,7 @@ def _print(
     inside, held_out = cohort.patients
     console.note(
         f"{count(len(cohort.table), 'slide')}; {count(inside, 'patient')} in cross-validation, {held_out} held out. "
-        "Estimated from "
-        f"{tokens.source}, on this machine; expect the actual time within a factor of two."
+        f"Estimated from {tokens.source}, on this machine; expect the actual time within a factor of two."
     )
     rows = [
         {

@@ -82,8 +82,8 @@ def read(slide: SourceSlide, settings: Settings) -> SlideFeatures:
     shape = read_tensor(files[0]).shape
     if _are_embeddings(files[0], shape):
         raise SlideError(
-            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as from HIPT's region ViT, "
-            "not tokens of patches.",
+            f"{files[0]}: features are {shape}: embeddings of {shape[0]:,} regions, as from HIPT's region ViT, not "
+            "tokens of patches.",
             hint="Import the tokens they were computed from. If they are tokens of one region from an encoder with "
             f"{REGION_EMBEDDING} features, put its position into the file name: <slide>_<x>_<y>.pt.",
         )

@@ -207,8 +207,8 @@ class Fleet:
                     lane.record(entry, error)
         if member.held:
             console.warn(
-                f"The process on {member.name} ended ({member.how_it_ended()}); "
-                f"the {count(len(member.held), 'slide')} assigned to it will be processed again."
+                f"The process on {member.name} ended ({member.how_it_ended()}); the {count(len(member.held), 'slide')} "
+                "assigned to it will be processed again."
             )
         if (self._queue or self._suspects) and self._restarts[member.place] < _RESTARTS and alive:
             self._restarts[member.place] += 1

@@ -83,8 +83,7 @@ def print_summary(tally: ImportTally, failures: FailureLog, out: Path) -> None:
             "patches": f"{tally.patches:,}: {tally.placed:,} placed, {left_out:,} left out",
             "moved": f"by at most {tally.largest_shift:.2f} patch sides to the grid",
             "time": f"{console.human_seconds(tally.seconds)}, {tally.bytes / 1e6 / tally.seconds:.0f} MB of features "
-            "per "
-            "second",
+            "per second",
         },
     )
     if left_out:

@@ -43,8 +43,8 @@ def keep_shots(splits: Sequence[Split], cohort: Cohort, shots: int, *, seed: int
     def wanted(patients: int) -> int:
         if patients < shots:
             raise UsageError(
-                f"Got {count(shots, 'shot')}, but a class has only {count(patients, 'training patient')} in "
-                "one of the folds.",
+                f"Got {count(shots, 'shot')}, but a class has only {count(patients, 'training patient')} in one of the "
+                "folds.",
                 hint="Use fewer shots.",
             )
         return shots

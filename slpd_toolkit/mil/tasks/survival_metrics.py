@@ -289,8 +289,8 @@ def definitions(grid: FloatArray) -> dict[str, str]:
         "Uno's concordance index": "The same for events up to the last evaluation time, with each pair weighted by the "
         "inverse probability of being uncensored, so that it does not depend on the amount of censoring.",
         "Integrated Brier score": "Mean squared error of the predicted survival probabilities over the evaluation "
-        f"times {grid[0]:.3g} to {grid[-1]:.3g}, weighted for censoring. Lower is better; always "
-        "predicting 0.5 gives 0.25.",
+        f"times {grid[0]:.3g} to {grid[-1]:.3g}, weighted for censoring. Lower is better; always predicting 0.5 gives "
+        "0.25.",
         "Observed / expected events": "Ratio of observed events to those expected from the predicted risks, up to the "
         "last evaluation time. 1 means calibrated overall; above 1, the predicted risks are too low.",
     }

@@ -86,9 +86,8 @@ def read_known_classes(slides: StrArray, labels: StrArray, classes: Sequence[str
     if not known.all():
         unknown = sorted(set(cells[~known].tolist()), key=natural_key)
         raise UsageError(
-            f"{count((~known).sum(), 'external slide is', 'external slides are')} of classes that the training "
-            "cohort does not have: "
-            f"{listed(unknown)} (such as {slides[~known][0]}).",
+            f"{count((~known).sum(), 'external slide is', 'external slides are')} of classes that the training cohort "
+            f"does not have: {listed(unknown)} (such as {slides[~known][0]}).",
             hint=f"The classes are {listed(classes)}. Rename these labels, or leave the slides out of the manifest.",
         )
     index = {name: position for position, name in enumerate(classes)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -128,9 +129,21 @@ class Task(ABC):
     def weighted_metrics(self, rows: IntArray, outputs: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
         """Compute `metrics` for R weightings (R, n) of the rows."""
 
-    @abstractmethod
+    def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:  # noqa: ARG002
+        """Compute the derivatives of some or all `metrics` with respect to the weight of each row, at 1, (n,).
+
+        Optional: `influences` computes those of other metrics by differences, which takes longer for large cohorts.
+        """
+        return {}
+
     def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
-        """Compute the derivatives of `metrics` with respect to the weight of each row, at 1, (n,); NaN if undefined."""
+        """Compute the derivatives of all `metrics` with respect to the weight of each row, (n,); NaN if undefined."""
+        from slpd_toolkit.mil.tasks.derivatives import by_differences
+
+        exact = self.exact_influences(rows, outputs)
+        weighted = partial(self.weighted_metrics, rows, outputs)
+        others = frozenset(weighted(np.ones((1, len(rows)))).keys() - exact.keys())
+        return exact | by_differences(weighted, len(rows), others) if others else exact
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """Reduce outputs (n, ...) to columns (n, S) whose order within a fold determines the headline metric."""

@@ -136,8 +136,8 @@ def _tokens(parts: Parts, notes: list[str]) -> tuple[dict[str, TokenFile], dict[
         differences = {_difference(file, files) for file in opened.values()} - {""}
         if differences:
             notes.append(
-                f"{parts.name_of(cache)} is not shown, because it differs from the first cache: "
-                f"{min(differences)}. Choose one with --cache."
+                f"{parts.name_of(cache)} is not shown, because it differs from the first cache: {min(differences)}. "
+                "Choose one with --cache."
             )
             continue
         files = opened | files

@@ -62,12 +62,31 @@ def derivatives(weighted: Weighted, cases: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("rows", [np.arange(CASES), np.arange(3, CASES, 2)])
 def test_influences_are_derivatives(kind: str, rows: np.ndarray) -> None:
     task, outputs = TASKS[kind]
-    found = task.influences(rows, outputs[rows])
+    found = task.exact_influences(rows, outputs[rows])
     expected = derivatives(lambda weights: task.weighted_metrics(rows, outputs[rows], weights), len(rows))
     assert found.keys() == expected.keys() == set(task.known_metrics)
     for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], atol=2e-9, err_msg=name)
         assert np.abs(values).max() > 1e-3
+
+
+class WithMeanGap(Ordinal):
+    """Ordinal classes with one more metric, which has no exact influences."""
+
+    def weighted_metrics(self, rows, outputs, weights):  # type: ignore[no-untyped-def]
+        gaps = np.abs(self.scores(outputs)[:, 0] - self.targets[rows])
+        return super().weighted_metrics(rows, outputs, weights) | {"gap": weights @ gaps / weights.sum(axis=1)}
+
+
+def test_a_metric_without_exact_influences_gets_them_by_differences() -> None:
+    times = 7  # more cases than are computed at once
+    task = WithMeanGap(("a", "b", "c"), np.tile(TARGETS, times))
+    rows, outputs = np.arange(times * CASES), np.tile(PROBABILITIES, (times, 1))
+    found, exact = task.influences(rows, outputs), task.exact_influences(rows, outputs)
+    assert found.keys() - exact.keys() == {"gap"}
+    assert all(np.array_equal(found[name], exact[name]) for name in exact)
+    gaps = np.abs(task.scores(outputs)[:, 0] - task.targets)
+    np.testing.assert_allclose(found["gap"], (gaps - gaps.mean()) / len(gaps), rtol=1e-6, atol=1e-12)
 
 
 def test_influences_on_calibration_are_derivatives() -> None:

@@ -128,7 +128,7 @@ class MultiLabel(Task):
 
         return weighted_metrics(self.outputs, self.targets[rows], outputs, weights)
 
-    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+    def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
         """See `case_influences.labels`."""
         from slpd_toolkit.mil.tasks import case_influences
 

@@ -85,7 +85,7 @@ class Ordinal(Classification):
 
         return weighted_metrics.classification(self.targets[rows], outputs, weights, ordinal=True)
 
-    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+    def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
         """See `case_influences.classification`."""
         from slpd_toolkit.mil.tasks import case_influences
 

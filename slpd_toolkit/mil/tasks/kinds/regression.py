@@ -80,7 +80,7 @@ class Regression(Task):
         """See `regression_metrics.weighted_metrics`."""
         return weighted_metrics(self.values[rows], outputs[:, 0], weights)
 
-    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+    def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
         """See `regression_metrics.influences`."""
         return influences(self.values[rows], outputs[:, 0])
 

@@ -137,7 +137,7 @@ class Survival(Task):
         """See `weighted_metrics.survival`."""
         return weighted_metrics(self.times[rows], self.events[rows], outputs, weights, self.censoring, self.grid)
 
-    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+    def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
         """See `survival_metrics.influences`."""
         return influences(self.times[rows], self.events[rows], outputs, self.censoring, self.grid)
 
