@@ -28,6 +28,7 @@ from slpd_toolkit.mil.statistics.division import Division
 from slpd_toolkit.mil.statistics.evaluation import Judgement, one_per_patient
 from slpd_toolkit.mil.statistics.influence import influences_of_units
 from slpd_toolkit.mil.statistics.intervals import Evidence, interval_of_mean, uncertainty
+from slpd_toolkit.mil.tasks.task import influences
 from slpd_toolkit.mil.tasks.thresholds import choose_threshold
 from slpd_toolkit.mil.tasks.weighted_metrics import brier_score, calibration_error
 
@@ -149,7 +150,7 @@ def _one_part(cohort: Cohort) -> Division:
 
 def _influences(task: Task, division: Division, fold: FoldPrediction) -> dict[str, FloatArray]:
     units = division.unit_of_row[fold.rows]
-    of_cases = task.influences(fold.rows, fold.outputs)
+    of_cases = influences(task, fold.rows, fold.outputs)
     return {name: influences_of_units(each, units, len(division.strata)) for name, each in of_cases.items()}
 
 

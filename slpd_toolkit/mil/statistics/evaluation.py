@@ -23,6 +23,7 @@ from slpd_toolkit.mil.statistics.paired_tests import (
 )
 from slpd_toolkit.mil.statistics.shared_training import normal_scores
 from slpd_toolkit.mil.statistics.swaps import swapped_differences
+from slpd_toolkit.mil.tasks.task import influences
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +133,7 @@ def judge(
     values, units = fold_metrics(task, counted), len(division.strata)
     influence = {name: np.zeros((len(counted), units)) for name in values}
     for number, fold in enumerate(counted):
-        for name, of_cases in task.influences(fold.rows, fold.outputs).items():
+        for name, of_cases in influences(task, fold.rows, fold.outputs).items():
             influence[name][number] = influences_of_units(of_cases, division.unit_of_row[fold.rows], units)
     contributions, unexplained = _contributions(task, division, counted)
     evidence = {name: Evidence(values[name], influence[name], contributions, unexplained, linear) for name in values}

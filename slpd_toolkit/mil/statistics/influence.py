@@ -29,7 +29,7 @@ def influences_of_units(influences: FloatArray, unit_of_case: IntArray, units: i
     """Sum the influences of the cases of each unit, whose weights change together.
 
     Args:
-        influences: (n,) influence of each case on a metric; see `Task.influences`.
+        influences: (n,) influence of each case on a metric; see `tasks.task.influences`.
         unit_of_case: (n,) unit of each case.
         units: Number of units U.
 

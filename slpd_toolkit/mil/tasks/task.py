@@ -130,20 +130,8 @@ class Task(ABC):
         """Compute `metrics` for R weightings (R, n) of the rows."""
 
     def exact_influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:  # noqa: ARG002
-        """Compute the derivatives of some or all `metrics` with respect to the weight of each row, at 1, (n,).
-
-        Optional: `influences` computes those of other metrics by differences, which takes longer for large cohorts.
-        """
+        """Compute derivatives of some `metrics` by the weight of each row, (n,); `influences` computes the others."""
         return {}
-
-    def influences(self, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
-        """Compute the derivatives of all `metrics` with respect to the weight of each row, (n,); NaN if undefined."""
-        from slpd_toolkit.mil.tasks.derivatives import by_differences
-
-        exact = self.exact_influences(rows, outputs)
-        weighted = partial(self.weighted_metrics, rows, outputs)
-        others = frozenset(weighted(np.ones((1, len(rows)))).keys() - exact.keys())
-        return exact | by_differences(weighted, len(rows), others) if others else exact
 
     def scores(self, outputs: FloatArray) -> FloatArray:
         """Reduce outputs (n, ...) to columns (n, S) whose order within a fold determines the headline metric."""
@@ -203,6 +191,19 @@ class Task(ABC):
             patients: (N,) patient of each slide.
             limit: Maximum number of slides of each kind.
         """
+
+
+def influences(task: Task, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:
+    """Compute the derivatives of all metrics with respect to the weight of each row, at 1, (n,); NaN if undefined.
+
+    Those that are not among `Task.exact_influences` are computed by differences, which takes long for large cohorts.
+    """
+    from slpd_toolkit.mil.tasks.derivatives import by_differences
+
+    exact = task.exact_influences(rows, outputs)
+    weighted = partial(task.weighted_metrics, rows, outputs)
+    others = frozenset(weighted(np.ones((1, len(rows)))).keys() - exact.keys())
+    return exact | by_differences(weighted, len(rows), others) if others else exact
 
 
 def groups_of(task: Task) -> list[tuple[str, BoolArray]]:
