@@ -233,7 +233,9 @@ class MilEvalConfig:
         require(fine, f"--target with --task {self.kind}", ", ".join(self.target), allowed)
         columns = self.covariate_columns
         require(
-            len(set(columns)) == len(columns) and not set(columns) & set(self.target),
+            bool(columns) == bool(self.covariates)
+            and len(set(columns)) == len(columns)
+            and not set(columns) & set(self.target),
             "--covariates",
             ", ".join(self.covariates),
             "columns other than the targets, each once",

@@ -46,7 +46,7 @@ def print_covariates(study: CovariateStudy, task: Task) -> None:
     words = task.known_metrics[task.headline].words
     rows = [dict(zip(names, _row(each, task.headline), strict=True)) for each in study.results]
     console.table(
-        f"{listed(each.name for each in study.covariates)}: {words}; p adjusted (Holm)",
+        f"{listed(each.description for each in study.covariates)}: {words}; p adjusted (Holm)",
         [{name: cell for name, cell in row.items() if name != "covariates add"} for row in rows],
     )
     console.paragraphs(_sentences(study, task))

@@ -32,8 +32,8 @@ class ExternalSection:
     comparisons: ComparisonTable
     """By the headline metric of the ensembles."""
     details: Sequence[ExternalDetails]
-    audit: Sequence[tuple[str, Sequence[str]]]
-    """Model, and what was found; empty if nothing."""
+    audit: Sequence[tuple[str, Sequence[str], str]]
+    """Model, what was found (empty if nothing), and what was compared."""
     notes: Sequence[str]
 
 
@@ -75,7 +75,7 @@ def external_section(external: External) -> ExternalSection:
         [[each.model, each.aggregator, *_cells(each, headline)] for each in external.results],
         comparison_table(external.comparisons, headline, headline),
         [_details(each, external) for each in external.results],
-        [(name, findings(audit)) for name, audit in external.audits.items()],
+        [(name, findings(audit), compared(audit)) for name, audit in external.audits.items()],
         external.notes,
     )
 
@@ -128,6 +128,17 @@ def findings(audit: SharedIdentities) -> list[str]:
     return found
 
 
+def compared(audit: SharedIdentities) -> str:
+    """State what was compared, and what could not be."""
+    reasons = {
+        "near-copies": "" if audit.near_copies_compared else "too few slides",
+        "slides used in pretraining": "" if audit.pretraining_known else "unknown",
+    }
+    done = ["slide IDs", "patients", "identical embeddings", *(name for name, reason in reasons.items() if not reason)]
+    missing = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+    return f"Compared: {', '.join(done)}." + (f" Not compared: {', '.join(missing)}." if missing else "")
+
+
 def print_external(external: External) -> None:
     """Print the result and the audit to standard output."""
     headline = external.task.headline
@@ -162,7 +173,7 @@ def print_external(external: External) -> None:
     console.facts(
         "External audit",
         {
-            name: " ".join(findings(audit)) or "clean: nothing is in both cohorts."
+            name: f"{' '.join(findings(audit)) or 'clean: nothing was found in both cohorts.'} {compared(audit)}"
             for name, audit in external.audits.items()
         },
     )

@@ -224,8 +224,9 @@ def _external(bundle: Bundle, external: External) -> list[str]:
     if details.sites:
         lines += ["", "| site | slides | patients | headline metric of the ensemble |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_escaped, row))} |" for row in details.sites]
-    shared = dict(section.audit)[bundle.model]
-    return [*lines, "", _escaped(" ".join(shared) or "Nothing was found in both cohorts."), ""]
+    (said,) = [(found, compared) for model, found, compared in section.audit if model == bundle.model]
+    shared = f"{' '.join(said[0]) or 'Nothing was found in both cohorts.'} {said[1]}"
+    return [*lines, "", _escaped(shared), ""]
 
 
 def distance_sentence(bundle: Bundle) -> str:

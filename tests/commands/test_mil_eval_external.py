@@ -204,7 +204,10 @@ def test_a_regression_is_validated_predicted_and_resumed_after_kills(
     ("change", "message"),
     [
         (lambda rows: rows[:0], "manifest.csv: cannot be read as UTF-8 CSV"),
-        (lambda rows: [row | {"height": "tall"} for row in rows], r"24 slides have no valid height: s000 \('tall'\)"),
+        (
+            lambda rows: [row | {"height": "tall"} for row in rows],
+            r"--external-manifest, height: 24 slides have no valid height: s000 \('tall'\)",
+        ),
         (lambda rows: [row | {"height": ""} for row in rows], "no slide has both a target and an embedding"),
     ],
 )

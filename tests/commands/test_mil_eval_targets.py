@@ -32,6 +32,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
         "pr": ["" if 2 <= row < 5 else cell for row, cell in enumerate(PR)],
         "age": ["" if row % 9 == 0 else f"{age:.0f}" for row, age in enumerate(AGE)],
         "stage": RNG.choice(["I", "II", ""], N).tolist(),
+        "one": ["x"] * N,
         "time": RNG.exponential(size=N).tolist(),
         "event": (RNG.random(N) < 0.7).astype(int).tolist(),
     }
@@ -188,6 +189,8 @@ def test_one_head_predicts_several_labels(planted: Planted, tmp_path: Path) -> N
         ),
         ({"task": "survival", "target": ("er", "pr")}, "--target with --task survival: got er, pr, allowed: --time"),
         ({"target": ("er",), "covariates": ("er",)}, "--covariates: got er, allowed: columns other than the targets"),
+        ({"target": ("er",), "covariates": (",",)}, "--covariates: got ,, allowed: columns other than the targets"),
+        ({"target": ("er", "one")}, "one: Classes with slides: x; requested classes: x"),
         ({"target": ("er", "er")}, "--target: got er more than once"),
         ({"target": ("er", "HER2")}, "column HER2 not found"),
         ({"target": ("er",), "covariates": ("grade",)}, "column grade not found"),

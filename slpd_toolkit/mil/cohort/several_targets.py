@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kind import divide, fewer_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -63,7 +64,7 @@ def read_targets(
     problems = Problems()
     for settings in each:
         (name,) = settings.target
-        with problems.gathered():
+        with problems.gathered(), _naming(name):
             found.append(_read_one(table, embedded, settings, without[name]))
     problems.raise_any()
     splits, notes = divide(_union(found), config)
@@ -72,6 +73,17 @@ def read_targets(
         own = [split.restricted_to(inputs.cohort.slides.tolist()) for split in splits]
         together.append(OneTarget(settings, inputs, fewer_labels(own, inputs.cohort, config), notes))
     return together
+
+
+@contextmanager
+def _naming(target: str) -> Iterator[None]:
+    """Put the name of a target in front of messages that do not contain it."""
+    try:
+        yield
+    except UsageError as error:
+        if target in error.message.replace(":", " ").replace(",", " ").rstrip(".").split():
+            raise
+        raise UsageError(f"{target}: {error.message}", hint=error.hint) from error
 
 
 def _slides_without(table: pd.DataFrame, targets: Sequence[str]) -> dict[str, frozenset[str]]:

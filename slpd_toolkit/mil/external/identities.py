@@ -8,12 +8,13 @@ import numpy as np
 
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.audit import find_shared_vectors
-from slpd_toolkit.mil.cohort.near_copies import find_near_copies
+from slpd_toolkit.mil.cohort.near_copies import FEWEST_SLIDES, find_near_copies
 from slpd_toolkit.mil.external.results import SharedIdentities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slpd_toolkit.mil.arrays import IntArray
     from slpd_toolkit.mil.cohort.patients import Cohort
     from slpd_toolkit.mil.statistics.results import Representation
 
@@ -46,6 +47,8 @@ def find_shared_identities(
         _near_copies(internal.bags, external.bags),
         tuple(sorted(internal.pretrained & set(other.slides.tolist()))),
         internal.pretraining_known,
+        near_copies_compared=len(internal.bags.slides) + min(map(len, _parts(internal.bags, external.bags)))
+        >= FEWEST_SLIDES,
     )
 
 
@@ -55,12 +58,16 @@ def _near_copies(internal: Bags, external: Bags) -> tuple[str, ...]:
     External slides are compared in parts of a quarter of the internal ones, because copies can only be recognized if
     most slides have none, and the external cohort may be a copy of the whole internal one.
     """
-    size, found = max(len(internal.slides) // _PARTS, 1), list[str]()
-    for start in range(0, len(external.slides), size):
-        part = external.subset(np.arange(start, min(start + size, len(external.slides))))
-        copies = find_near_copies(_together(internal, part))
+    found = list[str]()
+    for rows in _parts(internal, external):
+        copies = find_near_copies(_together(internal, external.subset(rows)))
         found += [each.description for each in copies if _is_mixed(each.slides)]
     return tuple(found)
+
+
+def _parts(internal: Bags, external: Bags) -> list[IntArray]:
+    size = max(len(internal.slides) // _PARTS, 1)
+    return [np.arange(start, min(start + size, len(external.slides))) for start in range(0, len(external.slides), size)]
 
 
 def _together(one: Bags, other: Bags) -> Bags:

@@ -87,13 +87,16 @@ def read_external(
         raise UsageError(" ".join(findings), hint="Use --allow-missing to leave them out.")
     chosen = table[usable]
     slides = chosen.index.to_numpy(np.str_)
-    other = read_other(task, slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
     patients = slides
     if _PATIENT in chosen:
         patients = chosen[_PATIENT].mask(chosen[_PATIENT] == "", chosen.index.to_series()).to_numpy(np.str_)
     else:
         findings.append("The external manifest has no column patient_id: every slide counts as a separate patient.")
-    other.check_patients(patients)
+    try:
+        other = read_other(task, slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
+        other.check_patients(patients)
+    except UsageError as error:  # as of the training cohort, whose slides may have the same IDs
+        raise UsageError(f"{_FLAG}, {', '.join(columns)}: {error.message}", hint=error.hint) from error
     strata = other.strata if len(np.unique(other.strata)) > 1 else None
     sites = chosen[config.site_column].to_numpy(np.str_) if config.site_column in chosen else None
     if sites is not None and (sites == "").any():

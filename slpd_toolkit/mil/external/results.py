@@ -84,6 +84,8 @@ class SharedIdentities:
     pretrained_slides: tuple[str, ...]
     """External slides that were used in pretraining."""
     pretraining_known: bool
+    near_copies_compared: bool = True
+    """Whether there are enough slides to recognize near-copies."""
 
     @property
     def clean(self) -> bool:

@@ -37,7 +37,11 @@ def test_no_other_slide_has_an_influence() -> None:
     [
         (["", ""], "age is empty for all slides"),
         (["4", "4"], "age is '4' for all slides"),
-        ([*map(str, range(30)), "n/a", "old"], "32 different values that are not all numbers, such as n/a, old"),
+        ([*map(str, range(30)), "n/a", "old"], "32 different values, and not all are numbers .*, such as n/a, old"),
+        (
+            [*map(str, range(30)), "1e300"],
+            "31 different values, and not all are numbers from -1e30 to 1e30, such as 1e300",
+        ),
     ],
 )
 def test_columns_that_cannot_be_used_are_refused(cells: list[str], message: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.external.identities import find_shared_identities
 from slpd_toolkit.mil.statistics.results import Representation
+from slpd_toolkit.report.external_section import compared, findings
 
 VECTORS = np.random.default_rng(0).normal(size=(120, 32)).astype(np.float32)
 
@@ -25,4 +28,17 @@ def test_a_cohort_that_was_embedded_again_under_other_names_is_found() -> None:
     assert not again.equal_embeddings
     assert len(again.near_copies) == 60
     assert {each.partition(" ")[0] for each in again.near_copies} == {f"external:b{number:03}," for number in range(60)}
-    assert find_shared_identities(*part(VECTORS[:60], "a"), *part(VECTORS[60:], "b")).clean
+    other = find_shared_identities(*part(VECTORS[:60], "a"), *part(VECTORS[60:], "b"))
+    assert other.clean
+    assert other.near_copies_compared
+    assert compared(other).endswith("near-copies. Not compared: slides used in pretraining (unknown).")
+
+
+def test_what_pretraining_saw_is_found_and_what_is_not_compared_is_named() -> None:
+    representation, cohort = part(VECTORS[:16], "a")
+    seen = dataclasses.replace(representation, pretrained=frozenset({"b002", "elsewhere"}), pretraining_known=True)
+    found = find_shared_identities(seen, cohort, *part(VECTORS[60:65], "b"))
+    assert (found.pretrained_slides, found.clean) == (("b002",), False)
+    assert findings(found) == ["1 external slide was used in pretraining: b002."]
+    assert not found.near_copies_compared  # the last part has a single slide: 17 in all
+    assert compared(found).endswith("slides used in pretraining. Not compared: near-copies (too few slides).")
