@@ -1,11 +1,13 @@
-"""`slpd demo`: synthetic slides with a known truth, and a study of them."""
+"""`slpd demo`: synthetic slides with a known truth, a study of them, and a prediction of two further slides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.commands import predict
 from slpd_toolkit.commands.study import study
+from slpd_toolkit.config.predict import PredictConfig
 from slpd_toolkit.config.study import StudyConfig
 from slpd_toolkit.config.study_stages import ATLAS, CACHE, EVALUATION, SLPD
 from slpd_toolkit.core import console
@@ -17,7 +19,9 @@ from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.demo.cohort_plan import plan_cohort
 from slpd_toolkit.demo.painting import MANIFEST, SLIDES, TRUTH, paint_cohort
 from slpd_toolkit.ingest.embedding.lane import QC_FOLDER
-from slpd_toolkit.report import evaluation_folder
+from slpd_toolkit.mil.bundle.files import DIGESTS
+from slpd_toolkit.mil.bundle.reading import choose_bundle
+from slpd_toolkit.report import evaluation_folder, prediction_folder
 from slpd_toolkit.report.study_page import INDEX
 from slpd_toolkit.training.run_folder import CURVES
 
@@ -28,15 +32,20 @@ if TYPE_CHECKING:
 RECIPE = "demo.toml"
 TARGET = "label"
 _CEILING = "truth"
+NEW, PREDICTIONS = "new", "predictions"
+"""Folders of two slides that nothing was trained on, and of what is predicted for them."""
+_MODEL, _AGGREGATOR = SLPD, "abmil"
+_MOST_SLIDES_OF_TWO = 12
+"""The last patient of the cohort may have further slides, and so may the next two."""
 _SQUARES, _TINY_SQUARES = 3, 2  # along each side of the smallest slide
 
 
 @locks_folder("demo")
 def run(config: DemoConfig) -> int:
-    """Generate the slides and run a study of them, or resume an earlier run in the same folder.
+    """Generate the slides, run a study of them, and predict two further slides; or resume an earlier run.
 
     Returns:
-        The exit code of the study.
+        The exit code of the study, or of the prediction.
 
     Raises:
         UsageError: The folder contains a demo with different settings, is not writable, or is used by another process.
@@ -54,9 +63,44 @@ def run(config: DemoConfig) -> int:
     with console.step("slides"):
         paint_cohort(planned, config.out, config.jobs)
     code = study(study_settings(config))
+    if code == 0:
+        code = _predict(config)
     if code in {0, 1}:
         _report(config)
     return code
+
+
+def new_slides(config: DemoConfig) -> list[PlannedSlide]:
+    """Return one slide of each of the next two patients, who are of different classes."""
+    cohort = {slide.patient_id for slide in planned_slides(config)}
+    first: dict[str, PlannedSlide] = {}
+    for slide in plan_cohort(config.slide_count + _MOST_SLIDES_OF_TWO, config.seed, _TINY_SQUARES):
+        if slide.patient_id not in cohort:
+            first.setdefault(slide.patient_id, slide)
+    return list(first.values())[:2]
+
+
+def _predict(config: DemoConfig) -> int:
+    """Predict the slides of two new patients from their pixels, unless that was done."""
+    new = new_slides(config)
+    truth = "; ".join(f"{slide.slide_id} {slide.label}" for slide in new)
+    console.note(
+        f"Predicting two slides of new patients, whom nothing was trained on, with {_MODEL}, {_AGGREGATOR}. "
+        f"Planted: {truth}."
+    )
+    settings = PredictConfig(
+        bundle=config.out / EVALUATION,
+        manifest=config.out / NEW / MANIFEST,
+        out=config.out / PREDICTIONS,
+        model=_MODEL,
+        aggregator=_AGGREGATOR,
+    )
+    table = settings.out / prediction_folder.PREDICTIONS
+    bundle = choose_bundle(settings.bundle, _MODEL, _AGGREGATOR) / DIGESTS
+    if table.exists() and table.stat().st_mtime_ns >= bundle.stat().st_mtime_ns:
+        return 0
+    paint_cohort(new, config.out / NEW, config.jobs)
+    return predict.run(settings)
 
 
 def planned_slides(config: DemoConfig) -> list[PlannedSlide]:
@@ -116,5 +160,6 @@ def _report(config: DemoConfig) -> None:
             "training": out / SLPD / CURVES,
             "prototypes": out / ATLAS / "index.html",
             "evaluation report": out / EVALUATION / evaluation_folder.REPORT,
+            "predictions of new slides": out / PREDICTIONS / prediction_folder.PAGES / prediction_folder.INDEX,
         },
     )

@@ -13,7 +13,7 @@ LEAST_SLIDES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run a study of synthetic slides in a few minutes: embed, pretrain (DINO and SLPD), and evaluate."""
+    """Run a study of synthetic slides in a few minutes: embed, pretrain (DINO and SLPD), evaluate, predict."""
 
     out: Path
     """Output folder for slides, token cache, runs, evaluation and figures. Run the same command again to resume."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slpd_toolkit.commands import demo as command
-from slpd_toolkit.commands import mil_eval, pretrain
+from slpd_toolkit.commands import mil_eval, predict, pretrain
 from slpd_toolkit.commands.study.cohort import read_cohort
 from slpd_toolkit.config import study_stages as stages
 from slpd_toolkit.config.auto_recipe import CohortSize
@@ -16,7 +16,7 @@ from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.demo.painting import paint_cohort
 from slpd_toolkit.training.fitting import choose_for
-from tests.cohorts import write_manifest
+from tests.cohorts import read_csv, write_manifest
 from tests.evaluations import metrics
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ def test_every_cohort_can_be_divided(tmp_path: Path, slides: int) -> None:
     found = read_cohort(command.study_settings(config), ["mean-tokens"])
     assert 3 <= found.folds <= 5
     assert set(found.evaluated_held_out["label"]) == {"inflamed", "excluded"}
+
+
+@pytest.mark.parametrize("slides", [12, 13, 17, 48])
+def test_two_new_patients_of_different_classes_are_predicted(tmp_path: Path, slides: int) -> None:
+    config = DemoConfig(out=tmp_path, slides=slides)
+    new = command.new_slides(config)
+    assert {slide.label for slide in new} == {"inflamed", "excluded"}
+    assert not {slide.patient_id for slide in new} & {slide.patient_id for slide in command.planned_slides(config)}
 
 
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +138,12 @@ def test_the_whole_way_with_two_interruptions(
         "dino/region_vit.pt",
         "atlas/index.html",
         "eval/report.html",
+        "predictions/pages/index.html",
     ):
         assert (config.out / name).exists(), name
+    new = {row["slide_id"]: row["patient_id"] for row in read_csv(config.out / "predictions" / "predictions.csv")}
+    assert len(set(new.values())) == len(new) == 2
+    assert not set(new.values()) & {row["patient_id"] for row in read_csv(config.out / "cohort.csv")}
     document = metrics(config.out / "eval")
     assert document["external"]["cohort"]["patients"] == 2
     assert [each["name"] for each in document["representations"]] == ["mean-tokens", "dino", "slpd", "truth"]
@@ -140,5 +152,6 @@ def test_the_whole_way_with_two_interruptions(
         raise AssertionError("everything is there already")
 
     monkeypatch.setattr(mil_eval, "run", no_more)
+    monkeypatch.setattr(predict, "run", no_more)
     assert command.run(config) == 0  # says it all again
     assert "The highest mean is that of" in capsys.readouterr().err
