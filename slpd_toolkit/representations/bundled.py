@@ -10,6 +10,7 @@ from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.mil.bundle.origin import Origin
+from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.representations.models import DescribedModel, RegionModel, VectorTable
 from slpd_toolkit.store.schema import COHORT_FIELDS
 
@@ -41,12 +42,12 @@ def origins_of(
     for model, representation in zip(models, representations, strict=True):
         regions = regions_of(model)
         if isinstance(model, VectorTable):
-            found[model.name] = Origin("table", _short(model.source), model.digest, representation.bags.width)
+            found[model.name] = Origin("table", short_source(model.source), model.digest, representation.bags.width)
         elif regions is not None and not regions.over_stains:
             store = regions.cache.store
             found[model.name] = Origin(
                 "mean-tokens" if regions.network is None else "region-vit",
-                _short(regions.source),
+                short_source(regions.source),
                 regions.digest,
                 representation.bags.width,
                 options.view,
@@ -147,10 +148,13 @@ def _recipe(meta: TokenMeta, *, masked: bool) -> dict[str, object]:
     return {name: stored[name] for name in keys if name in stored}
 
 
-def _short(source: str) -> str:
-    """Keep the last two parts of a path, because a bundle may be moved to a machine without its other folders."""
+def short_source(source: str) -> str:
+    """Return the file name of a path, with the name of its run for region ViTs, whose files have the same name.
+
+    A bundle may be published, and the names of other folders tell about the machine and its users.
+    """
     parts = PurePath(source).parts
-    return "/".join(parts[-2:])
+    return "/".join(parts[-2:] if parts and parts[-1] == REGION_VIT else parts[-1:])
 
 
 def _plain(value: object) -> object:
