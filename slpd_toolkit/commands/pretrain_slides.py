@@ -81,7 +81,7 @@ def _verdict(config: PretrainSlidesConfig, last: Mapping[str, str]) -> str:
     content = float(last["content"])
     if config.objective.content_weight > 0 and content > _NOTHING_LEARNED:
         return (
-            f"The network has learned next to nothing: its predictions of hidden regions have a loss of {content:.3f}, "
+            f"The network has learned almost nothing: its predictions of hidden regions have a loss of {content:.3f}, "
             "and the mean region has 1. Train longer (--epochs), raise --lr, or use fewer --hidden regions."
         )
     if config.objective.slide_weight > 0:

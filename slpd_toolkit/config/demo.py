@@ -13,7 +13,10 @@ LEAST_SLIDES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run a study of synthetic slides in a few minutes: embed, pretrain (DINO and SLPD), evaluate, predict."""
+    """Run a study of synthetic slides in a few minutes: embed, pretrain (DINO and SLPD), evaluate, predict.
+
+    slpd demo --out demo/
+    """
 
     out: Path
     """Output folder for slides, token cache, runs, evaluation and figures. Run the same command again to resume."""

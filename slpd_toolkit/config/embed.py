@@ -66,11 +66,11 @@ class EmbedConfig:
     `0.485,0.456,0.406` or by name (`imagenet`, `half`, `clip`)."""
 
     std: str = ""
-    """Likewise: standard deviation of RGB in 0-1."""
+    """Only for `timm:<architecture>` with a local file: standard deviation of RGB in 0-1, like --mean."""
 
     pooling: str = ""
-    """Likewise: `cls` (CLS token), `mean` (of patch tokens), `cls+mean` (concatenated) or `model` (the model's
-    own)."""
+    """Only for `timm:<architecture>` with a local file: how patches are pooled, `cls` (CLS token), `mean` (of patch
+    tokens), `cls+mean` (concatenated) or `model` (the model's own)."""
 
     # -- Regions and patches --
     mpp: float | None = None

@@ -9,7 +9,10 @@ from slpd_toolkit.config.checks import require, require_at_least, require_cluste
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapConfig:
-    """Draw stored scores as images and as QuPath objects, with or without the pixels of the slides."""
+    """Draw stored scores as images and as QuPath objects, with or without the pixels of the slides.
+
+    slpd heatmap eval/nsclc --best --manifest cohort.csv --out heatmaps/
+    """
 
     scores: Path
     """scores.h5, its `slpd mil-eval` folder, or a CSV with slide_id, x_l0, y_l0, size_l0, score."""
@@ -27,7 +30,7 @@ class HeatmapConfig:
     """Draw the model and aggregator with the highest mean in the evaluation, among those that have scores."""
 
     slide: tuple[str, ...] = ()
-    """Draw only this slide; repeat for more."""
+    """Draw only this slide; repeat the option for several."""
 
     limit: int = 0
     """Draw only the first slides, up to this number. 0: all."""

@@ -8,7 +8,12 @@ from slpd_toolkit.config.checks import require
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Summarize the contents of a token file or a token cache."""
+    """Summarize the contents of a token file or a token cache.
+
+    slpd inspect cache/
+
+    slpd inspect cache/ --by site --manifest cohort.csv
+    """
 
     path: Path
     """Token file (.h5) or cache folder."""

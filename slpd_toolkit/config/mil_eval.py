@@ -33,12 +33,12 @@ class MilEvalConfig:
     """Cohort CSV with the targets. The slides themselves are used only for thumbnails and may be missing."""
 
     model: tuple[str, ...]
-    """Representation to evaluate, `[name=]source`; repeat to compare several. Source: a run folder of `slpd pretrain`,
-    a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the files of TRIDENT,
-    STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`. `source#descriptor` evaluates a
-    descriptor of each slide instead of its regions, such as runs/slpd#prototypes or runs/slpd#histogram:32 (32
-    prototypes); `+mean-token` appends the slide's mean token: runs/slpd#mean+mean-token. Descriptors with parameters
-    are fitted in each fold."""
+    """Representation to evaluate, `[name=]source`; repeat the option to compare several. Source: a run folder of `slpd
+    pretrain`, a region_vit.pt or HIPT checkpoint, slide or patient vectors (.csv, .npz, .parquet, .h5ad, or the
+    files of TRIDENT, STAMP, COBRA, EAGLE, slide2vec, MOOZY or CHIEF), `mean-tokens`, or `untrained`.
+    `source#descriptor` evaluates a descriptor of each slide instead of its regions, such as runs/slpd#prototypes or
+    runs/slpd#histogram:32 (32 prototypes); `+mean-token` appends the slide's mean token: runs/slpd#mean+mean-token.
+    Descriptors with parameters are fitted in each fold."""
 
     out: Path
     """Folder for report.html, metrics.json, predictions.csv, folds.csv, scores.h5, recipe.toml, figures/ and model/:
@@ -116,7 +116,7 @@ class MilEvalConfig:
 
     # -- Heads --
     aggregator: tuple[str, ...] = chosen_from(AGGREGATORS, default=("knn", "probe", "abmil"))
-    """Aggregator that predicts slides from their regions; repeat to compare several."""
+    """Aggregator that predicts slides from their regions; repeat the option to compare several."""
 
     steps: int = 1000
     """Maximum number of optimizer steps per head."""
@@ -157,7 +157,7 @@ class MilEvalConfig:
     # -- External cohort --
     external: tuple[str, ...] = ()
     """Token cache of another cohort, to which every head is applied. For models that are tables of slide vectors: the
-    table of the other cohort, `[name=]table`; repeat the option if needed."""
+    table of the other cohort, `[name=]table`; repeat the option for several."""
 
     external_manifest: Path | None = None
     """CSV of the other cohort, with the same target columns. Metrics by site need --site-column in it."""

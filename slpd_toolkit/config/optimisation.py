@@ -10,7 +10,7 @@ class OptimisationConfig:
     """AdamW and its schedules; the defaults are DINO's."""
 
     lr: float = 0.0005
-    """Peak learning rate for 256 regions (or slides) per step; scaled linearly with the total batch size."""
+    """Peak learning rate for 256 regions per step; scaled linearly with the total batch size."""
 
     min_lr: float = 1e-6
     """Final learning rate of the cosine schedule."""

@@ -70,10 +70,10 @@ def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"Recipe {recipe}: cannot be read ({error}).", hint="It must be a TOML file.") from error
+        raise UsageError(f"Recipe {recipe} cannot be read ({error}).", hint="It must be a TOML file.") from error
     except RecursionError:  # its traceback has a thousand lines
         raise UsageError(
-            f"Recipe {recipe}: cannot be read (brackets are nested too deeply).",
+            f"Recipe {recipe} cannot be read (brackets are nested too deeply).",
             hint="Values of a recipe are numbers, texts, true or false, and lists of them.",
         ) from None
     known = settings_of(config_class)

@@ -23,7 +23,7 @@ class RegionViTConfig:
     """Number of attention heads per block."""
 
     mlp_ratio: float = 4.0
-    """Ratio of MLP hidden width to `embed_dim`."""
+    """Ratio of the hidden width of MLPs to --embed-dim."""
 
     weight_init: WeightInit = "published"
     """Standard deviation of initial weights: 0.02 (`published`, as in HIPT), or 1/sqrt(number of inputs), and 1 for

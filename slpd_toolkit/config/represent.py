@@ -38,11 +38,11 @@ class RepresentConfig:
     --fit-where."""
 
     clusters: int = 0
-    """Number of prototypes, for descriptors that have some. 0: 4 for `prototypes`, 16 for the others."""
+    """Number of prototypes, for descriptors with prototypes. 0: 4 for `prototypes`, 16 for the others."""
 
     append_mean_token: bool = False
-    """Append the mean token of the slide, over the tissue patches of all its regions: what `--centering slide` and
-    `--whitening` take away from the tokens of a region ViT. Not for sets (`prototypes`)."""
+    """Append the mean token of the slide, over the tissue patches of all its regions: information that
+    `--centering slide` and `--whitening` remove from the tokens of a region ViT. Not for sets (`prototypes`)."""
 
     per: Literal["slide", "patient"] = "slide"
     """One descriptor per slide, or per patient over all regions of the patient's slides."""

@@ -25,7 +25,7 @@ class SlideViTConfig:
     """Number of attention heads per block."""
 
     mlp_ratio: float = 2.0
-    """Ratio of MLP hidden width to `embed_dim`."""
+    """Ratio of the hidden width of MLPs to --embed-dim."""
 
     steepest_slope: float = 2.0
     """Slope of the first head: attention scores fall by this much per region of distance. Each further head has half
@@ -154,7 +154,7 @@ class SlideViewsConfig:
     nearest to a random region."""
 
     local_share: float = 0.2
-    """Minimum fraction of the slide's regions in a small view; the maximum is `global_share`."""
+    """Minimum fraction of the slide's regions in a small view; the maximum is --global-share."""
 
     most_regions: int = 256
     """Maximum number of regions in a view."""

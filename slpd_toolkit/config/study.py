@@ -100,11 +100,11 @@ class StudyConfig:
 
     ceiling: tuple[str, ...] = ()
     """Name of a --model that uses information other than the slides, such as a second reading or a known truth. It is
-    evaluated like the others, but the answer names it last, as a ceiling, and never as the best; repeat the option for
+    evaluated like the others, but reported last, as a ceiling, and never as the best model; repeat the option for
     several."""
 
     aggregator: tuple[str, ...] = chosen_from(AGGREGATORS, default=("knn", "probe", "abmil"))
-    """Aggregator that predicts slides from their regions; repeat to compare several."""
+    """Aggregator that predicts slides from their regions; repeat the option to compare several."""
 
     eval_recipe: Path | None = None
     """Recipe of `slpd mil-eval`, for all other settings of the evaluation."""

@@ -18,6 +18,8 @@ MANIFEST, HELD_OUT_MANIFEST = "manifest.csv", "held-out.csv"
 PART, INSIDE, HELD_OUT = "study_part", "inside", "held-out"
 """Column that the study adds to its copy of the manifest, and its values."""
 TOKENS = "mean-tokens"
+EMBED = "embed"
+"""Name of the first stage, in messages, job scripts and failures.csv."""
 
 
 @dataclass(frozen=True)

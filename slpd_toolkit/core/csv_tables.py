@@ -111,4 +111,4 @@ def _not_csv(path: Path, title: str, error: Exception, hint: str) -> UsageError:
     reason = error.strerror if isinstance(error, OSError) else str(error).strip()
     if isinstance(error, UnicodeDecodeError):
         hint = "Save it as CSV in UTF-8."
-    return UsageError(f"{title}: cannot be read as UTF-8 CSV ({reason}).", hint=csv_hint(path) or hint)
+    return UsageError(f"{title} cannot be read as UTF-8 CSV ({reason}).", hint=csv_hint(path) or hint)

@@ -62,7 +62,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED_COLUMNS) -> pd.Dat
         path, required, title=title, hint="The first line names the columns; see manifests/README.md."
     )
     if table.empty:
-        raise UsageError(f"{title}: has no slides.", hint="Add one row per slide below the header.")
+        raise UsageError(f"{title} has no slides.", hint="Add one row per slide below the header.")
     return table
 
 

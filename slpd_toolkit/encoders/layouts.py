@@ -45,7 +45,7 @@ def unwrap(checkpoint: Mapping[str, object], origin: object) -> State:
                 bare = bare.removeprefix(prefix)
             state[bare] = value
     if not state:
-        raise WeightsError(f"{origin}: contains no tensors.", hint="Expected a state dict.")
+        raise WeightsError(f"{origin} contains no tensors.", hint="Expected a state dict.")
     return state
 
 

@@ -56,7 +56,7 @@ def refuse_pickle(path: Path) -> None:
     """
     target = path.with_suffix(".npz").name
     raise UsageError(
-        f"{path}: is a pickle, which can execute arbitrary code when it is loaded, so it is not read.",
+        f"{path} is a pickle, which can execute arbitrary code when it is loaded, so it is not read.",
         hint='If you trust its source, convert it: python -c "import pickle, numpy as np; d = pickle.load(open('
         f"'{path.name}', 'rb')); np.savez('{target}', slide_id=np.array([str(i) for i in d.get('filenames', "
         "d.get('slide_ids'))]), vectors=np.asarray(d.get('embeddings', d.get('embeds'))))\"",
@@ -79,7 +79,7 @@ def read_slide_vectors(path: Path) -> ForeignVectors:
         refuse_pickle(path)
     found = _read_folder(path) if path.is_dir() else _read_file(path)
     if not found.vectors:
-        raise UsageError(f"{path}: has no slide vectors.", hint="Check that it is the output of a slide encoder.")
+        raise UsageError(f"{path} has no slide vectors.", hint="Check that it is the output of a slide encoder.")
     widths: dict[int, str] = {}
     for name, vector in found.vectors.items():
         widths.setdefault(len(vector), name)
@@ -106,10 +106,10 @@ def _files_of(folder: Path) -> list[Path]:
     if not present:
         for path in sorted(path for suffix in PICKLES for path in folder.rglob(f"*{suffix}")):
             refuse_pickle(path)
-        raise UsageError(f"{folder}: has no files of slide vectors ({', '.join(FILE_SUFFIXES)}).")
+        raise UsageError(f"{folder} has no files of slide vectors ({', '.join(FILE_SUFFIXES)}).")
     if len(present) > 1:
         counts = ", ".join(f"{len(paths)} {suffix}" for suffix, paths in present.items())
-        raise UsageError(f"{folder}: has files of several kinds: {counts}.", hint="Name the folder of one of them.")
+        raise UsageError(f"{folder} has files of several kinds: {counts}.", hint="Name the folder of one of them.")
     (paths,) = present.values()
     names = [path.stem for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -143,7 +143,7 @@ def _read_folder(folder: Path) -> ForeignVectors:
             f"{folder}: {len(faults)} of {count(len(paths), 'file')} cannot be read: {listed(faults)}.", hint=_REMEDY
         )
     if len(pers) > 1:
-        raise UsageError(f"{folder}: has vectors of slides and of patients.", hint="Name the folder of one of them.")
+        raise UsageError(f"{folder} has vectors of slides and of patients.", hint="Name the folder of one of them.")
     return ForeignVectors(" or ".join(sorted(tools)), vectors, next(iter(pers), None), tuple(empty))
 
 
@@ -155,7 +155,7 @@ def _read_h5(path: Path) -> tuple[str, Per | None, npt.NDArray[np.float32] | Non
         found = ", ".join(list(contents.datasets)[:8]) or "no dataset; links are not followed"
         of_patches = any(each.startswith("features/") for each in contents.datasets)  # AtlasPatch
         raise UsageError(
-            f"{path}: has neither `features` nor `feats`; found {found}.",
+            f"{path} has neither `features` nor `feats`; found {found}.",
             hint=_PATCHES
             if of_patches
             else "Known: TRIDENT, STAMP and MOOZY, with one file per slide. Of COBRA and EAGLE, give the .h5 file, not "
@@ -189,10 +189,10 @@ def _read_file(path: Path) -> ForeignVectors:
         return _read_anndata(path, contents)
     for name in ("features", "feats"):
         if name in contents.datasets and len(contents.datasets[name].shape) <= 2:
-            raise UsageError(f"{path}: contains a single slide.", hint=f"Name its folder: {path.parent}.")
+            raise UsageError(f"{path} contains a single slide.", hint=f"Name its folder: {path.parent}.")
     if len(contents.datasets) >= _MOST_DATASETS:
         raise UsageError(
-            f"{path}: has {count(_MOST_DATASETS, 'dataset')} or more.", hint="Convert it to .npz or .parquet."
+            f"{path} has {count(_MOST_DATASETS, 'dataset')} or more.", hint="Convert it to .npz or .parquet."
         )
     odd = [
         f"{name} {each.shape}"
@@ -201,7 +201,7 @@ def _read_file(path: Path) -> ForeignVectors:
     ]
     if odd or not contents.datasets:
         raise UsageError(
-            f"{path}: does not hold one vector per slide or patient: {listed(odd) or 'no dataset'}.",
+            f"{path} does not hold one vector per slide or patient: {listed(odd) or 'no dataset'}.",
             hint="Known single files: those of COBRA and EAGLE, with a dataset per ID, and AnnData.",
         )
     if contents.others:
@@ -219,7 +219,7 @@ def _read_anndata(path: Path, contents: Hdf5Contents) -> ForeignVectors:
     index = f"obs/{contents.groups.get('obs', {}).get('_index', '_index')}"
     values = contents.datasets.get("X")
     if values is None or len(values.shape) != 2 or index not in contents.datasets:
-        raise UsageError(f"{path}: has no dense X with names of its rows in obs.", hint="Write it with anndata.")
+        raise UsageError(f"{path} has no dense X with names of its rows in obs.", hint="Write it with anndata.")
     names = [str(name) for name in read_hdf5(path, index).tolist()]
     if values.dtype is None or values.dtype.kind not in "biuf":
         raise UsageError(
@@ -240,6 +240,6 @@ def _is_vector(shape: tuple[int, ...]) -> bool:
 
 def _vector(path: Path, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if values.dtype.kind != "f" or not values.size:
-        raise UsageError(f"{path}: holds {values.dtype} of shape {values.shape}, expected a vector of numbers.")
+        raise UsageError(f"{path} holds {values.dtype} of shape {values.shape}, expected a vector of numbers.")
     with np.errstate(over="ignore"):
         return values.reshape(-1).astype(np.float32)

@@ -174,7 +174,7 @@ class SlideViT(nn.Module):
             state = checkpoint["state_dict"]
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise WeightsError(
-                f"{path}: is not a slide ViT ({error!r}).", hint=f"Use a {SLIDE_VIT} of slpd pretrain-slides."
+                f"{path} is not a slide ViT ({error!r}).", hint=f"Use a {SLIDE_VIT} of slpd pretrain-slides."
             ) from error
         weights.load_strict(model, state, path)
         return model.eval(), provenance

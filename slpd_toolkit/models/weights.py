@@ -90,17 +90,17 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise WeightsError(
-            f"{path}: cannot be read as weights ({error.strerror or error}).",
+            f"{path} cannot be read as weights ({error.strerror or error}).",
             hint="The file itself may be intact: check its permissions and the disk or network drive.",
         ) from error
     except (SafetensorError, *TORCH_LOAD_ERRORS) as error:
         raise WeightsError(
-            f"{path}: cannot be read as weights ({_first_line(error)}).",
+            f"{path} cannot be read as weights ({_first_line(error)}).",
             hint="The file is damaged or truncated: download or copy it again and compare its SHA-256.",
         ) from error
     if not isinstance(checkpoint, dict):
         raise WeightsError(
-            f"{path}: contains a {type(checkpoint).__name__}, expected a state dict or a dict with 'teacher'.",
+            f"{path} contains a {type(checkpoint).__name__}, expected a state dict or a dict with 'teacher'.",
             hint="Save the model's state_dict() instead.",
         )
     return checkpoint
@@ -231,7 +231,7 @@ def _bare_names(checkpoint: Mapping[str, Any], origin: Path | str, network: Netw
     }
     if not bare:
         raise WeightsError(
-            f"{origin}: contains no {network} weights, only {listed(sorted(map(str, checkpoint)))}.",
+            f"{origin} contains no {network} weights, only {listed(sorted(map(str, checkpoint)))}.",
             hint="Expected a state dict, or a dict with 'teacher', 'student' or 'state_dict'.",
         )
     return bare

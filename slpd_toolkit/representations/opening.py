@@ -252,7 +252,7 @@ def _open_slide_vit(source: Source, cache: Cache, options: InferenceOptions) -> 
         inner, digest = str(regions["source"]), str(regions["digest"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{source.path}: contains no region model ({error!r}).", hint="Use a slide_vit.pt of slpd pretrain-slides."
+            f"{source.path} contains no region model ({error!r}).", hint="Use a slide_vit.pt of slpd pretrain-slides."
         ) from error
     _require_same_tokens(str(source.path), cache.store.meta, provenance)
     embed, region_vit, inputs = _mean_tokens(cache.store), None, cache
@@ -262,7 +262,7 @@ def _open_slide_vit(source: Source, cache: Cache, options: InferenceOptions) -> 
         embed, inputs = _forward(region_vit, cache, options), _inputs(region_vit, cache)
     width = cache.store.embedding_dim if region_vit is None else region_vit.config.region_dim
     if width != network.input_dim:
-        raise WeightsError(f"{source.path}: takes {network.input_dim} features, but its region model returns {width}.")
+        raise WeightsError(f"{source.path} takes {network.input_dim} features, but its region model returns {width}.")
     stored = source.path.parent / _STORED / _stored_name("regions", cache.store, options)
     model = RegionModel(
         source.name, inner, digest, inputs, embed, None if region_vit is None else stored, network=region_vit

@@ -139,7 +139,7 @@ def _teacher(path: Path) -> tuple[RegionNetwork, PretrainConfig]:
         width = int(teacher[_PROJECTION].shape[1])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(
-            f"{path}: is not a checkpoint of a run ({error}).", hint="Use last.pt of `slpd pretrain`."
+            f"{path} is not a checkpoint of a run ({error}).", hint="Use last.pt of `slpd pretrain`."
         ) from error
     network = RegionNetwork(
         config.region_vit,

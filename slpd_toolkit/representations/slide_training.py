@@ -51,7 +51,7 @@ def regions_for_training(
         )
     slides = [file.meta.slide_id for file in store.files if len(file)]
     if not slides:
-        raise CacheError(f"{store.folder}: none of its slides has any regions.", hint="Embed slides with tissue.")
+        raise CacheError(f"{store.folder}: none of its slides has regions.", hint="Embed slides with tissue.")
     options = InferenceOptions(compute.resolve_precision(precision, device), "full", 0, Path())
     with closing(CohortTokens(store)) as tokens:
         (opened,) = open_models([source], Cache(store, tokens, device, workers), options)

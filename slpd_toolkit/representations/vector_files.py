@@ -174,7 +174,7 @@ def read_vectors_back(path: Path) -> SlideVectors:
         digest = about.pop(DIGEST, None)
         bags = Bags(*_grouped(names, vectors), weights if about.pop("set") else None)
     except (OSError, ValueError, TypeError, LookupError, Hdf5Error) as error:
-        raise UsageError(f"{path}: cannot be read as slide vectors ({error}).", hint=_WRITTEN_BY) from error
+        raise UsageError(f"{path} cannot be read as slide vectors ({error}).", hint=_WRITTEN_BY) from error
     _require_numbers(path, bags)
     found = SlideVectors(bags, per, str(about.get("descriptor", "")), fitted_on, parameters, about)
     if digest not in (None, _digest(found, whole)):
@@ -217,7 +217,7 @@ def _require_numbers(path: Path, bags: Bags) -> None:
         sums = np.add.reduceat(bags.weights, bags.offsets[:-1])
         wrong = bool((bags.weights < 0).any() or not np.allclose(sums, 1, atol=1e-3))
     if wrong:
-        raise UsageError(f"{path}: has no vectors, NaN or infinity, or weights that do not sum to 1.", hint=_WRITTEN_BY)
+        raise UsageError(f"{path} has no vectors, NaN or infinity, or weights that do not sum to 1.", hint=_WRITTEN_BY)
 
 
 def _parquet_metadata(path: Path) -> dict[str, Any]:

@@ -141,5 +141,5 @@ def _digest(path: Path) -> str:
         return digest.hexdigest()
     except OSError as error:
         raise UsageError(
-            f"{error.filename or path}: cannot be read ({error.strerror or error}).", hint="Copy it again."
+            f"{error.filename or path} cannot be read ({error.strerror or error}).", hint="Copy it again."
         ) from error

@@ -55,7 +55,7 @@ def read_vectors(path: Path, *, no_features: Collection[str] = ()) -> Vectors:
             f"{path}: duplicate slide_id {', '.join(names[counts > 1][:8])}.", hint="Keep one row per slide."
         )
     if not slides:
-        raise UsageError(f"{path}: has no slides.", hint="Write a row per slide.")
+        raise UsageError(f"{path} has no slides.", hint="Write a row per slide.")
     if vectors.ndim != 2 or vectors.shape[0] != len(slides) or not vectors.size:
         raise UsageError(
             f"{path}: {count(len(slides), 'slide does', 'slides do')} not match vectors of shape {vectors.shape}.",
@@ -90,7 +90,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"{path}: reading parquet needs pyarrow.", hint="pip install 'slpd-toolkit[parquet]'"
         ) from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as parquet ({error}).") from error
+        raise UsageError(f"{path} cannot be read as parquet ({error}).") from error
     return table.reset_index() if table.index.name in (_ID, _PATIENT) else table
 
 
@@ -102,11 +102,11 @@ def _of_frame(
     if _ID not in table:
         found = ", ".join(map(str, table.columns[:8]))
         raise UsageError(
-            f"{path}: has no column {_ID}; found {found}.",
+            f"{path} has no column {_ID}; found {found}.",
             hint=csv_hint(path) or "Rename the column with slide IDs.",
         )
     if table.empty:
-        raise UsageError(f"{path}: has no rows.", hint="Add one row per slide.")
+        raise UsageError(f"{path} has no rows.", hint="Add one row per slide.")
     slides, features = [_text(name).strip() for name in table[_ID].fillna("")], table.drop(columns=_ID)
     names = [str(name) for name in features.columns]
     known = [name for name in names if name in no_features]
@@ -137,7 +137,7 @@ def _read_npz(path: Path) -> tuple[list[str], npt.NDArray[np.float64]]:
     try:
         arrays = read_npz(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as npz ({error}).", hint="Save arrays without objects.") from error
+        raise UsageError(f"{path} cannot be read as npz ({error}).", hint="Save arrays without objects.") from error
     ids = next((name for name in _IDS if name in arrays), None)
     paired = ids is not None and _VECTORS in arrays
     wrong = [name for name in ([_VECTORS] if paired else arrays) if arrays[name].dtype.kind not in _NUMBERS]

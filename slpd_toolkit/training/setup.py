@@ -169,7 +169,7 @@ def _check_cohort(config: PretrainConfig, store: TokenStore) -> None:
     grid = store.grid
     if not store.lengths.sum():
         raise CacheError(
-            f"Token cache {config.cache}: none of its slides ({len(store.files):,}) has any regions.",
+            f"Token cache {config.cache}: none of its slides ({len(store.files):,}) has regions.",
             hint="Embed slides with tissue, or lower --min-tissue of `slpd embed`.",
         )
     if config.crops.global_side > grid:

@@ -216,7 +216,7 @@ def test_what_cannot_be_used_is_refused_before_work(
     with pytest.raises(UsageError, match="is not a bundle"):
         run(tmp_path, out, cache=cohort.cache)
     (tmp_path / "cohort.csv").write_text("slide_id\n")
-    with pytest.raises(UsageError, match=r"cohort\.csv: has no slides"):
+    with pytest.raises(UsageError, match=r"cohort\.csv has no slides"):
         run(evaluation, out, cache=cohort.cache, manifest=tmp_path / "cohort.csv")
     with pytest.raises(SlpdError, match="No slide could be predicted"):
         run(evaluation, out, cache=cohort.cache, manifest=write_manifest(tmp_path / "m.csv", [{"slide_id": "x"}]))

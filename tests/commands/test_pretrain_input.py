@@ -100,7 +100,7 @@ def cut(folder: Path) -> None:
         (lambda folder: [path.unlink() for path in folder.iterdir()], "has no token file (*.h5)"),
         (lambda folder: write_cache(folder, (5,), encoder="other"), "encoder: 'planted' there, 'other' here"),
         (lambda folder: write_cache(folder, (5,), grid=7), "region_px: 1536 there, 1792 here"),
-        (lambda folder: write_cache(folder, (0,) * 5), "none of its slides (5) has any regions"),
+        (lambda folder: write_cache(folder, (0,) * 5), "none of its slides (5) has regions"),
         (nan, "slide003.h5: region 2 contains tokens that are NaN or infinite. next: Remove the file"),
         (cut, "slide003.h5"),
         (lambda folder: (folder / "slide003.h5").write_bytes(b"no HDF5"), "slide003.h5 cannot be read as a token file"),

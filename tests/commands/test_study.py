@@ -94,7 +94,7 @@ def changed(place: Path, tmp_path: Path, **cells: Callable[[int, dict[str, str]]
         ({"target": "grade"}, "column grade not found"),
         ({"holdout_column": "part"}, "has no column part"),
         ({"holdout_column": "split", "holdout_value": ("no",)}, "no slide has the value no; found test, train"),
-        ({"by_site": True}, "no selection of sites|at least|require"),
+        ({"by_site": True}, "no sites can be held out|at least|require"),
         ({"folds": 30}, "30 folds require at least 30 patients per class"),
         ({"model": ("absent",)}, "absent does not exist"),
         ({"model": ("slpd=mean-tokens",)}, "the name slpd is already used by a model of the study"),
@@ -330,5 +330,5 @@ def test_the_slides_are_embedded_by_an_array_if_they_take_hours(place: Path, tmp
     assert "#SBATCH --array=1-3" in script
     assert "--shard $SLURM_ARRAY_TASK_ID/3" in script
     assert "#SBATCH --gres=gpu:1" in script
-    assert "--shard" not in (folder / "all-tokens.sbatch").read_text()
-    assert "afterany:$tokens all-tokens.sbatch" in (folder / "submit.sh").read_text()
+    assert "--shard" not in (folder / "embed-all.sbatch").read_text()
+    assert "afterany:$embed embed-all.sbatch" in (folder / "submit.sh").read_text()

@@ -116,7 +116,7 @@ def test_all_problems_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"count 3", b"count = 3\ncount = 4", b"\xff\xfe", b'name = "x'])
 def test_what_is_no_toml_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "recipe.toml").write_bytes(content)
-    with pytest.raises(UsageError, match=r"Recipe .*recipe\.toml: cannot be read"):
+    with pytest.raises(UsageError, match=r"Recipe .*recipe\.toml cannot be read"):
         read_recipe(Example, tmp_path / "recipe.toml")
 
 

@@ -21,7 +21,7 @@ from slpd_toolkit.commands.study.stages import make_stages
 from slpd_toolkit.config import study_stages
 from slpd_toolkit.config.auto_recipe import CohortSize
 from slpd_toolkit.config.command_line import command_line
-from slpd_toolkit.config.study_stages import HELD_OUT, INSIDE, PART, StagePaths
+from slpd_toolkit.config.study_stages import EMBED, HELD_OUT, INSIDE, PART, StagePaths
 from slpd_toolkit.core import console
 from slpd_toolkit.core.text import count
 from slpd_toolkit.ingest.embedding.estimate import estimate_embedding, peak_mib
@@ -54,11 +54,11 @@ def print_plan(config: StudyConfig, cohort: StudyCohort, tables: Sequence[str]) 
         if cached:
             tokens = _of_cache(paths)
         else:
-            tokens, needs["tokens"] = _of_sample(config, cohort)
+            tokens, needs[EMBED] = _of_sample(config, cohort)
         stages = make_stages(config, cohort, tables, planned=True)
         needs |= _needs(config, stages, tokens)
     if cached and config.cache is None:
-        needs["tokens"] = Need(0, 0, 0)
+        needs[EMBED] = Need(0, 0, 0)
     _print(config, cohort, stages, needs, tokens)
     if config.plan == "slurm":
         folder = write_jobs(config, stages, {name: (need.seconds, need.memory_mib) for name, need in needs.items()})

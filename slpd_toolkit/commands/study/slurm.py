@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slpd_toolkit.config.command_line import command_line
+from slpd_toolkit.config.study_stages import EMBED
 from slpd_toolkit.core.files import make_folder, write_text
 
 if TYPE_CHECKING:
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
     from slpd_toolkit.config.study import StudyConfig
 
 FOLDER = "slurm"
+ALL = "embed-all"
+"""Job after the array of the stage `embed`: checks that no slide is missing, and writes one failures.csv."""
 _TASKS = 8
 _HOUR_S = 3600
 _MARGIN = 3
 """Requested time and memory, relative to the estimates, which may be from another machine."""
 _LEAST_GIB = 8
-_AFTER = {"DINO": ("tokens",), "SLPD": ("tokens",), "evaluation": ("DINO", "SLPD"), "prototypes": ("SLPD",)}
+_AFTER = {"DINO": (EMBED,), "SLPD": (EMBED,), "evaluation": ("DINO", "SLPD"), "prototypes": ("SLPD",)}
 _AFTER |= {"heatmaps": ("evaluation",)}
-_ON_GPU = frozenset({"tokens", "DINO", "SLPD", "evaluation"})
+_ON_GPU = frozenset({EMBED, "DINO", "SLPD", "evaluation"})
 
 
 def write_jobs(config: StudyConfig, stages: Sequence[Stage], needs: Mapping[str, tuple[float, float]]) -> Path:
@@ -41,21 +44,21 @@ def write_jobs(config: StudyConfig, stages: Sequence[Stage], needs: Mapping[str,
     """
     folder = config.out / FOLDER
     make_folder(folder)
-    tasks = min(_TASKS, max(1, math.ceil(needs.get("tokens", (0, 0))[0] / _HOUR_S)))
+    tasks = min(_TASKS, max(1, math.ceil(needs.get(EMBED, (0, 0))[0] / _HOUR_S)))
     names, submit = [stage.name for stage in stages], ["#!/bin/bash", "set -euo pipefail", 'cd "$(dirname "$0")"']
     for stage in stages:
         seconds, mib = needs[stage.name]
         whole = text = stage.command_line()
-        array = tasks if stage.name == "tokens" and tasks > 1 else 0
+        array = tasks if stage.name == EMBED and tasks > 1 else 0
         if array:
             text += f" \\\n  --shard $SLURM_ARRAY_TASK_ID/{array}"
         share = seconds / max(1, array)
         script = _script(config, stage.name, text, share, mib, array)
         write_text(folder / f"{stage.name}.sbatch", script)
         submit.append(_submission(stage.name, [name for name in _AFTER.get(stage.name, ()) if name in names]))
-        if array:  # checks that no slide is missing, and writes one failures.csv
-            write_text(folder / "all-tokens.sbatch", _script(config, "all-tokens", whole, 600, mib, 0))
-            submit.append(_submission("all-tokens", ["tokens"], name="tokens"))
+        if array:
+            write_text(folder / f"{ALL}.sbatch", _script(config, ALL, whole, 600, mib, 0))
+            submit.append(_submission(ALL, [EMBED], name=EMBED))
     report = command_line("study", replace(config, plan=None), ("manifest",))
     write_text(folder / "report.sbatch", _script(config, "report", report, 600, _LEAST_GIB * 1024, 0))
     submit.append(_submission("report", names))

@@ -13,7 +13,7 @@ from slpd_toolkit.commands.study.needs import has_attention
 from slpd_toolkit.config import study_stages as settings
 from slpd_toolkit.config.command_line import command_line
 from slpd_toolkit.config.recipe import RECIPE, as_recipe
-from slpd_toolkit.config.study_stages import ATLAS, DINO, EVALUATION, HEATMAPS, SLPD, TOKENS, StagePaths
+from slpd_toolkit.config.study_stages import ATLAS, DINO, EMBED, EVALUATION, HEATMAPS, SLPD, TOKENS, StagePaths
 from slpd_toolkit.core.failures import read_failures
 from slpd_toolkit.ingest.embedding.lane import QC_FOLDER
 from slpd_toolkit.models.region_vit import REGION_VIT
@@ -113,7 +113,7 @@ def make_stages(
     report = config.out / EVALUATION / evaluation_folder.REPORT
     stages = [
         Stage(
-            "tokens",
+            EMBED,
             "embedding each patch with a frozen encoder",
             "embed",
             "manifest",
@@ -167,7 +167,7 @@ def make_stages(
             lambda: "" if report.exists() else "there is no evaluation.",
         ),
     ]
-    without = {"tokens"} if config.cache else set()
+    without = {EMBED} if config.cache else set()
     if not any(map(has_attention, config.aggregator)):
         without.add("heatmaps")
     return [stage for stage in stages if stage.name not in without]

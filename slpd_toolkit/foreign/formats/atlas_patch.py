@@ -73,7 +73,7 @@ def _encoder(file: Hdf5Contents, patches: int, settings: Settings, path: Path) -
             f"no complete features of {settings.encoder}" if settings.encoder else "not the features of one encoder"
         )
         raise MissingSettingError(
-            f"{path}: has {wanted}; found {found}.",
+            f"{path} has {wanted}; found {found}.",
             hint=f"Name one of them: --encoder-name {whole[0]}." if whole else "Extract the features with AtlasPatch.",
         )
     return whole[0]

@@ -43,7 +43,7 @@ def read_labels(path: Path) -> pd.DataFrame:
     """
     table = _read_text(path, required=("case_id", "slide_id"))
     if table.empty:
-        raise UsageError(f"{path}: has no slides.", hint="Use a CLAM or HIPT table.")
+        raise UsageError(f"{path} has no slides.", hint="Use a CLAM or HIPT table.")
     slide_ids = table["slide_id"].map(_without_suffix)
     bare = table.index[slide_ids == ""]
     if len(bare):
@@ -67,7 +67,7 @@ def read_labels(path: Path) -> pd.DataFrame:
         manifest["label"] = table[label].mask(table[label] == "")
     survival = [name for name in ("survival_months", "censorship") if name in table]
     if len(survival) == 1:
-        raise UsageError(f"{path}: has only {survival[0]}.", hint="Survival needs both survival_months and censorship.")
+        raise UsageError(f"{path} has only {survival[0]}.", hint="Survival needs both survival_months and censorship.")
     if survival:
         times, censored = (_numbers(table, name, path) for name in survival)
         _require(
@@ -94,7 +94,7 @@ def read_split(path: Path, fold: int) -> Split:
     train, val, test = (tuple(_without_suffix(cell) for cell in table[name] if cell) for name in _PARTS)
     if {cell.lower() for cell in (*train, *val, *test)} == {"true", "false"}:
         raise UsageError(
-            f"{path}: contains true and false instead of slide IDs.",
+            f"{path} contains true and false instead of slide IDs.",
             hint="Use CLAM's splits_N.csv, not its splits_N_bool.csv.",
         )
     empty = [name for name, part in zip(_PARTS, (train, val, test), strict=True) if not part]

@@ -93,6 +93,6 @@ def _read(name: str, cells: StrArray) -> Covariate:
         raise UsageError(
             f"--covariates: {name} has {count(len(values), 'different value')}, and not all are numbers from -1e30 to "
             f"1e30, such as {listed(sorted(set(odd))[:3])}.",
-            hint=f"Leave missing cells empty. Columns of classes may have {count(MOST_CLASSES, 'value')}.",
+            hint=f"Leave missing cells empty. A column of classes may have up to {count(MOST_CLASSES, 'value')}.",
         )
     return Covariate(name, cells, None)

@@ -80,8 +80,8 @@ def hold_out_sites(cohort: Cohort, fraction: float, seed: int) -> BoolArray:
                 best = (off, order[:held])
     if best is None:
         raise UsageError(
-            f"--by-site: no selection of sites has every class both in the held-out sites and in at least "
-            f"{MIN_FOLDS} others.",
+            "--by-site: no sites can be held out such that every class occurs both in the held-out sites and in at "
+            f"least {MIN_FOLDS} other sites.",
             hint="Hold out patients instead (without --by-site), or use --holdout-column.",
         )
     return np.isin(site, best[1])[table.of_slide]

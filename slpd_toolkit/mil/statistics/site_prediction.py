@@ -74,12 +74,12 @@ def require_sites(patients: StrArray, sites: StrArray) -> IntArray:
     names = np.unique(sites[sites != ""])
     if len(names) < 2:
         where = f"All slides are from one site, {names[0]}" if len(names) else "No slide has a site"
-        raise UsageError(f"{where}: whether the site can be predicted cannot be measured.")
+        raise UsageError(f"{where}: how well the site can be predicted cannot be measured.")
     large = [name for name in names if len(np.unique(patients[sites == name])) >= FEWEST_PATIENTS]
     if len(large) < 2:
         raise UsageError(
             f"{count(len(large), 'site')} of {len(names)} {'has' if len(large) == 1 else 'have'} {FEWEST_PATIENTS} or "
-            "more patients: whether the site can be predicted cannot be measured, which needs two such sites."
+            "more patients: how well the site can be predicted cannot be measured with fewer than two such sites."
         )
     return np.flatnonzero(np.isin(sites, large))
 
