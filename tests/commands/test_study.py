@@ -326,7 +326,7 @@ def test_the_slides_are_embedded_by_an_array_if_they_take_hours(place: Path, tmp
     cohort = read_cohort(given, ["mean-tokens"])
     made = make_stages(given, cohort, (), planned=True)
     folder = write_jobs(given, made, {stage.name: (9000.0, 4000.0) for stage in made})
-    script = (folder / "tokens.sbatch").read_text()
+    script = (folder / "embed.sbatch").read_text()
     assert "#SBATCH --array=1-3" in script
     assert "--shard $SLURM_ARRAY_TASK_ID/3" in script
     assert "#SBATCH --gres=gpu:1" in script
