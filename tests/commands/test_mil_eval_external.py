@@ -203,7 +203,7 @@ def test_a_regression_is_validated_predicted_and_resumed_after_kills(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:0], "manifest.csv: cannot be read as UTF-8 CSV"),
+        (lambda rows: rows[:0], "manifest.csv cannot be read as UTF-8 CSV"),
         (
             lambda rows: [row | {"height": "tall"} for row in rows],
             r"--external-manifest, height: 24 slides have no valid height: s000 \('tall'\)",

@@ -92,7 +92,7 @@ def test_truncated_garbage_empty_and_missing_files_are_named(tmp_path: Path, nam
     (save_file if path.suffix == ".safetensors" else torch.save)(STATE, whole)
     for content in (whole.read_bytes()[:-40], b"garbage", b""):
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"w\.\w+: (cannot be read|refused)"):
+        with pytest.raises(WeightsError, match=r"w\.\w+(: refused| cannot be read)"):
             read_checkpoint(path)
 
 
