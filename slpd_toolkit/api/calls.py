@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
-ARGUMENTS: dict[type, str] = {}
-"""Configuration class of each function -> name of the setting that is its first argument."""
+ARGUMENTS: dict[type, tuple[str, ...]] = {}
+"""Configuration class of each function -> names of the settings that are its positional arguments."""
 
 SETTINGS = "Settings:"
 """Heading of the list of settings at the end of a docstring."""
@@ -81,27 +81,28 @@ def run(module: str, config: object) -> int:
     return code
 
 
-def with_settings_of(config_class: type, argument: str) -> Callable[[Function], Function]:
+def with_settings_of(config_class: type, *arguments: str) -> Callable[[Function], Function]:
     """Show a command's settings, with their types and defaults, in the signature and docstring of a function.
 
     Args:
         config_class: Configuration of the command.
-        argument: The setting that is the function's first argument.
+        arguments: The settings that are the function's positional arguments, in order.
     """
-    ARGUMENTS[config_class] = argument
+    ARGUMENTS[config_class] = arguments
 
     def describe(function: Function) -> Function:
         known = settings_of(config_class)
         parameters = [
             inspect.Parameter(
                 name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD if name == argument else inspect.Parameter.KEYWORD_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD if name in arguments else inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if setting.default is MISSING else setting.default,
                 annotation=setting.type,
             )
             for name, setting in known.items()
         ]
-        parameters.sort(key=lambda parameter: parameter.name != argument)
+        places = {name: place for place, name in enumerate(arguments)}
+        parameters.sort(key=lambda parameter: places.get(parameter.name, len(places)))
         parameters.append(inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None))
         returned = inspect.signature(function).return_annotation
         function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what help() and editors show

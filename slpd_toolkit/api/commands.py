@@ -193,8 +193,10 @@ def mil_eval(cache: StrPath | None = None, **settings: Unpack[of.MilEvalSettings
     return EvaluationResult.open(config.out)
 
 
-@with_settings_of(PredictConfig, "bundle")
-def predict(bundle: StrPath | None = None, **settings: Unpack[of.PredictSettings]) -> PredictionResult:
+@with_settings_of(PredictConfig, "bundle", "manifest")
+def predict(
+    bundle: StrPath | None = None, manifest: StrPath | None = None, **settings: Unpack[of.PredictSettings]
+) -> PredictionResult:
     """Predict new slides with the heads that `mil_eval` trained (`slpd predict`).
 
     Slides are embedded as the training slides were, unless `cache` or `vectors` has them. The same call resumes an
@@ -214,7 +216,7 @@ def predict(bundle: StrPath | None = None, **settings: Unpack[of.PredictSettings
     >>> len(predicted.predictions), len(predicted.failures)
     (12, 0)
     """
-    config = resolve(PredictConfig, {"bundle": bundle, **settings})
+    config = resolve(PredictConfig, {"bundle": bundle, "manifest": manifest, **settings})
     calls.run("predict", config)
     return PredictionResult(config.out)
 
@@ -280,8 +282,10 @@ def represent(model: StrPath | None = None, **settings: Unpack[of.RepresentSetti
     return make(resolve(RepresentConfig, {"model": model, **settings}))
 
 
-@with_settings_of(SearchConfig, "source")
-def search(source: StrPath | None = None, **settings: Unpack[of.SearchSettings]) -> pd.DataFrame:
+@with_settings_of(SearchConfig, "source", "query")
+def search(
+    source: StrPath | None = None, query: str | None = None, **settings: Unpack[of.SearchSettings]
+) -> pd.DataFrame:
     """Find slides that are similar to one slide by the matching of their prototypes (`slpd search`).
 
     For many queries, open a `SlideIndex` once.
@@ -294,7 +298,7 @@ def search(source: StrPath | None = None, **settings: Unpack[of.SearchSettings])
         UsageError: The source has no prototypes or vectors, or the query is not in it.
         CacheError: prototypes.h5 or the token file cannot be read.
 
-    >>> found = slpd.search("runs/slpd", query="slide000", top=3)
+    >>> found = slpd.search("runs/slpd", "slide000", top=3)
     >>> len(found), "slide000" in found["slide_id"].tolist()
     (3, False)
     >>> found.attrs["page"].name
@@ -305,7 +309,7 @@ def search(source: StrPath | None = None, **settings: Unpack[of.SearchSettings])
     from slpd_toolkit.representations.slide_index import table_of
 
     with console.without_results():
-        found = find(resolve(SearchConfig, {"source": source, **settings}))
+        found = find(resolve(SearchConfig, {"source": source, "query": query, **settings}))
     table = table_of(found.matches)
     table.insert(1, "patient_id", [found.groups.patients.get(slide, slide) for slide in table["slide_id"]])
     table.attrs["page"] = found.page

@@ -234,7 +234,6 @@ class PredictSettings(TypedDict, total=False):
     """Settings of `PredictConfig`."""
 
     recipe: StrPath | None
-    manifest: StrPath | None
     out: StrPath
     cache: StrPath | None
     vectors: StrPath | None
@@ -305,7 +304,6 @@ class SearchSettings(TypedDict, total=False):
     """Settings of `SearchConfig`."""
 
     recipe: StrPath | None
-    query: str
     weights: StrPath | None
     top: int
     candidates: int

@@ -38,7 +38,7 @@ def _settings(config: type) -> Iterator[str]:
     yield from ("", f"class {name}Settings(TypedDict, total=False):", f'    """Settings of `{name}Config`."""', "")
     yield "    recipe: StrPath | None"
     for setting in settings_of(config).values():
-        if setting.name != calls.ARGUMENTS[config]:
+        if setting.name not in calls.ARGUMENTS[config]:
             yield f"    {setting.name}: {_annotation(setting.type)}"
     yield ""
 

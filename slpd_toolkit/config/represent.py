@@ -73,7 +73,7 @@ class RepresentConfig:
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
-        DESCRIPTORS.require(self.as_)
+        DESCRIPTORS.require(self.as_, "--as")
         require_manifest(self.where, self.manifest)
         require_manifest(self.fit_where, self.manifest, "--fit-where")
         require_at_least(1, "workers", self.workers)

@@ -49,8 +49,12 @@ class Registry:
         self.require(name)
         return ast.get_docstring(ast.parse(self._files()[name].read_text(encoding="utf-8"))) or ""
 
-    def require(self, name: str) -> None:
+    def require(self, name: str, flag: str = "") -> None:
         """Check that an entry exists.
+
+        Args:
+            name: The entry.
+            flag: The flag for the message, if it is not that of the registry.
 
         Raises:
             UsageError: There is no such entry; the message lists those that exist.
@@ -59,7 +63,7 @@ class Registry:
         if name not in names:
             near = get_close_matches(name, names, n=1)
             raise UsageError(
-                f"{self.flag}: got {name}, allowed: {', '.join(names)}.",
+                f"{flag or self.flag}: got {name}, allowed: {', '.join(names)}.",
                 hint=f"Did you mean {near[0]}?" if near else "",
             )
 

@@ -51,11 +51,13 @@ def test_every_command_is_a_function_with_its_settings() -> None:
     functions = [function for function in vars(commands).values() if hasattr(function, "__signature__")]
     assert len(functions) == len(calls.ARGUMENTS)
     for config_class, function in zip(calls.ARGUMENTS, functions, strict=True):
-        first, *others = inspect.signature(function).parameters.values()
-        assert first.name == calls.ARGUMENTS[config_class]
-        assert {first.name, *(each.name for each in others)} == {"recipe", *settings_of(config_class)}
-        assert first.name == next(iter(inspect.signature(inspect.unwrap(function), follow_wrapped=False).parameters))
-        assert f"    {first.name}: " in function.__doc__.partition(calls.SETTINGS)[2]
+        arguments, parameters = calls.ARGUMENTS[config_class], inspect.signature(function).parameters
+        first = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+        assert tuple(first) == arguments == tuple(parameters)[: len(arguments)]
+        assert parameters.keys() == {"recipe", *settings_of(config_class)}
+        code = inspect.unwrap(function).__code__
+        assert code.co_varnames[: code.co_argcount] == arguments
+        assert f"    {first[0]}: " in function.__doc__.partition(calls.SETTINGS)[2]
 
 
 def test_the_types_of_settings_are_those_of_the_configurations() -> None:
