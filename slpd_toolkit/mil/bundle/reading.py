@@ -300,8 +300,10 @@ def _check_decision(bundle: Bundle) -> None:
     kinds = {decision_of(head.readout.kind, found.classes).kind for head in bundle.heads}
     if kinds != {found.kind}:
         raise ValueError(f"it decides by {found.kind!r}, but its heads need {listed(sorted(kinds))}")
-    if not all(map(math.isfinite, (found.threshold, *found.thresholds))):
-        raise ValueError("a threshold is not a number")
+    if not all(0 <= each <= 1 for each in (found.threshold, *found.thresholds)):
+        raise ValueError("a threshold is not a number from 0 to 1")
+    if not math.isnan(rate := bundle.training.false_alarm_rate) and not 0 <= rate <= 1:
+        raise ValueError(f"the false-alarm rate is {rate}")
     if found.kind == "labels" and len(found.thresholds) != len(found.classes):
         raise ValueError(f"it has {len(found.thresholds)} thresholds for {len(found.classes)} labels")
 
