@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="only these; others are kept from an earlier run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     with (args.data / "published_auc.csv").open(encoding="utf-8", newline="") as file:
         published = {row["task"]: float(row["published_auc"]) for row in csv.DictReader(file)}
     path = args.out / "external-published.csv"
