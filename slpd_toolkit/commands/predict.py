@@ -16,7 +16,7 @@ from slpd_toolkit.core.precision import Precision
 from slpd_toolkit.core.text import agree, count, listed
 from slpd_toolkit.core.toml import toml_text
 from slpd_toolkit.core.version import __version__
-from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings
+from slpd_toolkit.ingest.embedding.as_bundled import embed_as_bundled, embedding_settings, fixed_settings
 from slpd_toolkit.mil.bundle.bundle import FINAL, predict
 from slpd_toolkit.mil.bundle.reading import choose_bundle, read_bundle
 from slpd_toolkit.mil.cohort.inputs import read_manifest
@@ -173,6 +173,12 @@ def _embed(
     for problem in problems:
         failures.add(Failure("embed", problem.slide_id, problem.slide_path, problem.error, problem.hint))
     embed_as_bundled(bundle.origin, settings, entries, device, failures)
+    fixed = fixed_settings(bundle.origin, failures.rows)
+    if fixed:
+        console.warn(
+            f"{listed(fixed)} cannot be changed here: new slides must be embedded like the training slides. Slides that "
+            "need other settings cannot be predicted with this bundle."
+        )
     failed = {failure.slide_id for failure in failures.rows}
     return {entry.slide_id for entry in entries} - failed
 

@@ -20,12 +20,12 @@ from slpd_toolkit.ingest.embedding.pipeline import EmbeddingPipeline
 from slpd_toolkit.store.schema import SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
-    from slpd_toolkit.core.failures import FailureLog
+    from slpd_toolkit.core.failures import Failure, FailureLog
     from slpd_toolkit.core.manifest import SlideEntry
     from slpd_toolkit.core.precision import Precision
     from slpd_toolkit.encoders.encoder import Encoder
@@ -55,6 +55,18 @@ def embedding_settings(origin: Origin, **running: object) -> EmbedConfig:
     except (KeyError, ValueError) as error:
         raise UsageError(f"The embedding settings of this bundle are invalid ({error}).") from error
     return assemble(EmbedConfig, {**values, **running, "qc": False})
+
+
+def fixed_settings(origin: Origin, failures: Iterable[Failure]) -> list[str]:
+    """Return the options of `slpd embed` that failures suggest to change, but that are fixed by a bundle.
+
+    Args:
+        origin: Origin of the bundle's embeddings.
+        failures: Slides that failed, with what `slpd embed` suggests.
+    """
+    options = [f"--{name.replace('_', '-')}" for name in origin.recipe]
+    said = [f"{each.error} {each.hint}" for each in failures]
+    return [option for option in options if any(option in text for text in said)]
 
 
 def embed_as_bundled(

@@ -118,7 +118,8 @@ def choose_bundle(folder: Path, model: str | None, aggregator: str | None) -> Pa
     ]
     if not chosen:
         wanted = ", ".join(value for value in (model, aggregator) if value is not None)
-        raise UsageError(f"{folder} has no bundle of {wanted}.", hint=f"It has: {listed(found)}.")
+        pairs = [f"{document.get('model')} with {document.get('aggregator')}" for document in documents.values()]
+        raise UsageError(f"{folder} has no bundle of {wanted}.", hint=f"It has: {listed(pairs)}.")
     if len(chosen) > 1:
         raise UsageError(
             f"{folder} has several bundles: {listed(chosen)}.",
