@@ -176,8 +176,8 @@ def _embed(
     fixed = fixed_settings(bundle.origin, failures.rows)
     if fixed:
         console.warn(
-            f"{listed(fixed)} cannot be changed here: new slides must be embedded like the training slides. Slides that "
-            "need other settings cannot be predicted with this bundle."
+            f"{listed(fixed)} cannot be changed here: new slides must be embedded like the training slides. Slides "
+            "that need other settings cannot be predicted with this bundle."
         )
     failed = {failure.slide_id for failure in failures.rows}
     return {entry.slide_id for entry in entries} - failed

@@ -353,7 +353,7 @@ def test_a_name_that_is_no_text_is_refused_while_a_bundle_is_chosen(
 ) -> None:
     shutil.copytree(written, tmp_path / "model")
     change(**{name: value})(tmp_path / "model")
-    with pytest.raises(UsageError, match="has no bundle of m, knn. It has: .* with"):
+    with pytest.raises(UsageError, match=r"has no bundle of m, knn\. It has: .* with"):
         choose_bundle(tmp_path, "m", "knn")
 
 
