@@ -85,7 +85,7 @@ def _predict(config: DemoConfig) -> int:
     new = new_slides(config)
     truth = "; ".join(f"{slide.slide_id} {slide.label}" for slide in new)
     console.note(
-        f"Predicting two slides of new patients, whom nothing was trained on, with {_MODEL}, {_AGGREGATOR}. "
+        f"Predicting two slides of new patients, who were not used for any training, with {_MODEL}, {_AGGREGATOR}. "
         f"Planted: {truth}."
     )
     settings = PredictConfig(

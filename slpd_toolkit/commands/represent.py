@@ -150,7 +150,7 @@ def _positions(regions: Bags, store: TokenStore) -> np.ndarray[tuple[int], np.dt
 
 
 def _tell(config: RepresentConfig, vectors: SlideVectors, wanted: TokenStore) -> None:
-    """Print what was written, and on whom it was fitted."""
+    """Print what was written, and which slides it was fitted on."""
     empty = [file.meta.slide_id for file in wanted.files if not len(file)]
     if empty:
         console.warn(

@@ -78,7 +78,7 @@ def run(config: SearchConfig) -> int:
     """Print the table and write the page.
 
     Returns:
-        0, or 1 if some slides' pixels are not on the page that should be; failures.csv lists them.
+        0, or 1 if the pixels of some slides could not be shown; failures.csv lists these slides.
 
     Raises:
         UsageError: The source has no prototypes or vectors, the query is not in it, or the manifest cannot be read.
@@ -179,7 +179,8 @@ def _embed(config: SearchConfig, run: Path, entry: SlideEntry) -> Path:
 
     Raises:
         UsageError: The cache no longer exists or was imported from another tool, or the encoder is not that of the
-            cache. SlideError: The slide cannot be embedded.
+            cache.
+        SlideError: The slide cannot be embedded.
     """
     slide, cache = entry.slide_path, cache_of_run(run)
     paths = token_paths(cache)

@@ -10,7 +10,7 @@ import pandas as pd
 from slpd_toolkit.core.cells import csv_hint, unmark_text
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.files import require_regular
-from slpd_toolkit.core.text import listed
+from slpd_toolkit.core.text import agree, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -99,7 +99,8 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], ti
     missing = [name for name in required if name not in names]
     if missing:
         raise UsageError(
-            f"{title}: column {', '.join(missing)} is missing; found {listed(name for name in names if name)}.",
+            f"{title}: {agree(len(missing), 'column', 'columns')} {', '.join(missing)} {agree(len(missing), 'is', 'are')} "
+            f"missing; found {listed(name for name in names if name)}.",
             hint=csv_hint(path) or hint,
         )
     twice = sorted({name for name in names if name and names.count(name) > 1}) if len(set(names)) < len(names) else []
@@ -108,6 +109,8 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], ti
 
 
 def _not_csv(path: Path, title: str, error: Exception, hint: str) -> UsageError:
+    if isinstance(error, FileNotFoundError):
+        return UsageError(f"{title} does not exist.", hint="Check the path.")
     reason = error.strerror if isinstance(error, OSError) else str(error).strip()
     if isinstance(error, UnicodeDecodeError):
         hint = "Save it as CSV in UTF-8."

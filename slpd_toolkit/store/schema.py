@@ -32,7 +32,7 @@ PRESENT = "present"
 CHECKSUMS = "checksums"
 """CRC-32 of the tokens of each region."""
 DIGEST = "digest"
-"""Attribute: BLAKE2b of the other attributes, the arrays and the checksums (and thereby the tokens); see `digest`."""
+"""Attribute: BLAKE2b of the other attributes, the arrays and the checksums (and so of the tokens); see `digest`."""
 TOKEN_DTYPE = np.dtype("<f2")
 COORD_DTYPE = np.dtype("<i8")
 TISSUE_DTYPE = np.dtype("<f2")

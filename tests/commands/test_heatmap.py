@@ -226,7 +226,7 @@ def test_an_output_that_cannot_be_written_to_stops_before_the_work(tmp_path: Pat
     [
         ("", "cannot be read"),
         ("slide_id,x_l0,y_l0,size_l0,score\n", "has no rows"),
-        ("slide_id,x,y,size_l0,score\na,1,1,1,1\n", "column x_l0, y_l0 is missing; found slide_id, x, y"),
+        ("slide_id,x,y,size_l0,score\na,1,1,1,1\n", "columns x_l0, y_l0 are missing; found slide_id, x, y"),
     ],
 )
 def test_a_file_that_is_no_table_of_scores(tmp_path: Path, text: str, said: str) -> None:

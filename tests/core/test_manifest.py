@@ -132,7 +132,7 @@ def test_a_short_row_is_filled_with_nothing(folder: Path) -> None:
         (b"slide_id,slide_path\n", "has no slides"),
         (b"slide_id,slide_path\n\n,\n , \n", "has no slides"),
         (b"slide_id,path\na,a.svs\n", "column slide_path is missing; found slide_id, path"),
-        (b"a,b\n1,2\n", "column slide_id, slide_path is missing; found a, b"),
+        (b"a,b\n1,2\n", "columns slide_id, slide_path are missing; found a, b"),
         (b"slide_id;slide_path\na;a.svs\n", "found slide_id;slide_path.*commas; here semicolons separate them"),
         (b"slide_id,slide_path,slide_id\na,a.svs,b\n", "duplicate column slide_id"),
         (b"slide_id,slide_path, slide_path\na,a.svs,b\n", "duplicate column slide_path"),
@@ -153,7 +153,7 @@ def test_what_is_no_manifest_is_refused_as_a_whole(tmp_path: Path, content: byte
 
 
 def test_an_absent_manifest_or_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="does not exist"):
         read_table(tmp_path / "absent.csv")
     with pytest.raises(UsageError, match="it is a folder"):
         read_table(tmp_path)
