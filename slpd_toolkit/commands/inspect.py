@@ -80,16 +80,16 @@ def site_effects_of(config: InspectConfig) -> SiteEffects:
 
 def inspect_path(path: Path) -> Inspection:
     """Read the attributes of a token file, or of all token files of a cache. Raises the same errors as `run`."""
-    what_to_pass = "Pass a .h5 file or a cache folder written by `slpd embed` or `slpd import`."
+    hint = "Pass a .h5 file or a cache folder written by `slpd embed` or `slpd import`."
     if path.is_file():
         if path.suffix != schema.SUFFIX:
-            raise UsageError(f"{path} is not a token file (*{schema.SUFFIX}).", hint=what_to_pass)
+            raise UsageError(f"{path} is not a token file (*{schema.SUFFIX}).", hint=hint)
         file = TokenFile.open(path)
         return Inspection(f"Token file {path.name}", (file,), (), _file_facts(file))
     paths = token_paths(path)
     if not paths:
         state = "has no token file (*.h5)" if path.is_dir() else "does not exist"
-        raise UsageError(f"{path} {state}.", hint=what_to_pass)
+        raise UsageError(f"{path} {state}.", hint=hint)
     found = list(open_token_files(path, paths))
     files = [each for each in found if isinstance(each, TokenFile)]
     broken = [(each, error) for each, error in zip(paths, found, strict=True) if isinstance(error, CacheError)]

@@ -99,8 +99,8 @@ def _check_columns(path: Path, names: Sequence[str], required: Sequence[str], ti
     missing = [name for name in required if name not in names]
     if missing:
         raise UsageError(
-            f"{title}: {agree(len(missing), 'column', 'columns')} {', '.join(missing)} {agree(len(missing), 'is', 'are')} "
-            f"missing; found {listed(name for name in names if name)}.",
+            f"{title}: {agree(len(missing), 'column', 'columns')} {', '.join(missing)} "
+            f"{agree(len(missing), 'is', 'are')} missing; found {listed(name for name in names if name)}.",
             hint=csv_hint(path) or hint,
         )
     twice = sorted({name for name in names if name and names.count(name) > 1}) if len(set(names)) < len(names) else []
