@@ -83,7 +83,7 @@ def test_nothing_to_inspect_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no token file"):
         inspection.run(InspectConfig(path=tmp_path))
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(CacheError, match="cannot be read as a token file"):
+    with pytest.raises(UsageError, match=r"a\.txt is not a token file \(\*\.h5\)"):
         inspection.run(InspectConfig(path=tmp_path / "a.txt"))
 
 
