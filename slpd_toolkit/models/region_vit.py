@@ -12,7 +12,7 @@ from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
 from slpd_toolkit.models.token_projection import TokenProjection
-from slpd_toolkit.models.transformer import VisionTransformer, initialise, mean_token
+from slpd_toolkit.models.transformer import VisionTransformer, fewest_values, initialise, mean_token
 
 if TYPE_CHECKING:
     import os
@@ -129,13 +129,16 @@ class RegionViT(VisionTransformer):
         try:
             shape: dict[str, Any] = {"drop_path": 0.0} | dict(stored)
             sizes: Any = {name: shape.pop(name) for name in ("input_dim", "grid") if name in shape}
-            model = cls(RegionViTConfig(**shape), **sizes)
-        except (TypeError, ValueError, UsageError) as error:
+            config, state = RegionViTConfig(**shape), weights.backbone_state(checkpoint, path)
+            if stored:
+                weights.require_room(state, _fewest_values(config, **sizes), path)
+            model = cls(config, **sizes)
+        except (TypeError, ValueError, OverflowError, UsageError) as error:
             raise WeightsError(
                 f"{path}: the stored config is not a region ViT config ({error}).",
                 hint="Use a region_vit.pt written by slpd pretrain.",
             ) from error
-        weights.load_strict(model, weights.backbone_state(checkpoint, path), path)
+        weights.load_strict(model, state, path)
         return model.eval()
 
     def load_file(self, path: str | os.PathLike[str]) -> None:
@@ -171,6 +174,14 @@ class RegionViT(VisionTransformer):
         """
         stored = {"config": self.shape(), "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
         weights.write_checkpoint(stored, path)
+
+
+def _fewest_values(config: RegionViTConfig, *, input_dim: int = 0, grid: int = 0) -> float:
+    if not all(isinstance(size, int) and size >= 0 for size in (input_dim, grid)):
+        raise ValueError(f"input_dim {input_dim}, grid {grid}")
+    rows = input_dim + grid**2 + config.registers
+    whitened = input_dim**2 if config.whitening != "none" else 0
+    return whitened + fewest_values(config.embed_dim, config.depth, config.mlp_ratio, rows=rows)
 
 
 def _weights_file(path: str | os.PathLike[str]) -> Path:

@@ -14,7 +14,7 @@ from slpd_toolkit.config.slide_vit import SlideViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
 from slpd_toolkit.models.dino_head import DinoHead
-from slpd_toolkit.models.transformer import INIT_STD, LAYER_NORM_EPS, Block, initialise
+from slpd_toolkit.models.transformer import INIT_STD, LAYER_NORM_EPS, Block, fewest_values, initialise
 
 if TYPE_CHECKING:
     import os
@@ -170,9 +170,11 @@ class SlideViT(nn.Module):
         try:
             stored: dict[str, Any] = dict(checkpoint["slide_vit"])
             input_dim, provenance = int(stored.pop("input_dim")), dict(checkpoint["provenance"])
-            model = cls(SlideViTConfig(**stored), input_dim=input_dim)
-            state = checkpoint["state_dict"]
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+            config, state = SlideViTConfig(**stored), dict(checkpoint["state_dict"])
+            least = fewest_values(config.embed_dim, config.depth, config.mlp_ratio, rows=input_dim)
+            weights.require_room(state, least, path)
+            model = cls(config, input_dim=input_dim)
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise WeightsError(
                 f"{path} is not a slide ViT ({error!r}).", hint=f"Use a {SLIDE_VIT} of slpd pretrain-slides."
             ) from error

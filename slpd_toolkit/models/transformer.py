@@ -18,6 +18,18 @@ LAYER_NORM_EPS = 1e-6
 INIT_STD = 0.02
 
 
+def fewest_values(embed_dim: int, depth: int, mlp_ratio: float, *, rows: int) -> float:
+    """Return a lower bound of the number of values of a transformer: its matrices.
+
+    Args:
+        embed_dim: Width of its tokens.
+        depth: Number of blocks.
+        mlp_ratio: Hidden width of MLPs, as a multiple.
+        rows: Number of rows of this width outside the blocks: inputs, positions, registers.
+    """
+    return embed_dim * rows + depth * embed_dim * (4 * embed_dim + 2 * int(embed_dim * mlp_ratio))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a query/key/value bias.
 

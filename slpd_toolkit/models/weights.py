@@ -129,6 +129,26 @@ def head_state(checkpoint: Mapping[str, Any], origin: Path | str, network: Netwo
     return {name.removeprefix("head."): tensor for name, tensor in bare.items() if name.startswith("head.")}
 
 
+def require_room(state: Mapping[str, Tensor], least: float, origin: Path | str) -> None:
+    """Check that a file has the values of the architecture that it states, before memory is allocated for it.
+
+    Args:
+        state: Tensors of the file.
+        least: Number of values that the architecture has at least; see `transformer.fewest_values`.
+        origin: The file, for messages.
+
+    Raises:
+        WeightsError: It has fewer values.
+    """
+    found = sum(tensor.numel() for tensor in state.values() if isinstance(tensor, Tensor))
+    if not least <= found:
+        raise WeightsError(
+            f"{origin}: the stored config describes a network of {least:,.0f} or more values, but the file has "
+            f"{found:,}.",
+            hint="The file is damaged, or was changed: copy it again.",
+        )
+
+
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copy tensors into a model, either all or none.
 

@@ -102,3 +102,15 @@ def test_the_same_generator_gives_the_same_initial_weights() -> None:
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert 0.01 < first["blocks.0.attn.qkv.weight"].std() < 0.03
+
+
+@pytest.mark.parametrize("name", ["input_dim", "grid", "embed_dim", "depth", "mlp_ratio", "registers"])
+@pytest.mark.parametrize("value", [10**6, 10**12, 1e300, -1])
+def test_an_architecture_that_the_file_has_no_values_for_is_refused_before_memory_is_allocated(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    model = RegionViT(RegionViTConfig(embed_dim=4, depth=1, heads=1), input_dim=3, grid=2)
+    stored = {"config": model.shape() | {name: value}, "state_dict": model.state_dict(), "provenance": {}}
+    write_checkpoint(stored, tmp_path / "region_vit.pt")
+    with pytest.raises(WeightsError, match=r"the stored config (describes a network of|is not a region ViT config)"):
+        RegionViT.from_file(tmp_path / "region_vit.pt")

@@ -8,6 +8,7 @@ import torch
 from slpd_toolkit.config.slide_vit import SlideViTConfig
 from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.models.slide_vit import SlideRegions, SlideViT
+from slpd_toolkit.models.weights import write_checkpoint
 
 WIDTH = 6
 
@@ -93,3 +94,16 @@ def test_a_file_holds_the_scale_and_the_provenance(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="is not a slide ViT"):
         SlideViT.from_file(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("name", ["input_dim", "embed_dim", "depth", "mlp_ratio"])
+@pytest.mark.parametrize("value", [10**6, 10**12, 1e300])
+def test_an_architecture_that_the_file_has_no_values_for_is_refused_before_memory_is_allocated(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    model = SlideViT(SlideViTConfig(embed_dim=4, depth=1, heads=1), input_dim=3)
+    model.save(tmp_path / "slide_vit.pt")
+    stored = torch.load(tmp_path / "slide_vit.pt", weights_only=True)
+    write_checkpoint(stored | {"slide_vit": stored["slide_vit"] | {name: value}}, tmp_path / "slide_vit.pt")
+    with pytest.raises(WeightsError, match=r"describes a network of|is not a slide ViT"):
+        SlideViT.from_file(tmp_path / "slide_vit.pt")

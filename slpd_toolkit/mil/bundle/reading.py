@@ -12,7 +12,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from slpd_toolkit.config.mil_eval import AGGREGATORS, DESCRIPTORS, MOST_CLUSTERS
-from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import SlpdError, UsageError
 from slpd_toolkit.core.files import require_regular, sha256
 from slpd_toolkit.core.text import agree, count, listed
@@ -43,7 +42,7 @@ from slpd_toolkit.mil.tasks.readouts import READOUT_KINDS, VOTE_RULES, Readout
 from slpd_toolkit.mil.tasks.survival_metrics import SurvivalGrid
 from slpd_toolkit.mil.tasks.temperature import HIGHEST, LOWEST
 from slpd_toolkit.models.region_vit import RegionViT
-from slpd_toolkit.models.weights import load_strict, read_checkpoint
+from slpd_toolkit.models.weights import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -347,11 +346,9 @@ def _descriptor(found: Mapping[str, Any] | None) -> ChosenDescriptor | None:
 
 def _network(path: Path) -> RegionViT:
     checkpoint = read_checkpoint(path)
-    shape = dict(checkpoint["config"])
-    input_dim, grid = int(shape.pop("input_dim")), int(shape.pop("grid"))
-    network = RegionViT(RegionViTConfig(**shape), input_dim=input_dim, grid=grid)
-    load_strict(network, checkpoint["state_dict"], path)
-    return network.eval()
+    if not checkpoint["config"]:
+        raise ValueError(f"{path.name} does not state its architecture")
+    return RegionViT.from_checkpoint(checkpoint, path)
 
 
 def _head(found: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> BundledHead:
