@@ -176,7 +176,7 @@ class RegionViT(VisionTransformer):
         weights.write_checkpoint(stored, path)
 
 
-def _fewest_values(config: RegionViTConfig, *, input_dim: int = 0, grid: int = 0) -> float:
+def _fewest_values(config: RegionViTConfig, *, input_dim: Any = 0, grid: Any = 0) -> float:
     if not all(isinstance(size, int) and size >= 0 for size in (input_dim, grid)):
         raise ValueError(f"input_dim {input_dim}, grid {grid}")
     rows = input_dim + grid**2 + config.registers

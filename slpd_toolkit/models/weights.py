@@ -129,7 +129,7 @@ def head_state(checkpoint: Mapping[str, Any], origin: Path | str, network: Netwo
     return {name.removeprefix("head."): tensor for name, tensor in bare.items() if name.startswith("head.")}
 
 
-def require_room(state: Mapping[str, Tensor], least: float, origin: Path | str) -> None:
+def require_room(state: Mapping[str, object], least: float, origin: Path | str) -> None:
     """Check that a file has the values of the architecture that it states, before memory is allocated for it.
 
     Args:
