@@ -12,7 +12,6 @@ import torch
 
 from slpd_toolkit.mil.bundle.bundle import predict
 from slpd_toolkit.mil.external.operating_points import at_threshold
-from slpd_toolkit.mil.external.other_cohort import adapt_readout
 from slpd_toolkit.mil.external.results import ExternalResult, SiteRow
 from slpd_toolkit.mil.fold_values import mean_and_sd
 from slpd_toolkit.mil.heads.fold_predictions import FoldPrediction
@@ -130,7 +129,7 @@ def judge_ensemble(target: Target, outputs: FloatArray) -> Judgement:
 
 def _at_times_of(bundle: Bundle, task: Task) -> Bundle:
     """Let heads report survival probabilities at the evaluation times of another cohort."""
-    heads = [dataclasses.replace(head, readout=adapt_readout(task, head.readout)) for head in bundle.heads]
+    heads = [dataclasses.replace(head, readout=task.adapt_readout(head.readout)) for head in bundle.heads]
     return dataclasses.replace(bundle, heads=heads)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import count, listed
 from slpd_toolkit.mil.cohort.patients import Cohort
-from slpd_toolkit.mil.external.other_cohort import read_other
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -93,7 +92,7 @@ def read_external(
     else:
         findings.append("The external manifest has no column patient_id: every slide counts as a separate patient.")
     try:
-        other = read_other(task, slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
+        other = task.read_other(slides, [chosen[name].to_numpy(np.str_) for name in columns], config)
         other.check_patients(patients)
     except UsageError as error:  # as of the training cohort, whose slides may have the same IDs
         raise UsageError(f"{_FLAG}, {', '.join(columns)}: {error.message}", hint=error.hint) from error

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.readouts import Readout
 
 
 Targets = Literal["separate", "joint", "unused"]
@@ -41,7 +42,67 @@ class Metric:
     """Range of values: 0 to 1 for shares, -1 to 1 for agreement, above 0 for ratios, below 1 for what is explained."""
 
 
-class Task(ABC):
+class Reported(ABC):
+    """What predictions.csv, metrics.json and the report contain for a kind of target."""
+
+    figures: ClassVar[tuple[str, ...]] = ()
+    """Stems of figures shared by all aggregators."""
+    aggregator_figures: ClassVar[tuple[str, ...]] = ()
+    """Stems of figures drawn per aggregator, `<stem>-<aggregator>`."""
+    strata_title: ClassVar = ("Classes", "class")
+    """Heading and first column of the table of strata."""
+    hardest: ClassVar[str]
+    """Sentence that explains how the hardest slides of the report are chosen."""
+
+    @property
+    @abstractmethod
+    def prediction_columns(self) -> list[str]:
+        """Columns of predictions.csv specific to this kind of target."""
+
+    @abstractmethod
+    def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
+        """Yield the cells of `prediction_columns` for each row."""
+
+    @abstractmethod
+    def document(self) -> dict[str, object]:
+        """Return the description of the task in metrics.json."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """Return rows of the report's summary table; `task` is one of them."""
+
+    @abstractmethod
+    def definitions(self) -> dict[str, str]:
+        """Return the definitions of the metrics for the report: term -> text."""
+
+    def draw(
+        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
+    ) -> list[FigureSection]:
+        """Draw the figures of this kind of target.
+
+        Args:
+            results: Every model with every aggregator.
+            styles: Drawing style of each model.
+            patients: (N,) patient of each slide.
+        """
+        del results, styles, patients
+        return []
+
+    @abstractmethod
+    def choose_cases(
+        self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
+    ) -> list[Choice]:
+        """Choose the hardest and the most confidently correct slides of each result.
+
+        Args:
+            results: Every model with every aggregator.
+            slides: (N,) slide IDs.
+            patients: (N,) patient of each slide.
+            limit: Maximum number of slides of each kind.
+        """
+
+
+class Task(Reported):
     """Targets of N slides in a fixed order, indexed by row.
 
     Each kind of target is a subclass in a file of `tasks/kinds/`, whose module defines it as `TASK`. Settings checks
@@ -58,18 +119,10 @@ class Task(ABC):
     """All metrics by name, in the order of tables."""
     rank_metrics: ClassVar[frozenset[str]] = frozenset()
     """Metrics that depend only on the order of outputs within a fold, column by column."""
-    figures: ClassVar[tuple[str, ...]] = ()
-    """Stems of figures shared by all aggregators."""
-    aggregator_figures: ClassVar[tuple[str, ...]] = ()
-    """Stems of figures drawn per aggregator, `<stem>-<aggregator>`."""
     balance: StrArray | None = None
     """(N, B) columns of classes that splits balance instead of `strata`, empty where unknown."""
-    strata_title: ClassVar = ("Classes", "class")
-    """Heading and first column of the table of strata."""
     strata_are_labels: ClassVar[bool] = True
     """Whether the strata are classes, by which retrieval of similar slides is measured."""
-    hardest: ClassVar[str]
-    """Sentence that explains how the hardest slides of the report are chosen."""
 
     @classmethod
     @abstractmethod
@@ -95,7 +148,19 @@ class Task(ABC):
             UsageError: Invalid cells, or targets that cannot be learned.
         """
 
-    def check_patients(self, patients: StrArray) -> None:  # noqa: B027
+    def read_other(self, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Task:
+        """Read the columns of another cohort, to which heads of this task are applied; arguments as in `read`.
+
+        Raises:
+            UsageError: Invalid cells, or classes that this cohort does not have.
+        """
+        return type(self).read(slides, cells, settings)
+
+    def adapt_readout(self, readout: Readout) -> Readout:
+        """Return how a head that was trained on another cohort is read so that its outputs fit this task."""
+        return readout
+
+    def check_patients(self, patients: StrArray) -> None:
         """Raise a `UsageError` if a patient has two targets that belong to patients; `patients` is (N,)."""
 
     def assumptions(self, settings: MilEvalConfig) -> list[str]:  # noqa: ARG002
@@ -144,53 +209,6 @@ class Task(ABC):
     def binary_scores(self, rows: IntArray, outputs: FloatArray) -> tuple[BoolArray, FloatArray] | None:  # noqa: ARG002
         """Return which rows are positive, and their scores, for DeLong's test; None unless there are two classes."""
         return None
-
-    @property
-    @abstractmethod
-    def prediction_columns(self) -> list[str]:
-        """Columns of predictions.csv specific to this kind of target."""
-
-    @abstractmethod
-    def prediction_cells(self, rows: IntArray, outputs: FloatArray) -> Iterator[list[object]]:
-        """Yield the cells of `prediction_columns` for each row."""
-
-    @abstractmethod
-    def document(self) -> dict[str, object]:
-        """Return the description of the task in metrics.json."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, str]:
-        """Return rows of the report's summary table; `task` is one of them."""
-
-    @abstractmethod
-    def definitions(self) -> dict[str, str]:
-        """Return the definitions of the metrics for the report: term -> text."""
-
-    def draw(
-        self, results: Sequence[ModelOutputs], styles: Mapping[str, Look], patients: StrArray
-    ) -> list[FigureSection]:
-        """Draw the figures of this kind of target.
-
-        Args:
-            results: Every model with every aggregator.
-            styles: Drawing style of each model.
-            patients: (N,) patient of each slide.
-        """
-        del results, styles, patients
-        return []
-
-    @abstractmethod
-    def choose_cases(
-        self, results: Sequence[ModelOutputs], slides: StrArray, patients: StrArray, limit: int
-    ) -> list[Choice]:
-        """Choose the hardest and the most confidently correct slides of each result.
-
-        Args:
-            results: Every model with every aggregator.
-            slides: (N,) slide IDs.
-            patients: (N,) patient of each slide.
-            limit: Maximum number of slides of each kind.
-        """
 
 
 def influences(task: Task, rows: IntArray, outputs: FloatArray) -> dict[str, FloatArray]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from slpd_toolkit.core.text import count, listed
-from slpd_toolkit.mil.tasks.targets import read_classes, require_two_classes
+from slpd_toolkit.mil.tasks.targets import read_classes, read_known_classes, require_two_classes
 from slpd_toolkit.mil.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 _LIKE_NOTHING = frozenset({"nan", "na", "n/a", "none", "null"})
 """Common spellings of missing values, which may still be names of classes."""
+METRICS = {
+    "auc": Metric("AUC", chance=0.5),
+    "balanced_accuracy": Metric("balanced accuracy"),
+    "accuracy": Metric("accuracy"),
+    "f1": Metric("F1 (macro)"),
+    "kappa": Metric("Cohen's kappa", chance=0.0, scale="agreement"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +42,7 @@ class Classification(Task):
 
     settings: ClassVar[frozenset[str]] = frozenset({"classes", "sensitivity"})
     headline: ClassVar = "auc"
-    known_metrics: ClassVar[Mapping[str, Metric]] = {
-        "auc": Metric("AUC", chance=0.5),
-        "balanced_accuracy": Metric("balanced accuracy"),
-        "accuracy": Metric("accuracy"),
-        "f1": Metric("F1 (macro)"),
-        "kappa": Metric("Cohen's kappa", chance=0.0, scale="agreement"),
-    }
+    known_metrics: ClassVar[Mapping[str, Metric]] = METRICS
     rank_metrics: ClassVar[frozenset[str]] = frozenset({"auc"})
     figures: ClassVar[tuple[str, ...]] = ("roc", "calibration", "calibration-scaled")
     aggregator_figures: ClassVar[tuple[str, ...]] = ("confusion", "roc-classes")
@@ -70,6 +71,10 @@ class Classification(Task):
     def read(cls, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:
         """See `targets.read_classes` and `targets.require_two_classes`."""
         return cls(*require_two_classes(read_classes(slides, cells[0], settings.classes), settings.sensitivity))
+
+    def read_other(self, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:  # noqa: ARG002
+        """See `Task.read_other`; a class may have no slides."""
+        return replace(self, targets=read_known_classes(slides, cells[0], self.classes))
 
     @classmethod
     def from_labels(cls, slides: StrArray, labels: StrArray, classes: Sequence[str] = ()) -> Self:

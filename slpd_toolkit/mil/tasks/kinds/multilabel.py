@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,7 @@ _DEFINITIONS = {
     "label. Guessing gives 0.5.",
     "Balanced accuracy (mean over labels)": "Mean of sensitivity and specificity at 0.5, mean over labels.",
 }
+_HARDEST = "Slides with the lowest mean probability of their true labels, averaged over the folds that tested them."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,7 @@ class MultiLabel(Task):
     aggregator_figures: ClassVar = ("roc-labels",)
     strata_title: ClassVar = ("Labels", "label")
     strata_are_labels: ClassVar = False
-    hardest: ClassVar = (
-        "Slides with the lowest mean probability of their true labels, averaged over the folds that tested them."
-    )
+    hardest: ClassVar = _HARDEST
 
     names: tuple[str, ...]
     """(L,) manifest columns."""
@@ -68,6 +67,10 @@ class MultiLabel(Task):
         """
         values = tuple(_values(*column, slides) for column in zip(settings.target, cells, strict=True))
         return cls(tuple(settings.target), values, read_labels(slides, cells, values))
+
+    def read_other(self, slides: StrArray, cells: Sequence[StrArray], settings: MilEvalConfig) -> Self:  # noqa: ARG002
+        """See `Task.read_other`; a value may have no slides."""
+        return replace(self, targets=read_labels(slides, cells, self.values))
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:

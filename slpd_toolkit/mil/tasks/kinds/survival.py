@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from slpd_toolkit.mil.tasks.figure_sections import FigureSection
     from slpd_toolkit.mil.tasks.likelihoods import Objective
     from slpd_toolkit.mil.tasks.predictions import ModelOutputs
+    from slpd_toolkit.mil.tasks.readouts import Readout
 
 _TIME, _EVENT = "time", "event"
 METRICS = {
@@ -39,6 +40,9 @@ METRICS = {
     "integrated_brier_score": Metric("integrated Brier score (lower is better)"),
     "observed_to_expected": Metric("observed / expected events (1 is calibrated)", scale="ratio"),
 }
+HARDEST = (
+    "Slides with the smallest fraction of concordant pairs within their test folds (at least three comparable pairs)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +58,7 @@ class Survival(Task):
     aggregator_figures: ClassVar = ("kaplan-meier",)
     strata_title: ClassVar = ("Events", "outcome")
     strata_are_labels: ClassVar = False
-    hardest: ClassVar = (
-        "Slides with the smallest fraction of concordant pairs within their test folds (at least three comparable "
-        "pairs)."
-    )
+    hardest: ClassVar = HARDEST
 
     times: FloatArray
     """(N,) follow-up times, in any unit."""
@@ -86,6 +87,10 @@ class Survival(Task):
         if bins < 2:
             raise UsageError(f"Got {bins} time bins.", hint="Allowed: 2 or more.")
         return cls(*read_follow_up(slides, times, events), bins)
+
+    def adapt_readout(self, readout: Readout) -> Readout:
+        """Return the readout at the evaluation times of this cohort."""
+        return readout if readout.grid is None else replace(readout, grid=replace(readout.grid, times=self.grid))
 
     def check_patients(self, patients: StrArray) -> None:
         """Check that all slides of a patient have the same time.
