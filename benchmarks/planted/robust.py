@@ -6,7 +6,8 @@
     python -m benchmarks.planted.robust --out robust.csv --table                                     # means per cohort
 
 A row is an objective (`mean tokens`, `DINO`, `SLPD`) and any of the words in `NORMALISATIONS` and `CHANGES`, separated
-by commas. Each unit (cohort, row, seed) draws its cohort, trains, measures and adds one line to the file, in one write,
+by commas; or a recipe as it is shipped, with all that it chooses from the cohort (`recipe robust`, `recipe auto`), and
+words of `CHANGES`. Each unit (cohort, row, seed) draws its cohort, trains, measures and adds one line to the file, in one write,
 so that the program can be stopped at any time. The longest units start first, or seed by seed with `--by-seed`. Seeds
 below 10 are for choosing. `COMPARISONS` was fixed before any row was run on a seed from 10 on:
 
@@ -41,7 +42,7 @@ from benchmarks.semireal.cohorts import TILE_COHORTS, TileModel
 from benchmarks.semireal.tiles import Tiles
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.config.recipe import build
+from slpd_toolkit.config.recipe import build, read_recipe
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
@@ -71,6 +72,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "SLPD": {"intra_weight": 4.0, "inter_weight": 4.0, "clusters": 2},
     "SLPD published": {},
 }
+RECIPES = "recipe "
+"""Rows of shipped recipes: the rest of the name is that of a file of stages/pretrain."""
+STAGES = Path(__file__).parents[2] / "stages" / "pretrain"
 CHANGES: dict[str, dict[str, Any]] = {
     "offset": {"region_offset": 0.7},
     "half offset": {"region_offset": 0.35},
@@ -85,6 +89,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """Settings of `slpd pretrain` by word; `twice` doubles the number of epochs."""
 
+RUNNING = {name: ablate.SETTINGS[name] for name in ("workers", "device", "precision", "save_every_min")}
 SAMPLED_TOKENS = 65_536
 SMOOTHING = 0.3
 """Fraction of the mean eigenvalue that is added to the covariance of slide means."""
@@ -200,7 +205,9 @@ class Row:
         objective, *words = [word.strip() for word in name.split(",")]
         chosen = [word for word in words if word not in CHANGES]
         row = cls(objective, ", ".join(chosen), tuple(word for word in words if word in CHANGES))
-        if objective not in OBJECTIVES or row.normalisation not in ("", *NORMALISATIONS):
+        recipe = objective.removeprefix(RECIPES)
+        known = objective in OBJECTIVES or (recipe != objective and (STAGES / f"{recipe}.toml").exists())
+        if not known or row.normalisation not in ("", *NORMALISATIONS):
             raise ValueError(f"{name}: known are {', '.join((*OBJECTIVES, *NORMALISATIONS, *CHANGES))}")
         return row
 
@@ -225,6 +232,11 @@ class Unit:
 
 def settings_of(cohort: str, row: Row, seed: int) -> dict[str, Any]:
     """Return the settings of training."""
+    if row.objective.startswith(RECIPES):
+        recipe = read_recipe(PretrainConfig, STAGES / f"{row.objective.removeprefix(RECIPES)}.toml")
+        changes = {name: value for change in row.changes for name, value in CHANGES[change].items()}
+        auto = tuple(name for name in recipe["auto"] if name not in changes)
+        return {**recipe, **RUNNING, "seed": seed, **changes, "auto": auto}
     settings = {**ablate.SETTINGS, **ablate.LONGER.get(cohort, {}), "seed": seed, **OBJECTIVES[row.objective]}
     for change in row.changes:
         settings |= CHANGES[change]

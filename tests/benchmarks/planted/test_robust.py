@@ -23,6 +23,11 @@ def test_rows_are_parsed_and_typing_errors_refused() -> None:
     row = robust.Row.parse("SLPD, center, NAP 8, offset, fan-in")
     assert row == robust.Row("SLPD", "center, NAP 8", ("offset", "fan-in"))
     assert robust.settings_of("slide shift", row, 3)["region_offset"] == 0.7
+    shipped = robust.settings_of("slide shift", robust.Row.parse("recipe robust, fan-in"), 3)
+    assert shipped["whitening"] == "within-kinds"
+    assert shipped["weight_init"] == "fan-in"
+    assert "epochs" in shipped["auto"]
+    assert "embed_dim" not in shipped
     for name in ("SLDP, center", "SLPD, centre"):
         with pytest.raises(ValueError, match="known are"):
             robust.Row.parse(name)
