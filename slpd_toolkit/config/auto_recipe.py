@@ -15,7 +15,7 @@ SMALL_COHORT = 5_000
 """Regions below which a small network is trained."""
 PUBLISHED_COHORT = 20_000
 """Regions from which SLPD is trained as published: TCGA-NSCLC has about 60,000."""
-_STEPS = 1_000
+_STEPS, _STEPS_OF_WHITENED = 1_000, 500
 _STEPS_PER_EPOCH = 16
 _PEAK = 0.001
 _REFERENCE_BATCH = 256
@@ -39,7 +39,7 @@ class CohortSize:
     """Tokens along the side of a region."""
     processes: int = 1
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Values that are not chosen: others follow from `batch_size`, `epochs`, `clusters` and `global_side`."""
+    """Values that are not chosen; others follow from `batch_size`, `epochs`, `clusters`, `global_side`, `whitening`."""
 
     @property
     def total(self) -> int:
@@ -62,7 +62,9 @@ def _length(size: CohortSize) -> dict[str, Choice]:
     share = total / _STEPS_PER_EPOCH / size.processes
     batch = size.given.get("batch_size", min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share))))))
     of_epoch = max(1, total // (batch * size.processes))
-    epochs = size.given.get("epochs", 100 if published else max(30, math.ceil(_STEPS / of_epoch)))
+    whitened = size.given.get("whitening", "none") != "none"
+    wanted, least = (_STEPS_OF_WHITENED, 15) if whitened else (_STEPS, 30)
+    epochs = size.given.get("epochs", 100 if published else max(least, math.ceil(wanted / of_epoch)))
     steps = epochs * of_epoch
     warmup = min(epochs, max(1, round(0.1 * epochs)))
     lr = 0.0005 if published else round(_PEAK * _REFERENCE_BATCH / (batch * size.processes), 6)
@@ -75,7 +77,8 @@ def _length(size: CohortSize) -> dict[str, Choice]:
             epochs,
             "as published"
             if published
-            else f"{count(steps, 'step')} in total, {of_epoch} per epoch; about {_STEPS:,} are needed",
+            else f"{count(steps, 'step')} in total, {of_epoch} per epoch; about {wanted:,} are needed"
+            + (" with whitened tokens" if whitened else ""),
         ),
         "warmup_epochs": Choice(warmup, "a tenth of the epochs"),
         "prototype_epoch": Choice(

@@ -36,6 +36,16 @@ def test_a_cohort_of_48_slides_gets_the_settings_that_work_on_planted_cohorts() 
     assert found["teacher_momentum"] == pytest.approx(0.99)
 
 
+def test_whitened_tokens_are_trained_for_half_as_long() -> None:
+    plain, whitened = (
+        choose_settings(CohortSize(REGIONS, 8, given={"whitening": name}))["epochs"]
+        for name in ("none", "within-kinds")
+    )
+    assert (plain.value, whitened.value) == (59, 30)
+    assert "with whitened tokens" in whitened.reason
+    assert "whitened" not in plain.reason
+
+
 def test_a_cohort_of_the_published_size_is_trained_as_published(tmp_path: Path) -> None:
     found, published = chosen_for([60] * 1000, grid=16), PretrainConfig(cache=tmp_path, out=tmp_path)
     assert found["epochs"] == published.epochs
