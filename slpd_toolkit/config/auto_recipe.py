@@ -1,7 +1,8 @@
 """Settings of `slpd pretrain` that follow from the size of a cohort, each with its reason.
 
-The values for small cohorts are those that worked on planted cohorts of 800 to 1,500 regions, with networks of that
-size (benchmarks/results/planted.md); those for large cohorts are the published ones. In between, nothing was measured.
+The values for small cohorts are those that worked on cohorts of 800 to 1,500 regions with a known truth, with networks
+of that size (benchmarks/results/planted.md and robust.md); those for large cohorts are the published ones. In between,
+nothing was measured.
 """
 
 import math
@@ -16,6 +17,7 @@ SMALL_COHORT = 5_000
 PUBLISHED_COHORT = 20_000
 """Regions from which SLPD is trained as published: TCGA-NSCLC has about 60,000."""
 _STEPS, _STEPS_OF_WHITENED = 1_000, 500
+_WHITENING = "within-kinds"
 _STEPS_PER_EPOCH = 16
 _PEAK = 0.001
 _REFERENCE_BATCH = 256
@@ -54,7 +56,22 @@ class CohortSize:
 
 def choose_settings(size: CohortSize) -> dict[str, Choice]:
     """Return all settings that can be chosen, by name, in the order in which they are printed."""
+    return {**_sizes(size), **(_remedies() if size.is_small else {})}
+
+
+def _sizes(size: CohortSize) -> dict[str, Choice]:
     return {**_length(size), **_views(size), **_prototypes(size), **_network(size)}
+
+
+def _remedies() -> dict[str, Choice]:
+    why = "a small network and a short run"
+    return {
+        "whitening": Choice(_WHITENING, "slides differ in stain and scanner; composition is kept"),
+        "pooling": Choice("cls+mean", "keeps what is common in a region"),
+        "weight_init": Choice("fan-in", "sensitive to the arrangement of tokens from the start"),
+        "intra_weight": Choice(4.0, why),
+        "inter_weight": Choice(4.0, why),
+    }
 
 
 def _length(size: CohortSize) -> dict[str, Choice]:
@@ -62,7 +79,7 @@ def _length(size: CohortSize) -> dict[str, Choice]:
     share = total / _STEPS_PER_EPOCH / size.processes
     batch = size.given.get("batch_size", min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share))))))
     of_epoch = max(1, total // (batch * size.processes))
-    whitened = size.given.get("whitening", "none") != "none"
+    whitened = size.given.get("whitening", _WHITENING if size.is_small else "none") != "none"
     wanted, least = (_STEPS_OF_WHITENED, 15) if whitened else (_STEPS, 30)
     epochs = size.given.get("epochs", 100 if published else max(least, math.ceil(wanted / of_epoch)))
     steps = epochs * of_epoch
@@ -138,7 +155,9 @@ def _network(size: CohortSize) -> dict[str, Choice]:
     return found
 
 
-CHOSEN = tuple(choose_settings(CohortSize([1], 1)))
+SIZES = tuple(_sizes(CohortSize([1], 1)))
+"""Names of the settings that follow from the size of the cohort."""
+CHOSEN = (*SIZES, *_remedies())
 """Names of all settings that can be chosen."""
 IF_SMALL = "if-small"
-"""Value of `auto` without a recipe: all of `CHOSEN`, if the cohort is small."""
+"""First value of `auto` without a recipe: the settings after it are chosen if the cohort is small."""

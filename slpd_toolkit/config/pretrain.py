@@ -33,7 +33,7 @@ class PretrainConfig:
     auto: tuple[str, ...] = ()
     """Settings to choose from the numbers of slides, regions and tokens, unless they are given explicitly (recipe
     `auto`). Each is printed with its reason and written to recipe.toml, from which a resumed run takes it. Without a
-    recipe and without any of these settings, they are chosen if there are fewer than 5,000 regions."""
+    recipe, they are chosen if there are fewer than 5,000 regions, unless a length or a size is given."""
 
     # -- Slides --
     slides: TrainingSlidesConfig = field(default_factory=TrainingSlidesConfig)

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, SIZES
 from slpd_toolkit.config.old_keys import old_key, without_old_keys
 from slpd_toolkit.config.settings import Setting, assemble, flatten, settings_of
 from slpd_toolkit.core.errors import UsageError
@@ -53,9 +53,10 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
 
 def _still_open(values: Mapping[str, Any], recipe: Path | None) -> tuple[str, ...]:
     """Return the settings of `PretrainConfig.auto` that neither the recipe nor a flag gives."""
-    if recipe is None and "auto" not in values and not values.keys() & set(CHOSEN):
-        return (IF_SMALL,)
-    return tuple(name for name in values.get("auto", ()) if name not in values)
+    named = values.get("auto", ())
+    if recipe is None and "auto" not in values and not values.keys() & set(SIZES):
+        named = (IF_SMALL, *CHOSEN)
+    return tuple(name for name in named if name not in values)
 
 
 def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, Choice, CohortSize, choose_settings
+from slpd_toolkit.config.auto_recipe import IF_SMALL, Choice, CohortSize, choose_settings
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import RECIPE, read_recipe
 from slpd_toolkit.config.settings import assemble, flatten
@@ -40,8 +40,7 @@ def fit_to_cohort(
     written = config.out / RECIPE
     if written.exists() and (config.out / "last.pt").exists():
         kept = read_recipe(PretrainConfig, written)
-        names = CHOSEN if IF_SMALL in config.auto else config.auto
-        return _with(config, {name: kept[name] for name in names if name in kept})
+        return _with(config, {name: kept[name] for name in config.auto if name in kept})
     if IF_SMALL in config.auto and size.is_small:
         say(
             f"Small cohort ({count(size.total, 'region')}): with the published settings, the loss would barely fall "
@@ -64,7 +63,7 @@ def choose_for(config: PretrainConfig, size: CohortSize) -> tuple[PretrainConfig
         return config, {}
     if IF_SMALL in config.auto and not size.is_small:
         return _with(config, {}), {}
-    names = CHOSEN if IF_SMALL in config.auto else config.auto
+    names = set(config.auto)
     given = {name: value for name, value in flatten(config).items() if name not in names}
     choices = choose_settings(replace(size, given=given))
     chosen = {name: choices[name] for name in choices if name in names}

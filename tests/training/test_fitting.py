@@ -10,14 +10,16 @@ import pytest
 
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.auto_recipe import CHOSEN, CohortSize, choose_settings
+from slpd_toolkit.config.objective import ObjectiveConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.config.recipe import build
+from slpd_toolkit.config.recipe import build, read_recipe
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.fitting import fit_to_cohort, verdict
 from tests.token_factory import write_cache
 from tests.training.runs import run_until
 
+STAGES = Path(__file__).parents[2] / "stages" / "pretrain"
 REGIONS = [12 + 2 * (slide % 12) for slide in range(48)]
 
 
@@ -29,11 +31,16 @@ def chosen_for(regions: list[int], grid: int = 8, processes: int = 1) -> dict[st
 def test_a_cohort_of_48_slides_gets_the_settings_that_work_on_planted_cohorts() -> None:
     found = chosen_for(REGIONS)
     assert sum(REGIONS) == 1104
-    assert (found["batch_size"], found["epochs"], found["out_dim"]) == (64, 59, 256)
-    assert (found["warmup_epochs"], found["prototype_epoch"], found["min_regions"]) == (6, 22, 16)
+    assert (found["batch_size"], found["epochs"], found["out_dim"]) == (64, 30, 256)
+    assert (found["warmup_epochs"], found["prototype_epoch"], found["min_regions"]) == (3, 11, 16)
     assert (found["global_side"], found["local_side"], found["clusters"]) == (5, 3, 2)
     assert found["lr"] == pytest.approx(0.004)
-    assert found["teacher_momentum"] == pytest.approx(0.99)
+    assert found["teacher_momentum"] == pytest.approx(0.98, abs=0.001)
+    robust = read_recipe(PretrainConfig, STAGES / "robust.toml")
+    assert {name: found[name] for name in robust if name not in {"auto", "teacher_temp"}} == {
+        name: value for name, value in robust.items() if name not in {"auto", "teacher_temp"}
+    }
+    assert robust["teacher_temp"] == ObjectiveConfig().teacher_temp
 
 
 def test_whitened_tokens_are_trained_for_half_as_long() -> None:
@@ -54,7 +61,7 @@ def test_a_cohort_of_the_published_size_is_trained_as_published(tmp_path: Path) 
     assert found["teacher_momentum"] == published.optimisation.teacher_momentum
     assert (found["global_side"], found["local_side"], found["local_crops"]) == (14, 6, 8)
     assert found["prototype_epoch"] == published.prototypes.prototype_epoch
-    assert "embed_dim" not in found
+    assert not {"embed_dim", "whitening", "pooling", "intra_weight"} & found.keys()
 
 
 @pytest.mark.parametrize("regions", [[1], [1, 1], [2, 3], [5] * 10, [20] * 40, [100] * 40, [500] * 30, [64] * 2000])
@@ -99,6 +106,10 @@ def test_without_a_recipe_only_small_cohorts_are_fitted(tmp_path: Path) -> None:
     given = build(PretrainConfig, {"cache": tmp_path / "cache", "out": tmp_path / "run", "embed_dim": 48})
     assert not given.auto
     assert fit_to_cohort(given, store, 1, said.append) is given
+    dino = {"cache": tmp_path / "cache", "out": tmp_path / "run", "intra_weight": 0.0, "whitening": "none"}
+    fitted = fit_to_cohort(build(PretrainConfig, dino), store, 1, said.append)
+    assert (fitted.region_vit.embed_dim, fitted.region_vit.whitening) == (64, "none")
+    assert (fitted.objective.weights["intra"], fitted.objective.weights["inter"]) == (0.0, 4.0)
 
 
 def test_the_verdict_names_uniform_and_collapsed_outputs() -> None:
