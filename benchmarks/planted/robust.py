@@ -7,9 +7,9 @@
 
 A row is an objective (`mean tokens`, `DINO`, `SLPD`) and any of the words in `NORMALISATIONS` and `CHANGES`, separated
 by commas; or a recipe as it is shipped, with all that it chooses from the cohort (`recipe robust`, `recipe auto`), and
-words of `CHANGES`. Each unit (cohort, row, seed) draws its cohort, trains, measures and adds one line to the file, in one write,
-so that the program can be stopped at any time. The longest units start first, or seed by seed with `--by-seed`. Seeds
-below 10 are for choosing. `COMPARISONS` was fixed before any row was run on a seed from 10 on:
+words of `CHANGES`. Each unit (cohort, row, seed) draws its cohort, trains, measures and adds one line to the file, in
+one write, so that the program can be stopped at any time. The longest units start first, or seed by seed with
+`--by-seed`. Seeds below 10 are for choosing. `COMPARISONS` was fixed before any row was run on a seed from 10 on:
 
     python -m benchmarks.planted.robust --confirm --jobs 16 --out robust.csv
 """
