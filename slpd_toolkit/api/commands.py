@@ -384,7 +384,7 @@ def list_encoders(name: str = "", **settings: Unpack[of.EncodersSettings]) -> pd
     config = resolve(EncodersConfig, {"name": name, **settings})
     if config.check is not None:
         calls.run("encoders", config)
-    chosen = [require_preset(config.name)] if config.name else list(presets().values())
+    chosen = [require_preset(config.name, "name")] if config.name else list(presets().values())
     rows = {
         preset.name: {
             "about": preset.about,

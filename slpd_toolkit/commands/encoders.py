@@ -32,7 +32,7 @@ def run(config: EncodersConfig) -> int:
         WeightsError: The checked file belongs to another model, is damaged or is unsafe.
     """
     if config.name:
-        preset = require_preset(config.name)
+        preset = require_preset(config.name, "NAME")
         if config.check is not None:
             return _check(preset, config.check)
         _describe(preset)

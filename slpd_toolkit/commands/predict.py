@@ -70,7 +70,8 @@ def run(config: PredictConfig) -> int:
     with compute.explain_out_of_memory("Use --device cpu, or wait until the device is free."):
         representation = _represent(config, bundle, table, device, failures)
     if representation is None:
-        raise SlpdError("No slide could be predicted.", hint=f"{failures.path} lists the reasons.")
+        first = next((f"{row.slide_id or row.path}: {row.error} " for row in failures.rows), "")
+        raise SlpdError(f"No slide could be predicted. {first}".strip(), hint=f"{failures.path} lists all reasons.")
     found = predict(bundle, representation.bags, final=config.final)
     recipe = {**as_recipe(config), ABOUT: {"toolkit": __version__, "bundle_sha256": bundle.digest}}
     write_text(config.out / RECIPE, toml_text(recipe))

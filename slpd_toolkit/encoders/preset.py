@@ -149,8 +149,12 @@ def find_preset(name: str) -> Preset | None:
     return presets().get(name)
 
 
-def require_preset(name: str) -> Preset:
+def require_preset(name: str, setting: str = "--encoder") -> Preset:
     """Return the preset of that name.
+
+    Args:
+        name: Name of the encoder.
+        setting: Where the name was given, for the message.
 
     Raises:
         UsageError: There is none; the message lists all names.
@@ -159,7 +163,7 @@ def require_preset(name: str) -> Preset:
     if name not in known:
         near = get_close_matches(name.lower(), known, n=1)
         raise UsageError(
-            f"--encoder: got {name!r}, allowed: {', '.join(known)}, timm:<model>.",
+            f"{setting}: got {name!r}, allowed: {', '.join(known)}, timm:<model>.",
             hint=(f"Did you mean {near[0]}? " if near else "") + "`slpd encoders` describes each of them.",
         )
     return known[name]

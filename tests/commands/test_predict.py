@@ -157,7 +157,7 @@ def test_pages_of_slides_that_fail_in_a_second_run_are_removed(
     assert run(evaluation, out, cache=cache, manifest=manifest, pages=True) == 1
     assert {path.name for path in (out / "pages").iterdir()} == {"index.html", "own.html", "s002.html"}
     (cache / "s002.h5").write_bytes(b"")
-    with pytest.raises(SlpdError, match="No slide could be predicted"):
+    with pytest.raises(SlpdError, match=r"No slide could be predicted\. s00\d: \S+"):
         run(evaluation, out, cache=cache, manifest=manifest, pages=True)
     assert [path.name for path in (out / "pages").iterdir()] == ["own.html"]
     assert not (out / "predictions.csv").exists()
