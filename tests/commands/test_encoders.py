@@ -49,7 +49,7 @@ def test_one_encoder_is_described_in_full(name: str) -> None:
 @pytest.fixture
 def uni(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small UNI under its name, and its file."""
-    monkeypatch.setattr(encoders, "require_preset", lambda _: twins()["uni"].preset())
+    monkeypatch.setattr(encoders, "require_preset", lambda *_: twins()["uni"].preset())
     return saved(twins()["uni"], tmp_path / "pytorch_model.bin")
 
 
@@ -72,7 +72,7 @@ def test_check_fails_where_a_published_file_was_changed(
     uni: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = with_digest(twins()["uni"].preset(), "pytorch_model.bin", sha256(uni))
-    monkeypatch.setattr(encoders, "require_preset", lambda _: known)
+    monkeypatch.setattr(encoders, "require_preset", lambda *_: known)
     assert encoders.run(EncodersConfig(name="uni", check=uni)) == 0
     assert "the published file" in capsys.readouterr().out
     state = torch.load(uni, weights_only=True)
