@@ -41,7 +41,7 @@ class RepresentConfig:
     """Number of prototypes, for descriptors with prototypes. 0: 4 for `prototypes`, 16 for the others."""
 
     append_mean_token: bool = False
-    """Append the mean token of the slide, over the tissue patches of all its regions: information that
+    """Append the slide's mean token (the mean over the tissue patches of all its regions). It restores information that
     `--centering slide` and `--whitening` remove from the tokens of a region ViT. Not for sets (`prototypes`)."""
 
     per: Literal["slide", "patient"] = "slide"

@@ -1,7 +1,7 @@
 """The output folder of `slpd predict`. predictions.csv is removed first and written last.
 
-heads.csv lists the slides whose pages may exist. Those of an earlier run are removed, because a slide that fails now
-must not keep its page.
+heads.csv lists the slides of an earlier run. Their pages are removed first, so that a slide that fails now does not
+keep an old page.
 """
 
 from __future__ import annotations

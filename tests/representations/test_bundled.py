@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.settings import settings_of
 from slpd_toolkit.core.failures import Failure
 from slpd_toolkit.ingest.embedding.as_bundled import fixed_settings
 from slpd_toolkit.mil.bundle.origin import Origin
-from slpd_toolkit.representations.bundled import short_source
+from slpd_toolkit.representations.bundled import MASK_KEYS, RECIPE_KEYS, short_source
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,13 @@ def test_settings_that_a_failure_suggests_to_change_are_named_if_the_bundle_fixe
     coarse = Failure("embed", "s", "s.svs", "It has 3 um/px.", "Choose --mpp 1.9 or coarser, or raise --max-upsample.")
     assert fixed_settings(origin, [coarse]) == ["--mpp", "--max-upsample"]
     assert fixed_settings(origin, [Failure("embed", "s", "s.svs", "no such file", "Use --slides-root.")]) == []
+
+
+def test_every_setting_of_embed_is_either_in_bundles_or_does_not_change_tokens() -> None:
+    """A setting that bundles forget would have its default on new slides: decide for each new one."""
+    of_the_run = {"manifest", "out", "slides_root", "shard", "overwrite", "qc", "stain_views", "tissue_only"}
+    of_the_machine = {"batch_size", "precision", "device", "cluster", "workers", "stage_to", "stage_gib"}
+    weights = {"weights", "allow_download"}  # which weights are right is decided by their digest
+    kept = {*RECIPE_KEYS, *MASK_KEYS}
+    assert not kept & {*of_the_run, *of_the_machine, *weights}
+    assert set(settings_of(EmbedConfig)) == {*kept, *of_the_run, *of_the_machine, *weights}

@@ -386,7 +386,7 @@ def _classes(found: list[object], task: Mapping[str, object]) -> tuple[str, ...]
     """Return the names of classes, which become columns of tables.
 
     Raises:
-        ValueError: They are not different names, or the task has others.
+        ValueError: A name is missing, empty or repeated, or the names differ from those of the task.
     """
     names = tuple(name for name in found if isinstance(name, str) and name)
     if len(set(names)) < len(found) or ("classes" in task and task["classes"] != found):

@@ -91,8 +91,8 @@ def _read(name: str, cells: StrArray) -> Covariate:
     if len(values) > MOST_CLASSES:
         odd = [value for value, number in zip(cells[known], numbers[known], strict=True) if not np.isfinite(number)]
         raise UsageError(
-            f"--covariates: {name} has {count(len(values), 'different value')}, and not all are numbers from -1e30 to "
-            f"1e30, such as {listed(sorted(set(odd))[:3])}.",
+            f"--covariates: {name} has {count(len(values), 'different value')}; some are not numbers from -1e30 to "
+            f"1e30: {listed(sorted(set(odd))[:3])}.",
             hint=f"Leave missing cells empty. A column of classes may have up to {count(MOST_CLASSES, 'value')}.",
         )
     return Covariate(name, cells, None)

@@ -113,8 +113,8 @@ def near_copy_notes(copies_of: Mapping[str, Sequence[NearCopies]]) -> list[str]:
             models.setdefault(tuple(sorted(each.slides for each in found)), []).append(model)
     return [
         f"{count(len(groups), 'group')} of slides {agree(len(groups), 'consists', 'consist')} of near-copies of one "
-        f"another in {listed(names)}, such as {copies_of[names[0]][0].description}. Keep one slide of each, unless "
-        "they are different slides."
+        f"another in {listed(names)}, such as {copies_of[names[0]][0].description}. Keep one slide per "
+        "group, unless their sections really differ."
         for groups, names in models.items()
     ]
 

@@ -157,7 +157,7 @@ class Task(Reported):
         return type(self).read(slides, cells, settings)
 
     def adapt_readout(self, readout: Readout) -> Readout:
-        """Return how a head that was trained on another cohort is read so that its outputs fit this task."""
+        """Adapt the readout of a head that was trained on another cohort, so that its outputs fit this task."""
         return readout
 
     def check_patients(self, patients: StrArray) -> None:

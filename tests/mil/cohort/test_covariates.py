@@ -37,10 +37,10 @@ def test_no_other_slide_has_an_influence() -> None:
     [
         (["", ""], "age is empty for all slides"),
         (["4", "4"], "age is '4' for all slides"),
-        ([*map(str, range(30)), "n/a", "old"], "32 different values, and not all are numbers .*, such as n/a, old"),
+        ([*map(str, range(30)), "n/a", "old"], "32 different values; some are not numbers .*: n/a, old"),
         (
             [*map(str, range(30)), "1e300"],
-            "31 different values, and not all are numbers from -1e30 to 1e30, such as 1e300",
+            "31 different values; some are not numbers from -1e30 to 1e30: 1e300",
         ),
     ],
 )
