@@ -78,8 +78,8 @@ def require_sites(patients: StrArray, sites: StrArray) -> IntArray:
     large = [name for name in names if len(np.unique(patients[sites == name])) >= FEWEST_PATIENTS]
     if len(large) < 2:
         raise UsageError(
-            f"{count(len(large), 'site')} of {len(names)} {'has' if len(large) == 1 else 'have'} {FEWEST_PATIENTS} or "
-            "more patients: how well the site can be predicted cannot be measured with fewer than two such sites."
+            f"How well the site can be predicted requires at least two sites with {FEWEST_PATIENTS} or more patients; "
+            f"{len(large)} of {len(names)} {'has' if len(large) == 1 else 'have'} so many."
         )
     return np.flatnonzero(np.isin(sites, large))
 
