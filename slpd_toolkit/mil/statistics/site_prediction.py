@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slpd_toolkit.core.errors import UsageError
-from slpd_toolkit.core.text import count
 from slpd_toolkit.mil.statistics.bootstrap import (
     REPLICATES,
     Estimate,
