@@ -219,7 +219,7 @@ def test_a_representation_without_sites_loses_nothing() -> None:
             [f"s{number}" for number in range(12)],
             [0, 1] * 6,
             (
-                "requires at least two sites with 3 or more patients; 0 of 12 have so many",
+                "How well the site can be predicted requires at least two sites with 3 or more patients; 0 of 12 have",
                 "Each site has slides of one class only: class and site cannot be told apart, and the robustness",
                 "No site has patients of different classes in the same test fold: the AUC within and across sites",
             ),
