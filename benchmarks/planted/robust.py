@@ -42,7 +42,7 @@ from benchmarks.semireal.cohorts import TILE_COHORTS, TileModel
 from benchmarks.semireal.tiles import Tiles
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.pretrain import PretrainConfig
-from slpd_toolkit.config.recipe import build, read_recipe
+from slpd_toolkit.config.recipe import build, find_recipe, read_recipe, stage_of
 from slpd_toolkit.mil.bags import Bags
 from slpd_toolkit.mil.cohort.patients import Cohort
 from slpd_toolkit.mil.cohort.split_kinds.cross_validation import cross_validation
@@ -73,8 +73,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "SLPD published": {},
 }
 RECIPES = "recipe "
-"""Rows of shipped recipes: the rest of the name is that of a file of stages/pretrain."""
-STAGES = Path(__file__).parents[2] / "stages" / "pretrain"
+"""Rows of shipped recipes of `slpd pretrain`: the rest of the name is that of the recipe."""
 CHANGES: dict[str, dict[str, Any]] = {
     "offset": {"region_offset": 0.7},
     "half offset": {"region_offset": 0.35},
@@ -201,15 +200,21 @@ class Row:
 
         Raises:
             ValueError: A word is unknown.
+            UsageError: There is no such recipe.
         """
         objective, *words = [word.strip() for word in name.split(",")]
         chosen = [word for word in words if word not in CHANGES]
         row = cls(objective, ", ".join(chosen), tuple(word for word in words if word in CHANGES))
-        recipe = objective.removeprefix(RECIPES)
-        known = objective in OBJECTIVES or (recipe != objective and (STAGES / f"{recipe}.toml").exists())
-        if not known or row.normalisation not in ("", *NORMALISATIONS):
+        if row.recipe is not None:
+            find_recipe(row.recipe, stage_of(PretrainConfig))
+        if (row.recipe is None and objective not in OBJECTIVES) or row.normalisation not in ("", *NORMALISATIONS):
             raise ValueError(f"{name}: known are {', '.join((*OBJECTIVES, *NORMALISATIONS, *CHANGES))}")
         return row
+
+    @property
+    def recipe(self) -> Path | None:
+        """The shipped recipe of the row; None for an objective with the settings of this driver."""
+        return Path(self.objective.removeprefix(RECIPES)) if self.objective.startswith(RECIPES) else None
 
     @property
     def trains(self) -> bool:
@@ -232,8 +237,8 @@ class Unit:
 
 def settings_of(cohort: str, row: Row, seed: int) -> dict[str, Any]:
     """Return the settings of training."""
-    if row.objective.startswith(RECIPES):
-        recipe = read_recipe(PretrainConfig, STAGES / f"{row.objective.removeprefix(RECIPES)}.toml")
+    if row.recipe is not None:
+        recipe = read_recipe(PretrainConfig, row.recipe)
         changes = {name: value for change in row.changes for name, value in CHANGES[change].items()}
         auto = tuple(name for name in recipe["auto"] if name not in changes)
         return {**recipe, **RUNNING, "seed": seed, **changes, "auto": auto}

@@ -33,8 +33,8 @@ class PretrainConfig:
     auto: tuple[str, ...] = ()
     """Settings to choose from the numbers of slides, regions and tokens, unless they are given explicitly (recipe
     `auto`). Each is printed with its reason and written to recipe.toml, from which a resumed run takes it. Without a
-    recipe, they are chosen if there are fewer than 5,000 regions, unless `--epochs`, or a size of batches, crops or the
-    network, is given."""
+    recipe, they are chosen if there are fewer than 5,000 regions and no flag gives one that follows from the size of
+    the cohort, such as --epochs, --lr, --clusters or --embed-dim."""
 
     # -- Slides --
     slides: TrainingSlidesConfig = field(default_factory=TrainingSlidesConfig)

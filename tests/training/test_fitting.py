@@ -19,7 +19,6 @@ from slpd_toolkit.training.fitting import fit_to_cohort, verdict
 from tests.token_factory import write_cache
 from tests.training.runs import run_until
 
-STAGES = Path(__file__).parents[2] / "stages" / "pretrain"
 REGIONS = [12 + 2 * (slide % 12) for slide in range(48)]
 
 
@@ -36,7 +35,7 @@ def test_a_cohort_of_48_slides_gets_the_settings_that_work_on_planted_cohorts() 
     assert (found["global_side"], found["local_side"], found["clusters"]) == (5, 3, 2)
     assert found["lr"] == pytest.approx(0.004)
     assert found["teacher_momentum"] == pytest.approx(0.98, abs=0.001)
-    robust = read_recipe(PretrainConfig, STAGES / "robust.toml")
+    robust = read_recipe(PretrainConfig, Path("robust"))
     assert {name: found[name] for name in robust if name not in {"auto", "teacher_temp"}} == {
         name: value for name, value in robust.items() if name not in {"auto", "teacher_temp"}
     }
