@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import report
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.slides.plan import plan_slide, read_block
 from slpd_toolkit.slides.regions import lay_lattice
 from slpd_toolkit.slides.slide import Slide
@@ -35,7 +36,7 @@ def read(slide: Slide, lattice: Lattice, plan: SlidePlan) -> float:
 def measure(path: Path, mpp_l0: float | None, mpp: float, rounds: int) -> dict[str, Any]:
     with Slide(path, mpp_l0) as slide:
         lattice = lay_lattice(slide.header, target_mpp=mpp, patch_px=256, region_px=4096, max_upsample=4.0)
-        plan = plan_slide(slide, lattice, 0.05)
+        plan = plan_slide(slide, lattice, RegionSelectionConfig(min_tissue=0.05))
         rates = [read(slide, lattice, plan) for _ in range(rounds)]
     return {
         "slide": path.name,

@@ -84,6 +84,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "masked": {"masked_weight": 1.0},
     "KoLeo": {"koleo_weight": 0.1},
     "registers": {"registers": 4},
+    "no prototypes": ablate.NO_PROTOTYPES,
     "twice": {},
 }
 """Settings of `slpd pretrain` by word; `twice` doubles the number of epochs."""

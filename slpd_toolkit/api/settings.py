@@ -110,7 +110,7 @@ class PretrainSettings(TypedDict, total=False):
     centering: Literal["none", "slide"]
     whitening: Literal["none", "between-slides", "within-kinds"]
     registers: int
-    pooling: Literal["cls", "cls+mean"]
+    pooling: Literal["cls", "cls+mean", "cls+mean+input"]
     drop_path: float
     hidden_dim: int
     bottleneck_dim: int

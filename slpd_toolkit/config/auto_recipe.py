@@ -41,7 +41,7 @@ class CohortSize:
     """Tokens along the side of a region."""
     processes: int = 1
     given: Mapping[str, Any] = field(default_factory=dict)
-    """Values that are not chosen; others follow from `batch_size`, `epochs`, `clusters`, `global_side`, `whitening`."""
+    """Values that are not chosen; others follow from them, such as the number of epochs from `batch_size`."""
 
     @property
     def total(self) -> int:
@@ -64,20 +64,19 @@ def _sizes(size: CohortSize) -> dict[str, Choice]:
 
 
 def _remedies() -> dict[str, Choice]:
-    why = "a small network and a short run"
     return {
         "whitening": Choice(_WHITENING, "slides differ in stain and scanner; composition is kept"),
-        "pooling": Choice("cls+mean", "keeps what is common in a region"),
+        "pooling": Choice("cls+mean+input", "keeps what a region consists of"),
         "weight_init": Choice("fan-in", "sensitive to the arrangement of tokens from the start"),
-        "intra_weight": Choice(4.0, why),
-        "inter_weight": Choice(4.0, why),
     }
 
 
 def _length(size: CohortSize) -> dict[str, Choice]:
     total, published = size.total, size.total >= PUBLISHED_COHORT
     share = total / _STEPS_PER_EPOCH / size.processes
-    batch = size.given.get("batch_size", min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share))))))
+    batch = min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share)))))
+    parts = max(1, size.given.get("accumulate", 1))
+    batch = size.given.get("batch_size", parts * max(1, batch // parts))
     of_epoch = max(1, total // (batch * size.processes))
     whitened = size.given.get("whitening", _WHITENING if size.is_small else "none") != "none"
     wanted, least = (_STEPS_OF_WHITENED, 15) if whitened else (_STEPS, 30)
@@ -121,7 +120,7 @@ def _views(size: CohortSize) -> dict[str, Choice]:
     grid, small = size.grid, size.is_small
     large, little = (0.625, 0.375) if small else (14 / 16, 6 / 16)
     where = f"of the side of a region ({grid} tokens)"
-    wide = size.given.get("global_side", max(1, round(large * grid)))
+    wide = size.given.get("global_side", max(1, round(large * grid), min(grid, size.given.get("local_side", 1))))
     return {
         "global_side": Choice(wide, f"{large:.1%} {where}" + ("" if small else ", as published")),
         "local_side": Choice(min(wide, max(1, round(little * grid))), f"{little:.1%} {where}"),
@@ -147,12 +146,27 @@ def _network(size: CohortSize) -> dict[str, Choice]:
     total = size.total
     outputs = min(65536, max(256, 2 ** round(math.log2(max(1, total / 4)))))
     found = {"out_dim": Choice(outputs, f"about a quarter of {count(total, 'region')}, 256 to 65,536")}
+    width, heads = _width(size)
     if size.is_small:
         why = f"fewer than {SMALL_COHORT:,} regions: a small network"
-        sizes = {"embed_dim": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
+        sizes = {"embed_dim": width, "depth": 2, "heads": heads, "mlp_ratio": 2.0, "drop_path": 0.0}
         found |= {name: Choice(value, why) for name, value in sizes.items()}
         found |= {"hidden_dim": Choice(128, why), "bottleneck_dim": Choice(64, why)}
+    elif size.given.keys() & {"embed_dim", "heads"}:
+        found |= {
+            "embed_dim": Choice(width, "a multiple of the heads"),
+            "heads": Choice(heads, "a divisor of the width"),
+        }
     return found
+
+
+def _width(size: CohortSize) -> tuple[int, int]:
+    """Return the width of the network and its number of attention heads, close to the usual ones for given values."""
+    width, heads = (64, 4) if size.is_small else (192, 6)
+    if size.given.get("heads", 0) > 0:
+        heads = size.given["heads"]
+        width = heads * max(1, round(width / heads))
+    return width, max(n for n in range(1, heads + 1) if size.given.get("embed_dim", width) % n == 0)
 
 
 SIZES = tuple(_sizes(CohortSize([1], 1)))

@@ -27,13 +27,13 @@ def command_words(command: str, config: Any, arguments: Sequence[str], recipe: P
     known, values = settings_of(type(config)), flatten(config)
     words = ["slpd", *command.split(), *(os.fspath(values[name]) for name in arguments)]
     of_recipe = {} if recipe is None else read_recipe(type(config), recipe)
-    chosen = set(of_recipe.get("auto", ()))
+    chosen, left = set(of_recipe.get("auto", ())), values.get("auto", ())
     if recipe is not None:
         words += _option("recipe", recipe)
     for name, value in values.items():
-        if name in arguments or value is None or (recipe is not None and name == "auto"):
+        if name in arguments or name in left or value is None or (recipe is not None and name == "auto"):
             continue
-        if value != of_recipe.get(name, known[name].default) or name in chosen - set(values.get("auto", ())):
+        if value != of_recipe.get(name, known[name].default) or name in chosen:
             words += _option(name, value)
     return words
 

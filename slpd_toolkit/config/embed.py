@@ -1,11 +1,12 @@
 """Settings of stage one."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from slpd_toolkit.config.checks import flag, require, require_cluster
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core.precision import Precision
 
 _WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".safetensors")
@@ -82,15 +83,7 @@ class EmbedConfig:
     patch_px: int | None = None
     """Side of a patch in px at the target resolution. Default: that of the encoder, mostly 224 or 256."""
 
-    min_tissue: float = 0.1
-    """Minimum tissue fraction of a region (0-1). The region with the most tissue is always kept."""
-
-    max_upsample: float = 1.6
-    """Maximum factor by which a slide may be upsampled to the target resolution; slides that need more fail."""
-
-    allow_missing_pixels: bool = False
-    """Embed slides whose file lacks pixels in tissue, or has tiles that disagree with the thumbnail. Affected patches
-    have no token and are marked in the token file (`present`). Off: such slides fail."""
+    selection: RegionSelectionConfig = field(default_factory=RegionSelectionConfig)
 
     # -- Stain views --
     stain_views: int = 0
@@ -163,8 +156,6 @@ class EmbedConfig:
         require(region_px is None or region_px > 0, "--region-px", region_px, "a positive number of px")
         if patch_px is not None and region_px is not None:
             require_whole_patches(region_px, patch_px)
-        require(0 <= self.min_tissue <= 1, "--min-tissue", self.min_tissue, "a fraction from 0 to 1")
-        require(1 <= self.max_upsample < float("inf"), "--max-upsample", self.max_upsample, "a factor of at least 1")
         require(0 <= self.stain_views <= MOST_VIEWS, "--stain-views", self.stain_views, f"0 to {MOST_VIEWS}")
         require(self.batch_size >= 0, "--batch-size", self.batch_size, "0 (automatic) or more")
         require(0 <= self.stage_gib < float("inf"), "--stage-gib", self.stage_gib, "0 (automatic) or more")

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, SIZES
+from slpd_toolkit.config.auto_recipe import CHOSEN, IF_SMALL, SIZES, CohortSize, choose_settings
 from slpd_toolkit.config.old_keys import old_key, without_old_keys
 from slpd_toolkit.config.settings import Setting, assemble, flatten, settings_of
 from slpd_toolkit.core.errors import UsageError
@@ -45,6 +45,7 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
     if "auto" in known:
         values["auto"] = _still_open(values, recipe)
+        values = {**_until_chosen(values), **values}
     missing = [name for name, setting in known.items() if setting.default is MISSING and name not in values]
     if missing:
         raise UsageError(f"Missing: {', '.join(missing)}.", hint="Set them on the command line or in the recipe.")
@@ -57,6 +58,17 @@ def _still_open(values: Mapping[str, Any], recipe: Path | None) -> tuple[str, ..
     if recipe is None and "auto" not in values and not values.keys() & set(SIZES):
         named = (IF_SMALL, *CHOSEN)
     return tuple(name for name in named if name not in values)
+
+
+def _until_chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a value for each setting of `auto` until the cohort is known, so that defaults are not checked."""
+    auto = values["auto"]
+    if not auto or auto[0] == IF_SMALL:  # defaults, and no flag that they could contradict
+        return {}
+    choices = choose_settings(
+        CohortSize([100] * 40, 16, given={name: values[name] for name in values if name != "auto"})
+    )
+    return {name: choices[name].value for name in auto if name in choices}
 
 
 def read_recipe(config_class: type, recipe: Path) -> dict[str, Any]:

@@ -43,9 +43,11 @@ class RegionViTConfig:
     registers: int = 0
     """Number of additional learned tokens without a position, which every token can attend to."""
 
-    pooling: Literal["cls", "cls+mean"] = "cls"
-    """Region embedding: the output of the CLS token (`cls`, as published), or this followed by the mean output of the
-    region's tokens (`cls+mean`, twice as many features), which keeps more of what is common in a region."""
+    pooling: Literal["cls", "cls+mean", "cls+mean+input"] = "cls"
+    """Region embedding: the output of the CLS token (`cls`, as published), followed by the mean output of the region's
+    tokens (`cls+mean`, twice as many features), and also by the mean of the projected tokens that enter the
+    transformer (`cls+mean+input`, three times as many), which keeps more of what a region consists of. The DINO head
+    never sees the latter."""
 
     drop_path: float = 0.1
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""
@@ -53,7 +55,12 @@ class RegionViTConfig:
     @property
     def region_dim(self) -> int:
         """Dimension of the region embedding."""
-        return self.embed_dim * (2 if self.pooling == "cls+mean" else 1)
+        return self.embed_dim * len(self.pooling.split("+"))
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of the part of it that the DINO head sees."""
+        return self.embed_dim * (1 if self.pooling == "cls" else 2)
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""

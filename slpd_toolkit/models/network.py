@@ -21,9 +21,9 @@ class Embedded(NamedTuple):
     """Embeddings of views, before the head."""
 
     regions: Tensor
-    """(sum of n_i, E or 2 E) in the order of the views."""
+    """(sum of n_i, F) in the order of the views; F is `RegionViTConfig.head_dim`."""
     tokens: Tensor | None
-    """(n_0, k, E) of the chosen tokens of the first views."""
+    """(n_0, k, F) of the chosen tokens of the first views, each like a region that consists of one token."""
 
 
 class RegionNetwork(nn.Module):
@@ -50,7 +50,7 @@ class RegionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = RegionViT(backbone, generator, input_dim=input_dim, grid=grid)
-        self.head = DinoHead(head, generator, input_dim=backbone.region_dim)
+        self.head = DinoHead(head, generator, input_dim=backbone.head_dim)
         if masks:
             drawn = torch.empty(backbone.embed_dim).normal_(std=INIT_STD, generator=generator)
             self.mask_token = nn.Parameter(drawn)
@@ -95,15 +95,16 @@ class RegionNetwork(nn.Module):
         found: list[Tensor] = []
         tokens: Tensor | None = None
         for view, seen in zip(views, present, strict=True):
-            if masked is None or found:
-                found.append(self.backbone(view, generator, seen))
-                continue
             projected = self.backbone.project(view, seen)
+            if masked is None or found:
+                found.append(self.backbone.outputs(projected, generator, seen))
+                continue
             if hidden:
                 where = torch.zeros(view.shape[:-1], dtype=torch.bool, device=view.device)
                 where = where.flatten(1).scatter(1, masked, value=True).view(*view.shape[:-1], 1)
                 projected = torch.where(where, self.mask_token.to(projected.dtype), projected)
             regions, grid = self.backbone.encode_tokens(projected, generator, seen)
             rows = masked.unsqueeze(-1).expand(-1, -1, grid.shape[-1])
-            found, tokens = [self.backbone.pool(regions, grid, seen)], grid.flatten(1, 2).gather(1, rows)
+            found, chosen = [self.backbone.pool(regions, grid, seen)], grid.flatten(1, 2).gather(1, rows).flatten(0, 1)
+            tokens = self.backbone.pool(chosen, chosen[:, None, None]).view(*masked.shape, -1)
         return Embedded(torch.cat(found), tokens)

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch.nn import functional as F
 
 from slpd_toolkit.config.region_vit import RegionViTConfig
 from slpd_toolkit.core.errors import UsageError, WeightsError
 from slpd_toolkit.models import weights
 from slpd_toolkit.models.token_projection import TokenProjection
-from slpd_toolkit.models.transformer import VisionTransformer, fewest_values, initialise, mean_token
+from slpd_toolkit.models.transformer import (
+    LAYER_NORM_EPS,
+    VisionTransformer,
+    fewest_values,
+    initialise,
+    mean_token,
+)
 
 if TYPE_CHECKING:
     import os
@@ -43,8 +50,6 @@ class RegionViT(VisionTransformer):
     torch.Size([9, 6, 6, 8])
     >>> model(tokens).shape
     torch.Size([9, 24])
-    >>> model.last_attention(tokens).shape
-    torch.Size([9, 3, 37])
     """
 
     def __init__(
@@ -76,15 +81,27 @@ class RegionViT(VisionTransformer):
             present: (N, h, w) bool, the tokens that exist; the values of the others are ignored. None for all.
 
         Returns:
-            (N, E) region embeddings; (N, 2 E) with `config.pooling` "cls+mean".
+            (N, E) region embeddings; with other values of `config.pooling` than "cls", (N, 2 E) or (N, 3 E).
         """
         projected = self.project(tokens, present)
+        parts = [self.outputs(projected, generator, present)]
+        if self.config.pooling == "cls+mean+input":  # standardized like the outputs, so that no part dominates
+            parts.append(F.layer_norm(mean_token(projected, present), projected.shape[-1:], eps=LAYER_NORM_EPS))
+        return torch.cat(parts, dim=-1)
+
+    def outputs(
+        self, projected: Tensor, generator: torch.Generator | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """Compute what the DINO head sees of the region embeddings from tokens after phi, (N, h, w, E).
+
+        It does not see the mean input, which is so easy to predict that the targets would collapse.
+        """
         if self.config.pooling == "cls":
             return self.encode(projected, generator, present)  # without the outputs of other tokens
         return self.pool(*self.encode_tokens(projected, generator, present), present)
 
     def pool(self, cls: Tensor, grid: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return the region embeddings for the outputs of `encode_tokens`; `present` is that of `mean_token`."""
+        """Return `outputs` for what `encode_tokens` returned; `present` is that of `mean_token`."""
         return cls if self.config.pooling == "cls" else torch.cat((cls, mean_token(grid, present)), dim=-1)
 
     def last_attention(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
@@ -125,19 +142,8 @@ class RegionViT(VisionTransformer):
         Raises:
             WeightsError: Its keys or shapes do not match the network.
         """
-        stored: Any = checkpoint.get("config", {})
-        try:
-            shape: dict[str, Any] = {"drop_path": 0.0} | dict(stored)
-            sizes: Any = {name: shape.pop(name) for name in ("input_dim", "grid") if name in shape}
-            config, state = RegionViTConfig(**shape), weights.backbone_state(checkpoint, path)
-            if stored:
-                weights.require_room(state, _fewest_values(config, **sizes), path)
-            model = cls(config, **sizes)
-        except (TypeError, ValueError, OverflowError, UsageError) as error:
-            raise WeightsError(
-                f"{path}: the stored config is not a region ViT config ({error}).",
-                hint="Use a region_vit.pt written by slpd pretrain.",
-            ) from error
+        config, sizes, state = _architecture(checkpoint, path)
+        model = cls(config, **sizes)
         weights.load_strict(model, state, path)
         return model.eval()
 
@@ -174,6 +180,23 @@ class RegionViT(VisionTransformer):
         """
         stored = {"config": self.shape(), "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
         weights.write_checkpoint(stored, path)
+
+
+def _architecture(checkpoint: Mapping[str, Any], path: Path) -> tuple[RegionViTConfig, Any, dict[str, Any]]:
+    """Read the stored config, `input_dim` and `grid`, and the weights, which must be as many as they need."""
+    stored: Any = checkpoint.get("config", {})
+    try:
+        shape: dict[str, Any] = {"drop_path": 0.0} | dict(stored)
+        sizes: Any = {name: shape.pop(name) for name in ("input_dim", "grid") if name in shape}
+        config, state = RegionViTConfig(**shape), weights.backbone_state(checkpoint, path)
+        if stored:
+            weights.require_room(state, _fewest_values(config, **sizes), path)
+    except (TypeError, ValueError, OverflowError, UsageError) as error:
+        raise WeightsError(
+            f"{path}: the stored config is not a region ViT config ({error}).",
+            hint="Use a region_vit.pt written by slpd pretrain.",
+        ) from error
+    return config, sizes, state
 
 
 def _fewest_values(config: RegionViTConfig, *, input_dim: Any = 0, grid: Any = 0) -> float:

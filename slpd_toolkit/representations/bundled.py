@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core import console
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.core.text import agree, count, listed
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from slpd_toolkit.store.token_file import TokenFile
 
 RECIPE_KEYS = (
-    *("encoder", "mpp", "region_px", "patch_px", "min_tissue", "max_upsample", "allow_missing_pixels"),
-    *("mean", "std", "pooling", "seed"),
+    *("encoder", "mpp", "region_px", "patch_px", "mean", "std", "pooling", "seed"),
+    *(item.name for item in fields(RegionSelectionConfig)),
 )
 """Settings of `slpd embed` that determine tokens; paths and settings of the machine are left out."""
 

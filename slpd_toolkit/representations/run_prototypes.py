@@ -80,8 +80,8 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
     @torch.inference_mode()
     def embed(batch: RegionBatch) -> Tensor:
         present = None if batch.present is None else centre_crop(batch.present, side)
-        embedded: Tensor = network.backbone(centre_crop(batch.tokens.float(), side), present=present)
-        return embedded
+        projected = network.backbone.project(centre_crop(batch.tokens.float(), side), present)
+        return network.backbone.outputs(projected, present=present)
 
     with closing(CohortTokens(store)) as plain, torch.inference_mode():
         tokens = CenteredTokens(store, plain) if config.region_vit.centering == "slide" else plain

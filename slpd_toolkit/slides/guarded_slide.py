@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slpd_toolkit.config.region_selection import RegionSelectionConfig
     from slpd_toolkit.core.files import Location
     from slpd_toolkit.slides.masks import MaskFile
     from slpd_toolkit.slides.plan import Block, BlockPixels, SlidePlan
@@ -87,9 +88,9 @@ class GuardedSlide:
         """Identify the file: see `core.files.fingerprint`."""
         return self._readers.read(reading.identify, self._handle)
 
-    def plan(self, lattice: Lattice, min_tissue: float, mask_file: MaskFile | None = None) -> SlidePlan:
+    def plan(self, lattice: Lattice, selection: RegionSelectionConfig, mask_file: MaskFile | None = None) -> SlidePlan:
         """Choose the regions: see `slides.plan.plan_slide`."""
-        return self._readers.read(reading.plan, self._handle, lattice, min_tissue, mask_file)
+        return self._readers.read(reading.plan, self._handle, lattice, selection, mask_file)
 
     def read_block(self, plan: SlidePlan, block: Block) -> BlockPixels:
         """Read patches: see `slides.plan.read_block`."""

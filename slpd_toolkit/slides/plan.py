@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from slpd_toolkit.config.region_selection import RegionSelectionConfig
     from slpd_toolkit.slides.masks import MaskFile
     from slpd_toolkit.slides.overview import Overview
     from slpd_toolkit.slides.regions import Lattice
@@ -91,13 +92,15 @@ class SlidePlan:
                     yield Block(region, slice(top, top + side), slice(left, left + side))
 
 
-def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float, mask_file: MaskFile | None = None) -> SlidePlan:
+def plan_slide(
+    slide: Slide, lattice: Lattice, selection: RegionSelectionConfig, mask_file: MaskFile | None = None
+) -> SlidePlan:
     """Find the tissue of a slide and choose its regions.
 
     Args:
         slide: The slide.
         lattice: Its regions.
-        min_tissue: Least share of tissue of a region; see `slides.regions.select_regions`.
+        selection: Settings of which regions are kept.
         mask_file: The user's mask, which replaces or restricts the detected tissue.
 
     Raises:
@@ -110,7 +113,7 @@ def plan_slide(slide: Slide, lattice: Lattice, min_tissue: float, mask_file: Mas
     patch_tissue = tissue_fraction(mask, [(0, 0)], (patch_th, patch_th), (lattice.rows * grid, lattice.columns * grid))[
         0
     ]
-    rows, columns = select_regions(patch_tissue, grid, min_tissue)
+    rows, columns = select_regions(patch_tissue, grid, selection.min_tissue)
     strict = slide.header.vendor in STRICT_VENDORS
     must_exist = required_pixels(mask, thumbnail, strict=strict)
     level = slide.header.best_level(lattice.patch_l0 / lattice.patch_px)

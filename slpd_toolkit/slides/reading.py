@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slpd_toolkit.config.region_selection import RegionSelectionConfig
     from slpd_toolkit.core.files import Location
     from slpd_toolkit.slides.masks import MaskFile
     from slpd_toolkit.slides.opened_slide import SlideHeader
@@ -59,9 +60,11 @@ def identify(handle: SlideHandle) -> str:
         ) from error
 
 
-def plan(handle: SlideHandle, lattice: Lattice, min_tissue: float, mask_file: MaskFile | None) -> SlidePlan:
+def plan(
+    handle: SlideHandle, lattice: Lattice, selection: RegionSelectionConfig, mask_file: MaskFile | None
+) -> SlidePlan:
     """Choose regions: see `slides.plan.plan_slide`."""
-    return plan_slide(_slide(handle), lattice, min_tissue, mask_file)
+    return plan_slide(_slide(handle), lattice, selection, mask_file)
 
 
 def block(

@@ -46,7 +46,7 @@ def embed_cohort(
         stop: Checked after each batch.
 
     Returns:
-        (R, E) region embeddings and (R, d) bottleneck unit vectors, float32 on the device.
+        (R, F) region embeddings, as the head sees them, and (R, d) bottleneck unit vectors, float32 on the device.
 
     Raises:
         Stopped: The run was asked to stop.
@@ -54,14 +54,14 @@ def embed_cohort(
 
     def embed(batch: RegionBatch) -> Tensor:
         present = None if batch.present is None else centre_crop(batch.present, side)
-        embedded: Tensor = network.backbone(centre_crop(batch.tokens.float(), side), present=present)
-        return embedded
+        projected = network.backbone.project(centre_crop(batch.tokens.float(), side), present)
+        return network.backbone.outputs(projected, present=present)
 
     device = processes.device
     parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
 
     def embed_share() -> Tensor:
-        made = [torch.empty(0, network.backbone.config.region_dim, device=device)]
+        made = [torch.empty(0, network.backbone.config.head_dim, device=device)]
         with closing(map_regions(embed, tokens, parts, device=device, workers=workers)) as batches:
             for features in batches:
                 made.append(features)

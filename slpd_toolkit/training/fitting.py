@@ -63,15 +63,18 @@ def choose_for(config: PretrainConfig, size: CohortSize) -> tuple[PretrainConfig
         return config, {}
     if IF_SMALL in config.auto and not size.is_small:
         return _with(config, {}), {}
-    names = set(config.auto)
-    given = {name: value for name, value in flatten(config).items() if name not in names}
-    choices = choose_settings(replace(size, given=given))
-    chosen = {name: choices[name] for name in choices if name in names}
+    choices = choose_settings(replace(size, given=_given(config)))
+    chosen = {name: choices[name] for name in choices if name in config.auto}
     return _with(config, {name: choice.value for name, choice in chosen.items()}), chosen
 
 
 def _with(config: PretrainConfig, values: Mapping[str, Any]) -> PretrainConfig:
-    return assemble(PretrainConfig, {**flatten(replace(config, auto=("batch_size",))), **values, "auto": ()})
+    """Return the settings with these values for `auto`, and the defaults for the rest of it."""
+    return assemble(PretrainConfig, {**_given(config), **values, "auto": ()})
+
+
+def _given(config: PretrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in flatten(config).items() if name not in config.auto}
 
 
 def verdict(last: Mapping[str, str], outputs: int) -> str:

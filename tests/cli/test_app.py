@@ -80,7 +80,7 @@ def test_flag_over_recipe_over_default(configs: list[EmbedConfig], tmp_path: Pat
     recipe.write_text('out = "from-recipe"\nmpp = 0.75\nqc = false\nseed = 5\n')
     assert slpd("embed", "m.csv", "--recipe", recipe, "--mpp", 0.5, "--qc").exit_code == 0
     (config,) = configs
-    assert (str(config.out), config.mpp, config.qc, config.seed, config.max_upsample) == (
+    assert (str(config.out), config.mpp, config.qc, config.seed, config.selection.max_upsample) == (
         "from-recipe",
         0.5,
         True,

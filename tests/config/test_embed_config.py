@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.recipe import build
 from slpd_toolkit.core.errors import UsageError
 
 NAN, INF = float("nan"), float("inf")
 
 
 def config(**values: Any) -> EmbedConfig:
-    return EmbedConfig(manifest=Path("m.csv"), out=Path("cache"), **values)
+    return build(EmbedConfig, {"manifest": Path("m.csv"), "out": Path("cache"), **values})
 
 
 def test_the_defaults_leave_the_geometry_to_the_encoder() -> None:

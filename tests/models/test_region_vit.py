@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -62,8 +62,9 @@ def test_checkpoints_of_hipt_need_no_config(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_the_mean_output_of_present_tokens_follows_cls(tmp_path: Path) -> None:
-    config = replace(TINY, pooling="cls+mean", registers=1)
+@pytest.mark.parametrize("pooling", ["cls+mean", "cls+mean+input"])
+def test_means_of_present_tokens_follow_cls(pooling: Any, tmp_path: Path) -> None:
+    config = replace(TINY, pooling=pooling, registers=1)
     model = RegionViT(config, torch.Generator().manual_seed(0), input_dim=6, grid=3).eval()
     plain = RegionViT(replace(config, pooling="cls"), input_dim=6, grid=3).eval()
     plain.load_state_dict(model.state_dict())
@@ -72,15 +73,25 @@ def test_the_mean_output_of_present_tokens_follows_cls(tmp_path: Path) -> None:
     present[1] = False
     for seen in (None, present):
         found = model(tokens, present=seen)
-        assert found.shape == (4, config.region_dim) == (4, 32)
+        assert found.shape == (4, config.region_dim) == (4, 16 * (1 + pooling.count("+")))
+        assert torch.equal(model.outputs(model.project(tokens), present=seen), found[:, :32])
+        assert config.head_dim == 32
         torch.testing.assert_close(found[:, :16], plain(tokens, present=seen))
-        _, grid = model.encode_tokens(model.project(tokens), present=seen)
+        projected = model.project(tokens)
+        _, grid = model.encode_tokens(projected, present=seen)
         for region in range(4):
-            rows = grid[region].flatten(0, 1)[(torch.ones(3, 3) if seen is None else seen[region]).flatten() > 0]
-            torch.testing.assert_close(found[region, 16:], rows.mean(0) if len(rows) else torch.zeros(16))
+            there = (torch.ones(3, 3) if seen is None else seen[region]).flatten() > 0
+            means = [
+                values[region].flatten(0, 1)[there].mean(0) if there.any() else torch.zeros(16)
+                for values in (grid, projected)
+            ]
+            torch.testing.assert_close(found[region, 16:32], means[0])
+            if pooling == "cls+mean+input":
+                wanted = (means[1] - means[1].mean()) / (means[1].var(correction=0) + 1e-6).sqrt()
+                torch.testing.assert_close(found[region, 32:], wanted)
     model.save(tmp_path / "model.pt")
     again = RegionViT.from_file(tmp_path / "model.pt")
-    assert again.config.pooling == "cls+mean"
+    assert again.config.pooling == pooling
     assert torch.equal(again(tokens), model(tokens))
     assert "pooling" not in plain.shape()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -32,10 +32,10 @@ HEAD = DinoHeadConfig(hidden_dim=16, bottleneck_dim=6, out_dim=20)
 OFF = {"dino": 1.0, "intra": 0.0, "inter": 0.0}
 
 
-def build(weights_of: dict[str, float], *, masks: bool = True) -> Slpd:
+def build(weights_of: dict[str, float], *, masks: bool = True, pooling: Any = "cls") -> Slpd:
     """Build an objective in double precision, with a teacher that differs from the student and large weights."""
     rng = torch.Generator().manual_seed(0)
-    network = RegionNetwork(BACKBONE, HEAD, input_dim=5, grid=SIDE, masks=masks)
+    network = RegionNetwork(replace(BACKBONE, pooling=pooling), HEAD, input_dim=5, grid=SIDE, masks=masks)
     slpd = Slpd(ObjectiveConfig(weights=OFF | weights_of), network).double().train()
     for network in (slpd.student, slpd.teacher):
         for parameter in network.parameters():
@@ -74,9 +74,11 @@ def logits(network: RegionNetwork, vector: Tensor) -> Tensor:
     return found
 
 
+@pytest.mark.parametrize("pooling", ["cls", "cls+mean", "cls+mean+input"])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_masked_tokens_equal_the_plain_loops(gaps: bool) -> None:
-    slpd, views = build({"masked": 0.7}), draw_views(gaps=gaps)
+def test_masked_tokens_equal_the_plain_loops(gaps: bool, pooling: str) -> None:
+    """With mean outputs, a token is its own mean: like a region that consists of one token."""
+    slpd, views = build({"masked": 0.7}, pooling=pooling), draw_views(gaps=gaps)
     slpd.get_buffer("masked_centre").normal_()
     centre = slpd.get_buffer("masked_centre").clone()
     losses = slpd(views)
@@ -91,6 +93,8 @@ def test_masked_tokens_equal_the_plain_loops(gaps: bool) -> None:
                 there = views.teacher_sees.global_crops[view, region].flatten().tolist()
             _, ours = plain_tokens(slpd.student, grid, hidden, there)
             _, theirs = plain_tokens(slpd.teacher, grid, [], there)
+            if pooling != "cls":
+                ours, theirs = torch.cat((ours, ours), 1), torch.cat((theirs, theirs), 1)
             predicted = [place for place in hidden if there[place]]
             for place in predicted:
                 target = logits(slpd.teacher, theirs[place]).detach()
@@ -174,8 +178,11 @@ def test_registers_have_no_position_and_no_attention_of_their_own() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
-def test_runs_with_all_terms_resume_exactly(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"masked_weight": 1.0, "koleo_weight": 0.1, "registers": 1, "epochs": 2}
+@pytest.mark.parametrize("pooling", ["cls", "cls+mean", "cls+mean+input"])
+def test_runs_with_all_terms_resume_exactly(
+    pooling: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"masked_weight": 1.0, "koleo_weight": 0.1, "registers": 1, "epochs": 2, "pooling": pooling}
     whole, parts = (tiny(cache, tmp_path / name, **changes) for name in ("whole", "parts"))
     assert pretrain.run(whole) == 0
     assert run_until(monkeypatch, parts, 4) == 143

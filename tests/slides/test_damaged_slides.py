@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 from slpd_toolkit.slides.regions import lay_lattice
@@ -29,7 +30,7 @@ def pixels_of(readers: SlideReaders, path: Path) -> dict[tuple[object, ...], byt
     """
     slide = GuardedSlide(readers, path)
     lattice = lay_lattice(slide.header, target_mpp=1.0, patch_px=64, region_px=512, max_upsample=1.6)
-    plan = slide.plan(lattice, 0.1)
+    plan = slide.plan(lattice, RegionSelectionConfig(min_tissue=0.1))
     found: dict[tuple[object, ...], bytes] = {}
     for block in plan.blocks():
         pixels = slide.read_block(plan, block)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides.guarded_slide import GuardedSlide, SlideReaders
 from slpd_toolkit.slides.plan import plan_slide, read_block
@@ -35,7 +36,10 @@ def test_the_same_as_the_slide_itself(tmp_path: Path, readers: SlideReaders) -> 
         assert (there.read(10, 20, 300, 100) == here.read(10, 20, 300, 100)).all()
         assert (there.thumbnail(8.0).rgb == here.thumbnail(8.0).rgb).all()
         lattice = lay_lattice(here.header, target_mpp=1.0, patch_px=64, region_px=256, max_upsample=1.6)
-        found, wanted = there.plan(lattice, 0.1), plan_slide(here, lattice, 0.1)
+        found, wanted = (
+            there.plan(lattice, RegionSelectionConfig(min_tissue=0.1)),
+            plan_slide(here, lattice, RegionSelectionConfig(min_tissue=0.1)),
+        )
         assert (found.mask == wanted.mask).all()
         assert (found.coords_l0 == wanted.coords_l0).all()
         for block in wanted.blocks():

@@ -10,6 +10,7 @@ import numpy as np
 import openslide
 import pytest
 
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.slides.overview import (
     LOOSE_SHIFT_TH,
     SHIFT_TH,
@@ -170,7 +171,7 @@ def test_sound_slides_are_not_suspected_whatever_level_the_thumbnail_is_made_of(
     """The levels of this slide are displaced by fractions of a pixel, because their sizes are rounded up."""
     with Slide(data / "slides" / "her2st-C2.tiff", mpp) as slide:
         lattice = lay_lattice(slide.header, target_mpp=2 * mpp, patch_px=256, region_px=2048, max_upsample=1.6)
-        plan = plan_slide(slide, lattice, 0.05)
+        plan = plan_slide(slide, lattice, RegionSelectionConfig(min_tissue=0.05))
         found = [read_block(slide, lattice, plan.corner_l0(b), b, plan.overview(b)) for b in plan.blocks()]
     assert sum(len(block.patches) for block in found) > 100
     assert not any(block.contrary.any() for block in found)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.slides import regions
 from slpd_toolkit.slides.plan import plan_slide, read_block, require_tissue
@@ -32,7 +33,7 @@ def plan(
     slide: Slide, min_tissue: float = 0.1, *, region_px: int = 256, patch_px: int = 64, mpp: float = 1.0
 ) -> SlidePlan:
     lattice = lay_lattice(slide.header, target_mpp=mpp, patch_px=patch_px, region_px=region_px, max_upsample=1.6)
-    return plan_slide(slide, lattice, min_tissue)
+    return plan_slide(slide, lattice, RegionSelectionConfig(min_tissue=min_tissue))
 
 
 def test_regions_with_tissue_are_kept_in_reading_order(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from slpd_toolkit.commands import embed
+from slpd_toolkit.config.region_selection import RegionSelectionConfig
 from slpd_toolkit.core.errors import SlideError
 from slpd_toolkit.core.files import fingerprint
 from slpd_toolkit.slides.plan import plan_slide, read_block
@@ -280,7 +281,7 @@ def test_the_same_plan_and_patches_from_a_slide_a_picture_and_ome_tiff(tmp_path:
     for path in paths:
         with Slide(path, 1.0) as slide:
             lattice = lay_lattice(slide.header, target_mpp=1.0, patch_px=64, region_px=256, max_upsample=1.6)
-            plan = plan_slide(slide, lattice, 0.1)
+            plan = plan_slide(slide, lattice, RegionSelectionConfig(min_tissue=0.1))
             blocks = [read_block(slide, lattice, plan.corner_l0(b), b, plan.overview(b)) for b in plan.blocks()]
             found.append([plan.tissue, plan.coords_l0, np.concatenate([block.patches for block in blocks])])
     for other in found[1:]:

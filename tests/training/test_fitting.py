@@ -13,9 +13,10 @@ from slpd_toolkit.config.auto_recipe import CHOSEN, CohortSize, choose_settings
 from slpd_toolkit.config.objective import ObjectiveConfig
 from slpd_toolkit.config.pretrain import PretrainConfig
 from slpd_toolkit.config.recipe import build, read_recipe
+from slpd_toolkit.config.settings import flatten
 from slpd_toolkit.core.errors import UsageError
 from slpd_toolkit.store.token_file import TokenStore
-from slpd_toolkit.training.fitting import fit_to_cohort, verdict
+from slpd_toolkit.training.fitting import choose_for, fit_to_cohort, verdict
 from tests.token_factory import write_cache
 from tests.training.runs import run_until
 
@@ -73,6 +74,33 @@ def test_every_cohort_gets_settings_that_are_allowed(regions: list[int], grid: i
         assert not config.auto
         if processes == 1:
             assert config.batch_size <= sum(regions)
+
+
+@pytest.mark.parametrize("recipe", ["auto", "robust"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"embed_dim": width} for width in (24, 65, 128, 384)),
+        *({"heads": heads} for heads in (1, 5, 6, 12)),
+        *({"local_side": 3}, {"global_side": 1}, {"accumulate": 3}, {"accumulate": 64}),
+        *({"clusters": 30}, {"min_regions": 2}, {"warmup_epochs": 12}, {"epochs": 1}, {"prototype_epoch": 0}),
+        {"epochs": 200, "warmup_epochs": 150},
+    ],
+)
+def test_what_is_chosen_fits_what_is_given(recipe: str, given: dict[str, int], tmp_path: Path) -> None:
+    """Also before the cohort is known: defaults that will not be used must not be compared with a flag."""
+    config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, **given}, Path(recipe))
+    for regions, grid in (([20] * 48, 6), ([60] * 200, 16), ([60] * 1000, 16)):
+        fitted, _ = choose_for(config, CohortSize(regions, grid))
+        found = flatten(fitted)
+        assert {name: found[name] for name in given} == given
+        assert found["embed_dim"] % found["heads"] == 0
+
+
+def test_what_is_not_chosen_for_a_large_cohort_is_the_default(tmp_path: Path) -> None:
+    config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path}, Path("auto"))
+    fitted, _ = choose_for(config, CohortSize([60] * 1000, 16))
+    assert fitted.region_vit == PretrainConfig(cache=tmp_path, out=tmp_path).region_vit
 
 
 def test_flags_and_values_of_recipes_are_not_chosen(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def _look(
     """Return the regions of a slide, the seconds spent on reading some of its patches, and these patches."""
     slide = GuardedSlide(readers, entry.slide_path, entry.mpp_l0)
     mask = mask_of(entry, config)
-    plan = slide.plan(place_regions(slide.header, config, geometry), config.min_tissue, mask)
+    plan = slide.plan(place_regions(slide.header, config, geometry), config.selection, mask)
     require_tissue(plan, masked=mask is not None)
     begun = time.perf_counter()
     blocks = list(islice(plan.blocks(), len(plan) // 2, len(plan) // 2 + _BLOCKS)) if wanted else []

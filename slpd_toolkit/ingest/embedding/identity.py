@@ -62,7 +62,7 @@ class CacheIdentity:
             patch_px=lattice.patch_px,
             region_px=lattice.region_px,
             region_l0=lattice.region_l0,
-            min_tissue=self.config.min_tissue,
+            min_tissue=self.config.selection.min_tissue,
             encoder=self.encoder.name,
             encoder_sha256=self.encoder.weights_sha256,
             encoder_input_px=self.encoder.input_px,

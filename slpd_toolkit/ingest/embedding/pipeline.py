@@ -60,7 +60,7 @@ class EmbeddingPipeline:
         self._lanes, self._draw, self._on_progress = lanes, draw, on_progress
         self._share = share
         self._workers = readers or lanes[0].identity.config.workers
-        self._allow_missing = lanes[0].identity.config.allow_missing_pixels
+        self._allow_missing = lanes[0].identity.config.selection.allow_missing_pixels
 
     def run(self, entries: Iterable[SlideEntry], count: int) -> None:
         """Embed slides; complete ones are skipped, failing ones are recorded, and the others continue.

@@ -48,7 +48,7 @@ def place_regions(slide: SlideHeader, config: EmbedConfig, geometry: Geometry) -
         target_mpp=geometry.mpp,
         patch_px=geometry.patch_px,
         region_px=geometry.region_px,
-        max_upsample=config.max_upsample,
+        max_upsample=config.selection.max_upsample,
     )
 
 
@@ -173,13 +173,13 @@ class SlideOpener:
             return
         jobs: list[SlideJob] = []
         try:
-            plan = slide.plan(lattice, config.min_tissue, mask_file)
+            plan = slide.plan(lattice, config.selection, mask_file)
             for lane in (each for each in wanted if each.identity.config.qc):
                 self.draw(lane.picture(entry), plan)
             require_tissue(plan, masked=mask_file is not None)
             for lane in wanted:
                 meta = lane.identity.meta(*about)
-                may_drop = config.allow_missing_pixels
+                may_drop = config.selection.allow_missing_pixels
                 writer = TokenWriter(lane.token_file(entry), meta, plan.coords_l0, plan.tissue, may_drop=may_drop)
                 jobs.append(SlideJob(lane, writer, lane.identity.stain(entry.slide_id)))
         except Exception as error:  # noqa: BLE001 - another geometry may do

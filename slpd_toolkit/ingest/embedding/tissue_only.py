@@ -68,6 +68,6 @@ def _find_tissue(
 ) -> None:
     slide = GuardedSlide(readers, entry.slide_path, entry.mpp_l0)
     lattice = place_regions(slide.header, config, geometry)
-    plan = slide.plan(lattice, config.min_tissue, mask_of(entry, config))
+    plan = slide.plan(lattice, config.selection, mask_of(entry, config))
     draw(config.out / QC_FOLDER / f"{entry.slide_id}.jpg", plan)
     require_tissue(plan, masked=entry.mask_path is not None)

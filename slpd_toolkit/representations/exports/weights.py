@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SUFFIXES = {"hipt": ".pth", "safetensors": ".safetensors"}
 """Formats, and the suffix of their files."""
 
+_APPENDED = {"cls+mean": "the mean output of all tokens", "cls+mean+input": "mean outputs and inputs of all tokens"}
+
 
 def write_weights(source: Path, to: str, out: Path) -> None:
     """Write the weights of a region ViT.
@@ -46,7 +48,7 @@ def write_weights(source: Path, to: str, out: Path) -> None:
             console.warn(f"{source} expects tokens relative to their slide's mean token, which HIPT does not subtract.")
         if model.config.pooling != "cls":
             console.warn(
-                f"{source} appends the mean output of all tokens to that of CLS; HIPT returns only "
+                f"{source} appends {_APPENDED[model.config.pooling]} to the output of CLS; HIPT returns only "
                 f"the first {model.config.embed_dim} features, those of CLS."
             )
     else:
