@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.settings import assemble
 from slpd_toolkit.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, freeze
 from slpd_toolkit.models.patch_vit import PatchViT
 from slpd_toolkit.models.transformer import initialise
@@ -89,7 +90,7 @@ def small_config(manifest: Path, out: Path, **changes: Any) -> EmbedConfig:
     settings = SMALL | changes
     if isinstance(settings["encoder"], str):
         settings["encoder"] = (settings["encoder"],)
-    return EmbedConfig(manifest=manifest, out=out, **settings)
+    return assemble(EmbedConfig, {"manifest": manifest, "out": out, **settings})
 
 
 def as_flags(**values: object) -> list[str]:

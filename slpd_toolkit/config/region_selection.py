@@ -4,10 +4,16 @@ from dataclasses import dataclass
 
 from slpd_toolkit.config.checks import require
 
+ACCEPTANCE = ("max_upsample", "allow_missing_pixels")
+"""Settings that only decide which slides fail; slides of one cache may have different values."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSelectionConfig:
-    """Which regions are embedded, and which slides are accepted. All of it is stored with the tokens and in bundles."""
+    """Which regions are embedded, and which slides are accepted.
+
+    All settings are stored with the tokens and in bundles. A cache never mixes values, except of `ACCEPTANCE`.
+    """
 
     min_tissue: float = 0.1
     """Minimum tissue fraction of a region (0-1). The region with the most tissue is always kept."""

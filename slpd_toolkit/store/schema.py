@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slpd_toolkit.config.region_selection import ACCEPTANCE, RegionSelectionConfig
 from slpd_toolkit.core.errors import CacheError
 from slpd_toolkit.core.files import is_safe_name
 from slpd_toolkit.core.version import is_version
@@ -160,9 +161,35 @@ SLIDE_FIELDS = (
 """Attributes, in addition to `RUN_FIELDS`, of an existing file that must match a slide for a run to skip it."""
 
 
+def run_disagreement(found: TokenMeta, wanted: TokenMeta) -> str:
+    """List each setting that a cache cannot mix and that differs, with both values; empty if none does.
+
+    These are `RUN_FIELDS`, and settings of the selection of regions in the recipes of `slpd embed`. Recipes of versions
+    without a setting have its default.
+    """
+    pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in RUN_FIELDS]
+    if not found.source and not wanted.source:
+        one, other = (_recipe(meta) for meta in (found, wanted))
+        defaults = asdict(RegionSelectionConfig())
+        settings = [name for name in defaults if name not in (*RUN_FIELDS, *ACCEPTANCE)]
+        pairs += [(name, *(each.get(name, defaults[name]) for each in (one, other))) for name in settings]
+    return _differences(pairs)
+
+
+def _recipe(meta: TokenMeta) -> dict[str, Any]:
+    try:
+        recipe = json.loads(meta.recipe)
+    except ValueError:
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
 def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) -> str:
     """List each of the attributes `names` that differs, with both values; empty if none does."""
-    pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in names]
+    return _differences([(name, getattr(found, name), getattr(wanted, name)) for name in names])
+
+
+def _differences(pairs: list[tuple[str, Any, Any]]) -> str:
     return ", ".join(f"{name}: {one!r} there, {other!r} here" for name, one, other in pairs if one != other)
 
 

@@ -326,8 +326,9 @@ def require_same(path: Path, meta: TokenMeta) -> None:
     Raises:
         CacheError: It is unreadable, or differs in an attribute; the message names it and both values.
     """
-    differences = schema.disagreement(TokenFile.open(path).meta, meta, (*schema.RUN_FIELDS, *schema.SLIDE_FIELDS))
-    if differences:
+    found = TokenFile.open(path).meta
+    each = (schema.run_disagreement(found, meta), schema.disagreement(found, meta, schema.SLIDE_FIELDS))
+    if differences := ", ".join(filter(None, each)):
         raise CacheError(f"{path} already exists, but {differences}.", hint="Use --overwrite to replace it.")
 
 
@@ -349,8 +350,7 @@ def require_same_run(folder: Path, wanted: TokenMeta, redone: Collection[str]) -
             unreadable.append(found)  # if it is the file of a slide of this run, that slide fails
             continue
         readable = True
-        differences = schema.disagreement(found.meta, wanted, schema.RUN_FIELDS)
-        if differences:
+        if differences := schema.run_disagreement(found.meta, wanted):
             raise UsageError(
                 f"{found.path} was written with other settings: {differences}.",
                 hint="Use another --out or the same settings, or --overwrite to replace the slides of this run.",
