@@ -108,7 +108,7 @@ class PretrainSettings(TypedDict, total=False):
     mlp_ratio: float
     weight_init: Literal["published", "fan-in"]
     centering: Literal["none", "slide"]
-    whitening: Literal["none", "between-slides", "within-kinds"]
+    whitening: Literal["none", "between-slides", "within-kinds", "wiener"]
     registers: int
     pooling: Literal["cls", "cls+mean", "cls+mean+input"]
     drop_path: float

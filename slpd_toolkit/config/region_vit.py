@@ -34,11 +34,12 @@ class RegionViTConfig:
     stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
     they are used."""
 
-    whitening: Literal["none", "between-slides", "within-kinds"] = "none"
+    whitening: Literal["none", "between-slides", "within-kinds", "wiener"] = "none"
     """Scale down the directions in which slides differ, such as stain and scanner, instead of subtracting a slide's
     mean token. `between-slides`: directions in which mean tokens differ, which include composition. `within-kinds`:
-    directions in which tokens of the same kind (cluster) differ between slides, so that composition is kept. Estimated
-    from the slides of the run, and stored with the weights."""
+    directions in which tokens of the same kind (cluster) differ between slides, so that composition is kept.
+    `wiener`: the same directions, but all others keep their variance (a Wiener filter). Estimated from the slides of
+    the run, and stored with the weights."""
 
     registers: int = 0
     """Number of additional learned tokens without a position, which every token can attend to."""

@@ -19,9 +19,11 @@ from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.token_whitening import (
     SMOOTHING,
+    STRENGTH,
     map_of_kinds,
     whiten_between_slides,
     whiten_within_kinds,
+    wiener_filter,
 )
 from tests.token_factory import LENGTHS, write_cache
 from tests.training.runs import assert_same_run, run_until, tiny, weights
@@ -92,19 +94,17 @@ def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
-def test_a_run_with_whitening_within_kinds_resumes_with_its_map(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_a_filter_resumes_with_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = write_cache(tmp_path / "cache", LENGTHS, grid=2)
     whole, parts = (
-        tiny(cache, tmp_path / name, **SIDES | {"whitening": "within-kinds", "pooling": "cls+mean"})
+        tiny(cache, tmp_path / name, **SIDES | {"whitening": "wiener", "pooling": "cls+mean+input"})
         for name in ("whole", "parts")
     )
     assert pretrain.run(whole) == 0
     for steps in (1, 4):
         assert run_until(monkeypatch, parts, steps) == 143
         assert RegionViT.from_file(parts.out).phi.has_map
-        assert RegionViT.from_file(parts.out).config.pooling == "cls+mean"
+        assert RegionViT.from_file(parts.out).config.pooling == "cls+mean+input"
     assert pretrain.run(parts) == 0
     assert_same_run(whole.out, parts.out)
 
@@ -162,6 +162,43 @@ def test_differences_in_composition_are_kept_and_shifts_of_the_same_kind_scaled_
     assert kept > 3 * plain
     variance = np.trace(within_kinds @ np.cov(np.concatenate(slides).T) @ within_kinds) / 8
     assert variance == pytest.approx(1, abs=0.01)
+
+
+def test_the_filter_scales_each_direction_by_what_is_not_a_shift_of_slides() -> None:
+    """Kinds along features 1 to 3, shifts along 0, other features with variances from 0.01 to 100."""
+    rng = np.random.default_rng(1)
+    slides, centers, stain = kinds_and_slides(rng)
+    slides = [
+        np.hstack((slide, rng.standard_normal((len(slide), 3)) * (0.1, 1, 10))).astype(np.float32) for slide in slides
+    ]
+    found, whitened = (map_of_kinds(slides, wiener=wiener).matrix.double().numpy() for wiener in (True, False))
+    gains = np.diag(found)
+    np.testing.assert_allclose(found, np.diag(gains), atol=0.12 * gains.max())
+    variance = np.cov(np.concatenate(slides).T)
+    assert np.trace(found @ variance @ found) / 11 == pytest.approx(1, abs=0.01)
+    fraction = np.var([slide[:, 0].mean() for slide in slides], ddof=1) / variance[0, 0]
+    assert gains[0] / gains[-1] == pytest.approx(1 / (1 + STRENGTH * fraction), rel=0.5)
+    np.testing.assert_allclose(gains[[8, 9, 10]], gains[8], rtol=0.35)  # as they are, whatever their variance
+    distance = np.linalg.norm(centers[0] - centers[1])
+    kept = np.linalg.norm((centers[0] - centers[1]) @ found[:8]) / np.linalg.norm(stain @ found[:8])
+    assert kept > 3 * distance / np.linalg.norm(stain)
+    assert whitened[8, 8] > 2 * whitened[10, 10]
+
+
+def test_the_filter_is_that_of_wiener_in_any_basis() -> None:
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    shifts, tokens = np.array([4.0, 0.0, 0.1, 1.0]), np.array([5.0, 0.01, 0.2, 3.0])
+    found = wiener_filter((basis * shifts) @ basis.T, (basis * tokens) @ basis.T)
+    gains = np.diag(basis.T @ found @ basis)
+    np.testing.assert_allclose(gains / gains[1], tokens / (tokens + STRENGTH * shifts), rtol=0.02)
+    np.testing.assert_allclose((gains**2 * tokens).mean(), 1)
+    np.testing.assert_allclose((basis * gains) @ basis.T, found, atol=1e-9)
+
+
+def test_the_filter_of_slides_that_do_not_differ_is_the_identity() -> None:
+    tokens = np.random.default_rng(0).standard_normal((200, 5)).astype(np.float32) * (1, 2, 3, 4, 5)
+    found = map_of_kinds([tokens.astype(np.float32)] * 3, wiener=True).matrix
+    torch.testing.assert_close(found, torch.eye(5) * found[0, 0], atol=1e-3, rtol=0)
 
 
 def test_maps_within_kinds_repeat_and_withstand_tiny_cohorts(tmp_path: Path) -> None:
