@@ -37,7 +37,7 @@ import torch
 
 from benchmarks.planted import ablate
 from benchmarks.planted import report as ablate_report
-from benchmarks.planted.cohorts import CACHE, DrawsTokens, Planted, TokenModel, Truth, plan, write_cohort
+from benchmarks.planted.cohorts import CACHE, DrawsTokens, Planted, TokenModel, Truth, plan, write_cohort, write_slides
 from benchmarks.semireal.cohorts import TILE_COHORTS, TileModel
 from benchmarks.semireal.tiles import Tiles
 from slpd_toolkit.commands import pretrain
@@ -50,6 +50,7 @@ from slpd_toolkit.mil.heads.fold_predictions import run_folds
 from slpd_toolkit.mil.statistics.paired_tests import corrected_t_test, holm
 from slpd_toolkit.models.region_vit import REGION_VIT, RegionViT
 from slpd_toolkit.store.cohort_tokens import CohortTokens
+from slpd_toolkit.store.stain_folders import stain_folder
 from slpd_toolkit.store.token_file import TokenStore
 from slpd_toolkit.training.token_whitening import TokenMap, map_of_kinds
 
@@ -85,6 +86,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "KoLeo": {"koleo_weight": 0.1},
     "registers": {"registers": 4},
     "no prototypes": ablate.NO_PROTOTYPES,
+    "stain views": {"stain_views": 2},
     "twice": {},
 }
 """Settings of `slpd pretrain` by word; `twice` doubles the number of epochs."""
@@ -275,11 +277,14 @@ def complete(unit: Unit, tiles_file: Path | None = None) -> tuple[Unit, float, d
     started, row = time.process_time(), Row.parse(unit.row)
     planted = Planted(**{**ablate.SIZE, **ablate.COHORTS[unit.cohort]}, seed=unit.seed)
     model: DrawsTokens | None = None
+    stained: list[DrawsTokens] = []
     if unit.cohort in TILE_COHORTS:
         assert tiles_file is not None
         tiles = Tiles.read(tiles_file)
         planted = replace(planted, dim=tiles.tokens.shape[-1])
         model = TileModel(planted, tiles)
+        if "stain views" in row.changes:
+            stained = [TileModel(planted, tiles, view) for view in range(1, 1 + len(tiles.stained))]
     folder = Path(tempfile.mkdtemp(prefix="robust-"))
     try:
         truth = plan(planted)
@@ -289,6 +294,8 @@ def complete(unit: Unit, tiles_file: Path | None = None) -> tuple[Unit, float, d
             slides = NORMALISATIONS[row.normalisation](slides)
         if row.trains:
             write_cohort(planted, folder, Drawn(slides))
+            for view, drawn in enumerate(stained, start=1):
+                write_slides(planted, truth, stain_folder(folder / CACHE, view), drawn)
             settings = settings_of(unit.cohort, row, unit.seed)
             config = build(PretrainConfig, {"cache": folder / CACHE, "out": folder / "run", **settings})
             pretrain.run(config)

@@ -17,7 +17,7 @@ SMALL_COHORT = 5_000
 PUBLISHED_COHORT = 20_000
 """Regions from which SLPD is trained as published: TCGA-NSCLC has about 60,000."""
 _STEPS, _STEPS_OF_WHITENED = 1_000, 500
-_WHITENING = "within-kinds"
+_WHITENING = "wiener"
 _STEPS_PER_EPOCH = 16
 _PEAK = 0.001
 _REFERENCE_BATCH = 256
