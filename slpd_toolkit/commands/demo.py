@@ -82,12 +82,6 @@ def new_slides(config: DemoConfig) -> list[PlannedSlide]:
 
 def _predict(config: DemoConfig) -> int:
     """Predict the slides of two new patients from their pixels, unless that was done."""
-    new = new_slides(config)
-    truth = "; ".join(f"{slide.slide_id} {slide.label}" for slide in new)
-    console.note(
-        f"Predicting two slides of new patients, who were not used for any training, with {_MODEL}, {_AGGREGATOR}. "
-        f"Planted: {truth}."
-    )
     settings = PredictConfig(
         bundle=config.out / EVALUATION,
         manifest=config.out / NEW / MANIFEST,
@@ -98,7 +92,14 @@ def _predict(config: DemoConfig) -> int:
     table = settings.out / prediction_folder.PREDICTIONS
     bundle = choose_bundle(settings.bundle, _MODEL, _AGGREGATOR) / DIGESTS
     if table.exists() and table.stat().st_mtime_ns >= bundle.stat().st_mtime_ns:
+        console.note(f"The two slides of new patients have been predicted: {table}.")
         return 0
+    new = new_slides(config)
+    truth = "; ".join(f"{slide.slide_id} {slide.label}" for slide in new)
+    console.note(
+        f"Predicting two slides of new patients, who were not used for any training, with {_MODEL}, {_AGGREGATOR}. "
+        f"Planted: {truth}."
+    )
     paint_cohort(new, config.out / NEW, config.jobs)
     return predict.run(settings)
 

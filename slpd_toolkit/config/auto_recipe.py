@@ -68,6 +68,8 @@ def _remedies() -> dict[str, Choice]:
         "whitening": Choice(_WHITENING, "slides differ in stain and scanner; composition is kept"),
         "pooling": Choice("cls+mean+input", "keeps what a region consists of"),
         "weight_init": Choice("fan-in", "sensitive to the arrangement of tokens from the start"),
+        "intra_weight": Choice(1.0, "as published"),
+        "inter_weight": Choice(1.0, "as published"),
     }
 
 
@@ -75,8 +77,9 @@ def _length(size: CohortSize) -> dict[str, Choice]:
     total, published = size.total, size.total >= PUBLISHED_COHORT
     share = total / _STEPS_PER_EPOCH / size.processes
     batch = min(128, max(1, 2 ** math.floor(math.log2(max(1.0, share)))))
-    parts = max(1, size.given.get("accumulate", 1))
-    batch = size.given.get("batch_size", parts * max(1, batch // parts))
+    if 1 < (parts := size.given.get("accumulate", 1)) <= batch:
+        batch -= batch % parts
+    batch = size.given.get("batch_size", batch)
     of_epoch = max(1, total // (batch * size.processes))
     whitened = size.given.get("whitening", _WHITENING if size.is_small else "none") != "none"
     wanted, least = (_STEPS_OF_WHITENED, 15) if whitened else (_STEPS, 30)
@@ -131,7 +134,7 @@ def _views(size: CohortSize) -> dict[str, Choice]:
 def _prototypes(size: CohortSize) -> dict[str, Choice]:
     ordered = sorted(size.regions)
     median = ordered[len(ordered) // 2] if ordered else 0
-    clusters = size.given.get("clusters", 2 if median < _LARGE_SLIDE else 4)
+    clusters = size.given.get("clusters", min(2 if median < _LARGE_SLIDE else 4, size.given.get("min_regions", 4)))
     quintile = ordered[len(ordered) // 5] if ordered else 0
     least = max(clusters, min(32, quintile))
     return {

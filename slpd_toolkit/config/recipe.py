@@ -45,7 +45,7 @@ def build(config_class: type[Config], flags: Mapping[str, object], recipe: Path 
     values = {**(read_recipe(config_class, recipe) if recipe else {}), **given}
     if "auto" in known:
         values["auto"] = _still_open(values, recipe)
-        values = {**_until_chosen(values), **values}
+        values = {**_until_chosen(values, known), **values}
     missing = [name for name, setting in known.items() if setting.default is MISSING and name not in values]
     if missing:
         raise UsageError(f"Missing: {', '.join(missing)}.", hint="Set them on the command line or in the recipe.")
@@ -60,14 +60,16 @@ def _still_open(values: Mapping[str, Any], recipe: Path | None) -> tuple[str, ..
     return tuple(name for name in named if name not in values)
 
 
-def _until_chosen(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value for each setting of `auto` until the cohort is known, so that defaults are not checked."""
+def _until_chosen(values: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return a value for each setting of `auto` until the cohort is known, so that defaults are not checked.
+
+    They are those of a cohort for which everything that is allowed for some cohort is allowed.
+    """
     auto = values["auto"]
-    if not auto or auto[0] == IF_SMALL:  # defaults, and no flag that they could contradict
-        return {}
-    choices = choose_settings(
-        CohortSize([100] * 40, 16, given={name: values[name] for name in values if name != "auto"})
-    )
+    given = {name: values.get(name, setting.default) for name, setting in known.items() if name not in auto}
+    counts = {name: max(1, given[name]) for name in ("epochs", "batch_size", "accumulate") if name in given}
+    grid = max(16, *(given.get(name, 1) for name in ("global_side", "local_side")))
+    choices = choose_settings(CohortSize([100] * 40, grid, given=given | counts))
     return {name: choices[name].value for name in auto if name in choices}
 
 

@@ -12,7 +12,7 @@ ACCEPTANCE = ("max_upsample", "allow_missing_pixels")
 class RegionSelectionConfig:
     """Which regions are embedded, and which slides are accepted.
 
-    All settings are stored with the tokens and in bundles. A cache never mixes values, except of `ACCEPTANCE`.
+    All settings are stored with the tokens and in bundles. A cache never mixes values, except those of `ACCEPTANCE`.
     """
 
     min_tissue: float = 0.1

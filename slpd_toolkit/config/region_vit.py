@@ -48,7 +48,7 @@ class RegionViTConfig:
     """Region embedding: the output of the CLS token (`cls`, as published), followed by the mean output of the region's
     tokens (`cls+mean`, twice as many features), and also by the mean of the projected tokens that enter the
     transformer (`cls+mean+input`, three times as many), which keeps more of what a region consists of. The DINO head
-    never sees the latter."""
+    does not see this third part."""
 
     drop_path: float = 0.1
     """Stochastic-depth rate of the student's last block, decreasing linearly to 0 at the first."""

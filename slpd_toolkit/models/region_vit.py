@@ -154,7 +154,8 @@ class RegionViT(VisionTransformer):
             WeightsError: The file is unreadable, or its keys or shapes do not match the network.
         """
         path = _weights_file(path)
-        state = weights.backbone_state(weights.read_checkpoint(path), path)
+        _require_same_map(checkpoint := weights.read_checkpoint(path), self.config, path)
+        state = weights.backbone_state(checkpoint, path)
         if self.config.whitening != "none":  # weights of networks without whitening keep the map of this network
             state = {"phi.token_mean": self.phi.token_mean, "phi.token_map": self.phi.token_map} | state
         weights.load_strict(self, state, path)
@@ -180,6 +181,16 @@ class RegionViT(VisionTransformer):
         """
         stored = {"config": self.shape(), "state_dict": self.state_dict(), "provenance": dict(provenance or {})}
         weights.write_checkpoint(stored, path)
+
+
+def _require_same_map(checkpoint: Mapping[str, Any], config: RegionViTConfig, path: Path) -> None:
+    """Check that weights with a map of tokens are loaded into a network whose map is of the same kind."""
+    stored: Any = checkpoint.get("config", {})
+    found = stored.get("whitening", "none") if isinstance(stored, dict) else "none"
+    if found not in ("none", config.whitening):
+        raise WeightsError(
+            f"{path} has whitening {found!r}, this network {config.whitening!r}.", hint=f"Use --whitening {found}."
+        )
 
 
 def _architecture(checkpoint: Mapping[str, Any], path: Path) -> tuple[RegionViTConfig, Any, dict[str, Any]]:

@@ -170,7 +170,7 @@ def run_disagreement(found: TokenMeta, wanted: TokenMeta) -> str:
     pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in RUN_FIELDS]
     if not found.source and not wanted.source:
         one, other = (_recipe(meta) for meta in (found, wanted))
-        defaults = asdict(RegionSelectionConfig())
+        defaults = json.loads(json.dumps(asdict(RegionSelectionConfig())))  # lists as in recipes
         settings = [name for name in defaults if name not in (*RUN_FIELDS, *ACCEPTANCE)]
         pairs += [(name, *(each.get(name, defaults[name]) for each in (one, other))) for name in settings]
     return _differences(pairs)
@@ -179,7 +179,7 @@ def run_disagreement(found: TokenMeta, wanted: TokenMeta) -> str:
 def _recipe(meta: TokenMeta) -> dict[str, Any]:
     try:
         recipe = json.loads(meta.recipe)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return recipe if isinstance(recipe, dict) else {}
 

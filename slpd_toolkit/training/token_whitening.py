@@ -23,8 +23,9 @@ they hardly vary, which contain little but noise. With the same B and the covari
 
     map = c C^(1/2) (C + 30 B)^(-1) C^(1/2)
 
-Where slides do not differ, this is the identity. A direction in which a fraction f of the variance are shifts of slides
-is multiplied by 1 / (1 + 30 f), as in a Wiener filter.
+Where slides do not differ, this is the identity. A direction in which a fraction f of the variance is due to shifts of
+slides is multiplied by 1 / (1 + 30 f), as in a Wiener filter. (A small multiple of the identity is added to C, so that
+directions with much less than 0.1 % of the mean variance stay.)
 """
 
 from __future__ import annotations

@@ -79,19 +79,47 @@ def test_every_cohort_gets_settings_that_are_allowed(regions: list[int], grid: i
     [
         *({"embed_dim": width} for width in (24, 65, 128, 384)),
         *({"heads": heads} for heads in (1, 5, 6, 12)),
-        *({"local_side": 3}, {"global_side": 1}, {"accumulate": 3}, {"accumulate": 64}),
+        *({"local_side": 3}, {"global_side": 1}, {"accumulate": 3}),
         *({"clusters": 30}, {"min_regions": 2}, {"warmup_epochs": 12}, {"epochs": 1}, {"prototype_epoch": 0}),
+        *({"min_regions": count} for count in (1, 3)),
         {"epochs": 200, "warmup_epochs": 150},
     ],
 )
 def test_what_is_chosen_fits_what_is_given(recipe: str, given: dict[str, int], tmp_path: Path) -> None:
     """Also before the cohort is known: defaults that will not be used must not be compared with a flag."""
     config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, **given}, Path(recipe))
-    for regions, grid in (([20] * 48, 6), ([60] * 200, 16), ([60] * 1000, 16)):
+    for regions, grid in (([20] * 48, 6), ([90] * 48, 6), ([60] * 200, 16), ([60] * 1000, 16)):
         fitted, _ = choose_for(config, CohortSize(regions, grid))
         found = flatten(fitted)
         assert {name: found[name] for name in given} == given
         assert found["embed_dim"] % found["heads"] == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "epochs", "accumulate", "embed_dim", "heads", "global_side", "clusters"]
+)
+@pytest.mark.parametrize("value", [0, -3])
+def test_what_cannot_be_meant_is_named_whatever_is_chosen(name: str, value: int, tmp_path: Path) -> None:
+    for recipe in (None, Path("auto"), Path("robust")):
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: got {value}"):
+            build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, name: value}, recipe)
+
+
+def test_what_some_cohort_allows_is_not_refused_before_the_cohort_is_known(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('auto = ["embed_dim"]\n')
+    config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path}, recipe)
+    assert choose_for(config, CohortSize([60] * 1000, 16))[0].region_vit.embed_dim == 192
+    assert choose_for(config, CohortSize([20] * 48, 16))[0].region_vit.embed_dim == 66  # for six heads
+    config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, "local_side": 18}, Path("auto"))
+    assert choose_for(config, CohortSize([20] * 48, 32))[0].crops.global_side == 20
+    config = build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, "accumulate": 3})
+    assert choose_for(config, CohortSize([20] * 48, 6))[0].batch_size == 30
+    with pytest.raises(UsageError, match=r"--accumulate: got 64, allowed: a divisor of --batch-size \(32\)"):
+        choose_for(
+            build(PretrainConfig, {"cache": tmp_path, "out": tmp_path, "accumulate": 64}, Path("auto")),
+            CohortSize([20] * 48, 6),
+        )
 
 
 def test_what_is_not_chosen_for_a_large_cohort_is_the_default(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 import slpd_toolkit as slpd
 from slpd_toolkit.commands import pretrain
 from slpd_toolkit.config.region_vit import RegionViTConfig
+from slpd_toolkit.core.errors import WeightsError
 from slpd_toolkit.models.region_vit import RegionViT
 from slpd_toolkit.models.weights import read_checkpoint
 from slpd_toolkit.representations.exports.weights import without_whitening, write_weights
@@ -90,6 +91,16 @@ def test_networks_apply_the_map_and_can_contain_it(tmp_path: Path) -> None:
     assert network.last_attention(tokens).shape == (4, 2, 10)
     write_weights(tmp_path / "region_vit.pt", "hipt", tmp_path / "hipt.pth")
     assert "backbone.phi.token_map" not in read_checkpoint(tmp_path / "hipt.pth")["teacher"]
+
+
+def test_a_map_of_another_kind_is_not_kept_under_a_new_name(tmp_path: Path) -> None:
+    shape: dict[str, Any] = {"embed_dim": 12, "depth": 1, "heads": 2, "drop_path": 0.0}
+    old = RegionViT(RegionViTConfig(**shape, whitening="within-kinds"), input_dim=6, grid=3)
+    old.save(tmp_path / "region_vit.pt")
+    with pytest.raises(WeightsError, match="has whitening 'within-kinds', this network 'wiener'") as caught:
+        RegionViT(RegionViTConfig(**shape, whitening="wiener"), input_dim=6, grid=3).load_file(tmp_path)
+    assert caught.value.hint == "Use --whitening within-kinds."
+    RegionViT(RegionViTConfig(**shape, whitening="within-kinds"), input_dim=6, grid=3).load_file(tmp_path)
 
 
 @pytest.mark.slow

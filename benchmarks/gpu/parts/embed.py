@@ -16,6 +16,7 @@ from benchmarks.gpu.parts.encoders import untrained
 from benchmarks.gpu.place import MissingError, is_installed, need, relative_difference
 from slpd_toolkit.commands import embed
 from slpd_toolkit.config.embed import EmbedConfig
+from slpd_toolkit.config.recipe import build
 from slpd_toolkit.encoders.registry import make_encoder
 from slpd_toolkit.store.token_file import TokenStore
 
@@ -82,7 +83,8 @@ def _rates(place: Place, *, tiled: bool) -> list[dict[str, Any]]:
     for name in ("handcrafted",) if place.tiny else ("random:vit_small", "uni"):
         out = place.folder / f"rate-{name.replace(':', '-')}"
         sizes: dict[str, Any] = {"region_px": side, "patch_px": patch_px, "min_tissue": 0.0}
-        config = EmbedConfig(manifest=manifest, out=out, encoder=(name,), device=place.device, qc=False, **sizes)
+        given = {"manifest": manifest, "out": out, "encoder": (name,), "device": place.device, "qc": False}
+        config = build(EmbedConfig, given | sizes)
         started = time.perf_counter()
         try:
             assert embed.run(config) == 0
@@ -106,7 +108,7 @@ def _rates(place: Place, *, tiled: bool) -> list[dict[str, Any]]:
 def _tokens(place: Place, name: str, *, cache: str = "", **settings: Any) -> np.ndarray:
     """Embed, check the exit code and the list of failures, and return all tokens, (N, D)."""
     out = place.folder / name
-    code = embed.run(EmbedConfig(out=out, **settings))
+    code = embed.run(build(EmbedConfig, {"out": out, **settings}))
     store = TokenStore.open(out / cache)
     failures = (out / cache / "failures.csv").read_text(encoding="utf-8").splitlines()
     listed = code == 1 and len(failures) == 2 and store.slide_ids == ("s0", "s1")
