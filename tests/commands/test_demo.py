@@ -47,7 +47,7 @@ def test_dino_differs_from_slpd_in_the_prototype_losses_alone(tmp_path: Path, ti
     assert ours.keys() == theirs.keys()
     assert {name for name in ours if ours[name] != theirs[name]} == {"out", "intra_weight", "inter_weight"}
     assert slpd.uses_prototypes
-    assert slpd.region_vit.whitening == "within-kinds"  # the recipe robust
+    assert slpd.region_vit.whitening == "wiener"  # the recipe robust
     assert (slpd.epochs == 2) == tiny
     assert not dino.uses_prototypes
 

@@ -24,7 +24,7 @@ def test_rows_are_parsed_and_typing_errors_refused() -> None:
     assert row == robust.Row("SLPD", "center, NAP 8", ("offset", "fan-in"))
     assert robust.settings_of("slide shift", row, 3)["region_offset"] == 0.7
     shipped = robust.settings_of("slide shift", robust.Row.parse("recipe robust, fan-in"), 3)
-    assert shipped["whitening"] == "within-kinds"
+    assert shipped["whitening"] == "wiener"
     assert shipped["weight_init"] == "fan-in"
     assert "epochs" in shipped["auto"]
     assert "embed_dim" not in shipped
