@@ -1,12 +1,16 @@
 """Settings of the networks trained in stage two."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from slpd_toolkit.config.checks import require, require_at_least
+from slpd_toolkit.config.checks import flag, require, require_at_least
 
 WeightInit = Literal["published", "fan-in"]
 """See `models.transformer.initialise`."""
+Centering = Literal["none", "slide"]
+Whitening = Literal["none", "between-slides", "within-kinds", "wiener"]
+Pooling = Literal["cls", "cls+mean", "cls+mean+input"]
+_CHOICES = {"weight_init": WeightInit, "centering": Centering, "whitening": Whitening, "pooling": Pooling}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,12 @@ class RegionViTConfig:
     """Standard deviation of initial weights: 0.02 (`published`, as in HIPT), or 1/sqrt(number of inputs), and 1 for
     position embeddings (`fan-in`), which suits small networks."""
 
-    centering: Literal["none", "slide"] = "none"
+    centering: Centering = "none"
     """Subtract the mean token of the slide from its tokens (`slide`), which removes slide-level differences such as
     stain and scanner, but also the overall composition of a slide. Stored with the weights and applied wherever
     they are used."""
 
-    whitening: Literal["none", "between-slides", "within-kinds", "wiener"] = "none"
+    whitening: Whitening = "none"
     """Scale down the directions in which slides differ, such as stain and scanner, instead of subtracting a slide's
     mean token. `between-slides`: directions in which mean tokens differ, which include composition. `within-kinds`:
     directions in which tokens of the same kind (cluster) differ between slides, so that composition is kept.
@@ -44,7 +48,7 @@ class RegionViTConfig:
     registers: int = 0
     """Number of additional learned tokens without a position, which every token can attend to."""
 
-    pooling: Literal["cls", "cls+mean", "cls+mean+input"] = "cls"
+    pooling: Pooling = "cls"
     """Region embedding: the output of the CLS token (`cls`, as published), followed by the mean output of the region's
     tokens (`cls+mean`, twice as many features), and also by the mean of the projected tokens that enter the
     transformer (`cls+mean+input`, three times as many), which keeps more of what a region consists of. The DINO head
@@ -65,6 +69,9 @@ class RegionViTConfig:
 
     def __post_init__(self) -> None:
         """Check the values and their combinations."""
+        for name, choices in _CHOICES.items():  # stored configs are not checked against types
+            allowed, value = get_args(choices), getattr(self, name)
+            require(value in allowed, flag(name), value, ", ".join(allowed))
         for name in ("embed_dim", "depth", "heads"):
             require_at_least(1, name, getattr(self, name))
         for name in ("mlp_ratio", "registers"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch.nn import functional as F
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+Network = TypeVar("Network", bound="RegionViT")
 
 REGION_VIT = "region_vit.pt"
 """Name of the weights file in the run folder of `slpd pretrain`."""
@@ -50,6 +52,8 @@ class RegionViT(VisionTransformer):
     torch.Size([9, 6, 6, 8])
     >>> model(tokens).shape
     torch.Size([9, 24])
+    >>> model.last_attention(tokens).shape
+    torch.Size([9, 3, 37])
     """
 
     def __init__(
@@ -142,10 +146,7 @@ class RegionViT(VisionTransformer):
         Raises:
             WeightsError: Its keys or shapes do not match the network.
         """
-        config, sizes, state = _architecture(checkpoint, path)
-        model = cls(config, **sizes)
-        weights.load_strict(model, state, path)
-        return model.eval()
+        return _from_checkpoint(cls, checkpoint, path)
 
     def load_file(self, path: str | os.PathLike[str]) -> None:
         """Load weights into this network, which must have the same architecture, from any file `from_file` supports.
@@ -193,8 +194,7 @@ def _require_same_map(checkpoint: Mapping[str, Any], config: RegionViTConfig, pa
         )
 
 
-def _architecture(checkpoint: Mapping[str, Any], path: Path) -> tuple[RegionViTConfig, Any, dict[str, Any]]:
-    """Read the stored config, `input_dim` and `grid`, and the weights, which must be as many as they need."""
+def _from_checkpoint(network: type[Network], checkpoint: Mapping[str, Any], path: Path) -> Network:
     stored: Any = checkpoint.get("config", {})
     try:
         shape: dict[str, Any] = {"drop_path": 0.0} | dict(stored)
@@ -202,12 +202,14 @@ def _architecture(checkpoint: Mapping[str, Any], path: Path) -> tuple[RegionViTC
         config, state = RegionViTConfig(**shape), weights.backbone_state(checkpoint, path)
         if stored:
             weights.require_room(state, _fewest_values(config, **sizes), path)
+        model = network(config, **sizes)
     except (TypeError, ValueError, OverflowError, UsageError) as error:
         raise WeightsError(
             f"{path}: the stored config is not a region ViT config ({error}).",
             hint="Use a region_vit.pt written by slpd pretrain.",
         ) from error
-    return config, sizes, state
+    weights.load_strict(model, state, path)
+    return model.eval()
 
 
 def _fewest_values(config: RegionViTConfig, *, input_dim: Any = 0, grid: Any = 0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,19 +22,17 @@ from slpd_toolkit.mil.set_similarity import Sets
 from slpd_toolkit.models.network import RegionNetwork
 from slpd_toolkit.models.region_vit import REGION_VIT
 from slpd_toolkit.models.weights import load_strict, read_checkpoint
-from slpd_toolkit.objectives.crops import centre_crop
 from slpd_toolkit.representations.opening import require_fit
 from slpd_toolkit.store.centered_tokens import CenteredTokens
 from slpd_toolkit.store.cohort_tokens import CohortTokens
 from slpd_toolkit.store.streaming import in_parts, map_regions
 from slpd_toolkit.store.token_file import TokenFile, TokenStore
+from slpd_toolkit.training.epoch_prototypes import embed_centre
 from slpd_toolkit.training.run_folder import LAST
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torch import Tensor
 
-    from slpd_toolkit.store.streaming import RegionBatch
 
 _TEACHER = "teacher."
 _PROJECTION = "backbone.phi.0.weight"
@@ -75,14 +74,8 @@ def prototypes_of_file(run: Path, path: Path, *, device: str = "auto", workers: 
     store = TokenStore([file])
     where = compute.resolve_device(device)
     network.to(where)
-    side = config.crops.global_side
 
-    @torch.inference_mode()
-    def embed(batch: RegionBatch) -> Tensor:
-        present = None if batch.present is None else centre_crop(batch.present, side)
-        projected = network.backbone.project(centre_crop(batch.tokens.float(), side), present)
-        return network.backbone.outputs(projected, present=present)
-
+    embed = torch.inference_mode()(partial(embed_centre, network, config.crops.global_side))
     with closing(CohortTokens(store)) as plain, torch.inference_mode():
         tokens = CenteredTokens(store, plain) if config.region_vit.centering == "slide" else plain
         parts = in_parts(np.arange(len(tokens)))

@@ -168,20 +168,12 @@ def run_disagreement(found: TokenMeta, wanted: TokenMeta) -> str:
     without a setting have its default.
     """
     pairs = [(name, getattr(found, name), getattr(wanted, name)) for name in RUN_FIELDS]
-    if not found.source and not wanted.source:
-        one, other = (_recipe(meta) for meta in (found, wanted))
+    settings = {item.name for item in fields(RegionSelectionConfig)} - {*RUN_FIELDS, *ACCEPTANCE}
+    if settings and not found.source and not wanted.source:  # recipes are parsed only if there is something to compare
+        one, other = (_object_in(meta.recipe) or {} for meta in (found, wanted))
         defaults = json.loads(json.dumps(asdict(RegionSelectionConfig())))  # lists as in recipes
-        settings = [name for name in defaults if name not in (*RUN_FIELDS, *ACCEPTANCE)]
-        pairs += [(name, *(each.get(name, defaults[name]) for each in (one, other))) for name in settings]
+        pairs += [(name, *(each.get(name, defaults[name]) for each in (one, other))) for name in sorted(settings)]
     return _differences(pairs)
-
-
-def _recipe(meta: TokenMeta) -> dict[str, Any]:
-    try:
-        recipe = json.loads(meta.recipe)
-    except (ValueError, RecursionError):
-        return {}
-    return recipe if isinstance(recipe, dict) else {}
 
 
 def disagreement(found: TokenMeta, wanted: TokenMeta, names: tuple[str, ...]) -> str:
@@ -295,16 +287,18 @@ def _out_of_range(values: Mapping[str, Any]) -> list[str]:
     if not is_safe_name(values["slide_id"]):
         found.append(f"slide_id is {values['slide_id']!r}, allowed: letters, digits, '.', '_' and '-'")
     found += [
-        f"{name} is not a JSON object" for name in ("source", "stain") if not _is_object(values.get(name) or "{}")
+        f"{name} is not a JSON object" for name in ("source", "stain") if _object_in(values.get(name) or "{}") is None
     ]
     return found
 
 
-def _is_object(text: str) -> bool:
+def _object_in(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text contains; None if it contains something else."""
     try:
-        return isinstance(json.loads(text), dict)
+        found = json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
 _LARGEST = 1 << 20

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from slpd_toolkit.training.signals import StopRequest
 
 
+def embed_centre(network: RegionNetwork, side: int, batch: RegionBatch) -> Tensor:
+    """Embed the central crops of regions as the head sees them, (R, F)."""
+    present = None if batch.present is None else centre_crop(batch.present, side)
+    projected = network.backbone.project(centre_crop(batch.tokens.float(), side), present)
+    return network.backbone.outputs(projected, present=present)
+
+
 @torch.inference_mode()
 def embed_cohort(
     network: RegionNetwork,
@@ -51,18 +58,14 @@ def embed_cohort(
     Raises:
         Stopped: The run was asked to stop.
     """
-
-    def embed(batch: RegionBatch) -> Tensor:
-        present = None if batch.present is None else centre_crop(batch.present, side)
-        projected = network.backbone.project(centre_crop(batch.tokens.float(), side), present)
-        return network.backbone.outputs(projected, present=present)
-
     device = processes.device
     parts = in_parts(np.arange(len(tokens))[processes.share(len(tokens))])
 
     def embed_share() -> Tensor:
         made = [torch.empty(0, network.backbone.config.head_dim, device=device)]
-        with closing(map_regions(embed, tokens, parts, device=device, workers=workers)) as batches:
+        with closing(
+            map_regions(partial(embed_centre, network, side), tokens, parts, device=device, workers=workers)
+        ) as batches:
             for features in batches:
                 made.append(features)
                 stop.leave_if_asked()

@@ -102,6 +102,17 @@ def test_a_foreign_config_is_refused_by_name(tmp_path: Path) -> None:
         RegionViT.from_file(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("embed_dim", 16.0), ("grid", 3.0), ("heads", "2"), ("pooling", ["cls"]), ("pooling", "max")]
+)
+def test_a_config_with_values_of_another_type_is_refused(name: str, value: object, tmp_path: Path) -> None:
+    model = RegionViT(TINY, input_dim=6, grid=3)
+    stored = {"config": model.shape() | {name: value}, "state_dict": model.state_dict()}
+    write_checkpoint(stored, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="not a region ViT config"):
+        RegionViT.from_file(tmp_path / "other.pt")
+
+
 def test_tokens_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(N, h, w, 12\), got \(2, 4, 4, 13\)"):
         RegionViT(TINY, input_dim=12, grid=4)(torch.zeros(2, 4, 4, 13))
